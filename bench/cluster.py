@@ -30,15 +30,12 @@ from support import api, clusters, installs, waiting, wire
 
 _PARTS = ("cold", "edits", "fairness", "memory", "idle")
 _CREATORS = 16
-_EDITED = 10
-"""Listeners that are edited in turn."""
-_QUIET_SECONDS = 3.0
-"""Seconds without a write after which the operator counts as done."""
+_EDITED = 10  # Listeners that are edited in turn
+_QUIET_SECONDS = 3.0  # Seconds without a write after which the operator counts as done
 _IDLE_SECONDS = 60.0
-_EVENTS = frozenset({"events"})
-"""The operator writes Events in the background, at most ten a second."""
+_EVENTS = frozenset({"events"})  # The operator writes Events in the background, at most ten a second
+# The Lease, and questions about permissions, which are POST requests.
 _NO_CHANGES = frozenset({"leases", "selfsubjectaccessreviews"})
-"""The Lease, and questions about permissions, which are POST requests."""
 _LIMIT_SECONDS = 240.0
 _LISTENERS_PER_NAMESPACE = 50
 _SECRET_BYTES = 1_000_000
@@ -70,8 +67,7 @@ class Bench:
     def __init__(self, install: installs.Install, sizes: Sizes) -> None:
         self.install, self.sizes = install, sizes
         self.namespaces: list[str] = []
-        self.flooded = ""
-        """Namespace of the agency that disturbs the others."""
+        self.flooded = ""  # Namespace of the agency that disturbs the others
         self._serving: tuple[installs.Process, installs.Process] | None = None
         self._gateway_port = 0
 

@@ -29,8 +29,7 @@ class Eraser:
 
     def __init__(self, process: run.Process, token: str) -> None:
         self._base, self._token = f"http://127.0.0.1:{process.admin}/api/persons", token
-        self.seconds = 0.0
-        """How long it took from the first request until the last erasure was completed."""
+        self.seconds = 0.0  # How long it took from the first request until the last erasure was completed
         self.thread = threading.Thread(target=self._erase)
 
     def _erase(self) -> None:

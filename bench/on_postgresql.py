@@ -25,18 +25,15 @@ from usher_gateway.store.postgresql.connections import PostgresSession
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
 
-SERVER = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
-"""Settings that a server for this load has anyway."""
+SERVER = {"shared_buffers": "1GB", "max_wal_size": "8GB"}  # Settings that a server for this load has anyway
 
 
-LISTENERS = 16
-"""Listeners of as many tenants: a gateway commits arrivals of different tenants in parallel."""
+LISTENERS = 16  # Listeners of as many tenants: a gateway commits arrivals of different tenants in parallel
 
 
 MANY_CONNECTIONS = 256
 
-GOALS = {"one core": 0.14, "two cores": 0.25}
-"""Durable ingest relative to the bare handler."""
+GOALS = {"one core": 0.14, "two cores": 0.25}  # Durable ingest relative to the bare handler
 
 
 @contextlib.contextmanager
@@ -120,8 +117,7 @@ def replicas(rounds: int, seconds: float) -> Iterator[report.Result]:
 
 PENDING = 10_000_000
 DESTINATIONS = 50
-DUE = 2_000
-"""Deliveries that wait for each of these destinations. The rest waits for one that is dead."""
+DUE = 2_000  # Deliveries that wait for each of these destinations. The rest waits for one that is dead.
 
 BATCH = 64
 
@@ -174,14 +170,9 @@ async def _claim_all(server: PostgresServer, database: str) -> tuple[list[float]
     return took, committed, looked
 
 
-VISITS = 1_000_000
-"""Expired visits, each with ten rows."""
-
-DAYS = 40
-"""Their age; visits are kept for 30 days."""
-
-LOAD = 0.4
-"""Part of what the gateway can accept that it gets while retention deletes."""
+VISITS = 1_000_000  # Expired visits, each with ten rows
+DAYS = 40  # Their age; visits are kept for 30 days
+LOAD = 0.4  # Part of what the gateway can accept that it gets while retention deletes
 
 
 def retention(rounds: int, seconds: float) -> Iterator[report.Result]:

@@ -25,8 +25,7 @@ TENANTS = 2_000
 VISITS = 10_000_000
 DAYS = 30
 SECONDS = 30.0
-PAUSES = (1.0, 5.0)
-"""Seconds between two views: of 10 people, and of 2, whose pages load themselves again every 10 s."""
+PAUSES = (1.0, 5.0)  # Seconds between two views: of 10 people, and of 2, whose pages load themselves again every 10 s
 
 _FILL = f"""
     insert into arrivals (key, id, listener, received_at, visit_time, counted_as, flags, reason, hops, body_size,
@@ -75,8 +74,7 @@ class Viewer:
         asked = urllib.request.Request(f"{self._base}/api/pages/tickets", b"{}", {"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(asked, timeout=30) as answer:
             self._look(json.load(answer)["path"])
-        self.times: list[float] = []
-        """Seconds of each view."""
+        self.times: list[float] = []  # Seconds of each view
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._look_regularly)
 

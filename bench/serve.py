@@ -9,8 +9,7 @@ import uvloop
 
 from usher_gateway import app, logs, process, settings
 
-_LANE_BYTES = 16 * 1024**3
-"""All deliveries of a run stay in memory: none is given back to the store."""
+_LANE_BYTES = 16 * 1024**3  # All deliveries of a run stay in memory: none is given back to the store
 
 
 async def _serve(file: str, listen: str, admin: str, data: str, store: str | None = None) -> None:

@@ -20,8 +20,8 @@ OPERATOR, GATEWAY = "usher-operator", "usher-gateway"
 CLASS = "public"
 KINDS = "listenerclasses,tenants,destinations,listeners"
 _TOKEN_MINUTES = 60
+# How often account tokens are renewed. A cluster may issue tokens with a shorter life than requested.
 RENEW_SECONDS = 900.0
-"""How often account tokens are renewed. A cluster may issue tokens with a shorter life than requested."""
 
 
 class Cluster(msgspec.Struct, frozen=True):

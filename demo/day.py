@@ -14,10 +14,9 @@ import rich.console
 from demo import counts, receivers, sender
 from usher_gateway import model, simulator
 
+# How many real seconds deliveries may take after the last visit. Retries wait for scaled minutes and hours.
 DRAIN_SECONDS = 90.0
-"""How many real seconds deliveries may take after the last visit. Retries wait for scaled minutes and hours."""
-COUNT_SECONDS = 60.0
-"""How long the gateway may take to flush counts from memory to its store."""
+COUNT_SECONDS = 60.0  # How long the gateway may take to flush counts from memory to its store
 _LOOK_SECONDS = 0.2
 _LOCK = ".day"
 

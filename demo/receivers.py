@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from usher_gateway import documents, simulator
 from usher_gateway.timing import Clock
 
-DOWN_FROM, DOWN_FOR = 0.45, 0.1
-"""As shares of the day."""
+DOWN_FROM, DOWN_FOR = 0.45, 0.1  # As shares of the day
 MAILER_DELAY_SECONDS = 0.25
+# How many real seconds old a signature may be. A request takes real time, even if the clock runs faster.
 PATIENCE_SECONDS = 60.0
-"""How many real seconds old a signature may be. A request takes real time, even if the clock runs faster."""
 
 
 class Receivers:

@@ -125,8 +125,7 @@ def _urls(gateway: app.Gateway) -> dict[str, str]:
     return {listener.name: listener.addresses[0].url for listener in gateway.snapshot.listeners.values()}
 
 
-_SINCE = "2020-01"
-"""A month before the simulated day, whose clock is ahead."""
+_SINCE = "2020-01"  # A month before the simulated day, whose clock is ahead
 
 
 def _print_suggestions(gateway: app.Gateway, arguments: argparse.Namespace, console: rich.console.Console) -> None:

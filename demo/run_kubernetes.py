@@ -26,13 +26,10 @@ from local_cluster import compiler, control_plane, kubectl, toolchain
 from usher_gateway import logs, model, settings
 from usher_gateway.config import files
 
-LIMIT_SECONDS = 90.0
-"""The time limit of each step until everything is ready; all steps together take about 10 s."""
+LIMIT_SECONDS = 90.0  # The time limit of each step until everything is ready; all steps together take about 10 s
 _LOOK_SECONDS = 0.3
-_SIGNAL_SECONDS = 0.5
-"""How long it may take to notice Ctrl-C, which child programs get at the same time."""
-_NOTICE_SECONDS = 2.0
-"""How long it may take to notice Ctrl-C or that a child program ended."""
+_SIGNAL_SECONDS = 0.5  # How long it may take to notice Ctrl-C, which child programs get at the same time
+_NOTICE_SECONDS = 2.0  # How long it may take to notice Ctrl-C or that a child program ended
 _FAILURES = (
     control_plane.StartError,
     compiler.BuildError,

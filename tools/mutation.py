@@ -27,10 +27,10 @@ from mutmut.utils import file_utils, format_utils
 from mutmut.workers import isolation
 
 ROOT = Path(__file__).parents[1]
-COPY = ROOT / ".cache" / "mutants"
-"""mutmut reads ``src`` and changes ``mutants/src`` below it; the tests run in ``mutants``."""
+COPY = ROOT / ".cache" / "mutants"  # mutmut reads `src` and changes `mutants/src` below it; the tests run in `mutants`
 SOURCES = ("gateway/src/", "operator/src/")
 SURVIVORS = COPY / "survivors.txt"
+# Of mutmut's operators not those for texts, which are mostly messages, nor those that replace values by None.
 OPERATORS = {
     mutators.operator_number,
     mutators.operator_name,
@@ -40,10 +40,9 @@ OPERATORS = {
     mutators.operator_if_exp,
     mutators.operator_match,
 }
-"""Of mutmut's operators not those for texts, which are mostly messages, nor those that replace values by None."""
 SURVIVED = {"survived", "no tests"}
+# Limit of a mutant's CPU time, from the time that its tests took unchanged; pyproject.toml limits the elapsed time.
 TIMEOUT_FACTOR, TIMEOUT_SECONDS = 4, 60
-"""Limit of a mutant's CPU time, from the time that its tests took unchanged; pyproject.toml limits the elapsed time."""
 
 
 def main() -> None:

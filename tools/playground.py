@@ -19,8 +19,7 @@ from local_cluster import control_plane, helm, isolation, node, programs
 
 IMAGE = f"docker.io/library/{steps.IMAGE}"
 STORAGE_CLASS = "local"
-VOLUMES = 10
-"""How many claims the StorageClass can serve: it has volumes that exist, and no provisioner."""
+VOLUMES = 10  # How many claims the StorageClass can serve: it has volumes that exist, and no provisioner
 
 _WELCOME = """
 This shell is on a Kubernetes node with Traefik, cert-manager and the image {image}. No packet leaves it.

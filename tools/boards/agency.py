@@ -12,13 +12,13 @@ _OF_DESTINATION = f"{_TENANT}, destination"
 _DESTINATION = "tenant_namespace, destination"
 _CIRCUIT = f"usher_destination_circuit_open{{{_HERE}}}"
 _OLDEST = f"max by ({_DESTINATION}) (usher_oldest_open_delivery_age_seconds{{{_HERE}}})"
+# For each destination. Series of what waits exist only where something waits.
 _ZERO = f"0 * max by ({_DESTINATION}) ({_CIRCUIT})"
-"""For each destination. Series of what waits exist only where something waits."""
+# By destination: in the store, which all gateways report, and in the lanes of each gateway.
 _WAITING = (
     f"((sum by ({_DESTINATION}) (max by ({_OF_DESTINATION}) (usher_backlog_deliveries{{{_HERE}}})) or {_ZERO})"
     f" + (sum by ({_DESTINATION}) (usher_lane_deliveries{{{_HERE}}}) or {_ZERO}))"
 )
-"""By destination: in the store, which all gateways report, and in the lanes of each gateway."""
 _LEGEND = "{{tenant_namespace}}/{{tenant}}"
 
 

@@ -14,19 +14,13 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
-WIDTH = 24
-"""Columns of a board."""
-
-_POINTS = 200
-"""The most points of a graph: with a point for each pixel, 2,000 tenants take seconds."""
-
-Panel = Builder[models.Panel]
-"""Any panel."""
+WIDTH = 24  # Columns of a board
+_POINTS = 200  # The most points of a graph: with a point for each pixel, 2,000 tenants take seconds
+Panel = Builder[models.Panel]  # Any panel
 
 _AnyPanel = TypeVar("_AnyPanel", stat.Panel, timeseries.Panel, table.Panel)
 
-Query = tuple[str, str]
-"""An expression, and the legend of its series."""
+Query = tuple[str, str]  # An expression, and the legend of its series
 
 
 def number(

@@ -21,14 +21,13 @@ from prometheus import server
 
 _COLUMN_INCHES, _ROW_INCHES, _DPI = 0.62, 0.36, 72
 _MOST_SERIES = 10
-_LINE_INCHES, _CHARACTER_INCHES = 0.24, 0.064
-"""Of the text of a table."""
+_LINE_INCHES, _CHARACTER_INCHES = 0.24, 0.064  # Of the text of a table
 _GREEN, _RED, _GREY = "#2a7d3f", "#c4162a", "#6b6b6b"
+# Labels of tables from left to right.
 _ORDER = (
     *("tenant_namespace", "tenant", "listener", "destination", "counted_as"),
     *("hostname", "kind", "ready"),
 )
-"""Labels of tables from left to right."""
 _TIMES = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 

@@ -39,8 +39,8 @@ _PLACES = (
     "fit-club",
     "green-garden-cafe",
 )
+# The other companies of the agency, at which nothing goes wrong.
 _QUIET_TENANTS = [f"{_PLACES[number % len(_PLACES)]}-{number:03}" for number in range(292)]
-"""The other companies of the agency, at which nothing goes wrong."""
 _START_SECONDS = 60.0
 
 
@@ -94,6 +94,7 @@ def manifests(port: int, *, museum_path: str = "/wifi") -> list[dict[str, Any]]:
     return [public, *tenants, *listeners, *(_destination(name, port) for name in ("crm", "mailer", "warehouse"))]
 
 
+# The alerts that the day causes, each with its tenant, or without one with its destination.
 EXPECTED = {
     ("ListenerSilent", "old-inn"),
     ("HookAtRisk", "arena"),
@@ -105,10 +106,9 @@ EXPECTED = {
     ("DeliveryFailing", "corner-cafes"),
     ("DeadLettersGrowing", "corner-cafes"),
 }
-"""The alerts that the day causes, each with its tenant, or without one with its destination."""
 
+# Depends on how many attempts run before the circuit opens: then there is one a minute, which is not compressed.
 POSSIBLE = {("DeliveryFailing", "river-stadium"), ("DeliveryFailing", "harbour-hotels")}
-"""Depends on how many attempts run before the circuit opens: then there is one a minute, which is not compressed."""
 
 
 class StagedDay:
@@ -117,8 +117,7 @@ class StagedDay:
     def __init__(self, folder: Path, receiver: simulator.Receiver, port: int, admin: int) -> None:
         self._manifests, self._receiver, self._port = folder / "agency.yaml", receiver, port
         self._data = folder / "data"
-        self.admin = admin
-        """Port of the gateway's metrics."""
+        self.admin = admin  # Port of the gateway's metrics
         self.terminal = ""
         """What `usher top --once --failing` printed during the day, in 80 columns, with its colours (ECMA-48)."""
         self._session = aiohttp.ClientSession()

@@ -5,15 +5,15 @@ from grafana_foundation_sdk.builders import dashboard
 from boards.panels import Panel, board, graph, listing, number
 
 _HERE = 'job=~"$job",tenant_namespace=~"$tenant_namespace",tenant=~"$tenant"'
+# Several gateways on one store each report the whole, so their values must not be added up.
 _TENANT = "tenant_namespace, tenant"
-"""Several gateways on one store each report the whole, so their values must not be added up."""
+# For each destination. Series of what waits exist only where something waits.
 _ZERO = f"0 * max by (destination) (usher_destination_circuit_open{{{_HERE}}})"
-"""For each destination. Series of what waits exist only where something waits."""
+# By destination: in the store, which all gateways report, and in the lanes of each gateway.
 _WAITING = (
     f"((max by (destination) (usher_backlog_deliveries{{{_HERE}}}) or {_ZERO})"
     f" + (sum by (destination) (usher_lane_deliveries{{{_HERE}}}) or {_ZERO}))"
 )
-"""By destination: in the store, which all gateways report, and in the lanes of each gateway."""
 
 
 def build() -> dashboard.Dashboard:

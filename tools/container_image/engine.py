@@ -8,12 +8,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
+# Engines in the order of preference, each with a command that fails if it cannot build: docker without a daemon.
 ENGINES = {
     "docker": ["docker", "version"],
     "podman": ["podman", "info"],
     "buildah": ["buildah", "info"],
 }
-"""Engines in the order of preference, each with a command that fails if it cannot build: docker without a daemon."""
 
 
 class ImageError(Exception):

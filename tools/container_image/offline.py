@@ -19,8 +19,7 @@ BASE = "localhost/usher-base:bookworm"
 RELEASE = "bookworm"
 PACKAGES = "python3,ca-certificates"
 
-_NEEDED = {"buildah": "buildah", "debootstrap": "debootstrap"}
-"""Programs, with the Debian package of each."""
+_NEEDED = {"buildah": "buildah", "debootstrap": "debootstrap"}  # Programs, with the Debian package of each
 
 _REQUIREMENTS = [engine.ROOT / "requirements" / name for name in ("build.txt", "image.txt")]
 

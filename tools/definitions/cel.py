@@ -9,16 +9,15 @@ from typing import Any
 
 from usher_gateway.resources import types
 
-Validation = dict[str, Any]
-"""One entry of `x-kubernetes-validations`."""
+Validation = dict[str, Any]  # One entry of `x-kubernetes-validations`
 
+# Words that CEL requires to be escaped as names of fields.
 RESERVED = frozenset(
     {
         *("true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if"),
         *("import", "let", "loop", "package", "namespace", "return", "var", "void", "while"),
     }
 )
-"""Words that CEL requires to be escaped as names of fields."""
 
 
 def validations(rule: types.Rule, required: frozenset[str]) -> list[Validation]:

@@ -11,33 +11,34 @@ TEMPLATES = "charts/usher/templates"
 
 _MADE = "{{- /* Made from %s by `make crds`: edit that. */ -}}\n"
 
+# File of crds/access -> the value that switches it on.
 _ACCESS = {
     "hostnames": ".Values.hostnamePolicy.enabled",
     "people": "and .Values.rbac.aggregate .Values.gateway.kubernetesTokens.enabled",
     "roles": ".Values.rbac.aggregate",
 }
-"""File of crds/access -> the value that switches it on."""
 
+# File of operator/rbac -> the value that switches it on.
 _RIGHTS = {
     "agency": "and .Values.rbac.create .Values.rbac.agencyRole",
     "gateway": ".Values.rbac.create",
     "operator": ".Values.rbac.create",
     "optional/kubernetes-tokens": "and .Values.rbac.create .Values.gateway.kubernetesTokens.enabled",
 }
-"""File of operator/rbac -> the value that switches it on."""
 
+# The chart's labels and annotations; arguments: the component, and further annotations.
 _METADATA = '  {{- include "usher.metadata" (list . "%s"%s) | nindent 2 }}\n'
-"""The chart's labels and annotations; arguments: the component, and further annotations."""
 
 _LABELS = '    {{- include "usher.labels" (list . "%s") | nindent 4 }}\n'
 _ANNOTATIONS = '  {{- include "usher.annotations" (list . "%s") | nindent 2 }}\n'
 
+# Keeps the rights in the configuration namespace when the release is uninstalled, so that the operator finds its
+# documents there after the release got another.
 _KEPT = ' (dict "helm.sh/resource-policy" "keep")'
-"""Keeps the rights in the configuration namespace when the release is uninstalled, so that the operator finds its
-documents there after the release got another."""
 
 _CONFIGURATION_NAMESPACE = 'namespace: {{ include "usher.configurationNamespace" . | quote }}'
 
+# Names in the manifests -> what the chart calls them.
 _NAMES = (
     ("namespace: usher-system", "namespace: {{ .Release.Namespace | quote }}"),
     ("namespace: usher-config", _CONFIGURATION_NAMESPACE),
@@ -52,7 +53,6 @@ _NAMES = (
     ("name: usher-operator", 'name: {{ include "usher.name" . }}-operator'),
     ("name: usher-gateway", 'name: {{ include "usher.name" . }}-gateway'),
 )
-"""Names in the manifests -> what the chart calls them."""
 
 
 def files() -> dict[str, str]:

@@ -12,8 +12,8 @@ from usher_gateway.resources import conditions, types
 
 GROUP, _, VERSION = types.API_VERSION.partition("/")
 
+# The type of a custom resource.
 Kind = type[resources.ListenerClass | resources.Tenant | resources.Listener | resources.Destination]
-"""The type of a custom resource."""
 
 _READY = '.status.conditions[?(@.type=="Ready")]'
 
@@ -31,6 +31,7 @@ class Names(msgspec.Struct, frozen=True):
     """Fields for `--field-selector`."""
 
 
+# Kind -> names, for every custom resource.
 NAMES: dict[Kind, Names] = {
     resources.ListenerClass: Names(
         "listenerclasses",
@@ -78,7 +79,6 @@ NAMES: dict[Kind, Names] = {
         (".spec.tenantRef.name",),
     ),
 }
-"""Kind -> names, for every custom resource."""
 
 _OF_EVERY_OBJECT: dict[str, schema.Schema] = {
     "apiVersion": {"description": f"Group and version: `{types.API_VERSION}`.", "type": "string"},

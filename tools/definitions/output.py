@@ -6,11 +6,10 @@ import yaml
 
 from definitions import chart, definition, pages
 
+# Folders in which all files are generated, except WRITTEN_BY_HAND.
 FOLDERS = ("crds", "docs/reference", "charts/usher/templates/rbac")
-"""Folders in which all files are generated, except WRITTEN_BY_HAND."""
 
-WRITTEN_BY_HAND = ("crds/README.md", "charts/usher/templates/rbac/admission.yaml")
-"""Other files in these folders."""
+WRITTEN_BY_HAND = ("crds/README.md", "charts/usher/templates/rbac/admission.yaml")  # Other files in these folders
 
 _HEADER = "# Made from gateway/src/usher_gateway/resources by `make crds`: edit those.\n"
 

@@ -20,6 +20,7 @@ _DEFAULTS = (
 
 _EVERY = ("ListenerClass", "Tenant", "Listener", "Destination")
 
+# Condition -> the kinds that have it, if not every kind has it, and docs/conditions.md names no kind in its rows.
 _CONDITIONS = {
     "ResolvedRefs": ("Listener", "Destination"),
     "CertificateReady": ("ListenerClass", "Listener"),
@@ -34,8 +35,8 @@ _CONDITIONS = {
     "TimesUntrusted": ("Listener",),
     "AddressRetired": ("Listener",),
 }
-"""Condition -> the kinds that have it, if not every kind has it, and docs/conditions.md names no kind in its rows."""
 
+# Reason -> the kinds that it applies to, if not every kind with the condition; see above.
 _REASONS = {
     "ClassNotFound": ("Listener",),
     "ClassNotPermitted": ("Listener", "Destination"),
@@ -51,7 +52,6 @@ _REASONS = {
     "DestinationNotFound": ("Listener",),
     "Suspended": ("Tenant", "Listener", "Destination"),
 }
-"""Reason -> the kinds that it applies to, if not every kind with the condition; see above."""
 
 
 def pages() -> dict[str, str]:

@@ -11,11 +11,8 @@ from definitions import cel
 from usher_gateway import documents
 from usher_gateway.resources import types
 
-Schema = dict[str, Any]
-"""A JSON schema, limited to the keywords of custom resource definitions."""
-
-INT32_MAX = 2**31 - 1
-"""Largest value of a 32-bit integer."""
+Schema = dict[str, Any]  # A JSON schema, limited to the keywords of custom resource definitions
+INT32_MAX = 2**31 - 1  # Largest value of a 32-bit integer
 
 
 class Plain(msgspec.Struct, frozen=True):

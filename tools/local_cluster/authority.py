@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import oid
 
+# Key usage that Python 3.13 and later require of a certificate authority.
 SIGNS_CERTIFICATES = {"key_cert_sign", "crl_sign"}
-"""Key usage that Python 3.13 and later require of a certificate authority."""
 SIGNS_HANDSHAKES = {"digital_signature"}
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from local_cluster import cache, toolchain
 
 MODULES = Path(__file__).parent / "go"
-EVERY_SECONDS = 20.0
-"""Seconds between two lines of progress if the output is not a terminal."""
+EVERY_SECONDS = 20.0  # Seconds between two lines of progress if the output is not a terminal
 
 
 class BuildError(Exception):

@@ -19,13 +19,10 @@ from pathlib import Path
 
 from local_cluster import authority, kubeconfigs, ports, programs, servers
 
-LIMIT_SECONDS = 90.0
-"""Time limit of each step of the start; on an idle machine the whole start takes 4 s."""
-TRIES = 3
-"""Number of starts, because another program may take a port between its choice and its use."""
+LIMIT_SECONDS = 90.0  # Time limit of each step of the start; on an idle machine the whole start takes 4 s
+TRIES = 3  # Number of starts, because another program may take a port between its choice and its use
 DEFAULT_ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
-LIFELINE = "CONTROL_PLANE_LIFELINE"
-"""Variable that makes a server end when its standard input closes."""
+LIFELINE = "CONTROL_PLANE_LIFELINE"  # Variable that makes a server end when its standard input closes
 
 
 class StartError(Exception):

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-FOR_ADMINISTRATORS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Folders of programs that not every PATH has."""
+FOR_ADMINISTRATORS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # Folders of programs that not every PATH has
 
 
 class MissingError(Exception):

@@ -29,8 +29,7 @@ PROMETHEUS_OPERATOR = Foreign(
     "monitoring.coreos.com",
     ("podmonitors", "prometheusrules", "servicemonitors"),
 )
-ALL = (GATEWAY_API, CERT_MANAGER)
-"""The definitions of Usher's children."""
+ALL = (GATEWAY_API, CERT_MANAGER)  # The definitions of Usher's children
 
 
 def files(foreign: Foreign) -> list[Path]:

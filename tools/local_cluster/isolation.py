@@ -20,21 +20,19 @@ from pathlib import Path
 
 from local_cluster import cache
 
-STATE = "USHER_NODE_STATE"
-"""Variable with the folder of the node's files, for programs inside of the namespaces."""
+STATE = "USHER_NODE_STATE"  # Variable with the folder of the node's files, for programs inside of the namespaces
+ADDRESS = "192.0.2.10"  # The node's address. It is from a range for documentation, so no real host has it.
 
-ADDRESS = "192.0.2.10"
-"""The node's address. It is from a range for documentation, so no real host has it."""
-
+# Command that starts another one as the first process of new namespaces.
 ENTER = (
     *("unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child", "--mount-proc"),
     *("--propagation=slave", "--"),
 )
-"""Command that starts another one as the first process of new namespaces."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _PREFIX = "usher-node-"
 
+# Everything that Kubernetes writes outside of its folder goes to memory of these namespaces.
 _PREPARE = f"""
 mount --make-rshared /
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -52,7 +50,6 @@ ip link set node0 up
 ip route add default dev node0
 echo 1 > /proc/sys/net/ipv4/ip_forward
 """
-"""Everything that Kubernetes writes outside of its folder goes to memory of these namespaces."""
 
 
 class IsolationError(Exception):

@@ -15,8 +15,7 @@ from local_cluster import control_plane, foreign, isolation, node_files, program
 from local_cluster import kubectl as kubectls
 
 NAME = "node1"
-LIMIT_SECONDS = 120.0
-"""Time limit of each step of the start; on an idle machine the whole start takes 20 s."""
+LIMIT_SECONDS = 120.0  # Time limit of each step of the start; on an idle machine the whole start takes 20 s
 
 
 class Node:

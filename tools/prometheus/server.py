@@ -16,10 +16,10 @@ from local_cluster import ports
 from prometheus import debian
 
 _START_SECONDS = 60.0
+# Alerts that a slow machine with a full disk may cause in any run: a scrape, for one, may take 1 s at most.
 OF_THE_MACHINE = frozenset(
     {"AnswersNearTimeout", "DeliveryLagHigh", "GatewayDown", "GatewayOverloaded", "OperatorDown", "StoreDiskLow"}
 )
-"""Alerts that a slow machine with a full disk may cause in any run: a scrape, for one, may take 1 s at most."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 

@@ -17,43 +17,30 @@ import msgspec
 
 from usher_gateway import documents, model
 
+# Version of the form of an envelope. A gateway rejects an envelope with a newer version than it knows.
 SCHEMA_VERSION = 1
-"""Version of the form of an envelope. A gateway rejects an envelope with a newer version than it knows."""
 
-DATA_KEY = "config.json"
-"""Key of the envelope in a Secret's data."""
+DATA_KEY = "config.json"  # Key of the envelope in a Secret's data
+MAX_BYTES = 1_000_000  # Largest envelope. Source: an API server rejects a Secret with more than 1 MiB of data.
+CONFIG_LABEL = "usher.dev/config"  # Label `true` of every config Secret; gateways select by it
+MANAGED_LABEL = "usher.dev/managed"  # Label `true` of every object that an operator made
 
-MAX_BYTES = 1_000_000
-"""Largest envelope. Source: an API server rejects a Secret with more than 1 MiB of data."""
-
-CONFIG_LABEL = "usher.dev/config"
-"""Label ``true`` of every config Secret; gateways select by it."""
-
-MANAGED_LABEL = "usher.dev/managed"
-"""Label ``true`` of every object that an operator made."""
-
+# Label with the install whose operator made the object: install_label() of the class's controllerName.
 INSTALL_LABEL = "usher.dev/install"
-"""Label with the install whose operator made the object: install_label() of the class's controllerName."""
 
-OWNER_UID_LABEL = "usher.dev/owner-uid"
-"""Label with the uid of the Listener or Destination."""
+OWNER_UID_LABEL = "usher.dev/owner-uid"  # Label with the uid of the Listener or Destination
+OWNER_ANNOTATION = "usher.dev/owner"  # Annotation with `namespace/name` of the Listener or Destination
 
-OWNER_ANNOTATION = "usher.dev/owner"
-"""Annotation with ``namespace/name`` of the Listener or Destination."""
-
+# Annotation with the SHA-256 of the desired object. If it is equal, the operator writes nothing.
 DESIRED_ANNOTATION = "usher.dev/desired"
-"""Annotation with the SHA-256 of the desired object. If it is equal, the operator writes nothing."""
 
-SELECTOR = f"{CONFIG_LABEL}=true"
-"""Label selector of the config Secrets."""
+SELECTOR = f"{CONFIG_LABEL}=true"  # Label selector of the config Secrets
 
 Kind = Literal["Listener", "Destination"]
-KINDS: tuple[Kind, ...] = ("Listener", "Destination")
-"""Every kind of document."""
+KINDS: tuple[Kind, ...] = ("Listener", "Destination")  # Every kind of document
 
 Document = documents.ListenerDocument | documents.DestinationDocument
-Identity = tuple[Kind, str]
-"""Kind and ``namespace/name`` of the resource from which a document was made."""
+Identity = tuple[Kind, str]  # Kind and `namespace/name` of the resource from which a document was made
 
 _TYPES: dict[Kind, type[documents.ListenerDocument] | type[documents.DestinationDocument]] = {
     "Listener": documents.ListenerDocument,

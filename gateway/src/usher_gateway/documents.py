@@ -13,9 +13,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+# Version of the form of both documents. A gateway rejects a document with a newer version than it knows.
 SCHEMA_VERSION = 1
-"""Version of the form of both documents. A gateway rejects a document with a newer version than it knows."""
 
+# Field -> its places in a body: JSON pointers (RFC 6901), tried in turn. Source: docs/purple.md, The body.
 DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
     "user": ("/user/id",),
     "firstName": ("/user/firstName",),
@@ -32,20 +33,18 @@ DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
     "device": ("/user/device/mac", "/user/mac", "/device/mac"),
     "occurredAt": ("/user/loginDatetime", "/loginDatetime", "/timestamp"),
 }
-"""Field -> its places in a body: JSON pointers (RFC 6901), tried in turn. Source: docs/purple.md, The body."""
 
 
+# A route names this prefix and not the paths below it, because a token must not be in a route.
 TOKEN_PREFIX = "/v1/"  # noqa: S105 - the paths of all tokens begin with it
-"""A route names this prefix and not the paths below it, because a token must not be in a route."""
 
+# At this path of every hostname a gateway answers 204 with `ROUTE_CHECK_HEADER`, for the operator's check of routes.
+# Tokens are longer. A request here is not an arrival.
 ROUTE_CHECK_PATH = f"{TOKEN_PREFIX}route-check"
-"""At this path of every hostname a gateway answers 204 with `ROUTE_CHECK_HEADER`, for the operator's check of routes.
-Tokens are longer. A request here is not an arrival."""
 
 ROUTE_CHECK_HEADER = "Usher-Gateway"
 
-MAX_SHOWN_URL = 2048
-"""Longest URL that shorten_url() returns, in characters; the status of a Listener holds no more."""
+MAX_SHOWN_URL = 2048  # Longest URL that shorten_url() returns, in characters; the status of a Listener holds no more
 
 _MAX_SHOWN_PART = 12
 
@@ -202,11 +201,10 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(address for address in self.addresses if address.retired_at)
 
 
+# A variable in a destination's URL. Source: RFC 6570, level 1.
 URL_VARIABLE = re.compile(r"\{([A-Za-z][A-Za-z0-9_]*)\}")
-"""A variable in a destination's URL. Source: RFC 6570, level 1."""
 
-DOT_SEGMENT = re.compile(r"/\.{1,2}(?:/|$)")
-"""A segment of a path that a client resolves. Source: RFC 3986 §5.2.4."""
+DOT_SEGMENT = re.compile(r"/\.{1,2}(?:/|$)")  # A segment of a path that a client resolves. Source: RFC 3986 §5.2.4.
 
 
 class OAuth2(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,17 +14,14 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-MAX_TEXT = 262_144
-"""Longest text that a function returns, in characters."""
-
-MAX_SPLIT = 100
-"""Most items of ``split``; it leaves out the others."""
+MAX_TEXT = 262_144  # Longest text that a function returns, in characters
+MAX_SPLIT = 100  # Most items of `split`; it leaves out the others
 
 _CALL_WORK = 2_000
 _CHARACTER_WORK = 10
 _TIME_WORK = 20_000
+# A pattern of `format`: any text, with the directives of strftime(3) that mean the same everywhere.
 _DIRECTIVES = re.compile(r"(?:[^%]|%[YmdHMSyjBbAaIpzZ%])*", re.DOTALL)
-"""A pattern of ``format``: any text, with the directives of strftime(3) that mean the same everywhere."""
 
 
 class TooExpensiveError(Exception):
@@ -42,8 +39,7 @@ class FunctionCalls:
     def __init__(self, max_work: int, copies: int) -> None:
         self._left = max_work
         self._copies = copies
-        self.error_code = ""
-        """Why a call failed: the core hides the class of the error."""
+        self.error_code = ""  # Why a call failed: the core hides the class of the error
 
     def bound(self, names: Iterable[str]) -> dict[str, Callable[..., Any]]:
         """Return functions as the core may call them."""
@@ -185,6 +181,7 @@ def _format(time: object, pattern: object, zone: object) -> str:
     return _local(time, zone).strftime(_text(pattern))
 
 
+# The functions by their names in expressions. Each may also be written as a method of its first argument.
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "base64": _base64,
     "date": _date,
@@ -199,4 +196,3 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "trim": _trim,
     "upperAscii": _upper_ascii,
 }
-"""The functions by their names in expressions. Each may also be written as a method of its first argument."""

@@ -5,11 +5,10 @@ from typing import Any
 
 import re2
 
+# Most memory of a compiled pattern, in bytes. A larger one is refused within about 2 ms, before it is complete.
 MAX_PATTERN_MEMORY = 128 * 1024
-"""Most memory of a compiled pattern, in bytes. A larger one is refused within about 2 ms, before it is complete."""
 
-MAX_PATTERNS = 2048
-"""Most compiled patterns in memory. They take at most 256 MiB, and usually a few kilobytes each."""
+MAX_PATTERNS = 2048  # Most compiled patterns in memory. They take at most 256 MiB, and usually a few kilobytes each.
 
 
 @functools.lru_cache(maxsize=MAX_PATTERNS)

@@ -22,6 +22,7 @@ class Sample(msgspec.Struct, frozen=True):
     visit: model.Visit
 
 
+# One body with every field that Purple is known to send, and one with the least that is accepted.
 SAMPLES: tuple[Sample, ...] = (
     Sample(
         "a full body",
@@ -60,20 +61,18 @@ SAMPLES: tuple[Sample, ...] = (
     ),
     Sample("a body with only a user", {"user": {"id": "4711"}}, model.Visit(userId="4711")),
 )
-"""One body with every field that Purple is known to send, and one with the least that is accepted."""
 
 _SAMPLE_OF = {sample.name: sample for sample in SAMPLES}
 
-MAX_CHECKED = 16_384
-"""Expressions whose check is remembered. If there are more, all of them are checked again once."""
+MAX_CHECKED = 16_384  # Expressions whose check is remembered. If there are more, all of them are checked again once.
 
 _MEASUREMENTS = 5
 
+# Answers whose fields nobody knows: a rule may fail on them, but must not be anything else than true or false.
 _ANSWERS: dict[str, dict[str, object]] = {
     "an answer with a document": {"status": 200, "headers": {"content-type": "application/json"}, "body": {}},
     "an answer with a text": {"status": 500, "headers": {"content-type": "text/plain"}, "body": "error"},
 }
-"""Answers whose fields nobody knows: a rule may fail on them, but must not be anything else than true or false."""
 
 _HINTS = {
     "NoSuchField": "guard a field that bodies may lack, here called `body.room`: in a filter "

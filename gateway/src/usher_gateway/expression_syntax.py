@@ -11,35 +11,32 @@ import msgspec
 
 from usher_gateway import expression_functions, expression_patterns, model
 
+# The use of an expression: `when` is a filter (true or false), `transform` makes the document of a delivery, `variable`
+# a part of its URL (a text or a whole number), and `answer` says whether a rule applies to a destination's answer (true
+# or false).
 Where = Literal["when", "transform", "variable", "answer"]
-"""The use of an expression: ``when`` is a filter (true or false), ``transform`` makes the document of a delivery,
-``variable`` a part of its URL (a text or a whole number), and ``answer`` says whether a rule applies to a destination's
-answer (true or false)."""
 
+# Longest expression, in characters.
 MAX_LENGTH: Mapping[Where, int] = {"when": 1024, "transform": 4096, "variable": 4096, "answer": 1024}
-"""Longest expression, in characters."""
 
-MAX_OPERATORS = 500
-"""Most operators, dots and indexes of an expression: a chain of them takes stack for each."""
+MAX_OPERATORS = 500  # Most operators, dots and indexes of an expression: a chain of them takes stack for each
+MAX_DEPTH = 24  # Deepest nesting of brackets; the parser itself gives up at 96
 
-MAX_DEPTH = 24
-"""Deepest nesting of brackets; the parser itself gives up at 96."""
-
+# Longest pattern of `matches`, in characters. It must be a literal, because only a literal can be checked.
 MAX_PATTERN_LENGTH = 100
-"""Longest pattern of ``matches``, in characters. It must be a literal, because only a literal can be checked."""
 
-MAX_MATCHES = 4
-"""Most uses of ``matches``."""
+MAX_MATCHES = 4  # Most uses of `matches`
 
+# The members of `visit` in a filter.
 VISIT_FIELDS = frozenset(model.Visit.__struct_fields__) | {"receivedAt", "occurredAt", "late", "tenant", "listener"}
-"""The members of ``visit`` in a filter."""
 
+# The members of `visit` in a transform: a filter decides before the store knows them all.
 DELIVERY_FIELDS = VISIT_FIELDS | {"id", "repeat"}
-"""The members of ``visit`` in a transform: a filter decides before the store knows them all."""
 
+# Comprehension macros. They evaluate their argument once per item.
 MACROS = frozenset({"all", "exists", "exists_one", "existsOne", "map", "filter"})
-"""Comprehension macros. They evaluate their argument once per item."""
 
+# The functions that an expression may call.
 FUNCTIONS = frozenset(
     {
         *expression_functions.FUNCTIONS,
@@ -70,15 +67,14 @@ FUNCTIONS = frozenset(
         "uint",
     }
 )
-"""The functions that an expression may call."""
 
+# The values that an expression sees.
 ROOTS: Mapping[Where, frozenset[str]] = {
     "when": frozenset({"visit", "body"}),
     "transform": frozenset({"visit", "body"}),
     "variable": frozenset({"visit", "body"}),
     "answer": frozenset({"answer"}),
 }
-"""The values that an expression sees."""
 
 _ANSWER_FIELDS = frozenset({"status", "headers", "body"})
 _PUNCTUATION = frozenset("(){}],:")
@@ -256,8 +252,7 @@ def variables_of(tokens: list[Token]) -> Iterator[Token]:
             yield token
 
 
-Members = dict[str, "Members | None"]
-"""The members that an expression reads, nested. None means the whole value."""
+Members = dict[str, "Members | None"]  # The members that an expression reads, nested. None means the whole value.
 
 
 def members_read(tokens: list[Token], root: str) -> Members | None:

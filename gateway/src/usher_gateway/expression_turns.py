@@ -12,17 +12,13 @@ from collections.abc import Callable, Iterable
 
 from usher_gateway import expression_samples, expressions
 
-CHEAP_SECONDS = 0.001
-"""An expression that takes less CPU time causes no pause before the next one of its document."""
+CHEAP_SECONDS = 0.001  # An expression that takes less CPU time causes no pause before the next one of its document
 
+# A document whose cheap expressions take less CPU time together causes no pause. Most documents take 1 to 3 ms.
 CHEAP_DOCUMENT_SECONDS = 0.01
-"""A document whose cheap expressions take less CPU time together causes no pause. Most documents take 1 to 3 ms."""
 
-PAUSE_FACTOR = 3.0
-"""Length of a pause, as a multiple of the CPU time before it."""
-
-_ASK_AGAIN_SECONDS = 0.2
-"""How long a document waits while another one of its namespace is compiled."""
+PAUSE_FACTOR = 3.0  # Length of a pause, as a multiple of the CPU time before it
+_ASK_AGAIN_SECONDS = 0.2  # How long a document waits while another one of its namespace is compiled
 
 
 class ExpressionTurns:
@@ -47,10 +43,8 @@ class ExpressionTurns:
         self._clock, self._cpu_clock = clock, cpu_clock
         self._turn = asyncio.Lock()
         """Lets one expression be compiled per round of the event loop, however many tasks compile."""
-        self._busy: set[str] = set()
-        """Namespaces of which a document is compiled now."""
-        self._pauses: dict[str, float] = {}
-        """Namespace -> when its pause ends."""
+        self._busy: set[str] = set()  # Namespaces of which a document is compiled now
+        self._pauses: dict[str, float] = {}  # Namespace -> when its pause ends
 
     def are_prepared(self, sources: Iterable[expressions.Source]) -> bool:
         """Return whether `take` would return at once."""

@@ -29,28 +29,23 @@ from usher_gateway import expression_syntax as syntax
 
 Where = syntax.Where
 
-Source = tuple[str, Where]
-"""The text of an expression and its field."""
+Source = tuple[str, Where]  # The text of an expression and its field
 
 
-MAX_ITEMS = 1000
-"""Longest array of a body, in items; longer ones are cut."""
+MAX_ITEMS = 1000  # Longest array of a body, in items; longer ones are cut
+MAX_WORK = 50_000_000  # Most estimated work of one evaluation. A unit is about a nanosecond.
 
-MAX_WORK = 50_000_000
-"""Most estimated work of one evaluation. A unit is about a nanosecond."""
-
+# Most characters of the expressions whose programs stay in memory. A character takes up to 85 bytes.
 MAX_CACHED_CHARACTERS = 2_000_000
-"""Most characters of the expressions whose programs stay in memory. A character takes up to 85 bytes."""
 
-_PROGRAM_CHARACTERS = 50
-"""A program takes as much memory as this many characters, besides those of its text."""
+_PROGRAM_CHARACTERS = 50  # A program takes as much memory as this many characters, besides those of its text
 
 _NODE_WORK = 70
 _KEY_WORK = 300  # more than a value's, because the core tries several types for each
 _PLAIN_WORK = 4  # converting a value in and out costs this much more than copying it inside the core
 _STATE_WORK = 10
+# The function that replaces `matches` in the text for the core, because the core's own one cannot be replaced.
 _MATCHES = "matchesWithRE2"
-"""The function that replaces ``matches`` in the text for the core, because the core's own one cannot be replaced."""
 
 
 def visit_values(
@@ -274,10 +269,10 @@ logging.getLogger("cel").setLevel(logging.CRITICAL)
 """The core logs each error of a function that it calls. Usher counts these errors itself."""
 
 
+# The parser's messages about an unexpected token.
 _UNEXPECTED = re.compile(
     r"(?:mismatched input|extraneous input|no viable alternative at input) (?P<what>.+?)(?: expecting (?P<instead>.+))?"
 )
-"""The parser's messages about an unexpected token."""
 
 
 def _parse_problem(text: str) -> str:
@@ -326,12 +321,9 @@ class _WeighingCopier:
 
     def __init__(self) -> None:
         self.weight = 0
-        self.characters = 0
-        """Characters of all texts together."""
-        self.longest = 0
-        """Length of the longest array or object, because macros run over both."""
-        self.heaviest = 0
-        """Weight of the heaviest value that one step of a macro may copy: an item, a key or a text."""
+        self.characters = 0  # Characters of all texts together
+        self.longest = 0  # Length of the longest array or object, because macros run over both
+        self.heaviest = 0  # Weight of the heaviest value that one step of a macro may copy: an item, a key or a text
 
     def part(self, value: object, parts: syntax.Members | None) -> object:
         """Return a copy of the parts of a value that an expression reads."""

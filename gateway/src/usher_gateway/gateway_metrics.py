@@ -19,8 +19,8 @@ from usher_gateway.ingest.server import PublicServer
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
+# With more listeners the metrics per listener are left out; the API and the meters still have these numbers.
 _MAX_LISTENERS = 2_000
-"""With more listeners the metrics per listener are left out; the API and the meters still have these numbers."""
 
 _COUNTED_AS_NAMES = tuple(counted_as.name.lower() for counted_as in model.CountedAs)
 _NOTHING_COUNTED = [0] * (len(model.CountedAs) + 1)

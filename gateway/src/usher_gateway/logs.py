@@ -33,12 +33,10 @@ from typing import Any
 
 import structlog
 
-MAX_WAITING_BYTES = 4 * 1024 * 1024
-"""The most bytes that wait for the reader. Further lines are dropped and counted."""
+MAX_WAITING_BYTES = 4 * 1024 * 1024  # The most bytes that wait for the reader. Further lines are dropped and counted.
+_REPEATING = ("listener", "destination", "file")  # Fields that say what a line is about, if it may repeat
 
-_REPEATING = ("listener", "destination", "file")
-"""Fields that say what a line is about, if it may repeat."""
-
+# Lines that repeat while the database is away, or that strangers can cause.
 _REPEATING_EVENTS = {
     "dispatcher_paused",
     "exception_ignored",
@@ -50,17 +48,12 @@ _REPEATING_EVENTS = {
     "takeover_failed",
     "tenants_not_counted",
 }
-"""Lines that repeat while the database is away, or that strangers can cause."""
 
 _REPEAT_SECONDS = 60.0
-_MAX_KINDS = 10_000
-"""Kinds of lines that the limiter remembers."""
+_MAX_KINDS = 10_000  # Kinds of lines that the limiter remembers
+_DRAIN_SECONDS = 1.0  # How long the end of the process waits for the reader of the log
 
-_DRAIN_SECONDS = 1.0
-"""How long the end of the process waits for the reader of the log."""
-
-_queues: list["BoundedQueueHandler"] = []
-"""The queue of this process, if logging is configured."""
+_queues: list["BoundedQueueHandler"] = []  # The queue of this process, if logging is configured
 
 
 def configure(*, as_json: bool | None = None, level: str = "info") -> None:
@@ -172,8 +165,7 @@ class BoundedQueueHandler(logging.handlers.QueueHandler):
         self._on_loss = on_loss
         self._max_bytes = max_bytes
         self._reported_loss = 0
-        self._waiting_bytes = 0
-        """Bytes of the queued lines and of the line that is being written."""
+        self._waiting_bytes = 0  # Bytes of the queued lines and of the line that is being written
         self._changed = threading.Condition(threading.RLock())  # reentrant: garbage collection may log at any point
 
     def write_line(self, line: str) -> None:

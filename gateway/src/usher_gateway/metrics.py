@@ -19,14 +19,11 @@ LabelValues = TypeVar("LabelValues", bound=tuple[str, ...])
 
 Metrics = Iterator["Family"]
 
+# Histogram buckets for durations.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 30.0)
-"""Histogram buckets for durations."""
 
-SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
-"""Histogram buckets for batch sizes."""
-
-_SPECIAL = re.compile(r'[\\"\n]')
-"""The characters that a label value has to escape."""
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # Histogram buckets for batch sizes
+_SPECIAL = re.compile(r'[\\"\n]')  # The characters that a label value has to escape
 
 
 class Histogram:
@@ -35,8 +32,7 @@ class Histogram:
     __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        """Upper bounds in ascending order; ``counts`` has one more bucket, without an upper bound."""
+        self.bounds = bounds  # Upper bounds in ascending order; `counts` has one more bucket, without an upper bound
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 

@@ -11,22 +11,20 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 
+# Descriptors kept for everything but connections and attempts: the store, files, name servers and the admin port.
 RESERVED_DESCRIPTORS = 512
-"""Descriptors kept for everything but connections and attempts: the store, files, name servers and the admin port."""
 
-MAX_ATTEMPTS = 4096
-"""The most attempts in flight that a process plans for."""
+MAX_ATTEMPTS = 4096  # The most attempts in flight that a process plans for
 
+# Memory of a running attempt in addition to its body, with its TLS connection (docs/performance.md).
 _ATTEMPT_BYTES = 64 * 1024
-"""Memory of a running attempt in addition to its body, with its TLS connection (docs/performance.md)."""
 
-_ATTEMPTS_MEMORY_SHARE = 8
-"""Attempts may use 1/8 of the memory."""
+_ATTEMPTS_MEMORY_SHARE = 8  # Attempts may use 1/8 of the memory
 
 _MIN_ATTEMPTS = 64
 
+# Where a container finds its limit of memory: cgroup version 2, version 1.
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where a container finds its limit of memory: cgroup version 2, version 1."""
 
 
 class DescriptorPlan(msgspec.Struct, frozen=True):

@@ -14,14 +14,13 @@ _log = structlog.get_logger(__name__)
 
 MIN_BURST = 1.0
 
-JUMP = 60 * model.MICROSECONDS
-"""The wall clock jumped ahead if it gained more than this against the steady clock."""
+JUMP = 60 * model.MICROSECONDS  # The wall clock jumped ahead if it gained more than this against the steady clock
 
+# At a start, the wall clock jumped ahead if it is more than this after the last time in the store.
 LONGEST_STOP = 3600 * model.MICROSECONDS
-"""At a start, the wall clock jumped ahead if it is more than this after the last time in the store."""
 
+# A wall clock that jumped ahead is accepted after it ran for this long without another jump.
 STEADY = 3600 * model.MICROSECONDS
-"""A wall clock that jumped ahead is accepted after it ran for this long without another jump."""
 
 _TURN_SECONDS = 0.002
 
@@ -49,10 +48,8 @@ class Clock:
         self._since_boot = _since_boot_ns()
         self._confirmed_offset = self._offset()
         """The wall clock minus the steady clock, when the wall clock was last known to be right."""
-        self._jumped_offset: int | None = None
-        """The same since the wall clock jumped ahead; None: it did not."""
-        self._jumped_at = 0
-        """Steady time of the jump."""
+        self._jumped_offset: int | None = None  # The same since the wall clock jumped ahead; None: it did not
+        self._jumped_at = 0  # Steady time of the jump
 
     def now(self) -> int:
         """Return the current instant (microseconds since the epoch, UTC)."""
@@ -140,8 +137,7 @@ class EventLoopTurns:
     """Divides long work on the event loop into turns of about 2 ms, so that arrivals need not wait for all of it."""
 
     def __init__(self) -> None:
-        self.used_seconds = 0.0
-        """CPU time of the turns that have ended."""
+        self.used_seconds = 0.0  # CPU time of the turns that have ended
         self._started = time.thread_time()
 
     async def give_way(self) -> None:

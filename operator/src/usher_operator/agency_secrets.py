@@ -28,20 +28,16 @@ _log = structlog.get_logger(__name__)
 
 _BINDINGS = "/apis/rbac.authorization.k8s.io/v1"
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-_VERBS = ("list", "get", "watch")
-"""Without one of them, a key would fail for ever before its status is written."""
+_VERBS = ("list", "get", "watch")  # Without one of them, a key would fail for ever before its status is written
+_EVERYWHERE = ""  # Stands for all namespaces at once
 
-_EVERYWHERE = ""
-"""Stands for all namespaces at once."""
-
+# Interval between questions about namespaces that are not admitted: one question, however many there are.
 _ASK_AGAIN_SECONDS = 5.0
-"""Interval between questions about namespaces that are not admitted: one question, however many there are."""
 
+# When to ask after a binding changed: the API server applies it a moment later, and other API servers after that.
 _BINDING_DELAYS_SECONDS = (0.2, 3.0)
-"""When to ask after a binding changed: the API server applies it a moment later, and other API servers after that."""
 
-_CONCURRENT_READS = 4
-"""Namespaces that are listed at the same time; each needs the memory of one page."""
+_CONCURRENT_READS = 4  # Namespaces that are listed at the same time; each needs the memory of one page
 
 
 class AgencySecrets:
@@ -60,8 +56,7 @@ class AgencySecrets:
         self._tasks: dict[str, asyncio.Task[None] | None] = {}
         """The watch of each requested namespace; None until it starts."""
         self._reflectors: dict[str, Reflector[JsonObject]] = {}
-        self._denied: dict[str, None] = {}
-        """Namespaces that are not admitted; the first one is asked about next."""
+        self._denied: dict[str, None] = {}  # Namespaces that are not admitted; the first one is asked about next
         self._reads = asyncio.Semaphore(_CONCURRENT_READS)
         self._start_version = ""
 

@@ -46,30 +46,26 @@ from usher_operator.writer import ChildRemover, ChildWriter
 
 _log = structlog.get_logger(__name__)
 
-_STOP_SECONDS = 1.0
-"""How long a cancelled task may take to end."""
+_STOP_SECONDS = 1.0  # How long a cancelled task may take to end
+_KOPF_STOP_SECONDS = 5.0  # How long kopf may take to end by itself
 
-_KOPF_STOP_SECONDS = 5.0
-"""How long kopf may take to end by itself."""
-
+# Number of namespaces that together can occupy all workers. If one could alone, its writes would keep the API server so
+# busy that the events of others arrive late (docs/performance.md).
 _LANES_AT_ONCE = 4
-"""Number of namespaces that together can occupy all workers. If one could alone, its writes would keep the API server
-so busy that the events of others arrive late (docs/performance.md)."""
 
 _STANDBY_POLL_SECONDS = 0.2
 
+# Connections that the watches of agencies' Secrets may need; many systems allow only 1,024 open files at first.
 _MAX_AGENCY_WATCHES = 10_000
-"""Connections that the watches of agencies' Secrets may need; many systems allow only 1,024 open files at first."""
 
+# How long the watch of an agency's Secrets lasts: longer than usual, because there may be thousands of them.
 _AGENCY_WATCH_SECONDS = 1800
-"""How long the watch of an agency's Secrets lasts: longer than usual, because there may be thousands of them."""
 
+# Pages are bounded because an agency can put hundreds of kilobytes of annotations into each of its objects.
 _PAGE_BYTES = 16 * 1024 * 1024
-"""Pages are bounded because an agency can put hundreds of kilobytes of annotations into each of its objects."""
 
 _AGENCY_FIRST_ROWS = 4
-_AGENCY_PAGE_BYTES = 8 * 1024 * 1024
-"""Pages of an agency's Secrets are small, because each Secret may have 1 MiB."""
+_AGENCY_PAGE_BYTES = 8 * 1024 * 1024  # Pages of an agency's Secrets are small, because each Secret may have 1 MiB
 
 
 class Operator:

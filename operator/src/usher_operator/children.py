@@ -19,24 +19,20 @@ from usher_gateway.resources import listener_class, types
 from usher_gateway.resources.listener_document import token_paths
 from usher_operator.view import ADDRESSES_FIELD, CachedResource, DesiredChild, Install, Key, Kind, ObjectRef, View
 
-CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"
-"""Label selector of every child."""
+CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"  # Label selector of every child
 
+# Value of the watch label on `<listener>-url`, so that one watch reports both kinds of Secrets of a namespace.
 URL_VALUE = "url"
-"""Value of the watch label on `<listener>-url`, so that one watch reports both kinds of Secrets of a namespace."""
 
-URL_SUFFIX = "-url"
-"""End of the name of a Secret with the URLs of a listener."""
+URL_SUFFIX = "-url"  # End of the name of a Secret with the URLs of a listener
+OWNER_KIND_ANNOTATION = "usher.dev/owner-kind"  # Kind of the key that owns a child
 
-OWNER_KIND_ANNOTATION = "usher.dev/owner-kind"
-"""Kind of the key that owns a child."""
-
+# Namespace for which the hostname of a Certificate counts, whether the Certificate is in use or not; only if the class
+# limits the hostnames of a namespace.
 COUNTS_FOR_ANNOTATION = "usher.dev/counts-for"
-"""Namespace for which the hostname of a Certificate counts, whether the Certificate is in use or not; only if the class
-limits the hostnames of a namespace."""
 
+# Time at which the hostname of a Certificate was given up (RFC 3339); missing while the Certificate is in use.
 UNUSED_SINCE_ANNOTATION = "usher.dev/unused-since"
-"""Time at which the hostname of a Certificate was given up (RFC 3339); missing while the Certificate is in use."""
 
 _KINDS: dict[str, Kind] = {"Listener": "Listener", "Destination": "Destination", "Hostname": "Hostname"}
 
@@ -120,8 +116,7 @@ def build_mark(install: Install) -> DesiredChild:
     return finish({"apiVersion": "v1", "kind": "Secret", "metadata": {**metadata, "annotations": {}}, "type": "Opaque"})
 
 
-CLASS_ADDRESS = "class"
-"""Name of the only address of a listener without ``addresses``: it is on the class's hostname."""
+CLASS_ADDRESS = "class"  # Name of the only address of a listener without `addresses`: it is on the class's hostname
 
 
 def url_secret_name(listener: str) -> str:
@@ -197,18 +192,16 @@ def _shown_before(
     return {entry["name"]: by_url[entry["url"]] for entry in shown if entry.get("url") in by_url and "name" in entry}
 
 
-MAX_PATHS_PER_ROUTE = 64
-"""Most paths in one object. Source: gateway-api, HTTPRouteRule.matches has at most 64 items."""
+MAX_PATHS_PER_ROUTE = 64  # Most paths in one object. Source: gateway-api, HTTPRouteRule.matches has at most 64 items.
 
+# Characters that a path may contain without percent-encoding. Source: RFC 3986, section 3.3. A route has no
+# percent-encoding, because some controllers decode it into their own configuration, and others compare the path with
+# the decoded path of the request, which never matches.
 _ROUTABLE_PATH = re.compile(r"/[-A-Za-z0-9._~!$&'()*+,;=:@/]*")
-"""Characters that a path may contain without percent-encoding. Source: RFC 3986, section 3.3.
 
-A route has no percent-encoding, because some controllers decode it into their own configuration, and others compare the
-path with the decoded path of the request, which never matches."""
-
+# Sequences that neither an Ingress nor an HTTPRoute accepts in an exact path. Source: Kubernetes' validation of Ingress
+# and the rules of HTTPPathMatch.
 _FORBIDDEN = re.compile(r"//|/\.\.?(/|$)")
-"""Sequences that neither an Ingress nor an HTTPRoute accepts in an exact path. Source: Kubernetes' validation of
-Ingress and the rules of HTTPPathMatch."""
 
 
 class RoutePart(msgspec.Struct, frozen=True):
@@ -222,8 +215,8 @@ class RoutePart(msgspec.Struct, frozen=True):
     """Every path below it is routed; ``""`` means only the exact paths."""
 
 
+# Characters of base32. They carry 130 bits, so that a search for two hostnames with the same name is hopeless.
 _NAME_HASH_LENGTH = 26
-"""Characters of base32. They carry 130 bits, so that a search for two hostnames with the same name is hopeless."""
 
 
 def object_name(hostname: str) -> str:
@@ -278,16 +271,16 @@ def _digest(path: str) -> int:
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big")
 
 
-_INGRESS_API = "networking.k8s.io/v1"
-"""Of every Ingress and IngressClass."""
+_INGRESS_API = "networking.k8s.io/v1"  # Of every Ingress and IngressClass
 
+# More than the 8 MiB that the gateway accepts, so that the gateway rejects a large body itself, in the way that Purple
+# expects.
 _BODY_SIZE = "9m"
-"""More than the 8 MiB that the gateway accepts, so that the gateway rejects a large body itself, in the way that Purple
-expects."""
 
-_INGRESS_SECONDS = 15
-"""More than the 10 s after which Purple gives up, because the gateway has answered by then."""
+_INGRESS_SECONDS = 15  # More than the 10 s after which Purple gives up, because the gateway has answered by then
 
+# Annotations for body size and timeouts, by `spec.controller` of the IngressClass; each controller documents its own.
+# Traefik, HAProxy Technologies' controller, AWS and GKE have no body limit, or none that an Ingress can set.
 INGRESS_ANNOTATIONS: dict[str, dict[str, str]] = {
     "k8s.io/ingress-nginx": {
         "nginx.ingress.kubernetes.io/proxy-body-size": _BODY_SIZE,
@@ -305,8 +298,6 @@ INGRESS_ANNOTATIONS: dict[str, dict[str, str]] = {
     },
     "projectcontour.io/ingress-controller": {"projectcontour.io/response-timeout": f"{_INGRESS_SECONDS}s"},
 }
-"""Annotations for body size and timeouts, by ``spec.controller`` of the IngressClass; each controller documents its
-own. Traefik, HAProxy Technologies' controller, AWS and GKE have no body limit, or none that an Ingress can set."""
 
 
 def build_ingress(
@@ -353,11 +344,8 @@ def _ingress_paths(part: RoutePart, install: Install) -> list[dict[str, Any]]:
     return [{"path": path, "pathType": "Exact", "backend": backend} for path in part.paths]
 
 
-_GATEWAY_API_GROUP = "gateway.networking.k8s.io"
-"""API group of the Gateway API."""
-
-_HTTP_ROUTE_API = f"{_GATEWAY_API_GROUP}/v1"
-"""Of every HTTPRoute and Gateway."""
+_GATEWAY_API_GROUP = "gateway.networking.k8s.io"  # API group of the Gateway API
+_HTTP_ROUTE_API = f"{_GATEWAY_API_GROUP}/v1"  # Of every HTTPRoute and Gateway
 
 
 def build_http_route(part: RoutePart, parent: listener_class.ParentRef, install: Install) -> DesiredChild:
@@ -401,11 +389,8 @@ def parent_reference(parent: listener_class.ParentRef) -> dict[str, str]:
     return {**reference, "sectionName": parent.section_name} if parent.section_name else reference
 
 
-CERT_MANAGER_GROUP = "cert-manager.io"
-"""API group of cert-manager."""
-
-_CERTIFICATE_API = f"{CERT_MANAGER_GROUP}/v1"
-"""Of every Certificate and issuer."""
+CERT_MANAGER_GROUP = "cert-manager.io"  # API group of cert-manager
+_CERTIFICATE_API = f"{CERT_MANAGER_GROUP}/v1"  # Of every Certificate and issuer
 
 
 def build_certificate(

@@ -24,11 +24,11 @@ _Reason = OperatorReason
 
 _REPORTED = frozenset({ConditionType.Ready, *INFORMATIONAL_CONDITIONS})
 
+# Conditions whose message is a warning while they are True. While they are False, Ready reports them.
 _WITH_WARNINGS = frozenset({ConditionType.Accepted, ConditionType.ResolvedRefs})
-"""Conditions whose message is a warning while they are True. While they are False, Ready reports them."""
 
+# Reasons that resolve without an action: a certificate is issued, an address is assigned, the first visit arrives.
 _NO_ACTION_NEEDED = frozenset({_Reason.Pending, _Reason.AddressNotAssigned, _Reason.NoVisitYet})
-"""Reasons that resolve without an action: a certificate is issued, an address is assigned, the first visit arrives."""
 
 _COMPONENT = "usher-operator"
 

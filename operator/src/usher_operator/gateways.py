@@ -29,11 +29,8 @@ from usher_operator.workqueue import Workqueue
 _log = structlog.get_logger(__name__)
 
 _TIME_LIMITS = aiohttp.ClientTimeout(total=10, sock_connect=2)
-_ENDPOINTS_SECONDS = 5.0
-"""How long a list of the gateways' endpoints is used."""
-
-_APPLY_SECONDS = 0.2
-"""Delay between a written document and the next sweep: gateways apply a document within this time."""
+_ENDPOINTS_SECONDS = 5.0  # How long a list of the gateways' endpoints is used
+_APPLY_SECONDS = 0.2  # Delay between a written document and the next sweep: gateways apply a document within this time
 
 _SLICES = "/apis/discovery.k8s.io/v1"
 
@@ -121,8 +118,7 @@ class GatewayAnswers:
 
     def __init__(self, url: str, *, install: str, stale_seconds: float) -> None:
         self.url, self._install, self._stale_seconds = url, install, stale_seconds
-        self.cursor = ""
-        """Sent with the next request, so that the answer has only what changed since."""
+        self.cursor = ""  # Sent with the next request, so that the answer has only what changed since
         self.is_reachable = True
         self.refuses_token = False
         self.has_answered = False
@@ -270,8 +266,7 @@ class GatewayObserver:
     ) -> None:
         self._api, self._settings, self._cache, self._queue = api, settings, cache, queue
         self._installation, self._metrics = installation, metrics
-        self._gateways: dict[str, GatewayAnswers] = {}
-        """By URL."""
+        self._gateways: dict[str, GatewayAnswers] = {}  # By URL
         self._urls: tuple[str, ...] = settings.gateways
         self._listed_at = 0.0
         self._wake = asyncio.Event()

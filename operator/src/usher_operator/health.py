@@ -33,15 +33,11 @@ class Health:
 
     def __init__(self, settings: OperatorSettings, *, gate: PauseGate, clock: Callable[[], float]) -> None:
         self._timing, self._gate, self._clock = settings.timing, gate, clock
-        self._expected: dict[str, float] = {}
-        """Since when the watch of each kind should have reported an event."""
-        self._listed_at: dict[str, float] = {}
-        """When each kind was last listed completely."""
-        self._seen_at: dict[str, float] = {}
-        """When the watch of each kind last reported an event."""
+        self._expected: dict[str, float] = {}  # Since when the watch of each kind should have reported an event
+        self._listed_at: dict[str, float] = {}  # When each kind was last listed completely
+        self._seen_at: dict[str, float] = {}  # When the watch of each kind last reported an event
         self._ticked_at = clock()
-        self.loop_lag_seconds = 0.0
-        """How late the event loop was at its last tick."""
+        self.loop_lag_seconds = 0.0  # How late the event loop was at its last tick
         self._not_ready: dict[str, str] = {"start": "the operator is starting"}
 
     def expect_event(self, kind: str) -> None:
@@ -231,8 +227,7 @@ class HealthServer:
     ) -> None:
         self._address, self._health, self._metrics = address, health, metrics
         self._before_scrape = before_scrape
-        self.port = address.port
-        """The port that is listened on, once the server has started."""
+        self.port = address.port  # The port that is listened on, once the server has started
         application = web.Application()
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)

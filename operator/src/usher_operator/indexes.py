@@ -34,8 +34,7 @@ class GroupIndex(Generic[Group]):
 
     def __init__(self) -> None:
         self._keys: dict[Group, set[Key]] = {}
-        self._groups: dict[Key, tuple[Group, ...]] = {}
-        """Tuples, because a set takes four times the memory."""
+        self._groups: dict[Key, tuple[Group, ...]] = {}  # Tuples, because a set takes four times the memory
 
     def set(self, key: Key, groups: Iterable[Group]) -> None:
         """Set the groups of a key; empty if it is in no group any more."""
@@ -72,8 +71,7 @@ class HolderIndex:
     def __init__(self) -> None:
         self._hosts: GroupIndex[str] = GroupIndex()
         self._owners: dict[Key, Owner] = {}
-        self._counts: dict[str, Counter[Owner]] = {}
-        """By how many Listeners each tenant holds a hostname."""
+        self._counts: dict[str, Counter[Owner]] = {}  # By how many Listeners each tenant holds a hostname
 
     def set(self, key: Key, owner: Owner, hostnames: Iterable[str]) -> None:
         """Set the hostnames that a tenant holds by a Listener; empty if it holds none any more."""
@@ -113,25 +111,20 @@ class ChildIndex:
     def __init__(self, install: Install) -> None:
         self._install = install
         self.by_ref: dict[ObjectRef, kinds.ChildRecord] = {}
-        self.foreign: set[ObjectRef] = set()
-        """Children of other installs, which this operator never writes."""
+        self.foreign: set[ObjectRef] = set()  # Children of other installs, which this operator never writes
         self._by_key: dict[Key, dict[ObjectRef, kinds.ChildRecord]] = {}
-        self._hosts: GroupIndex[str] = GroupIndex()
-        """Listeners by the hostnames in their published document."""
+        self._hosts: GroupIndex[str] = GroupIndex()  # Listeners by the hostnames in their published document
         self._at: GroupIndex[str] = GroupIndex()
         """Listeners by the paths (`address_path`) of the addresses in their published document."""
         self._shared: GroupIndex[str] = GroupIndex()
         """Listeners by the hostnames at which their published document has addresses of a class."""
         self._in_force: GroupIndex[tuple[Kind, str]] = GroupIndex()
         """Keys whose document is in force, by kind and namespace."""
-        self._tombstones: GroupIndex[str] = GroupIndex()
-        """Keys that have a tombstone, by namespace."""
+        self._tombstones: GroupIndex[str] = GroupIndex()  # Keys that have a tombstone, by namespace
         self._addresses: Counter[tuple[RemovalKind, str]] = Counter()
         """Number of addresses of each namespace that are in force: ``Address`` counts those that are not retired."""
-        self.listeners_in_force = 0
-        """Number of published documents of Listeners."""
-        self.held = HolderIndex()
-        """The tenants that hold hostnames by a document or a tombstone."""
+        self.listeners_in_force = 0  # Number of published documents of Listeners
+        self.held = HolderIndex()  # The tenants that hold hostnames by a document or a tombstone
 
     @property
     def hosts(self) -> Iterable[str]:
@@ -312,11 +305,8 @@ class ClassUseIndex:
         return [used for used in concerned if self.of(used) != former_classes[used]]
 
 
-_MISS_MICROSECONDS = 60_000_000
-"""How long the result of a lookup of a missing Secret is used."""
-
-_MAX_VALUE_LENGTH = 2 * MAX_VALUE_BYTES
-"""Length in base64 of a value that is certainly longer than any value in use."""
+_MISS_MICROSECONDS = 60_000_000  # How long the result of a lookup of a missing Secret is used
+_MAX_VALUE_LENGTH = 2 * MAX_VALUE_BYTES  # Length in base64 of a value that is certainly longer than any value in use
 
 
 class SecretIndex:
@@ -332,8 +322,7 @@ class SecretIndex:
         self._secrets: dict[str, resources.Secret] = {}
         self._versions: dict[str, dict[str, tuple[str, str]]] = {}
         """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
-        self._access: dict[str, SecretAccess] = {}
-        """Access by namespace; the empty name means all namespaces at once."""
+        self._access: dict[str, SecretAccess] = {}  # Access by namespace; the empty name means all namespaces at once
         self._misses: dict[str, tuple[SecretState, int]] = {}
 
     def access(self, namespace: str) -> SecretAccess:
@@ -439,8 +428,7 @@ def _cut(value: Any) -> Any:
 
 _DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class"
 
-Name = tuple[str, str]
-"""(namespace, name)."""
+Name = tuple[str, str]  # (namespace, name)
 
 
 class OptionalApis:
@@ -451,8 +439,7 @@ class OptionalApis:
         self._classes: dict[str, tuple[str, bool]] = {}
         """Name of an IngressClass -> its controller, and whether it is the default class."""
         self._issuers: dict[str, set[Name]] = {kinds.ISSUER.name: set(), kinds.CLUSTER_ISSUER.name: set()}
-        self._served: set[str] = set()
-        """Names of the kinds of optional APIs that the cluster serves."""
+        self._served: set[str] = set()  # Names of the kinds of optional APIs that the cluster serves
         self.features = ClusterFeatures()
 
     def put(self, kind: kinds.WatchedKind, raw: Mapping[str, Any]) -> bool:

@@ -19,22 +19,18 @@ from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)
 
-KEY_ENTRY = "install.key"
-"""Entry of the install key's Secret: base64 on one line, as in a gateway's data folder."""
+KEY_ENTRY = "install.key"  # Entry of the install key's Secret: base64 on one line, as in a gateway's data folder
 
+# Secret with the tokens of the gateways' admin ports, in the operator's namespace.
 TOKENS_SECRET = "usher-admin-tokens"  # noqa: S105 - a name
-"""Secret with the tokens of the gateways' admin ports, in the operator's namespace."""
 
-OBSERVE_ENTRY = "observe.token"
-"""Entry with the token that reads configuration and usage; the operator uses it."""
-
-OPERATE_ENTRY = "operate.token"
-"""Entry with the token that shows bodies and changes something."""
+OBSERVE_ENTRY = "observe.token"  # Entry with the token that reads configuration and usage; the operator uses it
+OPERATE_ENTRY = "operate.token"  # Entry with the token that shows bodies and changes something
 
 _TOPIC = "install key"
 _CHECK_SECONDS = 30.0
+# Interval between checks while the install key is missing or wrong, so that its restoration takes effect soon.
 _RESTORE_CHECK_SECONDS = 2.0
-"""Interval between checks while the install key is missing or wrong, so that its restoration takes effect soon."""
 
 
 class Installation:

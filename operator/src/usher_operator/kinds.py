@@ -24,8 +24,7 @@ from usher_operator.view import (
     UnreadableResource,
 )
 
-FIELD_MANAGER = "usher-operator"
-"""Owner of the fields that commands write."""
+FIELD_MANAGER = "usher-operator"  # Owner of the fields that commands write
 
 Feature = Literal["", "gateway_api", "cert_manager"]
 
@@ -65,26 +64,23 @@ class WatchedKind(msgspec.Struct, frozen=True):
 
 _GROUP, _VERSION = types.API_VERSION.split("/")
 
+# How listeners are exposed.
 LISTENER_CLASS = WatchedKind("ListenerClass", _GROUP, _VERSION, "listenerclasses", namespaced=False)
-"""How listeners are exposed."""
-TENANT = WatchedKind("Tenant", _GROUP, _VERSION, "tenants")
-"""A company."""
-LISTENER = WatchedKind("Listener", _GROUP, _VERSION, "listeners")
-"""A webhook."""
-DESTINATION = WatchedKind("Destination", _GROUP, _VERSION, "destinations")
-"""A receiving system."""
+TENANT = WatchedKind("Tenant", _GROUP, _VERSION, "tenants")  # A company
+LISTENER = WatchedKind("Listener", _GROUP, _VERSION, "listeners")  # A webhook
+DESTINATION = WatchedKind("Destination", _GROUP, _VERSION, "destinations")  # A receiving system
+# A Secret in an agency's namespace that resources may reference, or a `<listener>-url` that the operator wrote.
 AGENCY_SECRET = WatchedKind(
     "AgencySecret", "", "v1", "secrets", selector=f"{types.WATCH_LABEL} in (true,{children.URL_VALUE})"
 )
-"""A Secret in an agency's namespace that resources may reference, or a `<listener>-url` that the operator wrote."""
-NAMESPACE = WatchedKind("Namespace", "", "v1", "namespaces", namespaced=False)
-"""The operator reads only the labels."""
+NAMESPACE = WatchedKind("Namespace", "", "v1", "namespaces", namespaced=False)  # The operator reads only the labels
+# A Secret that the operator wrote in the configuration namespace.
 SECRET = WatchedKind("Secret", "", "v1", "secrets", selector=children.CHILD_SELECTOR)
-"""A Secret that the operator wrote in the configuration namespace."""
+# An Ingress that the operator wrote.
 INGRESS = WatchedKind("Ingress", "networking.k8s.io", "v1", "ingresses", selector=children.CHILD_SELECTOR)
-"""An Ingress that the operator wrote."""
+# Names the Ingress controllers of the cluster.
 INGRESS_CLASS = WatchedKind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
-"""Names the Ingress controllers of the cluster."""
+# A route of the Gateway API that the operator wrote.
 HTTP_ROUTE = WatchedKind(
     "HTTPRoute",
     "gateway.networking.k8s.io",
@@ -93,40 +89,35 @@ HTTP_ROUTE = WatchedKind(
     selector=children.CHILD_SELECTOR,
     feature="gateway_api",
 )
-"""A route of the Gateway API that the operator wrote."""
+# A certificate that the operator requested from cert-manager.
 CERTIFICATE = WatchedKind(
     "Certificate", "cert-manager.io", "v1", "certificates", selector=children.CHILD_SELECTOR, feature="cert_manager"
 )
-"""A certificate that the operator requested from cert-manager."""
+# Issues certificates in the namespace of the data plane.
 ISSUER = WatchedKind("Issuer", "cert-manager.io", "v1", "issuers", feature="cert_manager")
-"""Issues certificates in the namespace of the data plane."""
+# Issues certificates in every namespace.
 CLUSTER_ISSUER = WatchedKind(
     "ClusterIssuer", "cert-manager.io", "v1", "clusterissuers", namespaced=False, feature="cert_manager"
 )
-"""Issues certificates in every namespace."""
 
-OWN = (LISTENER_CLASS, TENANT, LISTENER, DESTINATION)
-"""The custom resources."""
+OWN = (LISTENER_CLASS, TENANT, LISTENER, DESTINATION)  # The custom resources
+CHILDREN = (SECRET, INGRESS, HTTP_ROUTE, CERTIFICATE)  # Objects that the operator writes
 
-CHILDREN = (SECRET, INGRESS, HTTP_ROUTE, CERTIFICATE)
-"""Objects that the operator writes."""
-
+# Objects that change often. The operator watches them itself, because kopf needs 1 ms of CPU per event.
 WATCHED_BY_REFLECTORS = (*OWN, *CHILDREN)
-"""Objects that change often. The operator watches them itself, because kopf needs 1 ms of CPU per event."""
 
+# Objects of the platform, which change rarely. Kopf watches them.
 WATCHED_BY_KOPF = (NAMESPACE, INGRESS_CLASS, ISSUER, CLUSTER_ISSUER)
-"""Objects of the platform, which change rarely. Kopf watches them."""
 
+# All kinds that the operator reads and watches, except the Secrets of agencies.
 ALL = (*WATCHED_BY_REFLECTORS, *WATCHED_BY_KOPF)
-"""All kinds that the operator reads and watches, except the Secrets of agencies."""
 
-BY_NAME = {kind.name: kind for kind in (*ALL, AGENCY_SECRET)}
-"""Name of a kind -> the kind."""
+BY_NAME = {kind.name: kind for kind in (*ALL, AGENCY_SECRET)}  # Name of a kind -> the kind
 
+# Name of a kind -> the type of its resources.
 RESOURCES: dict[str, type[resources.Resource]] = {
     kind: resource_type for (_, kind), resource_type in resources.KINDS.items()
 }
-"""Name of a kind -> the type of its resources."""
 
 
 def ref_of(kind: WatchedKind, namespace: str, name: str) -> ObjectRef:
@@ -144,8 +135,7 @@ def field_manager(controller_name: str) -> str:
 
 JsonObject = dict[str, Any]
 
-_DIGEST_LENGTH = 64
-"""Characters of ``usher.dev/desired``. Anybody who may edit a Secret can make it longer."""
+_DIGEST_LENGTH = 64  # Characters of `usher.dev/desired`. Anybody who may edit a Secret can make it longer.
 
 _OURS = frozenset(ConditionType)
 _PREFIX = "usher.dev/"

@@ -23,22 +23,17 @@ from usher_operator.settings import OperatorSettings
 
 _log = structlog.get_logger(__name__)
 
-GROUP_PATH = "/apis/coordination.k8s.io/v1"
-"""API path of Leases."""
-
-NAME = "usher-operator"
-"""Name of the Lease, in the operator's namespace."""
-
-CONFIRMED_TIME_ANNOTATION = "usher.dev/confirmed-time"
-"""The leader's confirmed time at the last renewal (RFC 3339)."""
+GROUP_PATH = "/apis/coordination.k8s.io/v1"  # API path of Leases
+NAME = "usher-operator"  # Name of the Lease, in the operator's namespace
+CONFIRMED_TIME_ANNOTATION = "usher.dev/confirmed-time"  # The leader's confirmed time at the last renewal (RFC 3339)
 
 _CONTROLLER_NAME_ANNOTATION = "usher.dev/controller-name"
 _CONFIGURATION_NAMESPACE_ANNOTATION = "usher.dev/configuration-namespace"
 
+# Requests that fit into the renew deadline if each takes its whole time. So one request without an answer does not cost
+# the Lease. The limit holds for each request, not for a reading and a write together, so that a replica leads also
+# while the server is slow. Source: client-go's clients of leader election.
 _REQUESTS = 2
-"""Requests that fit into the renew deadline if each takes its whole time. So one request without an answer does not
-cost the Lease. The limit holds for each request, not for a reading and a write together, so that a replica leads also
-while the server is slow. Source: client-go's clients of leader election."""
 
 _RELEASE_SECONDS = 1.5
 
@@ -158,8 +153,7 @@ class LeaderLease:
         self._observed = ObservedLease(self.identity)
         self._acquired = ""
         self._renewed = 0.0
-        self.reached_at: float | None = None
-        """When the Lease was last read or written; None before that."""
+        self.reached_at: float | None = None  # When the Lease was last read or written; None before that
         self.is_leader = False
 
     @property

@@ -40,8 +40,7 @@ from usher_operator.view import (
 KeySet = frozenset[Key]
 ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
 
-_DELETED_UIDS = 1000
-"""More deletions than watches report between a write and its answer."""
+_DELETED_UIDS = 1000  # More deletions than watches report between a write and its answer
 
 
 def _monotonic_microseconds() -> int:
@@ -85,32 +84,26 @@ class Lookups(View):
         self.optional = OptionalApis(settings.data_plane_namespace)
         self._gateways: tuple[GatewayReport, ...] | None = None
         self._halted: tuple[HaltedRemovals, ...] = ()
-        self.records: dict[Key, kinds.ResourceRecord] = {}
-        """Every custom resource, by key."""
+        self.records: dict[Key, kinds.ResourceRecord] = {}  # Every custom resource, by key
         self._ending: dict[Key, kinds.ResourceRecord] = {}
         """Resources that somebody deleted and another program's finalizer still keeps. Plans treat them as gone. A
         deleted ListenerClass counts until it is gone, because its Listeners need it."""
-        self._edited: dict[Key, int] = {}
-        """Generation of each resource after its last edit while the operator runs."""
+        self._edited: dict[Key, int] = {}  # Generation of each resource after its last edit while the operator runs
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
         self._siblings = Siblings()
         self._used_classes = ClassUseIndex()
         self._secrets = SecretIndex(clock)
-        self._with_documents: GroupIndex[str] = GroupIndex()
-        """Listeners and Destinations by namespace."""
-        self.reads = Reads()
-        """The lookups of the last plan of each key."""
+        self._with_documents: GroupIndex[str] = GroupIndex()  # Listeners and Destinations by namespace
+        self.reads = Reads()  # The lookups of the last plan of each key
         self._granted: dict[str, tuple[Key, Owner]] = {}
-        self._stored_holders = HolderIndex()
-        """The tenants that hold hostnames by the stored status of a Listener."""
+        self._stored_holders = HolderIndex()  # The tenants that hold hostnames by the stored status of a Listener
         self._reported: dict[Key, config_secret.HeldHostnames] = {}
         """The hostnames of documents that gateways run although their config Secrets are gone."""
         self._reported_holders = HolderIndex()
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
         """(kind, namespace, name) -> (uid, resourceVersion), for kinds whose other records do not have them."""
-        self.child_index = ChildIndex(self._install)
-        """Every existing child of this install."""
+        self.child_index = ChildIndex(self._install)  # Every existing child of this install
         self._ignored: dict[ObjectRef, tuple[str, str]] = {}
         """(uid, resourceVersion) of objects that look like children but are not this install's."""
         self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
@@ -121,8 +114,7 @@ class Lookups(View):
         """Addresses that the removal guard allowed to retire, until a document without them is published."""
         self._behind: dict[Key, int] = {}
         self._write_failures: dict[Key, WriteFailure] = {}
-        self._reachability: dict[str, Reachability] = {}
-        """By hostname."""
+        self._reachability: dict[str, Reachability] = {}  # By hostname
         self._changed_routes: set[str] = set()
         """Checked hostnames whose Ingress, HTTPRoute or Certificate changed since they were last taken."""
 

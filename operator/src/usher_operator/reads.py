@@ -20,8 +20,7 @@ from usher_operator.view import Key, Kind
 
 SubjectKind = Kind | Literal["Namespace", "Secret", "Address", "Company"]
 
-Subject = tuple[SubjectKind, str]
-"""Kind and path, such as ``namespace/name``, the hostname, or `view.address_path`."""
+Subject = tuple[SubjectKind, str]  # Kind and path, such as `namespace/name`, the hostname, or `view.address_path`
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
@@ -38,13 +37,10 @@ class Reads:
     """The lookups of the last plan of each key, with their answers."""
 
     def __init__(self) -> None:
-        self._lookups: GroupIndex[Lookup] = GroupIndex()
-        """The keys whose last plan made each lookup."""
+        self._lookups: GroupIndex[Lookup] = GroupIndex()  # The keys whose last plan made each lookup
         self._answers: dict[Subject, dict[Lookup, Any]] = {}
-        self._planned: Key | None = None
-        """The key that is being planned."""
-        self._noted: dict[Lookup, Any] = {}
-        """The lookups of its plan until now."""
+        self._planned: Key | None = None  # The key that is being planned
+        self._noted: dict[Lookup, Any] = {}  # The lookups of its plan until now
 
     @contextlib.contextmanager
     def of_plan(self, key: Key) -> Iterator[None]:

@@ -21,20 +21,16 @@ from usher_operator.writer import NAME_TAKEN, ChildRemover, ChildWriter
 
 _log = structlog.get_logger(__name__)
 
+# Interval between lookups of missing Secrets, because the watch reports no Secret without the label.
 _LOOKUP_INTERVAL_SECONDS = 5.0
-"""Interval between lookups of missing Secrets, because the watch reports no Secret without the label."""
 
-_LOOKUP_PAUSE_SECONDS = 0.05
-"""Pause between two lookups: it limits the requests, however many Secrets are missing."""
+_LOOKUP_PAUSE_SECONDS = 0.05  # Pause between two lookups: it limits the requests, however many Secrets are missing
 
+# Answers of an API server that a repetition does not change: no permission, a quota, a policy, an invalid object.
 _REFUSALS = frozenset({400, 403, 413, 422})
-"""Answers of an API server that a repetition does not change: no permission, a quota, a policy, an invalid object."""
 
-_CONCURRENT_LOOKUPS = 4
-"""Secrets that are looked up at the same time, because each may have 1 MiB."""
-
-_MAX_LOOKUPS = 3
-"""How often a plan may ask for Secrets before its status is written without them."""
+_CONCURRENT_LOOKUPS = 4  # Secrets that are looked up at the same time, because each may have 1 MiB
+_MAX_LOOKUPS = 3  # How often a plan may ask for Secrets before its status is written without them
 
 
 class Reconciler:

@@ -31,11 +31,10 @@ from usher_operator.workqueue import Workqueue
 
 _log = structlog.get_logger(__name__)
 
-_CHECK_SECONDS = 0.5
-"""Interval at which the guard looks for namespaces to decide."""
+_CHECK_SECONDS = 0.5  # Interval at which the guard looks for namespaces to decide
 
+# How long after a start a namespace stays halted that waited for a confirmation before, if it requests nothing.
 _RESUME_SECONDS = 120.0
-"""How long after a start a namespace stays halted that waited for a confirmation before, if it requests nothing."""
 
 
 class _NamespaceRemovals(msgspec.Struct):
@@ -140,8 +139,7 @@ class RemovalGuard:
         self._namespaces: dict[str, _NamespaceRemovals] = {}
         self._ignored: frozenset[str] = frozenset()
         """Confirmations that named nothing when the guard first read them, because what they name had come back."""
-        self._former_messages: tuple[str, ...] = ()
-        """The messages of the classes before the start."""
+        self._former_messages: tuple[str, ...] = ()  # The messages of the classes before the start
 
     def request(self, removal: Removal) -> bool:
         """Request a removal; True if an earlier decision allows it. If not, ask again once its key is queued."""

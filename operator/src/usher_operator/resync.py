@@ -31,20 +31,16 @@ from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)
 
+# The event of a change may arrive shortly after a list. An object that still differs after this time was missed.
 _GRACE_SECONDS = 1.0
-"""The event of a change may arrive shortly after a list. An object that still differs after this time was missed."""
 
 _RETRY_SECONDS = 5.0
-_RESTORE = "restore"
-"""Topic of the gate while everything is read after a restore."""
+_RESTORE = "restore"  # Topic of the gate while everything is read after a restore
 
 _ABSENT = 404
 
-Name = tuple[str, str]
-"""(namespace, name)."""
-
-Version = tuple[str, str]
-"""(uid, resourceVersion); two empty texts: the object is not there."""
+Name = tuple[str, str]  # (namespace, name)
+Version = tuple[str, str]  # (uid, resourceVersion); two empty texts: the object is not there
 
 _NO_VERSION: Version = ("", "")
 
@@ -95,10 +91,8 @@ class Resync:
         self._health, self._metrics = health, metrics
         self.kinds, self._namespaces = tuple(read_kinds), read_kinds
         self._after_all, self._after_restore, self._on_missed_changes = after_all, after_restore, on_missed_changes
-        self._seen: dict[kinds.WatchedKind, str] = {}
-        """The last version of each kind that a list or a watch showed."""
-        self._is_restored = False
-        """True after versions went backwards, until everything was read."""
+        self._seen: dict[kinds.WatchedKind, str] = {}  # The last version of each kind that a list or a watch showed
+        self._is_restored = False  # True after versions went backwards, until everything was read
         self.requested: set[kinds.WatchedKind] = set()
         self._wake = asyncio.Event()
         self._start_versions: dict[kinds.WatchedKind, str] = {}

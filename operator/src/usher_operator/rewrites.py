@@ -9,14 +9,11 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+# Delay before an object is written for the second time because something else changed it; it doubles each time.
 FIRST_REWRITE_SECONDS = 1.0
-"""Delay before an object is written for the second time because something else changed it; it doubles each time."""
 
-LAST_REWRITE_SECONDS = 300.0
-"""Longest delay before such a write."""
-
-_CONFLICT_REWRITES = 3
-"""So many rewrites in a row are a conflict. Fewer may be an edit by hand."""
+LAST_REWRITE_SECONDS = 300.0  # Longest delay before such a write
+_CONFLICT_REWRITES = 3  # So many rewrites in a row are a conflict. Fewer may be an edit by hand.
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 

@@ -31,25 +31,25 @@ from usher_operator.workqueue import Workqueue
 
 _log = structlog.get_logger(__name__)
 
+# An Ingress controller gives up on a gateway after 15 to 30 s.
 _TIME_LIMITS = aiohttp.ClientTimeout(total=20, sock_connect=5)
-"""An Ingress controller gives up on a gateway after 15 to 30 s."""
 
+# Requests, and lookups, at the same time. Lookups have threads of their own, so that a slow name server delays no
+# request to the API server.
 _AT_ONCE = 32
-"""Requests, and lookups, at the same time. Lookups have threads of their own, so that a slow name server delays no
-request to the API server."""
 
+# Hostnames of one namespace that are checked at the same time, so that its name server or its firewall does not delay
+# the checks of other namespaces.
 _OF_NAMESPACE_AT_ONCE = 2
-"""Hostnames of one namespace that are checked at the same time, so that its name server or its firewall does not delay
-the checks of other namespaces."""
 
 
 _TICK_SECONDS = 2.0
 _INTERVAL_SECONDS = 600.0
 _RETRY_SECONDS = 15.0
+# A hostname is asked often for this long after its route changed: its former controller may serve it for a while.
 _SETTLING_SECONDS = 120.0
-"""A hostname is asked often for this long after its route changed: its former controller may serve it for a while."""
+# A hostname is unreachable once it has failed for this long: DNS, a controller and a policy take some seconds.
 GRACE_SECONDS = 30.0
-"""A hostname is unreachable once it has failed for this long: DNS, a controller and a policy take some seconds."""
 
 _SWITCH_OFF = "`--no-check-routes` (in the chart: `operator.checkRoutes`) must switch this check off"
 _HINT_IF_ONLY_HERE = (

@@ -15,8 +15,7 @@ from usher_gateway.resources.listener_document import fixed_addresses
 from usher_operator.view import CachedResource, ConditionStatus, Key, ListenerReadiness, address_path
 
 Group = TypeVar("Group", bound=Hashable)
-Place = tuple[Any, ...]
-"""Sorts a key within its group; equal places go by key."""
+Place = tuple[Any, ...]  # Sorts a key within its group; equal places go by key
 
 
 class OrderedGroups(Generic[Group]):
@@ -70,11 +69,8 @@ _LISTENER_STATES = tuple(
 )
 
 
-Claim = str | tuple[str, str]
-"""A hostname that a Listener names, or an address (`view.address_path`) with its tenant."""
-
-_ClaimGroup = tuple[Claim, str, str, str]
-"""Claim, namespace, Tenant and class."""
+Claim = str | tuple[str, str]  # A hostname that a Listener names, or an address (`view.address_path`) with its tenant
+_ClaimGroup = tuple[Claim, str, str, str]  # Claim, namespace, Tenant and class
 
 
 class ClaimIndex:
@@ -86,8 +82,7 @@ class ClaimIndex:
 
     def __init__(self) -> None:
         self._order: OrderedGroups[_ClaimGroup] = OrderedGroups()
-        self._groups: dict[Claim, set[_ClaimGroup]] = {}
-        """The groups of each hostname and address."""
+        self._groups: dict[Claim, set[_ClaimGroup]] = {}  # The groups of each hostname and address
 
     def set(self, key: Key, cached: CachedResource[resources.Listener] | None) -> None:
         """Index what a Listener names; None: it cannot be found."""
@@ -138,10 +133,8 @@ class Siblings:
         self._order: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Listeners, Destinations and hostnames by (kind, namespace), in the order in which they count against a
         limit."""
-        self._summaries: OrderedGroups[tuple[str, ListenerReadiness]] = OrderedGroups()
-        """Listeners by Tenant and state."""
-        self._companies: OrderedGroups[str] = OrderedGroups()
-        """Tenants by company (``namespace/companyID``)."""
+        self._summaries: OrderedGroups[tuple[str, ListenerReadiness]] = OrderedGroups()  # Listeners by Tenant and state
+        self._companies: OrderedGroups[str] = OrderedGroups()  # Tenants by company (`namespace/companyID`)
         self._namers: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Listeners by namespace and hostname that they name, the oldest first."""
         self._claims = ClaimIndex()
@@ -149,8 +142,7 @@ class Siblings:
         """Listeners by namespace and hostname in their published document, except for addresses of a class."""
         self._exposed: OrderedGroups[str] = OrderedGroups()
         """Listeners by the hostnames in their published document: with addresses of their own, then the oldest."""
-        self._certificates: dict[str, str] = {}
-        """Hostname -> the namespace for which its Certificate counts."""
+        self._certificates: dict[str, str] = {}  # Hostname -> the namespace for which its Certificate counts
 
     def rank(self, key: Key) -> int:
         """How many keys of its kind and namespace come before one; 0 if it does not count."""

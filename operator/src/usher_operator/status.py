@@ -34,14 +34,13 @@ from usher_operator.workqueue import Lanes, Workqueue
 
 _log = structlog.get_logger(__name__)
 
+# Statuses written per second in which only informational conditions differ, except those in which a hold begins or
+# ends.
 INFORMATIONAL_PER_SECOND = 5.0
-"""Statuses written per second in which only informational conditions differ, except those in which a hold begins or
-ends."""
 
 _CANNOT_APPLY = 500
 
-_MAX_QUEUED_EVENTS = 50
-"""Events of one namespace that wait; further ones are dropped."""
+_MAX_QUEUED_EVENTS = 50  # Events of one namespace that wait; further ones are dropped
 
 _EVENT_INTERVAL_SECONDS = 0.1
 
@@ -79,16 +78,12 @@ class StatusWriter:
         self._bucket = TokenBucket(INFORMATIONAL_PER_SECOND, INFORMATIONAL_PER_SECOND, clock())
         self._deferred: Lanes[Key] = Lanes()
         """Keys whose informational write waits for the rate limit; namespaces take turns."""
-        self._waiting: set[Key] = set()
-        """The keys in `_deferred`."""
-        self._released: set[Key] = set()
-        """Keys whose informational write may go ahead."""
-        self._events: Lanes[dict[str, Any]] = Lanes()
-        """Events to post; namespaces take turns."""
+        self._waiting: set[Key] = set()  # The keys in `_deferred`
+        self._released: set[Key] = set()  # Keys whose informational write may go ahead
+        self._events: Lanes[dict[str, Any]] = Lanes()  # Events to post; namespaces take turns
         self._has_events = asyncio.Event()
         self._rewrites: RewriteBackoff[Key] = RewriteBackoff()
-        self._were_ready: set[Key] = set()
-        """Keys whose Ready was True before it became Unknown."""
+        self._were_ready: set[Key] = set()  # Keys whose Ready was True before it became Unknown
 
     async def write(self, plan: Plan) -> None:
         """Write the status that a plan wants, unless it is stored already or the stored one is newer.

@@ -17,23 +17,21 @@ from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
 
-ADDRESSES_FIELD = "addresses"
-"""Status field of a Listener: its addresses with shortened URLs."""
+ADDRESSES_FIELD = "addresses"  # Status field of a Listener: its addresses with shortened URLs
 
+# Status field of a ListenerClass: the fingerprint of the install key from which its URLs are derived.
 FINGERPRINT_FIELD = "installKeyFingerprint"
-"""Status field of a ListenerClass: the fingerprint of the install key from which its URLs are derived."""
 
+# Secret in the operator's namespace that holds the install key.
 INSTALL_KEY_SECRET = "usher-install-key"  # noqa: S105 - the name of an object
-"""Secret in the operator's namespace that holds the install key."""
 
+# ClusterRole that the platform binds in the namespaces of agencies, and name of these bindings.
 AGENCY_ROLE = "usher-agency"
-"""ClusterRole that the platform binds in the namespaces of agencies, and name of these bindings."""
 
-OPERATOR_ACCOUNT = "usher-operator"
-"""Service account of the operator, in its own namespace."""
+OPERATOR_ACCOUNT = "usher-operator"  # Service account of the operator, in its own namespace
 
+# Kinds of keys. `Hostname` is not a resource: it owns the children of one hostname.
 Kind = Literal["ListenerClass", "Tenant", "Listener", "Destination", "Hostname"]
-"""Kinds of keys. ``Hostname`` is not a resource: it owns the children of one hostname."""
 
 
 class Key(msgspec.Struct, frozen=True, order=True):
@@ -102,6 +100,7 @@ class ConditionType(enum.StrEnum):
     Healthy = "Healthy"
 
 
+# Conditions that exist only while something is wrong.
 ABNORMAL_CONDITIONS = frozenset(
     {
         ConditionType.Quarantining,
@@ -113,15 +112,14 @@ ABNORMAL_CONDITIONS = frozenset(
         ConditionType.HostnamesShared,
     }
 )
-"""Conditions that exist only while something is wrong."""
 
+# Conditions that Ready does not depend on; their writes share a small rate limit.
 INFORMATIONAL_CONDITIONS = ABNORMAL_CONDITIONS | {
     ConditionType.Reachable,
     ConditionType.Verified,
     ConditionType.Receiving,
     ConditionType.Healthy,
 }
-"""Conditions that Ready does not depend on; their writes share a small rate limit."""
 
 
 class OperatorReason(enum.StrEnum):
@@ -337,13 +335,13 @@ class ChildState(msgspec.Struct, frozen=True):
     """``spec.ingressClassName`` of an Ingress; ``""``: it has none."""
 
 
+# Found: the Secret has the label `usher.dev/watch`. The other states come from one GET. Forbidden: the operator may not
+# read it; beside the gateways, it may read only the Secrets that the platform named.
 SecretState = Literal["Found", "NotLabelled", "NotFound", "Forbidden"]
-"""Found: the Secret has the label ``usher.dev/watch``. The other states come from one GET. Forbidden: the operator may
-not read it; beside the gateways, it may read only the Secrets that the platform named."""
 
 
+# The operator's access to the Secrets of a namespace. Unknown: nothing has requested it yet.
 SecretAccess = Literal["Unknown", "Permitted", "Denied"]
-"""The operator's access to the Secrets of a namespace. Unknown: nothing has requested it yet."""
 
 
 class ClusterFeatures(msgspec.Struct, frozen=True, kw_only=True):

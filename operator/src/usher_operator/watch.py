@@ -45,8 +45,7 @@ _CANCEL_ROUNDS = 5
 _CANCEL_SECONDS = 1.0
 
 _FIRST_KOPF_DELAY_SECONDS = 1.0
-_LAST_KOPF_DELAY_SECONDS = 60.0
-"""Delays before kopf is started again after it failed."""
+_LAST_KOPF_DELAY_SECONDS = 60.0  # Delays before kopf is started again after it failed
 
 
 def log_failure(error: model.UsherError, failures: int, **about: str) -> None:
@@ -240,8 +239,7 @@ class KopfRunner:
         connection_info(access.load())
         self._registry = _registry(watched, handler, crd_handler)
         kopf.on.login(registry=self._registry)(self._log_in)
-        self._end = asyncio.Event()
-        """Ends the present run of kopf."""
+        self._end = asyncio.Event()  # Ends the present run of kopf
         self._is_stopping = False
 
     async def run(self, *, on_started: Callable[[], None]) -> None:

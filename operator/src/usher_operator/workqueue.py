@@ -20,11 +20,8 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 
-FIRST_RETRY_SECONDS = 0.2
-"""Delay between the first failure and the next try; it doubles with each failure."""
-
-LAST_RETRY_SECONDS = 300.0
-"""Longest delay before a retry."""
+FIRST_RETRY_SECONDS = 0.2  # Delay between the first failure and the next try; it doubles with each failure
+LAST_RETRY_SECONDS = 300.0  # Longest delay before a retry
 
 ItemT = TypeVar("ItemT")
 K = TypeVar("K", bound=Hashable)
@@ -100,16 +97,11 @@ class Workqueue(Generic[K]):
         self._lane_of, self._max_per_lane = lane_of, max_per_lane
         self._observe_wait, self._count_retry = observe_wait, count_retry
         self._waiting: Lanes[K] = Lanes()
-        self._since: dict[K, float] = {}
-        """When each ready key became ready."""
-        self._processing: dict[K, str] = {}
-        """Lane of each key that is processed."""
-        self._workers: Counter[str] = Counter()
-        """Number of keys of each lane that are processed."""
-        self._full: set[str] = set()
-        """Lanes that occupy as many workers as they may."""
-        self._again: set[K] = set()
-        """Keys added while they were processed."""
+        self._since: dict[K, float] = {}  # When each ready key became ready
+        self._processing: dict[K, str] = {}  # Lane of each key that is processed
+        self._workers: Counter[str] = Counter()  # Number of keys of each lane that are processed
+        self._full: set[str] = set()  # Lanes that occupy as many workers as they may
+        self._again: set[K] = set()  # Keys added while they were processed
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._count = 0
@@ -222,8 +214,7 @@ class PauseGate:
     """
 
     def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}
-        """Reasons to pause, by topic."""
+        self.reasons: dict[str, str] = {}  # Reasons to pause, by topic
         self._open = asyncio.Event()
         self._open.set()
 

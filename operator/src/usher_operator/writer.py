@@ -35,17 +35,17 @@ _log = structlog.get_logger(__name__)
 
 _INVALID = 422
 
+# Reason of the error if an object that is not the key's has the name of a child. It is never written.
 NAME_TAKEN = "NameTaken"
-"""Reason of the error if an object that is not the key's has the name of a child. It is never written."""
 
+# Delay before a hostname is reconciled after one of its documents changed, so that changes of many documents of one
+# hostname cause one write.
 _HOSTNAME_DELAY_SECONDS = 0.1
-"""Delay before a hostname is reconciled after one of its documents changed, so that changes of many documents of one
-hostname cause one write."""
 
 
+# How long a Certificate counts after its hostname was given up. Source: Let's Encrypt limits the certificates of a
+# registered domain in 7 days.
 _UNUSED_CERTIFICATE_SECONDS = 7 * 86400.0
-"""How long a Certificate counts after its hostname was given up. Source: Let's Encrypt limits the certificates of a
-registered domain in 7 days."""
 
 
 class ChildWriter:
@@ -80,10 +80,8 @@ class ChildWriter:
         """Digest of each child as it was after our last write, or when it was first found to be as wanted."""
         self._unverified: set[ObjectRef] = set()
         self._rewrites: RewriteBackoff[ObjectRef] = RewriteBackoff()
-        self._desired: dict[ObjectRef, str] = {}
-        """``DesiredChild.desired`` of the last write of each child."""
-        self._managers: dict[ObjectRef, str] = {}
-        """The field manager that last changed a child that is contested."""
+        self._desired: dict[ObjectRef, str] = {}  # `DesiredChild.desired` of the last write of each child
+        self._managers: dict[ObjectRef, str] = {}  # The field manager that last changed a child that is contested
 
     def rewrite_all(self) -> None:
         """Apply every child again except Secrets, whose content shows drift; an apply without changes is free."""

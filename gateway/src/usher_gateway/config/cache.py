@@ -18,13 +18,11 @@ from cryptography.hazmat.primitives.ciphers import aead
 
 from usher_gateway import config_secret, documents, model
 
-FILE_NAME = "config.cache"
-"""Inside ``--data``; readable by the owner only."""
+FILE_NAME = "config.cache"  # Inside `--data`; readable by the owner only
 
 _HEAD = b"usher-config-cache 1\n"
 _NONCE_BYTES = 12
-_MOST_BYTES = 1 << 30
-"""Largest content after decompression."""
+_MOST_BYTES = 1 << 30  # Largest content after decompression
 
 _HINT = "the gateway writes it again once the API server answers; delete it if this is logged at every start"
 

@@ -28,11 +28,10 @@ from usher_gateway.resources import conditions
 
 _log = structlog.get_logger(__name__)
 
+# Bounds of a client that reads config Secrets: each has at most 1 MiB of data.
 CLIENT_LIMITS = ClientLimits(connections=2, line_bytes=4 * 1024 * 1024, request_seconds=60.0)
-"""Bounds of a client that reads config Secrets: each has at most 1 MiB of data."""
 
-_YIELD_EVERY = 50
-"""Secrets that are read before other tasks get their turn on the event loop."""
+_YIELD_EVERY = 50  # Secrets that are read before other tasks get their turn on the event loop
 
 _LOGGED = 50
 
@@ -142,8 +141,7 @@ class ClusterSource:
         self._turns = compiling_turns()
         self._waiting: dict[str, published.DecodedSecret] = {}
         """Name of a Secret -> its newest version, while the expressions of that are not compiled."""
-        self._compiling: dict[str, asyncio.Task[None]] = {}
-        """Namespace -> the task that compiles its waiting documents."""
+        self._compiling: dict[str, asyncio.Task[None]] = {}  # Namespace -> the task that compiles its waiting documents
         self._has_mark = False
         """True once the operator had published everything once, or if the configuration comes from the cache."""
         self._due: set[str] = set()

@@ -38,29 +38,24 @@ from usher_gateway.resources.manifests import (
     merge_manifests,
 )
 
-POLL_SECONDS = 5.0
-"""Interval of readings without any notice, because some file systems send none."""
+POLL_SECONDS = 5.0  # Interval of readings without any notice, because some file systems send none
+SETTLE_SECONDS = 0.1  # Two readings this far apart must be equal, so that a file is not read while it is being written
 
-SETTLE_SECONDS = 0.1
-"""Two readings this far apart must be equal, so that a file is not read while it is being written."""
-
+# Suffixes of the files that are read in a folder. A file that is named itself may have any name.
 SUFFIXES = frozenset({".yaml", ".yml"})
-"""Suffixes of the files that are read in a folder. A file that is named itself may have any name."""
 
-STANDARD_INPUT = pathlib.Path("-")
-"""Stands for standard input where a path is expected."""
+STANDARD_INPUT = pathlib.Path("-")  # Stands for standard input where a path is expected
 
+# After this many readings the last one is applied without removals, because some file may change all the time.
 _SETTLE_TRIES = 100
-"""After this many readings the last one is applied without removals, because some file may change all the time."""
 
 _MAX_LOGGED_PROBLEMS = 50
 _MAX_LOGGED_REMOVALS = 10
 
+# Hint about a path without objects. `usher check` prints it too, so it says whose configuration it is about.
 _KEPT = "a gateway that runs keeps what it held before, if anything"
-"""Hint about a path without objects. `usher check` prints it too, so it says whose configuration it is about."""
 
-_RETIREMENT_CHECK = 3600 * model.MICROSECONDS
-"""Interval at which retired addresses are compiled again."""
+_RETIREMENT_CHECK = 3600 * model.MICROSECONDS  # Interval at which retired addresses are compiled again
 
 _CLASS = resources.ListenerClass.kind_name
 
@@ -225,8 +220,7 @@ class FileConfiguration(msgspec.Struct, frozen=True):
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
 
-NO_CONFIGURATION = FileConfiguration({}, documents.Snapshot({}, {}))
-"""The configuration before the first reading."""
+NO_CONFIGURATION = FileConfiguration({}, documents.Snapshot({}, {}))  # The configuration before the first reading
 
 
 def apply_reading(
@@ -385,14 +379,12 @@ class FileSource:
         self._paths = tuple(paths)
         self._options = options
         self._now, self._arrivals = now, arrivals
-        self._applied_at = 0
-        """When the configuration was compiled last, by ``now``."""
+        self._applied_at = 0  # When the configuration was compiled last, by `now`
         self._reader = FileReader(paths)
         self._digest = b""
         self._notified = asyncio.Event()
         self.configuration = NO_CONFIGURATION
-        self._reported = NO_CONFIGURATION
-        """The configuration that ``_statuses`` are about."""
+        self._reported = NO_CONFIGURATION  # The configuration that `_statuses` are about
         self._blocking: tuple[Problem, ...] = ()
         """The errors because of which no first configuration can come into force."""
         self._hashes: dict[config_secret.Identity, tuple[config_secret.Document, str]] = {}

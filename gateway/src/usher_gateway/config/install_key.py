@@ -13,11 +13,8 @@ from collections.abc import Mapping
 
 from usher_gateway import model
 
-FILE_NAME = "install.key"
-"""File inside ``--data``: base64 on one line, readable by the owner only."""
-
-VARIABLE = "USHER_INSTALL_KEY"
-"""Environment variable that overrides the file, also in base64."""
+FILE_NAME = "install.key"  # File inside `--data`: base64 on one line, readable by the owner only
+VARIABLE = "USHER_INSTALL_KEY"  # Environment variable that overrides the file, also in base64
 
 
 def load_install_key(data: pathlib.Path, environ: Mapping[str, str], *, may_create: bool = True) -> bytes:

@@ -11,8 +11,7 @@ import msgspec
 from usher_gateway import config_secret, documents, expressions, model
 from usher_gateway.config import DocumentStatus
 
-DocumentCheck = Callable[[config_secret.Document], None]
-"""Raises if a document cannot be run."""
+DocumentCheck = Callable[[config_secret.Document], None]  # Raises if a document cannot be run
 
 _OWNER_HINT = "an operator names it by a hash of its owner; delete the Secret, and the operator writes it again"
 _RUN_HINT = "see the log of the gateway; the last good document stays in force"
@@ -98,8 +97,7 @@ class PublishedDocuments:
         self._rejected: dict[str, RejectedDocument] = {}
         self._vanished: dict[config_secret.Identity, int] = {}
         self._touched: set[config_secret.Identity] = set()
-        self.is_changed = False
-        """True if snapshot() would return a different snapshot than at its last call."""
+        self.is_changed = False  # True if snapshot() would return a different snapshot than at its last call
 
     @property
     def rejected(self) -> Collection[RejectedDocument]:

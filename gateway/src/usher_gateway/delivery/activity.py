@@ -14,17 +14,15 @@ from usher_gateway.delivery.outcome import AnswerError, Outcome, OutcomeKind
 from usher_gateway.destinations import SendError
 from usher_gateway.store.base import DestinationActivity
 
+# A destination that took deliveries before is failing once it has taken none for this long since its first failure.
+# Otherwise the health of one that fails now and then would change every few seconds.
 FAILING_AFTER = 30 * model.MICROSECONDS
-"""A destination that took deliveries before is failing once it has taken none for this long since its first failure.
 
-Otherwise the health of one that fails now and then would change every few seconds.
-"""
-
+# Errors that do not pass by themselves, so that one is enough.
 _CERTAIN = frozenset((AnswerError.Gone, SendError.AddressForbidden))
-"""Errors that do not pass by themselves, so that one is enough."""
 
+# Errors that say something about one visit, so that only a row of them says something about the destination.
 _OF_THE_DELIVERY = frozenset((AnswerError.Rejected, AnswerError.RejectedByRule))
-"""Errors that say something about one visit, so that only a row of them says something about the destination."""
 
 
 def succeeded(activity: DestinationActivity, now: int) -> DestinationActivity:

@@ -7,8 +7,8 @@ import msgspec
 from usher_gateway import documents, expressions
 from usher_gateway.destinations import DestinationAnswer
 
+# CPU time of the evaluations for one answer after which no other begins, because they stop the event loop.
 MAX_SECONDS = 0.05
-"""CPU time of the evaluations for one answer after which no other begins, because they stop the event loop."""
 
 
 class AppliedRule(msgspec.Struct, frozen=True):

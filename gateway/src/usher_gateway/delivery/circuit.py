@@ -15,14 +15,9 @@ import msgspec
 
 from usher_gateway import model
 
-OPENS_AFTER = 5
-"""Consecutive failures that open a circuit."""
-
-TRIAL_EVERY = 60 * model.MICROSECONDS
-"""How long an open circuit waits after a failed trial attempt before the next one."""
-
-UNLIMITED = 1 << 30
-"""The limit of a closed circuit."""
+OPENS_AFTER = 5  # Consecutive failures that open a circuit
+TRIAL_EVERY = 60 * model.MICROSECONDS  # How long an open circuit waits after a failed trial attempt before the next one
+UNLIMITED = 1 << 30  # The limit of a closed circuit
 
 
 class CircuitState(enum.Enum):
@@ -48,8 +43,7 @@ class Circuit(msgspec.Struct, frozen=True):
     """Successes since the limit last changed, while recovering."""
 
 
-CLOSED = Circuit()
-"""The state in which every circuit starts."""
+CLOSED = Circuit()  # The state in which every circuit starts
 
 
 def may_start(circuit: Circuit, in_flight: int, now: int) -> bool:

@@ -30,16 +30,12 @@ from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
 
-_OVERHEAD_BYTES = 600
-"""Memory that a delivery uses in addition to its body."""
-
-_POLL_SECONDS = 1.0
-"""How often the dispatcher asks the store for due deliveries if nothing else makes it ask."""
+_OVERHEAD_BYTES = 600  # Memory that a delivery uses in addition to its body
+_POLL_SECONDS = 1.0  # How often the dispatcher asks the store for due deliveries if nothing else makes it ask
 
 _CLAIM_ROWS = 500
 _DEFER_SECONDS = 5.0
-_MIN_SET_BACK = 60 * model.MICROSECONDS
-"""The wall clock was set back if it lost this much against the steady clock."""
+_MIN_SET_BACK = 60 * model.MICROSECONDS  # The wall clock was set back if it lost this much against the steady clock
 
 
 class DispatcherLimits(msgspec.Struct, frozen=True):
@@ -82,20 +78,16 @@ class Dispatcher:
         self._clock = clock
         self._limits = limits
         self._note_holds = note_holds
-        self._claimed: set[int] = set()
-        """Keys of the claimed deliveries: those in lanes and attempts."""
+        self._claimed: set[int] = set()  # Keys of the claimed deliveries: those in lanes and attempts
         self._cancelled: set[int] = set()
         """Keys of claimed deliveries that a user cancelled: they leave their lanes without an attempt."""
-        self._deferred: list[int] = []
-        """Keys of the deliveries that go back to the store."""
-        self._due: dict[str, int] = {}
-        """Destination -> when the first delivery of its backlog is due, as far as known."""
+        self._deferred: list[int] = []  # Keys of the deliveries that go back to the store
+        self._due: dict[str, int] = {}  # Destination -> when the first delivery of its backlog is due, as far as known
         self._crowded: dict[str, float] = {}
         """Destination -> loop time until which nothing is claimed for it, because the last claim found no room."""
         self._changed: set[str] = set()
         """Destinations with a new document, whose backlog the store has not made due yet."""
-        self.open_circuits: set[str] = set()
-        """Destinations whose circuit is open."""
+        self.open_circuits: set[str] = set()  # Destinations whose circuit is open
         self._outdated: set[int] = set()
         """Keys of running attempts that began before their destination's document changed."""
         self._attempts: set[asyncio.Task[None]] = set()
@@ -106,8 +98,7 @@ class Dispatcher:
         self._stopping = asyncio.Event()
         self._moving = asyncio.Lock()
         self._configured = asyncio.Event()
-        self._rates: dict[str, RateLimit] = {}
-        """See ``rate_limits``."""
+        self._rates: dict[str, RateLimit] = {}  # See `rate_limits`
         self._next_poll = self._next_review = 0.0
         self._compared_at = self._loop.time()
         """Loop time before the last comparison with the store of which deliveries are claimed."""

@@ -21,13 +21,12 @@ from usher_gateway.ingest.identity import PersonField
 from usher_gateway.store.base import ErasureReport, ForwardedErasure
 from usher_gateway.timing import Clock
 
-_LONGEST_SECONDS = 15
-"""The most that one destination may take, because the caller waits for all of them."""
+_LONGEST_SECONDS = 15  # The most that one destination may take, because the caller waits for all of them
 
 _UNKNOWN_THERE = frozenset((404, 410))
 
+# Kind of a value -> its name in the object `user` of a body (`documents.DEFAULT_FIELDS`).
 _NAME_IN_BODY: Mapping[PersonField, str] = {"user": "id", "email": "email", "mobile": "mobile", "device": "mac"}
-"""Kind of a value -> its name in the object `user` of a body (`documents.DEFAULT_FIELDS`)."""
 
 
 class ErasureForwarder:

@@ -11,13 +11,11 @@ from usher_gateway.ingest.counters import ExpressionCounters
 from usher_gateway.store.base import HeldGroup
 from usher_gateway.store.store import Store
 
-_MAX_LOGGED = 8
-"""Routes that a line of the log names."""
+_MAX_LOGGED = 8  # Routes that a line of the log names
 
 _log = structlog.get_logger(__name__)
 
-_Hold = tuple[str, model.HoldReason]
-"""The name of a route, and why it holds deliveries."""
+_Hold = tuple[str, model.HoldReason]  # The name of a route, and why it holds deliveries
 
 
 class HeldRoute(NamedTuple):
@@ -42,10 +40,8 @@ class HeldRoutes:
 
     def __init__(self, *, store: Store, route_documents: RouteDocuments, expressions: ExpressionCounters) -> None:
         self._store, self._documents, self._expressions = store, route_documents, expressions
-        self._held: dict[model.ListenerName, dict[_Hold, int]] = {}
-        """Listener -> its holds -> since when."""
-        self._new: dict[model.ListenerName, dict[_Hold, int]] = {}
-        """The holds that are new since `begin_review`."""
+        self._held: dict[model.ListenerName, dict[_Hold, int]] = {}  # Listener -> its holds -> since when
+        self._new: dict[model.ListenerName, dict[_Hold, int]] = {}  # The holds that are new since `begin_review`
         self._changed: set[str] = set()
 
     def note(self, holds: Iterable[model.Hold]) -> None:

@@ -19,12 +19,11 @@ from usher_gateway.store.base import Filter, HeldGroup
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
+# How long a Destination may be missing before its held deliveries are cancelled.
 DELETED_AFTER = 7 * 86_400 * model.MICROSECONDS
-"""How long a Destination may be missing before its held deliveries are cancelled."""
 
 _CLAIM_ROWS = 200
-_FILTER_ROWS = 20
-"""Rows of a claim whose filter is evaluated, because the event loop stops for all of them."""
+_FILTER_ROWS = 20  # Rows of a claim whose filter is evaluated, because the event loop stops for all of them
 
 _log = structlog.get_logger(__name__)
 
@@ -35,8 +34,8 @@ _EXPRESSION_HOLDS = {
     model.HoldReason.ExpressionTooSlow,
     model.HoldReason.FormatError,
 }
+# Reasons that come with the arrival. The worker checks all others against the documents before each attempt.
 _ARRIVAL_HOLDS = (model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded)
-"""Reasons that come with the arrival. The worker checks all others against the documents before each attempt."""
 
 _DESTINATION_HOLDS = {
     model.HoldReason.DestinationNotFound,

@@ -13,16 +13,16 @@ import msgspec
 
 from usher_gateway.destinations import DestinationRequest
 
-_MAX_LINES = 200
-"""Most lines of one difference."""
+_MAX_LINES = 200  # Most lines of one difference
 
+# Most values of a request that are compared: the time of a comparison grows with more than their square.
 _MAX_VALUES = 400
-"""Most values of a request that are compared: the time of a comparison grows with more than their square."""
 
 _HIDDEN = "•••"
 _CUT = f"(the requests are long: only the first {_MAX_VALUES} values of each are compared)"
 _NOT_SHOWN = "(the requests differ in a part that is not shown: a header, or a hidden part of the URL)"
 
+# The keys of a CloudEvent around its data.
 _EVENT_KEYS = frozenset(
     (
         "specversion",
@@ -38,7 +38,6 @@ _EVENT_KEYS = frozenset(
         "data_base64",
     )
 )
-"""The keys of a CloudEvent around its data."""
 
 _Item = TypeVar("_Item")
 

@@ -68,8 +68,7 @@ def _place(destination: str, member: int) -> tuple[bytes, int]:
 
 
 HOLD_AFTER_SECONDS = 60.0
-_TELL_SECONDS = 5.0
-"""The least time between two messages of a gateway, because each has all its destinations."""
+_TELL_SECONDS = 5.0  # The least time between two messages of a gateway, because each has all its destinations
 
 _LOOK_UP_SECONDS = 1.0
 

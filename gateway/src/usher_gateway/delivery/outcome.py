@@ -10,37 +10,28 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import answer_rules
 from usher_gateway.destinations import DestinationAnswer, SendError
 
-MAX_RETRY_AFTER_SECONDS = 3600
-"""The longest time that a ``Retry-After`` may ask for."""
+MAX_RETRY_AFTER_SECONDS = 3600  # The longest time that a `Retry-After` may ask for
 
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _DAY_SECONDS = 86_400
-_UNIX_TIME = 1_000_000_000
-"""Numbers from here on are times and no durations."""
+_UNIX_TIME = 1_000_000_000  # Numbers from here on are times and no durations
+_MAX_RETRY_AFTER_LENGTH = 64  # Characters of a `Retry-After` that the gateway reads. A date has 29.
+INTERNAL_ERROR_RETRY_SECONDS = 600  # When a delivery is tried again whose attempt failed by an error in Usher
+INTERNAL_ERROR = "InternalError"  # The code of such an attempt
 
-_MAX_RETRY_AFTER_LENGTH = 64
-"""Characters of a ``Retry-After`` that the gateway reads. A date has 29."""
-
-INTERNAL_ERROR_RETRY_SECONDS = 600
-"""When a delivery is tried again whose attempt failed by an error in Usher."""
-
-INTERNAL_ERROR = "InternalError"
-"""The code of such an attempt."""
-
+# When a delivery is looked at again whose time is over according to a clock that is not confirmed.
 UNCONFIRMED_RETRY_SECONDS = 60
-"""When a delivery is looked at again whose time is over according to a clock that is not confirmed."""
 
+# The wait after the first, second … failed attempt. The last one repeats.
 RETRY_STEPS_SECONDS = (5, 30, 120, 600, 1800, 3600, 10_800, 21_600)
-"""The wait after the first, second … failed attempt. The last one repeats."""
 
+# The shortest wait after an answer whose cause mostly a person has to repair (rotated credential, moved URL).
 SLOW_RETRY_SECONDS = 600
-"""The shortest wait after an answer whose cause mostly a person has to repair (rotated credential, moved URL)."""
 
+# Waits vary by this share in both directions, so that deliveries that failed together do not return together.
 RETRY_SPREAD = 0.2
-"""Waits vary by this share in both directions, so that deliveries that failed together do not return together."""
 
-KEPT_ANSWER_BYTES = 256
-"""Bytes of the last answer that a dead delivery keeps."""
+KEPT_ANSWER_BYTES = 256  # Bytes of the last answer that a dead delivery keeps
 
 
 class OutcomeKind(enum.Enum):
@@ -89,8 +80,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """The failure counts for the circuit, because the destination caused it and not this delivery."""
 
 
-DELIVERED = Outcome(OutcomeKind.Delivered)
-"""The result of an attempt that succeeded."""
+DELIVERED = Outcome(OutcomeKind.Delivered)  # The result of an attempt that succeeded
 
 _BY_STATUS = {
     401: Outcome(OutcomeKind.Retry, AnswerError.Unauthorized, slow=True, blames_destination=True),

@@ -21,22 +21,20 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import answer_rules
 from usher_gateway.destinations import DestinationRequest
 
-EVENT_TYPE = "dev.usher.visit"
-"""CloudEvents ``type``."""
+EVENT_TYPE = "dev.usher.visit"  # CloudEvents `type`
 
+# The value for a route without a transform. It is not None, because an expression may evaluate to None.
 NOT_TRANSFORMED: Any = object()
-"""The value for a route without a transform. It is not None, because an expression may evaluate to None."""
 
 _BASE64_MARK = "whsec_"
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
 _MAX_URL_VALUE = 512
 _FLAT = str | int | float | bool | None
-_STRUCTURED = "application/cloudevents+json"
-"""Without a charset, because the SDK of npm refuses one."""
+_STRUCTURED = "application/cloudevents+json"  # Without a charset, because the SDK of npm refuses one
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# Characters of a header value, except for blanks, control characters and surrogates: a regular expression's range.
 _VISIBLE = r"\x21-\x7e\x80-\ud7ff\ue000-\U0010ffff"
-"""Characters of a header value, except for blanks, control characters and surrogates: a regular expression's range."""
 _HEADER_VALUE = re.compile(rf"[{_VISIBLE}](?:[\t {_VISIBLE}]*[{_VISIBLE}])?|")
 _CONTENT_TYPE = re.compile(rb"[\x20-\x7e]{1,256}")
 _RESERVED = frozenset(
@@ -54,8 +52,8 @@ _RESERVED = frozenset(
 )
 _RESERVED_PREFIXES = ("webhook-", "usher-", "ce-")
 
+# Characters that a binary event's headers do not encode. Source: CloudEvents HTTP binding 1.0.2 §3.1.3.2.
 _EVENT_SAFE = "".join(map(chr, (n for n in range(0x21, 0x7F) if chr(n) not in '"%')))
-"""Characters that a binary event's headers do not encode. Source: CloudEvents HTTP binding 1.0.2 §3.1.3.2."""
 
 
 class FormatError(msgspec.Struct, frozen=True):

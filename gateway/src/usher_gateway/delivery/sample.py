@@ -19,25 +19,22 @@ from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.sending import Sender
 from usher_gateway.timing import Clock
 
-MARK = ("usher-test", "true")
-"""The header by which a receiver tells a sample from a visit."""
+MARK = ("usher-test", "true")  # The header by which a receiver tells a sample from a visit
 
+# A body as Purple sends it, of a person who does not exist (docs/purple.md).
 VISIT = importlib.resources.files(__package__).joinpath("sample_visit.json").read_bytes()
-"""A body as Purple sends it, of a person who does not exist (docs/purple.md)."""
 
 _HIDDEN = "…"
-_MIN_SECRET_CHARACTERS = 4
-"""A shorter text is not hidden in the answer, because it is part of ordinary words."""
-_MAX_ORDINARY_PART = 12
-"""Longer parts of a URL's path may be a credential, as in `documents.shorten_url`."""
+_MIN_SECRET_CHARACTERS = 4  # A shorter text is not hidden in the answer, because it is part of ordinary words
+_MAX_ORDINARY_PART = 12  # Longer parts of a URL's path may be a credential, as in `documents.shorten_url`
 
 
+# By the codes of `payload.FormatError`.
 _FORMAT_HINTS = {
     "TransformNotJSON": "a map of the transform has true or false as a key, which JSON does not have",
     "DocumentNotFlat": "`Form` needs a transform that gives a flat map of texts, numbers, true, false and null",
     "UrlVariableNotUsable": "a variable of the URL is empty, longer than 512 characters, or `.` or `..`",
 }
-"""By the codes of `payload.FormatError`."""
 
 
 class SampleRequest(msgspec.Struct, frozen=True):

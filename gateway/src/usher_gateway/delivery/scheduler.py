@@ -28,28 +28,22 @@ from usher_gateway.delivery.outcome import Outcome
 from usher_gateway.fair_slots import SlotPool
 from usher_gateway.timing import TokenBucket
 
+# Deliveries per slot that a lane wants waiting, so that no slot is idle during the next claim from the store.
 _READY_ROWS = 4
-"""Deliveries per slot that a lane wants waiting, so that no slot is idle during the next claim from the store."""
 
 _MAX_READY_ROWS = 500
 
-_EMPTY_LANES_SHARE = 8
-"""1/8 of the room is reserved for lanes that hold nothing yet."""
+_EMPTY_LANES_SHARE = 8  # 1/8 of the room is reserved for lanes that hold nothing yet
+_RESERVE_SHARE = 4  # 1/4 of the slots is reserved for fast destinations
 
-_RESERVE_SHARE = 4
-"""1/4 of the slots is reserved for fast destinations."""
-
+# A destination is slow if its attempts take longer than this on average, or if one has already run for longer.
 _SLOW_ATTEMPT = model.MICROSECONDS
-"""A destination is slow if its attempts take longer than this on average, or if one has already run for longer."""
 
+# The newest attempt counts for 1/4 of the average, so that one slow attempt weighs more than one fast one.
 _NEWEST_ATTEMPT_SHARE = 4
-"""The newest attempt counts for 1/4 of the average, so that one slow attempt weighs more than one fast one."""
 
-_BURST_SHARE = 10
-"""1/10 of the requests of a rate limit may start at once."""
-
-_MAX_SKIPPED_LANES = 64
-"""Lanes that one search skips at most. The next search continues after them."""
+_BURST_SHARE = 10  # 1/10 of the requests of a rate limit may start at once
+_MAX_SKIPPED_LANES = 64  # Lanes that one search skips at most. The next search continues after them.
 
 
 class RateLimit(msgspec.Struct, frozen=True):
@@ -111,8 +105,7 @@ class LanePace(enum.IntEnum):
     Slow = 2
 
 
-_PACES = tuple(LanePace) * 2
-"""So that a slice from any pace on has all paces."""
+_PACES = tuple(LanePace) * 2  # So that a slice from any pace on has all paces
 
 
 class _TenantQueues:
@@ -179,12 +172,9 @@ class _Lane:
         self.started_at: dict[int, int] = {}
         """Key of the delivery of each running attempt, the oldest first -> when it started."""
         self.bytes = 0
-        self.round: _LaneRound | None = None
-        """The round of lanes that may start an attempt, while the lane is in one."""
-        self.wakes_at = 0
-        """When it returns to the round, or 0 if it does not wait for a moment."""
-        self.is_called = False
-        """True if it was its turn to take a token of its rate limit, and it has not tried since."""
+        self.round: _LaneRound | None = None  # The round of lanes that may start an attempt, while the lane is in one
+        self.wakes_at = 0  # When it returns to the round, or 0 if it does not wait for a moment
+        self.is_called = False  # True if it was its turn to take a token of its rate limit, and it has not tried since
         self._fresh_next = True
         self._attempt_microseconds: float | None = None
         """Moving average of how long an attempt takes, or None before the first result."""
@@ -258,8 +248,7 @@ class _Rate:
 
     def __init__(self, limit: RateLimit, bucket: TokenBucket, waiting: "collections.OrderedDict[str, None]") -> None:
         self.limit, self.bucket, self.waiting = limit, bucket, waiting
-        self.calls_at = 0
-        """When the next lanes are called, while lanes wait."""
+        self.calls_at = 0  # When the next lanes are called, while lanes wait
 
 
 class _LaneRound:
@@ -309,8 +298,7 @@ class LaneScheduler:
         self._rounds = [_LaneRound() for _ in LanePace]
         """One per pace, so that a fast lane does not wait behind the slow ones."""
         self._next_pace = 0
-        self._rates: dict[str, _Rate] = {}
-        """By destination, or ``RateLimit.shared_by``."""
+        self._rates: dict[str, _Rate] = {}  # By destination, or `RateLimit.shared_by`
         self._sleeping: list[tuple[int, str, bool]] = []
         """When to wake which lane, or if True, the first lane that waits for which rate limit."""
         self._attempts: dict[int, tuple[LaneEntry, SlotPool]] = {}

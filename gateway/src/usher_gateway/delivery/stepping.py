@@ -14,29 +14,17 @@ from usher_gateway.store.store import Store
 
 _log = structlog.get_logger(__name__)
 
-_IDLE_SECONDS = 5.0
-"""How often a gateway looks for what another one started, or a crash interrupted."""
+_IDLE_SECONDS = 5.0  # How often a gateway looks for what another one started, or a crash interrupted
+_REPLAYS_OF_TENANT = 3  # Replays of a tenant, or of the tenants of one limited token, that take steps at a time
+_BUSY_SECONDS = 1.0  # Pause of a replay that has many due deliveries
+_ERASURE_PAUSE_SECONDS = 0.02  # Pause between two transactions of an erasure, in which arrivals are committed
 
-_REPLAYS_OF_TENANT = 3
-"""Replays of a tenant, or of the tenants of one limited token, that take steps at a time."""
-
-_BUSY_SECONDS = 1.0
-"""Pause of a replay that has many due deliveries."""
-
-_ERASURE_PAUSE_SECONDS = 0.02
-"""Pause between two transactions of an erasure, in which arrivals are committed."""
-
+# Pause before a round of erasures, so that requests that follow each other are searched for and purged together.
 _GATHERING_SECONDS = 0.25
-"""Pause before a round of erasures, so that requests that follow each other are searched for and purged together."""
 
-_COMPLETION_SECONDS = 1.0
-"""Pause before an erasure that could not be completed tries that again."""
-
-_SEARCHED_PERSONS = 2_000
-"""Person keys of one search."""
-
-_LONGEST_PAUSE_SECONDS = 60.0
-"""A longer pause comes from a clock that was set back."""
+_COMPLETION_SECONDS = 1.0  # Pause before an erasure that could not be completed tries that again
+_SEARCHED_PERSONS = 2_000  # Person keys of one search
+_LONGEST_PAUSE_SECONDS = 60.0  # A longer pause comes from a clock that was set back
 
 
 class StepRunner:

@@ -25,16 +25,15 @@ from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 
-_EXAMPLES = 5
-"""Most visits that a result names for each kind of change."""
+_EXAMPLES = 5  # Most visits that a result names for each kind of change
 
+# The skip reason of every route if the listener does not take the body for a visit any more.
 _QUARANTINED = "Quarantined"
-"""The skip reason of every route if the listener does not take the body for a visit any more."""
 
+# Holds without a request: a user has to correct something first.
 _ERRORS = frozenset(
     {model.HoldReason.FilterError, model.HoldReason.ExpressionTooSlow, model.HoldReason.DestinationNotFound}
 )
-"""Holds without a request: a user has to correct something first."""
 
 
 class RouteOutcome(msgspec.Struct, frozen=True):

@@ -40,8 +40,7 @@ class DeliveryCounters:
     def __init__(self) -> None:
         self.outcomes: dict[tuple[str, str, str, str], int] = {}
         """(namespace, tenant, name of the destination, outcome) -> deliveries."""
-        self.errors: dict[str, int] = {}
-        """Error code of an attempt -> attempts."""
+        self.errors: dict[str, int] = {}  # Error code of an attempt -> attempts
 
     def count(self, definition: model.RouteDefinition, settled_as: model.SettledAs, error: str) -> None:
         """Count the result of an attempt that was sent."""
@@ -69,8 +68,7 @@ class DeliveryWorker:
         pacer: AttemptPacer | None = None,
     ) -> None:
         self.counters = DeliveryCounters()
-        self.forbidden: set[str] = set()
-        """Destinations whose URL names a forbidden address."""
+        self.forbidden: set[str] = set()  # Destinations whose URL names a forbidden address
         self.activity = activity
         self._store = store
         self._client = client

@@ -11,12 +11,10 @@ import msgspec
 
 from usher_gateway import documents
 
-MAX_ANSWER_BYTES = 1024
-"""How many bytes of an answer's body a client reads."""
+MAX_ANSWER_BYTES = 1024  # How many bytes of an answer's body a client reads
 
 
-MAX_JUDGED_BYTES = 64 * 1024
-"""How many bytes a client reads if the body decides what the answer means."""
+MAX_JUDGED_BYTES = 64 * 1024  # How many bytes a client reads if the body decides what the answer means
 
 
 class SendError(enum.StrEnum):
@@ -50,13 +48,13 @@ class SendError(enum.StrEnum):
     """The URL or a header cannot be sent. The client sent nothing."""
 
 
+# Error -> the setting that is likely to correct it.
 HINTS: Mapping[str, str] = {
     SendError.AddressForbidden: "if it may be reached, --allow-destination (in the chart: gateway.allowDestinations) "
     "must name the address",
     SendError.TLSAuthorityUnknown: "http.tls.authoritySecretRef of the Destination can name its authority",
     SendError.TLSNameMismatch: "http.tls.serverName of the Destination can give the name in the certificate",
 }
-"""Error -> the setting that is likely to correct it."""
 
 
 class DestinationRequest(msgspec.Struct):

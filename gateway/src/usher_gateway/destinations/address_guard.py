@@ -17,6 +17,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NOT_GLOBAL = "NotGlobal"
 
+# Source: the IANA registries of special-purpose IPv4 and IPv6 addresses; the metadata services of the large clouds.
 _FORBIDDEN_TEXT = (
     ("Metadata", "169.254.169.254/32 169.254.170.2/32 100.100.100.200/32 168.63.129.16/32 192.0.0.192/32"),
     ("Metadata", "fd00:ec2::254/128 fd20:ce::254/128"),
@@ -37,10 +38,9 @@ _FORBIDDEN_TEXT = (
         "::ffff:0:0/96 ::/96 ::ffff:0:0:0/96 64:ff9b::/96 64:ff9b:1::/48 2001::/32 2002::/16 192.88.99.0/24",
     ),
 )
-"""Source: the IANA registries of special-purpose IPv4 and IPv6 addresses; the metadata services of the large clouds."""
 
+# The range assigned for global unicast. The rest of IPv6 is forbidden.
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
-"""The range assigned for global unicast. The rest of IPv6 is forbidden."""
 
 _ALLOWED_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 
@@ -64,8 +64,7 @@ def forbidden(address: Address) -> str | None:
     return None
 
 
-LOOPBACK = "loopback"
-"""An allow-list entry for all loopback addresses."""
+LOOPBACK = "loopback"  # An allow-list entry for all loopback addresses
 
 _LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 

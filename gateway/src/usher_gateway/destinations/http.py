@@ -40,55 +40,43 @@ from usher_gateway.destinations import DestinationAnswer, DestinationRequest, Se
 from usher_gateway.destinations.address_guard import AddressGuard
 from usher_gateway.destinations.tls import TlsContexts, client_tls
 
+# How long an idle connection is kept for the next request. Common servers close theirs after 5 to 75 s.
 KEEPALIVE_SECONDS = 15.0
-"""How long an idle connection is kept for the next request. Common servers close theirs after 5 to 75 s."""
 
-NAME_SECONDS = 30
-"""How long the client uses the addresses of a name again without a new lookup."""
+NAME_SECONDS = 30  # How long the client uses the addresses of a name again without a new lookup
+MAX_IDLE = 2048  # Idle connections kept to all destinations together
+MAX_IDLE_PER_DESTINATION = 64  # Idle connections kept to one host and port
 
-MAX_IDLE = 2048
-"""Idle connections kept to all destinations together."""
-
-MAX_IDLE_PER_DESTINATION = 64
-"""Idle connections kept to one host and port."""
-
+# Bytes that a peer may send for one request: interim (1xx) answers, head, chunk headers and body together.
 MAX_RECEIVED_BYTES = destinations.MAX_JUDGED_BYTES + 16 * 1024
-"""Bytes that a peer may send for one request: interim (1xx) answers, head, chunk headers and body together."""
 
+# Heads that a peer may send for one request: of the answer and of interim ones. aiohttp takes 50 us for each.
 _MAX_HEADS = 32
-"""Heads that a peer may send for one request: of the answer and of interim ones. aiohttp takes 50 us for each."""
 
-_HEAD_START = re.compile(rb"(?:HTTP|RTSP|ICE)/")
-"""Where aiohttp's parser may see the head of an answer."""
+_HEAD_START = re.compile(rb"(?:HTTP|RTSP|ICE)/")  # Where aiohttp's parser may see the head of an answer
 
 _INTERIM_HEAD = re.compile(rb"HTTP/1\.[01] 1")
 _STATUS_BYTES = len(b"HTTP/1.1 1")
 
+# CPU time in which the event loop reads from a socket, without the time that `_ReceiveLimiter` measures.
 _SEGMENT_SECONDS = 0.00002
-"""CPU time in which the event loop reads from a socket, without the time that ``_ReceiveLimiter`` measures."""
 
-_ORDINARY_SECONDS = 0.00025
-"""CPU time of an answer that is charged to nobody. An ordinary answer takes 0.05 to 0.1 ms."""
+_ORDINARY_SECONDS = 0.00025  # CPU time of an answer that is charged to nobody. An ordinary answer takes 0.05 to 0.1 ms.
 
+# How long the client waits for the rest of an answer after its head, because the status decides the outcome.
 BODY_SECONDS = 1.0
-"""How long the client waits for the rest of an answer after its head, because the status decides the outcome."""
 
-STALE_SECONDS = 1.0
-"""If a kept connection ends within this time after a request, the peer had closed it meanwhile."""
+STALE_SECONDS = 1.0  # If a kept connection ends within this time after a request, the peer had closed it meanwhile
+_STREAMED_BODY_BYTES = 256 * 1024  # aiohttp writes larger bodies in pieces, so that they do not block the event loop
 
-_STREAMED_BODY_BYTES = 256 * 1024
-"""aiohttp writes larger bodies in pieces, so that they do not block the event loop."""
-
+# If a time limit fires this much too late, the event loop gets the same time again to read pending answers.
 _SECOND_LOOK_SECONDS = 0.1
-"""If a time limit fires this much too late, the event loop gets the same time again to read pending answers."""
 
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
-"""``_TimeLimit`` limits the time instead."""
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # `_TimeLimit` limits the time instead
 
 _HEAD_END = b"\r\n\r\n"
 
-_Destination = tuple[str, int | None, bool]
-"""Host, port, and whether over TLS."""
+_Destination = tuple[str, int | None, bool]  # Host, port, and whether over TLS
 
 
 class DestinationClient:
@@ -209,8 +197,7 @@ def _parse_url(url: str, *, is_encoded: bool = False) -> yarl.URL | None:
     return parsed
 
 
-parse_url = functools.lru_cache(maxsize=4096)(_parse_url)
-"""The same from a cache, for URLs without secrets."""
+parse_url = functools.lru_cache(maxsize=4096)(_parse_url)  # The same from a cache, for URLs without secrets
 
 
 def literal_refusal(guard: AddressGuard, url: str) -> str | None:
@@ -304,8 +291,7 @@ class _Attempt:
     def __init__(self, url: yarl.URL, request: DestinationRequest, *, needs_new_connection: bool = False) -> None:
         self.url = url
         self.needs_new_connection = needs_new_connection
-        self.is_withdrawn = False
-        """True if the request may not be sent any more."""
+        self.is_withdrawn = False  # True if the request may not be sent any more
         self._ask_may_send = request.may_send
         self.freed_descriptors = False
         """True if the process had no file descriptor left, so that idle connections were closed."""
@@ -382,12 +368,12 @@ class _Attempt:
         return SendError.TLSError if ended_in_handshake and self.url.scheme == "https" else SendError.ConnectError
 
 
+# What OpenSSL found wrong with a certificate. Source: `X509_V_ERR_…` in OpenSSL's `x509_vfy.h`.
 _CERTIFICATE_CODES = {
     **dict.fromkeys((2, 18, 19, 20, 21), SendError.TLSAuthorityUnknown),
     **dict.fromkeys((62, 64), SendError.TLSNameMismatch),
     **dict.fromkeys((9, 10), SendError.TLSDateInvalid),
 }
-"""What OpenSSL found wrong with a certificate. Source: ``X509_V_ERR_…`` in OpenSSL's ``x509_vfy.h``."""
 
 
 def _certificate_code(error: Exception) -> SendError:
@@ -512,14 +498,10 @@ class _ReceiveLimiter(asyncio.Protocol):
     ) -> None:
         """``on_end`` is called when the connection has ended."""
         self.destination = destination
-        self.received_bytes = 0
-        """Bytes received for the current or last request."""
-        self._heads = 0
-        """Heads received for the current or last request, with lines of its body that look like them."""
-        self.cpu_seconds = 0.0
-        """CPU time that the answer to the current or last request has taken."""
-        self._status = b""
-        """The first bytes of the head that is being received."""
+        self.received_bytes = 0  # Bytes received for the current or last request
+        self._heads = 0  # Heads received for the current or last request, with lines of its body that look like them
+        self.cpu_seconds = 0.0  # CPU time that the answer to the current or last request has taken
+        self._status = b""  # The first bytes of the head that is being received
         self._has_final_head = False
         transport, protocol = connection.transport, connection.protocol
         assert transport is not None

@@ -22,16 +22,14 @@ from usher_gateway.destinations.http import DestinationClient
 
 _log = structlog.get_logger(__name__)
 
+# Time limit of a request to a token endpoint. An attempt waits for it only as long as it may take itself.
 _REQUEST_SECONDS = 10.0
-"""Time limit of a request to a token endpoint. An attempt waits for it only as long as it may take itself."""
 
-_RENEW_SECONDS = 60.0
-"""A token is renewed this long before it ends, or after nine tenths of its time if that is later."""
+_RENEW_SECONDS = 60.0  # A token is renewed this long before it ends, or after nine tenths of its time if that is later
 
 _UNKNOWN_LIFE_SECONDS = 300.0
 _LONGEST_LIFE_SECONDS = 86_400.0
-_ASSERTION_SECONDS = 300
-"""How long the assertion of a JWT bearer is valid."""
+_ASSERTION_SECONDS = 300  # How long the assertion of a JWT bearer is valid
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 60.0
 
@@ -77,8 +75,7 @@ class AccessTokens:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._client, self._now, self._wall = client, now, wall
-        self._tokens: dict[str, _Token] = {}
-        """By destination."""
+        self._tokens: dict[str, _Token] = {}  # By destination
         self._requests: dict[tuple[str, documents.OAuth2], asyncio.Task[_Token]] = {}
         """By destination and credentials, because a token for others must not get to a URL that has changed too."""
 

@@ -7,8 +7,7 @@ import tempfile
 
 from usher_gateway import documents
 
-_MAX_CONTEXTS = 256
-"""Most contexts in memory; one with the system's authorities takes about half a megabyte."""
+_MAX_CONTEXTS = 256  # Most contexts in memory; one with the system's authorities takes about half a megabyte
 
 
 def client_tls(tls: documents.Tls | None = None) -> ssl.SSLContext:

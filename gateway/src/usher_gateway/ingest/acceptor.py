@@ -17,11 +17,8 @@ from usher_gateway.ingest.server import Connection, PublicServer
 
 _BACKLOG = 1_024
 
-_ACCEPTED_AT_ONCE = 64
-"""Connections accepted in one turn of the event loop. Opening one takes about 0.1 ms."""
-
-_PAUSE_SECONDS = 0.1
-"""How long to wait if the process has no descriptor left."""
+_ACCEPTED_AT_ONCE = 64  # Connections accepted in one turn of the event loop. Opening one takes about 0.1 ms.
+_PAUSE_SECONDS = 0.1  # How long to wait if the process has no descriptor left
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

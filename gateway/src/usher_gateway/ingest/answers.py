@@ -13,8 +13,7 @@ from aiohttp import web
 
 from usher_gateway import documents, model
 
-RETRY_AFTER_SECONDS = 30
-"""The Retry-After of a 503. Purple ignores it and retries after three hours."""
+RETRY_AFTER_SECONDS = 30  # The Retry-After of a 503. Purple ignores it and retries after three hours.
 
 _STATUS = {
     model.RefusedReason.BadRequest: 400,
@@ -46,8 +45,7 @@ _EXTRA = {
     503: b"Retry-After: %d\r\n" % RETRY_AFTER_SECONDS,
 }
 
-_CLOSING = {400, 408, 413}
-"""Answers that close the connection, because nothing more can be read on it."""
+_CLOSING = {400, 408, 413}  # Answers that close the connection, because nothing more can be read on it
 
 
 class RefusedError(Exception):

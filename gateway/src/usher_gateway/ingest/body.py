@@ -15,25 +15,22 @@ import msgspec
 
 from usher_gateway import model
 
-MAX_DEPTH = 64
-"""The deepest nesting of a body that is not quarantined."""
+MAX_DEPTH = 64  # The deepest nesting of a body that is not quarantined
+MAX_NODES = 2_000  # The most values (objects, arrays, strings, numbers) in a body that is not quarantined
 
-MAX_NODES = 2_000
-"""The most values (objects, arrays, strings, numbers) in a body that is not quarantined."""
-
+# An object with more members counts as wide: the fast encoder takes quadratic time for its keys (`canonical`).
 WIDE_KEYS = 200
-"""An object with more members counts as wide: the fast encoder takes quadratic time for its keys (`canonical`)."""
 
+# The most digits of an integer in a body that is not quarantined, because converting one takes quadratic time.
 MAX_INTEGER_DIGITS = 40
-"""The most digits of an integer in a body that is not quarantined, because converting one takes quadratic time."""
 
 _DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdecimal() and byte < 128 else 0 for byte in range(256))
 _TOO_MANY_DIGITS = b"0" * (MAX_INTEGER_DIGITS + 1)
+# The check first samples the bytes at this distance, because too many digits in a row have three samples.
 _SAMPLED = (MAX_INTEGER_DIGITS + 1) // 3
-"""The check first samples the bytes at this distance, because too many digits in a row have three samples."""
 
+# Finds as many commas outside of strings as a body with too many nodes has. Its time is linear.
 _HAS_TOO_MANY_NODES = re.compile(rb"""(?:(?:[^",]++|"(?:[^"\\]++|\\.)*+"|")*+,){%d}""" % MAX_NODES, re.DOTALL).match
-"""Finds as many commas outside of strings as a body with too many nodes has. Its time is linear."""
 
 
 def _to_float(text: str) -> float:
@@ -57,6 +54,8 @@ def _to_integer(text: str) -> int:
 _decode = msgspec.json.Decoder(float_hook=_to_float).decode
 _BOM = codecs.BOM_UTF8
 _UTF8 = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii"})
+# The charsets that are decoded. Python's other codecs are not used: some take quadratic time, and Python caches every
+# unknown name.
 _CHARSETS = frozenset(
     {
         *("utf-16", "utf-16le", "utf-16be", "utf-32", "utf-32le", "utf-32be", "latin1", "latin-1"),
@@ -66,8 +65,6 @@ _CHARSETS = frozenset(
         *("shift_jis", "euc-jp", "iso-2022-jp", "euc-kr"),
     }
 )
-"""The charsets that are decoded. Python's other codecs are not used: some take quadratic time, and Python caches every
-unknown name."""
 
 _PIECE_BYTES = 65_536
 _FED_BYTES = 16_384

@@ -14,21 +14,19 @@ from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import body, identity, pipeline, routing
 from usher_gateway.ingest.registry import LiveListener, Match
 
-MAX_OTHERS = 50
-"""Most values besides the fields that are listed."""
+MAX_OTHERS = 50  # Most values besides the fields that are listed
 
 _IMPERSONAL = frozenset({"venue", "company", "venueName", "visitCount"})
 _LONGEST_VALUE = 100
+# A member's name that cannot be the number of a person or a telephone, or a MAC address.
 _PLAIN_NAME = re.compile(r"(?!.*\d{4})(?!(?:[0-9A-Fa-f]{2}[-_]?){6}$)[A-Za-z_][A-Za-z0-9_-]{0,39}")
-"""A member's name that cannot be the number of a person or a telephone, or a MAC address."""
 
 _END_OF_TIME = 2**62
 
-Values = tuple[dict[str, object], dict[str, object]]
-"""``visit`` and ``body`` as expressions see them."""
+Values = tuple[dict[str, object], dict[str, object]]  # `visit` and `body` as expressions see them
 
+# `Trusted`, or the reason why the time in a body is not trusted.
 TimeTrust = Literal["Trusted", "Absent", "NoOffset", "InFuture", "NotATime"]
-"""``Trusted``, or the reason why the time in a body is not trusted."""
 
 
 class FieldReading(msgspec.Struct, frozen=True, rename="camel"):

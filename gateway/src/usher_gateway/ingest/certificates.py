@@ -21,8 +21,7 @@ _log = structlog.get_logger(__name__)
 
 _FOLLOW_SECONDS = 5.0
 
-_MAX_FILE_BYTES = 1024 * 1024
-"""A chain has a few KiB."""
+_MAX_FILE_BYTES = 1024 * 1024  # A chain has a few KiB
 
 
 class CertificateFiles(msgspec.Struct, frozen=True, order=True):
@@ -130,8 +129,7 @@ class Certificates:
         self._loaded: dict[CertificateFiles, LoadedCertificate] = {}
         self._by_name: dict[str, LoadedCertificate] = {}
         self._rejected: dict[CertificateFiles, _Rejection] = {}
-        self._missing: set[CertificateFiles] = set()
-        """Loaded certificates whose chain is not in the folder any more."""
+        self._missing: set[CertificateFiles] = set()  # Loaded certificates whose chain is not in the folder any more
         self._load(self._wanted())
         unusable = default if default in self._rejected else next(iter(self._rejected), None)
         if unusable is not None and (unusable == default or not self._loaded):

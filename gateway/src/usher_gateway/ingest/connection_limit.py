@@ -16,8 +16,7 @@ from typing import Generic, TypeVar
 
 C = TypeVar("C", bound=Hashable)
 
-_Group = tuple[str, ...]
-"""The owners that members share: all of them, or the last two."""
+_Group = tuple[str, ...]  # The owners that members share: all of them, or the last two
 
 
 class ConnectionLimit(Generic[C]):
@@ -26,8 +25,7 @@ class ConnectionLimit(Generic[C]):
     def __init__(self, *, connections: int, per_source: int) -> None:
         self._connections, self._per_source = connections, per_source
         self._sources: dict[C, str] = {}
-        self._open: dict[str, int] = {}
-        """Source -> open connections."""
+        self._open: dict[str, int] = {}  # Source -> open connections
         self._waiting: dict[str, tuple[dict[C, None], dict[C, None]]] = {}
         """Source -> its waiting connections, longest first: those of strangers, and those with a known listener."""
         self._strangers: dict[C, None] = {}
@@ -98,14 +96,11 @@ class UnfinishedLimit(Generic[C]):
 
     def __init__(self, *, members: int, total_bytes: int) -> None:
         self._limit, self._limit_bytes = members, total_bytes
-        self._sizes: dict[C, int] = {}
-        """Member -> its bytes."""
+        self._sizes: dict[C, int] = {}  # Member -> its bytes
         self._bytes = 0
         self._groups: dict[C, _Group] = {}
-        self._groups_of: dict[str, dict[_Group, None]] = {}
-        """Owner -> the groups of its members."""
-        self._members_of: dict[str | _Group, dict[C, None]] = {}
-        """Owner or group -> its members, longest first."""
+        self._groups_of: dict[str, dict[_Group, None]] = {}  # Owner -> the groups of its members
+        self._members_of: dict[str | _Group, dict[C, None]] = {}  # Owner or group -> its members, longest first
         self._bytes_of: dict[str | _Group, int] = {}
 
     def __len__(self) -> int:

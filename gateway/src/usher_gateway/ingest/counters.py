@@ -11,8 +11,8 @@ from usher_gateway.store.base import ListenerActivity
 
 _log = structlog.get_logger(__name__)
 
+# Addresses of a listener whose first visit and last probe are remembered, and retired ones whose last request is.
 _MAX_ADDRESSES = 256
-"""Addresses of a listener whose first visit and last probe are remembered, and retired ones whose last request is."""
 
 _LONGEST_PAUSE = 15 * 60 * model.MICROSECONDS
 
@@ -46,8 +46,7 @@ class Streak:
     __slots__ = ("last", "since")
 
     def __init__(self) -> None:
-        self.since = self.last = 0
-        """Microseconds; 0: none came yet."""
+        self.since = self.last = 0  # Microseconds; 0: none came yet
 
     def add(self, at: int) -> None:
         """Note an arrival."""
@@ -91,49 +90,33 @@ class ListenerCounters:
 
     def __init__(self, name: model.ListenerName) -> None:
         self.name = name
-        self.counted = [0] * (max(model.CountedAs) + 1)
-        """Arrivals, indexed by `model.CountedAs`."""
-        self.other_company = ""
-        """The other company that the last accepted mismatch named."""
+        self.counted = [0] * (max(model.CountedAs) + 1)  # Arrivals, indexed by `model.CountedAs`
+        self.other_company = ""  # The other company that the last accepted mismatch named
         self.mismatching, self.quarantining, self.untrusted_times = Streak(), Streak(), Streak()
         """Of arrivals of another company, quarantined ones, and those with a time that is not trusted."""
-        self.unexpected = Streak()
-        """Of requests from outside ``allowedSources`` that were let in."""
+        self.unexpected = Streak()  # Of requests from outside `allowedSources` that were let in
         self.untrusted_time_reason: Literal["", "NoOffset", "InFuture"] = ""
         """Why the last such time is not trusted. ``NoOffset``: it has no offset, or is not a time."""
-        self.company_mismatches = 0
-        """Accepted arrivals of another company, which ``companyCheck: Warn`` lets in."""
-        self.last_accepted = 0
-        """Time of the last accepted arrival in microseconds; 0: none."""
-        self.first_visits: dict[str, int] = {}
-        """``Address.id`` -> the first visit at that address, in microseconds."""
-        self.probed: dict[str, int] = {}
-        """``Address.id`` -> the last probe there since the start, in microseconds."""
-        self.is_unsaved = False
-        """True if `ArrivalCounters.take_activity` will return this listener."""
-        self.refused_in_a_row = 0
-        """Refusals since the last accepted arrival."""
-        self.refused_since = 0
-        """The first of them, by the clock that never goes back (microseconds)."""
-        self.refused_reason: model.RefusedReason | None = None
-        """Of the last refusal."""
-        self.quarantined_reason: model.QuarantineReason | None = None
-        """Of the last quarantined arrival."""
-        self.quarantined_source = ""
-        """The address that sent it; a sender's, not a visitor's."""
+        self.company_mismatches = 0  # Accepted arrivals of another company, which `companyCheck: Warn` lets in
+        self.last_accepted = 0  # Time of the last accepted arrival in microseconds; 0: none
+        self.first_visits: dict[str, int] = {}  # `Address.id` -> the first visit at that address, in microseconds
+        self.probed: dict[str, int] = {}  # `Address.id` -> the last probe there since the start, in microseconds
+        self.is_unsaved = False  # True if `ArrivalCounters.take_activity` will return this listener
+        self.refused_in_a_row = 0  # Refusals since the last accepted arrival
+        self.refused_since = 0  # The first of them, by the clock that never goes back (microseconds)
+        self.refused_reason: model.RefusedReason | None = None  # Of the last refusal
+        self.quarantined_reason: model.QuarantineReason | None = None  # Of the last quarantined arrival
+        self.quarantined_source = ""  # The address that sent it; a sender's, not a visitor's
         self.unexpected_source = ""
         """The address of the last request from outside ``allowedSources``, let in or refused; a sender's, not a
         visitor's."""
-        self.unlogged_refusals: dict[str, int] = {}
-        """Reason -> refusals since the last line of the log about them."""
-        self.refusals_logged_at: int | None = None
-        """When that line was written, by the clock that never goes back."""
+        self.unlogged_refusals: dict[str, int] = {}  # Reason -> refusals since the last line of the log about them
+        self.refusals_logged_at: int | None = None  # When that line was written, by the clock that never goes back
         self.retired_arrivals: dict[str, int] = {}
         """``Address.id`` of a retired address -> the last request there, in microseconds."""
         self.recent_accepted = self.recent_quarantined = self.recent_mismatches = 0
         """Arrivals since the last call of `ArrivalCounters.take_recent`."""
-        self.recent_untrusted_times = self.recent_unexpected_sources = 0
-        """The same."""
+        self.recent_untrusted_times = self.recent_unexpected_sources = 0  # The same
 
 
 class ArrivalCounters:
@@ -144,17 +127,14 @@ class ArrivalCounters:
         self._by_tenant: dict[tuple[str, str], list[ListenerCounters]] = {}
         self._recent: list[ListenerCounters] = []
         self._unsaved: list[ListenerCounters] = []
-        self.refused: dict[str, int] = {}
-        """Reason -> refused arrivals, including those without a tenant."""
+        self.refused: dict[str, int] = {}  # Reason -> refused arrivals, including those without a tenant
         self.refused_by_tenant: dict[tuple[str, str, str], int] = {}
         """(namespace, tenant, reason) -> refused arrivals at known addresses."""
         self.unacknowledged = 0
-        self.quarantined: dict[str, int] = {}
-        """Reason -> quarantined arrivals."""
+        self.quarantined: dict[str, int] = {}  # Reason -> quarantined arrivals
         self.unexpected_sources: dict[tuple[str, str], int] = {}
         """(namespace, tenant) -> arrivals from outside ``allowedSources`` that the policy Report let in."""
-        self.retired: dict[tuple[str, str], int] = {}
-        """(namespace, tenant) -> arrivals at retired addresses."""
+        self.retired: dict[tuple[str, str], int] = {}  # (namespace, tenant) -> arrivals at retired addresses
         self.skipped: dict[tuple[str, str, str], int] = {}
         """(namespace, tenant, reason) -> routes that made no delivery."""
 

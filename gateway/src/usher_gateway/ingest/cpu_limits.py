@@ -29,30 +29,23 @@ from collections.abc import Callable
 
 from usher_gateway import model
 
-SLOW_SECONDS = 0.005
-"""An evaluation that takes at least this long is slow."""
-
-SLOW_EVALUATIONS = 3
-"""A route is held after this many slow evaluations among the last ``WINDOW``."""
+SLOW_SECONDS = 0.005  # An evaluation that takes at least this long is slow
+SLOW_EVALUATIONS = 3  # A route is held after this many slow evaluations among the last `WINDOW`
 
 WINDOW = 100
 
+# An evaluation, or all of an arrival, that takes at least this long counts against the namespace's budget. Most
+# evaluations take 0.02 ms.
 EXPENSIVE_SECONDS = 0.001
-"""An evaluation, or all of an arrival, that takes at least this long counts against the namespace's budget.
 
-Most evaluations take 0.02 ms.
-"""
-
+# Once the evaluations for an arrival have taken this long together, its other routes are not evaluated.
 ARRIVAL_SECONDS = 0.02
-"""Once the evaluations for an arrival have taken this long together, its other routes are not evaluated."""
 
 NAMESPACE_SHARE = 0.1
-NAMESPACE_BURST_SECONDS = 0.5
-"""A namespace that used less than its share may use up to this much at once."""
+NAMESPACE_BURST_SECONDS = 0.5  # A namespace that used less than its share may use up to this much at once
 
 ATTEMPTS_SHARE = 0.25
-ATTEMPTS_BURST_SECONDS = 0.05
-"""Short, because the event loop may stop for all of it."""
+ATTEMPTS_BURST_SECONDS = 0.05  # Short, because the event loop may stop for all of it
 
 
 class CpuBudgets:
@@ -71,8 +64,7 @@ class CpuBudgets:
         self._now = now
         self._share = share
         self._burst_seconds = burst_seconds
-        self._left: dict[str, tuple[float, float]] = {}
-        """Owner -> (seconds left, at this time). They may be negative."""
+        self._left: dict[str, tuple[float, float]] = {}  # Owner -> (seconds left, at this time). They may be negative.
 
     def spend(self, owner: str, cpu_seconds: float) -> None:
         """Subtract CPU time; a negative one gives it back."""
@@ -109,8 +101,7 @@ class AttemptPacer:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._budgets = CpuBudgets(now, share=ATTEMPTS_SHARE, burst_seconds=ATTEMPTS_BURST_SECONDS)
-        self._recent: dict[str, dict[str, None]] = {}
-        """Namespace -> the tenants that have used time lately."""
+        self._recent: dict[str, dict[str, None]] = {}  # Namespace -> the tenants that have used time lately
         self._turns: dict[str, asyncio.Lock] = {}
 
     def must_wait(self, namespace: str, tenant: str) -> bool:
@@ -150,8 +141,7 @@ class RouteCost:
         self._evaluations = 0
         self._slow: collections.deque[int] | None = None
         """Which evaluations were slow: the numbers of the last ``SLOW_EVALUATIONS``. None before the first."""
-        self.is_too_slow = False
-        """True if the route is held. It stays so until its document changes."""
+        self.is_too_slow = False  # True if the route is held. It stays so until its document changes.
 
     def note(self, cpu_seconds: float) -> None:
         """Note the time of an evaluation."""
@@ -202,18 +192,16 @@ class ArrivalBudget:
 
 ORDINARY_SECONDS = 0.00025
 
-_SECONDS_PER_STORED_BYTE = 1e-8
-"""Estimated time that the store takes to write a byte of a body."""
+_SECONDS_PER_STORED_BYTE = 1e-8  # Estimated time that the store takes to write a byte of a body
 
 LISTENER_SHARE = 0.05
-LISTENER_BURST_SECONDS = 0.1
-"""Enough for about 50 bodies of 100 KiB at once, and 25 of them a second."""
+LISTENER_BURST_SECONDS = 0.1  # Enough for about 50 bodies of 100 KiB at once, and 25 of them a second
 
 TENANT_SHARE = 0.1
 TENANT_BURST_SECONDS = 0.2
 
+# The gateway charges a body with this while a thread inflates or hashes it. 8 MiB take about this long.
 _RESERVED_SECONDS = 0.02
-"""The gateway charges a body with this while a thread inflates or hashes it. 8 MiB take about this long."""
 
 
 class BodyBudgets:
@@ -222,8 +210,7 @@ class BodyBudgets:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._listeners = CpuBudgets(now, share=LISTENER_SHARE, burst_seconds=LISTENER_BURST_SECONDS)
         self._tenants = CpuBudgets(now, share=TENANT_SHARE, burst_seconds=TENANT_BURST_SECONDS)
-        self._has_expensive = False
-        """False until a body was expensive; until then no names are built and looked up."""
+        self._has_expensive = False  # False until a body was expensive; until then no names are built and looked up
 
     def is_spent(self, listener: model.ListenerName) -> bool:
         """True if the listener or its tenant has used up its time."""

@@ -19,18 +19,17 @@ from usher_gateway.ingest.body import WIDE_KEYS
 
 _AHEAD = model.TRUSTED_AHEAD_SECONDS * model.MICROSECONDS
 
-_OLDEST = 946_684_800
-"""The start of the year 2000. An older time cannot be the time of an authentication."""
+_OLDEST = 946_684_800  # The start of the year 2000. An older time cannot be the time of an authentication.
 _MILLISECONDS_FROM = 100_000_000_000
 
+# Longer texts are not normalised, because that takes up to quadratic time. An e-mail address has at most 320
+# characters.
 _LONGEST_NORMALISED = 400
-"""Longer texts are not normalised, because that takes up to quadratic time. An e-mail address has at most 320
-characters."""
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
+# The fields that identity needs. Other fields are extracted only for expressions.
 IDENTITY_FIELDS = ("user", "venue", "device", "email", "mobile", "company", "occurredAt")
-"""The fields that identity needs. Other fields are extracted only for expressions."""
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
@@ -199,8 +198,8 @@ def _from_iso(text: str, zone: zoneinfo.ZoneInfo | None) -> int | None:
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
+# Value of `dedupe.per` and `oncePer.per` -> field of the body.
 FIELD_OF = {"User": "user", "Venue": "venue", "Device": "device"}
-"""Value of ``dedupe.per`` and ``oncePer.per`` -> field of the body."""
 
 
 def _digits(text: str) -> str:
@@ -238,8 +237,8 @@ def plain(text: str) -> str:
 
 
 PersonField = Literal["user", "email", "mobile", "device"]
+# The fields by which a person can be found.
 PERSON_FIELDS: tuple[PersonField, ...] = ("user", "email", "mobile", "device")
-"""The fields by which a person can be found."""
 
 _NORMALISERS: Mapping[str, Callable[[str], str]] = {
     "user": str.strip,
@@ -279,12 +278,10 @@ class _Node:
     __slots__ = ("ends", "inner", "last")
 
     def __init__(self) -> None:
-        self.ends: list[tuple[str, int]] = []
-        """(field, rank). Rank 0 is the pointer with the highest precedence."""
+        self.ends: list[tuple[str, int]] = []  # (field, rank). Rank 0 is the pointer with the highest precedence.
         self.last: list[tuple[str, str, int]] = []
         """(token, field, rank): last tokens of pointers, with the field that ends there."""
-        self.inner: list[tuple[str, _Node]] = []
-        """Tokens that are followed by others."""
+        self.inner: list[tuple[str, _Node]] = []  # Tokens that are followed by others
 
 
 class Extractor:

@@ -13,10 +13,10 @@ from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.timing import TokenBucket
 
+# The rate of a listener is a mean over this time, in which every arrival is answered. After a stall of the gateway all
+# posts of that time are read at once, although their sender is below the rate, and Purple repeats a refused one only
+# after three hours.
 RATE_WINDOW_SECONDS = 8
-"""The rate of a listener is a mean over this time, in which every arrival is answered. After a stall of the gateway
-all posts of that time are read at once, although their sender is below the rate, and Purple repeats a refused one only
-after three hours."""
 
 
 class LiveListener:

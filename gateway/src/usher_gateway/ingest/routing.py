@@ -16,9 +16,10 @@ from usher_gateway.ingest.counters import ExpressionCounters
 from usher_gateway.ingest.cpu_limits import ArrivalBudget, CpuBudgets, RouteCost
 
 _DAY = 86_400 * model.MICROSECONDS
+# A once-per mark is kept this long after its period and its delivery, because late visits may still arrive.
 _MARK_KEPT = 8 * _DAY
-"""A once-per mark is kept this long after its period and its delivery, because late visits may still arrive."""
 
+# Field of documents.DEFAULT_FIELDS -> its name in expressions.
 _TEXT_FIELDS = {
     "user": "userId",
     "venue": "venueId",
@@ -33,12 +34,11 @@ _TEXT_FIELDS = {
     "device": "mac",
     "venueName": "venueName",
 }
-"""Field of documents.DEFAULT_FIELDS -> its name in expressions."""
 
 Plans = tuple[model.RoutePlan, ...]
 
+# Makes the once-per mark from (fields of the body, arrival, present time); also returns until when it is kept.
 Marker = Callable[[Mapping[str, object], model.Arrival, int], tuple[bytes, int]]
-"""Makes the once-per mark from (fields of the body, arrival, present time); also returns until when it is kept."""
 
 
 class RoutingContext(msgspec.Struct, frozen=True, gc=False):

@@ -27,46 +27,40 @@ from usher_gateway.ingest import answers, connection_limit
 
 _log = structlog.get_logger(__name__)
 
-HARD_LIMIT_BYTES = 8 * 1024 * 1024
-"""Larger bodies, as sent or inflated, are refused with 413."""
+HARD_LIMIT_BYTES = 8 * 1024 * 1024  # Larger bodies, as sent or inflated, are refused with 413
 
+# A body has to be complete this long before the deadline, because the answer takes its time too.
 ANSWER_RESERVE_SECONDS = 0.1
-"""A body has to be complete this long before the deadline, because the answer takes its time too."""
 
 _LINGER_SECONDS = 2.0
+# aiohttp parses at most 1/16 of this number of chunks before the body is read, and each chunk takes 1 to 2 us.
 _READ_BUFFER_BYTES = 4 * 1024
-"""aiohttp parses at most 1/16 of this number of chunks before the body is read, and each chunk takes 1 to 2 us."""
 
 _MAX_SMALL_CHUNKS = 512
+# A body is refused if it has more than `_MAX_SMALL_CHUNKS` chunks that are smaller than this on average. In chunks of
+# one byte, 5 MB/s would take all the time of the event loop.
 _CHUNK_BYTES = 256
-"""A body is refused if it has more than ``_MAX_SMALL_CHUNKS`` chunks that are smaller than this on average.
 
-In chunks of one byte, 5 MB/s would take all the time of the event loop.
-"""
+_UNREAD_ANSWER_BYTES = 64 * 1024  # A sender that leaves more answers unread gets no further ones until it reads
 
-_UNREAD_ANSWER_BYTES = 64 * 1024
-"""A sender that leaves more answers unread gets no further ones until it reads."""
-
+# A connection ends with its answer if more bytes than these came that are not in the body of the request. They are
+# header fields or further requests. Otherwise a few hundred connections could make each turn of the event loop parse a
+# quarter of a megabyte from each of them.
 _MOST_BYTES_BEYOND_BODY = 64 * 1024
-"""A connection ends with its answer if more bytes than these came that are not in the body of the request.
 
-They are header fields or further requests. Otherwise a few hundred connections could make each turn of the event loop
-parse a quarter of a megabyte from each of them.
-"""
-
+# Bytes left over after an answer that count as white space around header fields, and not as the next request.
 _SLACK_BYTES = 64
-"""Bytes left over after an answer that count as white space around header fields, and not as the next request."""
 
+# A body in chunks may leave one more byte for each 64 of its bytes, because the lengths of chunks are not known.
 _CHUNK_SLACK = 64
-"""A body in chunks may leave one more byte for each 64 of its bytes, because the lengths of chunks are not known."""
 
+# Segments within this time are remembered as one, so that a body sent byte by byte does not fill the memory.
 _SEGMENT_SECONDS = 0.05
-"""Segments within this time are remembered as one, so that a body sent byte by byte does not fill the memory."""
 
 _VERSIONS = {(1, 0), (1, 1)}
 
+# The Host field. Source: RFC 9110 §7.2, RFC 3986 §3.2.2 and §3.2.3.
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-"""The Host field. Source: RFC 9110 §7.2, RFC 3986 §3.2.2 and §3.2.3."""
 
 
 class ServerLimits(msgspec.Struct, frozen=True):
@@ -227,21 +221,17 @@ class Request(web.BaseRequest):
         self.content.set_exception(ConnectionResetError())
 
 
-Handler = Callable[[Request], Awaitable[answers.Answer]]
-"""Serves one request."""
-
-CountRefused = Callable[[model.RefusedReason], None]
-"""Counts a refusal that no handler sees."""
+Handler = Callable[[Request], Awaitable[answers.Answer]]  # Serves one request
+CountRefused = Callable[[model.RefusedReason], None]  # Counts a refusal that no handler sees
 
 
+# The end of the first line of an RTSP request, which aiohttp's parser takes for HTTP of the same version.
 _RTSP_LINE_END = re.compile(rb" RTSP/(1\.[01])\r\n")
-"""The end of the first line of an RTSP request, which aiohttp's parser takes for HTTP of the same version."""
 
-_LINE_BYTES = 8_300
-"""The longest request line that aiohttp accepts, with some room."""
+_LINE_BYTES = 8_300  # The longest request line that aiohttp accepts, with some room
 
+# Further lines like those of RTSP are not looked for, because the connection ends with its next answer.
 _MAX_RTSP_LINES = 200
-"""Further lines like those of RTSP are not looked for, because the connection ends with its next answer."""
 
 
 class Connection(web.RequestHandler):
@@ -260,15 +250,12 @@ class Connection(web.RequestHandler):
         self.server = server
         self.socket: asyncio.Transport | None = None
         """The transport; unlike aiohttp's `transport` it stays until the connection is lost."""
-        self.request: Request | None = None
-        """The request that is being answered."""
+        self.request: Request | None = None  # The request that is being answered
         self.opening: asyncio.Task[None] | None = None
         """Opens the connection, and shakes hands over TLS; None afterwards."""
-        self.answered = 0
-        """Requests answered so far."""
+        self.answered = 0  # Requests answered so far
         self.answered_at_last_check = 0
-        self.began_at = 0.0
-        """Where the last request's clock started (loop time)."""
+        self.began_at = 0.0  # Where the last request's clock started (loop time)
         self.header_since = loop.time()
         """Since when a header is awaited or incomplete; 0 while the connection is idle or answers a request."""
         self.has_partial_header = False
@@ -281,13 +268,10 @@ class Connection(web.RequestHandler):
         The connection ends with its next answer. A proxy may send the next tenant's request over it, and a line at the
         end of a body would make that look like RTSP.
         """
-        self.last_line = b""
-        """The end of the bytes that came, in which an RTSP request line may have begun."""
+        self.last_line = b""  # The end of the bytes that came, in which an RTSP request line may have begun
         self.is_half_closed = self.is_discarding = self.is_overloaded = self.is_lingering = False
-        self.paused_since = 0.0
-        """Since when the sender does not read its answers; 0 while it does."""
-        self.closing_since = 0.0
-        """Since when the connection waits for the sender to take the rest; 0 while it is open."""
+        self.paused_since = 0.0  # Since when the sender does not read its answers; 0 while it does
+        self.closing_since = 0.0  # Since when the connection waits for the sender to take the rest; 0 while it is open
         self.unanswered_bytes = 0
         self.partial_bytes = 0
         """How many of them began the header of the next request, so that none of them can be behind it."""
@@ -608,18 +592,13 @@ class PublicServer:
             members=limits.handshakes, total_bytes=0
         )
         """The connections whose TLS handshake is incomplete."""
-        self.displaced = 0
-        """Connections that gave way to new ones."""
-        self.displaced_handshakes = 0
-        """TLS handshakes that gave way to new ones."""
-        self.displaced_bodies: dict[str, int] = {}
-        """Listener -> unfinished bodies that gave way to others."""
+        self.displaced = 0  # Connections that gave way to new ones
+        self.displaced_handshakes = 0  # TLS handshakes that gave way to new ones
+        self.displaced_bodies: dict[str, int] = {}  # Listener -> unfinished bodies that gave way to others
         self.reading_bytes = 0
         self.lingering = 0
-        self.is_draining = False
-        """While True, each connection ends with its next answer."""
-        self.durations = metrics.Histogram(metrics.SECONDS)
-        """From a request's first byte to its answer, in seconds."""
+        self.is_draining = False  # While True, each connection ends with its next answer
+        self.durations = metrics.Histogram(metrics.SECONDS)  # From a request's first byte to its answer, in seconds
         self.loop = asyncio.get_running_loop()
         self._handler = handler
         self._manager = web.Server(cast("Any", self._serve), request_factory=self._make_request)

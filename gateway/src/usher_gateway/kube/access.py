@@ -26,15 +26,14 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+# Where a pod finds its token and CA. Source: Kubernetes, Accessing the API from a Pod.
 SERVICE_ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds its token and CA. Source: Kubernetes, Accessing the API from a Pod."""
 
 _REFRESH_SECONDS = 60.0
-_REJECTED_SECONDS = 1.0
-"""Rejected credentials are loaded again at most this often."""
+_REJECTED_SECONDS = 1.0  # Rejected credentials are loaded again at most this often
 
+# A plugin that gives a certificate runs again after this time, because the package does not say when it expires.
 _PLUGIN_CERTIFICATE_SECONDS = 300.0
-"""A plugin that gives a certificate runs again after this time, because the package does not say when it expires."""
 
 _HINT = "give --kubeconfig FILE, or run in a pod with `automountServiceAccountToken: true`"
 _KUBECTL_HINT = "give a kubeconfig file that works with kubectl"

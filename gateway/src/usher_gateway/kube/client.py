@@ -24,8 +24,7 @@ from usher_gateway.kube.access import Access, ApiConnection
 _ATTEMPTS = 4
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _FIRST_BACKOFF_SECONDS = 0.4
-_NO_STATUS = 0
-"""The status of an error that is not a response of the server."""
+_NO_STATUS = 0  # The status of an error that is not a response of the server
 
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"

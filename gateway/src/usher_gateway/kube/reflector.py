@@ -26,8 +26,7 @@ _log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item")
 
-_HEALTHY_SECONDS = 30.0
-"""A watch that lived this long worked, even if it sent nothing."""
+_HEALTHY_SECONDS = 30.0  # A watch that lived this long worked, even if it sent nothing
 
 
 class ReflectorTiming(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,12 +75,10 @@ class Reflector(Generic[Item]):
         self._on_event = on_event
         self._on_failure = on_failure
         self._timing = timing if timing is not None else ReflectorTiming()
-        self._version = ""
-        """Where the watch continues; `""`: read everything first."""
+        self._version = ""  # Where the watch continues; `""`: read everything first
         self._failures = 0
         self._is_read_requested = False
-        self._watching: asyncio.Timeout | None = None
-        """The present watch; its time limit is how `read_again` ends it."""
+        self._watching: asyncio.Timeout | None = None  # The present watch; its time limit is how `read_again` ends it
 
     def read_again(self) -> None:
         """End the present watch and read everything, because the caller found that the watch missed a change."""

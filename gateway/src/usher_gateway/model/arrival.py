@@ -7,17 +7,14 @@ import msgspec
 from usher_gateway.model.delivery import Delivery, Hold, RoutePlan, SkipReason
 from usher_gateway.model.identifiers import ListenerName
 
+# Identical content is a redelivery for this long if a trusted time or a lost answer proves it.
 REDELIVERY_KEEP_SECONDS = 7 * 86400
-"""Identical content is a redelivery for this long if a trusted time or a lost answer proves it."""
 
+# Identical content without a trusted time is a redelivery from this age on, because Purple retries after 3 h.
 REDELIVERY_NOT_BEFORE_SECONDS = 10_000
-"""Identical content without a trusted time is a redelivery from this age on, because Purple retries after 3 h."""
 
-PERSON_KEY_START = 2
-"""Bytes at the start of a person key that are the same for all tenants."""
-
-TRUSTED_AHEAD_SECONDS = 120
-"""The gateway does not trust a time in a body that is further in the future than this."""
+PERSON_KEY_START = 2  # Bytes at the start of a person key that are the same for all tenants
+TRUSTED_AHEAD_SECONDS = 120  # The gateway does not trust a time in a body that is further in the future than this
 
 
 class CountedAs(enum.IntEnum):
@@ -50,6 +47,7 @@ class QuarantineReason(enum.IntEnum):
     IntegerTooLong = 12
 
 
+# The store keeps the body, and no key by which its person can be found, because nothing was read from it.
 UNREADABLE = (
     QuarantineReason.NotJSON,
     QuarantineReason.NotObject,
@@ -60,7 +58,6 @@ UNREADABLE = (
     QuarantineReason.BadCharset,
     QuarantineReason.BadEncoding,
 )
-"""The store keeps the body, and no key by which its person can be found, because nothing was read from it."""
 
 
 class RefusedReason(enum.StrEnum):

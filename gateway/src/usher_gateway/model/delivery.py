@@ -68,8 +68,8 @@ class SkipReason(enum.IntEnum):
     Shadow = 6
 
 
+# The destination of a delivery whose route the database lost. No resource can have this name.
 UNKNOWN_DESTINATION = "?/?"
-"""The destination of a delivery whose route the database lost. No resource can have this name."""
 
 
 class RouteDefinition(msgspec.Struct, frozen=True):

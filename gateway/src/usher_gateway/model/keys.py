@@ -9,8 +9,7 @@ import hmac
 
 import msgspec
 
-INSTALL_KEY_BYTES = 32
-"""Length of an install key that Usher makes. A given key may be longer, but not shorter."""
+INSTALL_KEY_BYTES = 32  # Length of an install key that Usher makes. A given key may be longer, but not shorter.
 
 
 class Keys(msgspec.Struct, frozen=True):

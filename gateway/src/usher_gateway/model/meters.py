@@ -7,11 +7,8 @@ import enum
 import functools
 import time
 
-MICROSECONDS = 1_000_000
-"""Microseconds in a second."""
-
-SLOT_SECONDS = 900
-"""A meter's slot: a quarter of an hour, UTC."""
+MICROSECONDS = 1_000_000  # Microseconds in a second
+SLOT_SECONDS = 900  # A meter's slot: a quarter of an hour, UTC
 
 
 class Counter(enum.IntEnum):
@@ -48,8 +45,7 @@ class Counter(enum.IntEnum):
     suppressed = 27
 
 
-Counts = dict[int, int]
-"""Counter -> count, for one listener and slot."""
+Counts = dict[int, int]  # Counter -> count, for one listener and slot
 
 
 def slot_of(instant: int) -> int:

@@ -4,8 +4,7 @@ import importlib.resources
 import re
 
 _FOLDER = importlib.resources.files(__package__)
-_NAMESPACE, _TENANT = "agency", "acme"
-"""The names in the files."""
+_NAMESPACE, _TENANT = "agency", "acme"  # The names in the files
 
 
 def names() -> list[str]:

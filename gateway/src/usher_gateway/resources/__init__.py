@@ -13,9 +13,9 @@ from usher_gateway.resources.secret import Secret
 from usher_gateway.resources.tenant import Tenant
 from usher_gateway.resources.types import Metadata
 
-Resource = ListenerClass | Tenant | Listener | Destination | Secret
-"""Any object that Usher reads."""
+Resource = ListenerClass | Tenant | Listener | Destination | Secret  # Any object that Usher reads
 
+# (apiVersion, kind) -> type.
 KINDS: dict[tuple[str, str], type[Resource]] = {
     ("usher.dev/v1alpha1", "ListenerClass"): ListenerClass,
     ("usher.dev/v1alpha1", "Tenant"): Tenant,
@@ -23,4 +23,3 @@ KINDS: dict[tuple[str, str], type[Resource]] = {
     ("usher.dev/v1alpha1", "Destination"): Destination,
     ("v1", "Secret"): Secret,
 }
-"""(apiVersion, kind) -> type."""

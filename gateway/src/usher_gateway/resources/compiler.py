@@ -370,8 +370,8 @@ def _previous(listener: Listener, context: CompileContext) -> documents.Listener
     return previous if previous is not None and previous.tenant.name == listener.spec.tenant_ref.name else None
 
 
+# Of one listener. Otherwise edits that move a path again and again fill the memory of every gateway.
 _MAX_RETIRED_ADDRESSES = 256
-"""Of one listener. Otherwise edits that move a path again and again fill the memory of every gateway."""
 
 
 def retire_addresses(

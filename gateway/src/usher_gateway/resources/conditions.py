@@ -46,11 +46,10 @@ class Problem(msgspec.Struct, frozen=True, order=True):
         return f"{self.file}:{self.line}" if self.line else self.file
 
 
-_SIMILAR = 0.6
-"""From this ratio on, two words are similar."""
+_SIMILAR = 0.6  # From this ratio on, two words are similar
 
+# Of more known words, only the most similar are compared in full, because that takes 1 ms and more for each word.
 _MAX_COMPARED = 32
-"""Of more known words, only the most similar are compared in full, because that takes 1 ms and more for each word."""
 
 
 def did_you_mean(word: str, known_words: Iterable[str]) -> str:
@@ -216,12 +215,11 @@ def _condition(kind: str, findings: list[Finding]) -> CompiledCondition:
     return CompiledCondition(kind, "True", kind, message[:1024])
 
 
-MAX_CONDITIONS = 16
-"""Most conditions of an object, including those of other controllers."""
+MAX_CONDITIONS = 16  # Most conditions of an object, including those of other controllers
 
 
+# Largest generation. Limits in a schema are floating-point numbers, which are exact up to this number.
 MAX_GENERATION = 2**53 - 1
-"""Largest generation. Limits in a schema are floating-point numbers, which are exact up to this number."""
 
 
 class Condition(types.Model, frozen=True, kw_only=True):
@@ -358,10 +356,10 @@ class DestinationStatus(Status, frozen=True, kw_only=True):
     ) = None
 
 
+# Kind -> type of its status.
 STATUSES: dict[str, type[Status]] = {
     "ListenerClass": ListenerClassStatus,
     "Tenant": TenantStatus,
     "Listener": ListenerStatus,
     "Destination": DestinationStatus,
 }
-"""Kind -> type of its status."""

@@ -6,11 +6,11 @@ import msgspec
 
 from usher_gateway.resources import types
 
+# Headers that HTTP or Usher sets.
 RESERVED_HEADERS = (
     "host|content-length|content-type|content-encoding|transfer-encoding|connection|upgrade|te|trailer|keep-alive"
     "|expect|proxy-.*|webhook-.*|usher-.*|ce-.*"
 )
-"""Headers that HTTP or Usher sets."""
 
 
 class ValueFrom(types.Model, frozen=True, kw_only=True):

@@ -268,8 +268,7 @@ def _template_problems(url: str, variables: list[UrlVariable] | None) -> Iterato
 
 def _rules_without_use(http: Http) -> Iterator[tuple[str, str]]:
     """Yield the path of each rule for answers that never applies, and why."""
-    taken: dict[int | None, int] = {}
-    """Status -> the rule that takes every answer with it; None: every answer."""
+    taken: dict[int | None, int] = {}  # Status -> the rule that takes every answer with it; None: every answer
     for index, rule in enumerate(http.answers or ()):
         earlier_rules = [taken.get(status, taken.get(None)) for status in rule.status or (None,)]
         if None not in earlier_rules:

@@ -14,14 +14,11 @@ import msgspec
 from usher_gateway import documents
 from usher_gateway.resources import conditions, listener_class
 
-IMPLICIT_HOSTNAME = "localhost"
-"""Where listeners answer if the files have no ListenerClass at all."""
+IMPLICIT_HOSTNAME = "localhost"  # Where listeners answer if the files have no ListenerClass at all
+Owner = tuple[str, str]  # (namespace, tenant)
 
-Owner = tuple[str, str]
-"""(namespace, tenant)."""
-
+# Hostname, path and sorted query: two addresses with the same key are the same address.
 AddressKey = tuple[str, str, tuple[tuple[str, str], ...]]
-"""Hostname, path and sorted query: two addresses with the same key are the same address."""
 
 
 class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):

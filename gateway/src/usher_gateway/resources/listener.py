@@ -6,8 +6,7 @@ import msgspec
 
 from usher_gateway.resources import types
 
-_SECRET_LENGTH = 20
-"""A path or query value this long, with letters and digits, cannot be guessed."""
+_SECRET_LENGTH = 20  # A path or query value this long, with letters and digits, cannot be guessed
 
 _Generation = Annotated[
     int, msgspec.Meta(ge=0, le=1_000_000, description="Number of the derived token. Another number gives another URL.")

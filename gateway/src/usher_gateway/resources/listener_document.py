@@ -179,12 +179,12 @@ def routes_of(listener: Listener) -> tuple[documents.Route, ...]:
     return tuple(_route(listener, route) for route in listener.spec.routes or ())
 
 
+# (attribute, name) of each field of a body that a listener may override; looked up once because that is slow.
 _FIELD_NAMES = tuple(
     (field.name, field.encode_name)
     for field in msgspec.structs.fields(Fields)
     if field.encode_name in documents.DEFAULT_FIELDS
 )
-"""(attribute, name) of each field of a body that a listener may override; looked up once because that is slow."""
 
 
 def _fields(fields: Fields) -> dict[str, tuple[str, ...]]:

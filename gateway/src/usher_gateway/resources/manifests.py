@@ -17,20 +17,15 @@ from usher_gateway import resources
 from usher_gateway.resources import conditions, types, yaml_reader
 from usher_gateway.resources.conditions import Problem
 
-MAX_FILE_BYTES = 32 * 1024 * 1024
-"""Largest file that is read; it holds about 40,000 listeners."""
+MAX_FILE_BYTES = 32 * 1024 * 1024  # Largest file that is read; it holds about 40,000 listeners
+MAX_OBJECT_BYTES = 1_500_000  # Largest object, as JSON: etcd accepts no more
+MAX_SECRET_BYTES = 1024 * 1024  # Largest Secret, all values together: an API server accepts no more
 
-MAX_OBJECT_BYTES = 1_500_000
-"""Largest object, as JSON: etcd accepts no more."""
-
-MAX_SECRET_BYTES = 1024 * 1024
-"""Largest Secret, all values together: an API server accepts no more."""
-
+# Most bytes in all annotations of an object, keys and values together: an API server accepts no more.
 MAX_ANNOTATION_BYTES = 256 * 1024
-"""Most bytes in all annotations of an object, keys and values together: an API server accepts no more."""
 
+# Most hints that are searched for in one pass, because each search compares a name with every known name.
 _MAX_HINTS = 200
-"""Most hints that are searched for in one pass, because each search compares a name with every known name."""
 
 _BASE: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
@@ -63,8 +58,7 @@ class LoadedObject(msgspec.Struct, frozen=True):
         return self.lines.get(path, self.line)
 
 
-ObjectsByIdentity = Mapping[tuple[str, str], LoadedObject]
-"""(kind, key) -> object, in order."""
+ObjectsByIdentity = Mapping[tuple[str, str], LoadedObject]  # (kind, key) -> object, in order
 
 
 class Manifests(msgspec.Struct, frozen=True):

@@ -20,25 +20,17 @@ import msgspec
 
 from usher_gateway.resources import types
 
-ALWAYS_ALLOWED = 5
-"""So many objects of a kind may always be removed, even of very few."""
-
-ALLOWED_SHARE = 0.1
-"""This share of a namespace's objects of a kind may be removed."""
-
-WINDOW_SECONDS = 600.0
-"""Removals within this time count together. Tombstones stay for as long."""
-
-_MAX_MESSAGES = 16
-"""How many messages about one halt a confirmation may name: the newest ones."""
+ALWAYS_ALLOWED = 5  # So many objects of a kind may always be removed, even of very few
+ALLOWED_SHARE = 0.1  # This share of a namespace's objects of a kind may be removed
+WINDOW_SECONDS = 600.0  # Removals within this time count together. Tombstones stay for as long.
+_MAX_MESSAGES = 16  # How many messages about one halt a confirmation may name: the newest ones
 
 RemovalKind = Literal["Listener", "Destination", "Address", "RetiredAddress"]
 
+# Kinds of removals after which the document of the Listener stays in force.
 ADDRESS_KINDS: frozenset[RemovalKind] = frozenset({"Address", "RetiredAddress"})
-"""Kinds of removals after which the document of the Listener stays in force."""
 
-Identity = tuple[RemovalKind, str]
-"""Kind and name of a removal; it is unique in a namespace."""
+Identity = tuple[RemovalKind, str]  # Kind and name of a removal; it is unique in a namespace
 
 
 class Removal(msgspec.Struct, frozen=True, order=True):
@@ -185,17 +177,10 @@ def smallest_limit(limits: Iterable[int | None]) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-_MAX_NAMES = 3
-"""Objects that a message names in each namespace, and hashes that match nothing."""
-
-_HASH_LENGTH = 12
-"""Characters of a hash; longer values are cut in a message."""
-
-_MESSAGE_CHARACTERS = 500
-"""The length from which a message names further namespaces without their objects and hashes."""
-
-_MAX_FURTHER_NAMESPACES = 10
-"""Namespaces that a message names beyond that length."""
+_MAX_NAMES = 3  # Objects that a message names in each namespace, and hashes that match nothing
+_HASH_LENGTH = 12  # Characters of a hash; longer values are cut in a message
+_MESSAGE_CHARACTERS = 500  # The length from which a message names further namespaces without their objects and hashes
+_MAX_FURTHER_NAMESPACES = 10  # Namespaces that a message names beyond that length
 
 
 def describe_halts(halts: Iterable[HaltedRemovals]) -> str:

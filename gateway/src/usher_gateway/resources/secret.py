@@ -11,8 +11,8 @@ from usher_gateway.resources import conditions, types
 
 _Values = Annotated[dict[types.SecretKey, str], msgspec.Meta(max_length=256)]
 
+# Longest value that a resource can use: every value becomes a header or a signing key, and the operator keeps it.
 MAX_VALUE_BYTES = 64 * 1024
-"""Longest value that a resource can use: every value becomes a header or a signing key, and the operator keeps it."""
 
 _PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 _LINES = re.compile(rb"[\x20-\x7e\r\n\t]*")

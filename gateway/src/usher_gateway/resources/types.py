@@ -13,26 +13,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-API_VERSION = "usher.dev/v1alpha1"
-"""Group and version of the custom resources."""
+API_VERSION = "usher.dev/v1alpha1"  # Group and version of the custom resources
+MAX_NAME_LENGTH = 52  # Longest name of a custom resource, because the names of its children must fit into 63 characters
+MAX_ROUTES = 32  # Most routes of a listener
+MAX_ADDRESSES = 16  # Most addresses of a listener
 
-MAX_NAME_LENGTH = 52
-"""Longest name of a custom resource, because the names of its children must fit into 63 characters."""
-
-MAX_ROUTES = 32
-"""Most routes of a listener."""
-
-MAX_ADDRESSES = 16
-"""Most addresses of a listener."""
-
+# Longest expression, in characters. It is checked before the parser sees the expression.
 MAX_FILTER_LENGTH, MAX_TRANSFORM_LENGTH = 1024, 4096
-"""Longest expression, in characters. It is checked before the parser sees the expression."""
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _HOST_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
-NAME_PATTERN = f"^{_LABEL}$"
-"""Form of a custom resource's name."""
+NAME_PATTERN = f"^{_LABEL}$"  # Form of a custom resource's name
 
 ResourceName = Annotated[
     str,
@@ -230,14 +222,13 @@ Labels = Annotated[
 
 VisitorKey = Annotated[Literal["User", "Venue", "Device"], msgspec.Meta(description="One of the ids in a body.")]
 
+# Extra schema of a list whose items are identified by `name`.
 LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-"""Extra schema of a list whose items are identified by ``name``."""
 
-LIST_SET = {"x-kubernetes-list-type": "set"}
-"""Extra schema of a list without duplicates."""
+LIST_SET = {"x-kubernetes-list-type": "set"}  # Extra schema of a list without duplicates
 
+# Extra schema of a list that has one owner and is always replaced as a whole.
 LIST_ATOMIC = {"x-kubernetes-list-type": "atomic"}
-"""Extra schema of a list that has one owner and is always replaced as a whole."""
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
@@ -289,11 +280,11 @@ class Immutable(msgspec.Struct, frozen=True):
     late: bool = False
 
 
+# An expression of a resource: path of the field, source, and its field (`expressions.Where`).
 DeclaredExpression = tuple[str, str, Literal["when", "transform", "variable", "answer"]]
-"""An expression of a resource: path of the field, source, and its field (``expressions.Where``)."""
 
+# A rule between fields of one struct, in its class attribute `rules`.
 Rule = Union | Exactly | Requires | Combination | Forbidden | Immutable
-"""A rule between fields of one struct, in its class attribute ``rules``."""
 
 
 class TenantRef(Model, frozen=True, kw_only=True):
@@ -321,8 +312,8 @@ class SecretKeyRef(Model, frozen=True, kw_only=True):
     key: SecretKey
 
 
+# Keys of a Secret for basic authentication. Source: Kubernetes, type `kubernetes.io/basic-auth`.
 BASIC_KEYS = ("username", "password")
-"""Keys of a Secret for basic authentication. Source: Kubernetes, type ``kubernetes.io/basic-auth``."""
 
 
 def secret_keys(value: object) -> Iterator[tuple[str, str]]:
@@ -341,17 +332,14 @@ def secret_keys(value: object) -> Iterator[tuple[str, str]]:
                 yield from secret_keys(item)
 
 
-DEFAULT_NAMESPACE = "default"
-"""Namespace of an object without ``metadata.namespace``, as with kubectl."""
+DEFAULT_NAMESPACE = "default"  # Namespace of an object without `metadata.namespace`, as with kubectl
+WATCH_LABEL = "usher.dev/watch"  # In a cluster Usher reads a Secret only if this label is `"true"`
 
-WATCH_LABEL = "usher.dev/watch"
-"""In a cluster Usher reads a Secret only if this label is ``"true"``."""
-
+# Label with the name of a namespace, which every namespace has. Source: Kubernetes, well-known labels.
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
-"""Label with the name of a namespace, which every namespace has. Source: Kubernetes, well-known labels."""
 
+# Annotation on a ListenerClass that confirms one particular large removal.
 CONFIRM_REMOVALS = "usher.dev/confirm-removals"
-"""Annotation on a ListenerClass that confirms one particular large removal."""
 
 
 class Metadata(Model, frozen=True, kw_only=True):
@@ -460,6 +448,8 @@ def _dig(value: object, path: str) -> object:
     return value
 
 
+# Field path -> default. `0` means no limit and `""` means not set. The compiler fills the defaults in;
+# `docs/resources.md` lists them. The schema sets no default inside list items, because GitOps tools would report drift.
 DEFAULTS: dict[str, Any] = {
     "ListenerClass.spec.namespaces.from": "All",
     "ListenerClass.spec.allowedHostnames[].namespaces.from": "All",
@@ -506,11 +496,6 @@ DEFAULTS: dict[str, Any] = {
     "Destination.spec.rateLimit.perSeconds": 1,
     "Destination.spec.retry.maxAgeSeconds": 604_800,
 }
-"""Field path -> default. ``0`` means no limit and ``""`` means not set.
-
-The compiler fills the defaults in; ``docs/resources.md`` lists them. The schema sets no default inside list items,
-because GitOps tools would report drift.
-"""
 
 
 def value_or_default(given: Any, path: str) -> Any:

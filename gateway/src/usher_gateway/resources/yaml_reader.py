@@ -17,8 +17,7 @@ from usher_gateway.resources import conditions, types
 
 _TRUE = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y"})
 _FALSE = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF", "n", "N"})
-NULL = frozenset({"", "~", "null", "Null", "NULL"})
-"""Scalars that mean null."""
+NULL = frozenset({"", "~", "null", "Null", "NULL"})  # Scalars that mean null
 _INTEGER = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _LONGEST_NUMBER = 64
@@ -59,15 +58,11 @@ def _integer(text: str) -> object:
         return text
 
 
-INVALID = object()
-"""Stands for a value that has a problem."""
+INVALID = object()  # Stands for a value that has a problem
+_MAX_NODES = 50_000  # Most YAML nodes of one object, each use of an alias counted, so that an alias bomb ends early
+_MAX_PROBLEMS = 200  # Most problems that are reported about one object
 
-_MAX_NODES = 50_000
-"""Most YAML nodes of one object, each use of an alias counted, so that an alias bomb ends early."""
-
-_MAX_PROBLEMS = 200
-"""Most problems that are reported about one object."""
-
+# Path -> fields that an API server adds to an object. Usher ignores them in files.
 _IGNORED = {
     "": frozenset({"status"}),
     "metadata": frozenset(
@@ -84,7 +79,6 @@ _IGNORED = {
         }
     ),
 }
-"""Path -> fields that an API server adds to an object. Usher ignores them in files."""
 
 _WORDS = {bool: "true or false", int: "a number", float: "a number", str: "text", type(None): "nothing (null)"}
 
@@ -286,8 +280,8 @@ class _Shape(msgspec.Struct, frozen=True):
     rules: tuple[types.Rule, ...]
 
 
+# By `id()` of the type, because these types cannot be hashed. Each shape keeps its type alive.
 _shapes: dict[int, _Shape] = {}
-"""By ``id()`` of the type, because these types cannot be hashed. Each shape keeps its type alive."""
 
 
 def _shape_of(expected: inspect.Type) -> _Shape:

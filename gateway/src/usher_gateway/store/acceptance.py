@@ -34,11 +34,10 @@ _DAY = 86_400 * model.MICROSECONDS
 
 _SUPPRESSED = model.Accepted(model.CountedAs.Suppressed)
 
-Row = tuple[object, ...]
-"""A row to write."""
+Row = tuple[object, ...]  # A row to write
 
+# (counted as, late, each route's skip reason): arrivals with the same values add the same to the meters.
 _Kind = tuple[model.CountedAs, bool, tuple[model.SkipReason | None, ...]]
-"""(counted as, late, each route's skip reason): arrivals with the same values add the same to the meters."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -105,24 +104,20 @@ class ArrivalRows:
         meters: dict[tuple[int, int, int], int],
     ) -> None:
         self._batch = arrivals
-        self.arrivals = arrivals
-        """Those of the batch to decide and write: all but suppressed ones."""
+        self.arrivals = arrivals  # Those of the batch to decide and write: all but suppressed ones
         self._now = now
         self._names = names
         self._ids = ids
         self._meters = meters
-        self.keys = ids.next_keys(len(arrivals))
-        """The row keys of the arrivals."""
+        self.keys = ids.next_keys(len(arrivals))  # The row keys of the arrivals
         self.accepted: list[model.Accepted] = []
         self.arrival_rows: list[Row] = []
         """(key, id, listener, received at, visit time, counted as, flags, quarantine reason or 0, hops, body size,
         fingerprint, visitor key, person keys, verdicts as MessagePack)."""
-        self.body_rows: list[Row] = []
-        """(key, day of expiry, content type, body)."""
+        self.body_rows: list[Row] = []  # (key, day of expiry, content type, body)
         self.delivery_rows: list[Row] = []
         """(key, id, arrival, route, destination, hold reason or 0, due at, created at, started at, expires at)."""
-        self._tallies: dict[_Kind, dict[tuple[int, int], int]] = {}
-        """Kind -> (listener, slot) -> arrivals."""
+        self._tallies: dict[_Kind, dict[tuple[int, int], int]] = {}  # Kind -> (listener, slot) -> arrivals
         self._skips: dict[int, _PlanSkips] = {}
         """Plans by identity, because most listeners have the same plans for every body."""
 

@@ -11,11 +11,10 @@ import msgspec
 
 from usher_gateway import model
 
+# 1/8 of the queue is reserved for light tenants, so that they find room while others flood the queue.
 _RESERVED_SHARE = 8
-"""1/8 of the queue is reserved for light tenants, so that they find room while others flood the queue."""
 
-_LIGHT_SHARE = 64
-"""A tenant that uses at most 1/64 of its limit counts as light."""
+_LIGHT_SHARE = 64  # A tenant that uses at most 1/64 of its limit counts as light
 
 
 class QueueLimits(msgspec.Struct, frozen=True):

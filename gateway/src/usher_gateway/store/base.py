@@ -9,8 +9,7 @@ import msgspec
 
 from usher_gateway import metrics, model
 
-Period = Literal["slot", "day", "month"]
-"""The period over which usage is added up: quarters of an hour, days or months."""
+Period = Literal["slot", "day", "month"]  # The period over which usage is added up: quarters of an hour, days or months
 
 
 class OpenReport(msgspec.Struct, frozen=True):
@@ -125,11 +124,10 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     """How long it took."""
 
 
+# A gateway of a shared store sends only for this long after it compared which deliveries it has claimed.
 CLAIMS_SECONDS = 30.0
-"""A gateway of a shared store sends only for this long after it compared which deliveries it has claimed."""
 
-LONGEST_PAGE = 1_000
-"""The most rows of one page, whatever the caller asks for."""
+LONGEST_PAGE = 1_000  # The most rows of one page, whatever the caller asks for
 
 
 class ListingPage(msgspec.Struct, frozen=True):
@@ -173,8 +171,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         return is_permitted and self.namespace in {None, namespace} and self.tenant in {None, tenant}
 
 
-ANY = Filter()
-"""Matches every row."""
+ANY = Filter()  # Matches every row
 
 
 class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -406,8 +403,7 @@ class KeptTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Days that an erasure is kept after its end."""
 
 
-USUAL_TIMES = KeptTimes()
-"""The defaults, without manifests and settings."""
+USUAL_TIMES = KeptTimes()  # The defaults, without manifests and settings
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -438,8 +434,7 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     """``NAME`` or ``NAMESPACE/NAME`` of the tenant that the selection of an entry names."""
 
 
-Change = Literal["redrive", "cancel", "retry"]
-"""A change of deliveries that a person requests."""
+Change = Literal["redrive", "cancel", "retry"]  # A change of deliveries that a person requests
 
 
 class ChangePreview(msgspec.Struct):
@@ -457,11 +452,9 @@ class ChangePreview(msgspec.Struct):
     """Cancelled deliveries that a redrive holds again, because their filter had failed."""
 
 
+# Returns the reasons that hold deliveries of a route now, the first one first. TokenHeld and QuotaExceeded hold only
+# deliveries of arrivals that came with them; any other reason holds all.
 HoldsOf = Callable[[model.RouteDefinition], Awaitable[Sequence[model.HoldReason]]]
-"""Returns the reasons that hold deliveries of a route now, the first one first.
-
-TokenHeld and QuotaExceeded hold only deliveries of arrivals that came with them; any other reason holds all.
-"""
 
 
 def ignore_ids(_: Sequence[bytes]) -> None:
@@ -473,19 +466,18 @@ async def no_holds(_: model.RouteDefinition) -> Sequence[model.HoldReason]:
     return ()
 
 
+# Returns the mark of a once-per rule for an arrival, and the instant from which the store may delete it.
 MarkOf = Callable[[model.Arrival], tuple[bytes, int]]
-"""Returns the mark of a once-per rule for an arrival, and the instant from which the store may delete it."""
 
+# Returns how the marks of a route are made; None if the route has no once-per rule now.
 MarkOfRoute = Callable[[model.RouteDefinition], MarkOf | None]
-"""Returns how the marks of a route are made; None if the route has no once-per rule now."""
 
 
-RELEASED, UNRELEASED = "released", "unreleased"
-"""States of quarantined arrivals."""
+RELEASED, UNRELEASED = "released", "unreleased"  # States of quarantined arrivals
 
 
+# Returns whether a route is paused or in shadow mode now, was removed, or leads to another destination.
 IsPaused = Callable[[model.RouteDefinition], bool]
-"""Returns whether a route is paused or in shadow mode now, was removed, or leads to another destination."""
 
 
 def not_paused(_: model.RouteDefinition) -> bool:
@@ -498,8 +490,8 @@ def no_marks(_: model.RouteDefinition) -> MarkOf | None:
     return None
 
 
+# Receives the result of an abandoned arrival: what the commit decided, or None if the arrival was withdrawn.
 AbandonedCallback = Callable[[model.Accepted | None], None]
-"""Receives the result of an abandoned arrival: what the commit decided, or None if the arrival was withdrawn."""
 
 
 class Replicas(msgspec.Struct, frozen=True):

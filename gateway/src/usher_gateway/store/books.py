@@ -15,6 +15,7 @@ from usher_gateway import model
 from usher_gateway.model import Counter
 from usher_gateway.store.base import Period, UsageRow
 
+# The kinds under which an arrival can be counted.
 ARRIVALS = (
     Counter.visits,
     Counter.repeats,
@@ -24,8 +25,8 @@ ARRIVALS = (
     Counter.refused,
     Counter.suppressed,
 )
-"""The kinds under which an arrival can be counted."""
 
+# Skip reason -> the counter that meters it.
 SKIPPED: Mapping[model.SkipReason, Counter] = {
     model.SkipReason.Filter: Counter.skipped_filter,
     model.SkipReason.OncePer: Counter.skipped_once_per,
@@ -34,8 +35,8 @@ SKIPPED: Mapping[model.SkipReason, Counter] = {
     model.SkipReason.Paused: Counter.skipped_paused,
     model.SkipReason.Shadow: Counter.skipped_shadow,
 }
-"""Skip reason -> the counter that meters it."""
 
+# Counter -> how it changes the number of open deliveries.
 OPEN_SIGNS: Mapping[int, int] = {
     Counter.carried: 1,
     Counter.created: 1,
@@ -46,9 +47,9 @@ OPEN_SIGNS: Mapping[int, int] = {
     Counter.died: -1,
     Counter.cancelled: -1,
 }
-"""Counter -> how it changes the number of open deliveries."""
 
 
+# Outcome of an attempt -> the state of the delivery, and the counter that meters it.
 SETTLED: Mapping[model.SettledAs, tuple[model.DeliveryState, Counter | None]] = {
     model.SettledAs.Delivered: (model.DeliveryState.Delivered, Counter.delivered),
     model.SettledAs.Retry: (model.DeliveryState.Pending, None),
@@ -56,7 +57,6 @@ SETTLED: Mapping[model.SettledAs, tuple[model.DeliveryState, Counter | None]] = 
     model.SettledAs.Cancelled: (model.DeliveryState.Cancelled, Counter.cancelled),
     model.SettledAs.Held: (model.DeliveryState.Pending, None),
 }
-"""Outcome of an attempt -> the state of the delivery, and the counter that meters it."""
 
 
 class Violation(msgspec.Struct, frozen=True):

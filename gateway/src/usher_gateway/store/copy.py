@@ -17,6 +17,10 @@ import msgspec
 
 from usher_gateway import model
 
+# Kind -> the columns of its rows, in the order in which the kinds are copied. The columns are those of the tables in
+# the migrations. Arrivals come in the order of their keys, because SQLite indexes persons up to a key. `waiting` is 0
+# or 1, and a pending delivery is in the backlog or held. `print`: the arrival by which dedupe knows a content. `tried`:
+# the activity of a destination. `time`: the times in the table meta.
 COLUMNS = {
     "listener": "number, namespace, tenant, listener",
     "destination": "number, key",
@@ -39,13 +43,8 @@ COLUMNS = {
     "meter": "listener, slot, counter, count",
     "time": "name, value",
 }
-"""Kind -> the columns of its rows, in the order in which the kinds are copied.
 
-The columns are those of the tables in the migrations. Arrivals come in the order of their keys, because SQLite indexes
-persons up to a key. ``waiting`` is 0 or 1, and a pending delivery is in the backlog or held. ``print``: the arrival by
-which dedupe knows a content. ``tried``: the activity of a destination. ``time``: the times in the table meta.
-"""
-
+# Kind -> its table, in both engines.
 TABLES = {
     "listener": "listeners",
     "destination": "destinations",
@@ -65,19 +64,11 @@ TABLES = {
     "tried": "destination_activity",
     "meter": "meters",
 }
-"""Kind -> its table, in both engines."""
 
-TIMES = ("confirmed_at", "noted_at")
-"""The names of the kind ``time``."""
-
-COPIED = "copied"
-"""The name in the table meta that marks a store as copied to another one; its value is the time."""
-
-UNFINISHED = "copy_unfinished"
-"""The name in the table meta that marks a store to which a copy is unfinished."""
-
-Row = Sequence[Any]
-"""A row of a kind."""
+TIMES = ("confirmed_at", "noted_at")  # The names of the kind `time`
+COPIED = "copied"  # The name in the table meta that marks a store as copied to another one; its value is the time
+UNFINISHED = "copy_unfinished"  # The name in the table meta that marks a store to which a copy is unfinished
+Row = Sequence[Any]  # A row of a kind
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -190,8 +181,8 @@ class Comparison(msgspec.Struct, frozen=True):
         return all(self.is_equal(kind) for kind in COLUMNS)
 
 
+# Receives what is done (`copied` or `compared`), a kind, and how many of its rows are done.
 Progress = Callable[[str, str, int], None]
-"""Receives what is done (``copied`` or ``compared``), a kind, and how many of its rows are done."""
 
 
 async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progress: Progress) -> Comparison:

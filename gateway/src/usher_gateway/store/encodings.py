@@ -6,25 +6,21 @@ from collections.abc import Sequence
 from usher_gateway import model
 from usher_gateway.store.base import AttemptRecord
 
-FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = 1, 2, 4, 8, 16
-"""Bits of arrivals.flags."""
+FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = 1, 2, 4, 8, 16  # Bits of arrivals.flags
 
+# More bits of arrivals.flags: the body names another company than the tenant, and was accepted; it has a time that
+# cannot be trusted.
 FLAG_OTHER_COMPANY, FLAG_UNTRUSTED_TIME = 128, 256
-"""More bits of arrivals.flags: the body names another company than the tenant, and was accepted; it has a time that
-cannot be trusted.
-"""
 
+# More bits of arrivals.flags: reasons that hold every delivery of an arrival, even if another reason came first.
 HOLD_FLAGS = {model.HoldReason.TokenHeld: 32, model.HoldReason.QuotaExceeded: 64}
-"""More bits of arrivals.flags: reasons that hold every delivery of an arrival, even if another reason came first."""
 
-_ARRIVAL_BYTES = 512
-"""Estimated bytes that the rows of an arrival take in addition to its body and deliveries."""
+_ARRIVAL_BYTES = 512  # Estimated bytes that the rows of an arrival take in addition to its body and deliveries
 
+# Estimated bytes of a delivery: 100 if the first attempt succeeds, 800 with ten attempts and a kept answer.
 DELIVERY_BYTES = 512
-"""Estimated bytes of a delivery: 100 if the first attempt succeeds, 800 with ten attempts and a kept answer."""
 
-STORED_SLOT = -1
-"""The slot of Counter.stored_bytes."""
+STORED_SLOT = -1  # The slot of Counter.stored_bytes
 
 
 def split_person_keys(packed: bytes) -> tuple[bytes, ...]:
@@ -39,14 +35,9 @@ def row_bytes(verdicts: Sequence[tuple[int, int, int]]) -> int:
 
 # The log of a delivery's last attempts: records of one length, so that a statement can append and cut them.
 
-KEPT_ATTEMPTS = 10
-"""Attempts of a delivery that are kept."""
-
-_RECORD = struct.Struct(">qHI24s")
-"""Time, HTTP status, milliseconds and error code (ASCII, padded with zero bytes)."""
-
-ATTEMPTS_BYTES = KEPT_ATTEMPTS * _RECORD.size
-"""The length of a full log."""
+KEPT_ATTEMPTS = 10  # Attempts of a delivery that are kept
+_RECORD = struct.Struct(">qHI24s")  # Time, HTTP status, milliseconds and error code (ASCII, padded with zero bytes)
+ATTEMPTS_BYTES = KEPT_ATTEMPTS * _RECORD.size  # The length of a full log
 
 
 def pack_attempt(settlement: model.Settlement) -> bytes:
@@ -76,8 +67,8 @@ def first_hold(flags: int, reasons: Sequence[model.HoldReason]) -> int:
     return int(lasting[0]) if lasting else 0
 
 
+# Holds of deliveries on which the filter of their route has not decided.
 FILTER_HOLDS = (int(model.HoldReason.FilterError), int(model.HoldReason.ExpressionTooSlow))
-"""Holds of deliveries on which the filter of their route has not decided."""
 
 
 def hold_again(hold: int) -> int:

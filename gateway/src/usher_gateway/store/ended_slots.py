@@ -13,15 +13,11 @@ from usher_gateway.store.transaction import Query
 
 T = TypeVar("T")
 
-_SETTLED_SECONDS = 1_800
-"""A slot that ended so long ago gets no more counts: clocks of gateways differ by less."""
-
-_MOST_SLOTS = 70 * 96
-"""Slots whose totals are kept: 70 days, for two months on the page Usage; about 9 MB."""
+_SETTLED_SECONDS = 1_800  # A slot that ended so long ago gets no more counts: clocks of gateways differ by less
+_MOST_SLOTS = 70 * 96  # Slots whose totals are kept: 70 days, for two months on the page Usage; about 9 MB
 
 
-_PART_SECONDS = 86_400
-"""One query reads the slots of so much time at most."""
+_PART_SECONDS = 86_400  # One query reads the slots of so much time at most
 
 
 class LookUp(Protocol):
@@ -40,11 +36,9 @@ class EndedSlots:
 
     def __init__(self, look_up: LookUp, now: Callable[[], int]) -> None:
         self._look_up, self._now = look_up, now
-        self._totals: dict[int, model.Counts] = {}
-        """Slot -> counts of all listeners together."""
+        self._totals: dict[int, model.Counts] = {}  # Slot -> counts of all listeners together
         self._since = self._until = 0
-        self._sums: dict[int, model.Counts] = {}
-        """Listener number -> counts of the slots in [_since, _until)."""
+        self._sums: dict[int, model.Counts] = {}  # Listener number -> counts of the slots in [_since, _until)
         self._lock = asyncio.Lock()
 
     async def totals(self, since: int, until: int) -> dict[int, model.Counts]:

@@ -27,22 +27,21 @@ _log = structlog.get_logger(__name__)
 
 _RETRY_FIRST_SECONDS = 0.05
 _RETRY_LONGEST_SECONDS = 1.0
-_OUTAGE_SECONDS = 8.0
-"""Commits that fail for less are not an outage, because arrivals wait for them that long."""
+_OUTAGE_SECONDS = 8.0  # Commits that fail for less are not an outage, because arrivals wait for them that long
 
 _SETTLEMENTS_PER_BATCH = 512
 _COUNTS_EVERY_SECONDS = 2.0
 
+# Arrivals that are worth a transaction of their own. Smaller batches cost the database more than they gain.
 MANY_WAITING = 48
-"""Arrivals that are worth a transaction of their own. Smaller batches cost the database more than they gain."""
 
+# A commit of the first line that takes longer may wait for a lock; arrivals do not wait for it any more.
 _SLOW_COMMIT_SECONDS = 0.2
-"""A commit of the first line that takes longer may wait for a lock; arrivals do not wait for it any more."""
 
 T = TypeVar("T")
 
+# Work in a separate transaction, which the engine passes in. The caller gets the returned value after the commit.
 Job = Callable[[Any], Any]
-"""Work in a separate transaction, which the engine passes in. The caller gets the returned value after the commit."""
 
 
 class Batch(msgspec.Struct):
@@ -123,13 +122,11 @@ class GroupCommit:
 
     def __init__(self, *, limits: QueueLimits, now: Callable[[], int], lines: int = 1) -> None:
         self._is_writing = False
-        self._failure = ""
-        """Why the last failed commit failed."""
+        self._failure = ""  # Why the last failed commit failed
         self.commit_seconds = metrics.Histogram(metrics.SECONDS)
         self.batch_sizes = metrics.Histogram(metrics.SIZES)
         self._now = now
-        self._orphans: list[model.Delivery] = []
-        """Deliveries of abandoned arrivals that were committed after all."""
+        self._orphans: list[model.Delivery] = []  # Deliveries of abandoned arrivals that were committed after all
         self._arrivals = ArrivalQueue(limits)
         self._lines = [_Line(number) for number in range(lines)]
         self._first = self._lines[0]
@@ -140,8 +137,7 @@ class GroupCommit:
         self._abandoned: dict[asyncio.Future[model.Accepted], AbandonedCallback] = {}
         self._jobs: list[tuple[Job, asyncio.Future[object]]] = []
         self._counts: dict[tuple[model.ListenerName, int, int], int] = {}
-        self._retry_seconds = 0.0
-        """The current pause after a failed commit; 0.0 if there is none."""
+        self._retry_seconds = 0.0  # The current pause after a failed commit; 0.0 if there is none
         self._next_retry_seconds = _RETRY_FIRST_SECONDS
         self._next_counts = 0.0
         self._job_is_next = True

@@ -11,8 +11,7 @@ import msgspec
 
 from usher_gateway import model
 
-MIN_GATEWAY = "0.1.0"
-"""The oldest gateway that can run on these tables."""
+MIN_GATEWAY = "0.1.0"  # The oldest gateway that can run on these tables
 
 
 class Migration(msgspec.Struct, frozen=True):

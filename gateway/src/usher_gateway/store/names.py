@@ -32,13 +32,13 @@ _ADD_ROUTES = """
     select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bytea[]) where true
     on conflict do nothing
 """
+# A condition on PostgreSQL: the database has the names of `UsedNames.columns()`.
 LACKS_NONE = """
     not exists (select from unnest({}::bigint[]) as used (number)
         where not exists (select from listeners where listeners.number = used.number))
     and not exists (select from unnest({}::bigint[]) as used (number)
         where not exists (select from routes where routes.number = used.number))
 """
-"""A condition on PostgreSQL: the database has the names of ``UsedNames.columns()``."""
 
 _CACHED_ROUTES = 100_000
 
@@ -56,8 +56,7 @@ class UsedNames:
 
     def __init__(self) -> None:
         self.listeners: dict[model.ListenerName, int] = {}
-        self.routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}
-        """By the identity of the definition."""
+        self.routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}  # By the identity of the definition
 
     def columns(self) -> list[object]:
         """Return the values of ``LACKS_NONE``.
@@ -85,8 +84,7 @@ class NameNumbers:
         self._routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}
         """By the identity of a definition, because hashing its fields for every arrival would cost too much. The
         configuration keeps the definitions alive."""
-        self.listeners: dict[int, model.ListenerName] = {}
-        """Every known listener by number."""
+        self.listeners: dict[int, model.ListenerName] = {}  # Every known listener by number
         self.definitions: dict[int, model.RouteDefinition] = {}
         """Every known definition by number. Other threads may read it."""
 

@@ -35,8 +35,7 @@ from usher_gateway.store.person_records import PersonRecords
 from usher_gateway.store.replay_records import ReplayRecords
 from usher_gateway.store.transaction import change, look_up
 
-_RELEASE_SLICE = 20
-"""Arrivals that one job releases; each has up to 32 routes."""
+_RELEASE_SLICE = 20  # Arrivals that one job releases; each has up to 32 routes
 
 
 class Records(PersonRecords, ReplayRecords):

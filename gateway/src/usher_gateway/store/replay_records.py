@@ -23,13 +23,11 @@ from usher_gateway.store.base import (
 from usher_gateway.store.jobs import changes, creation, replays
 from usher_gateway.store.transaction import JobRunner, change, look_up, read
 
-_PREVIEW_SECONDS = 20.0
-"""How long the preview of a replay counts."""
+_PREVIEW_SECONDS = 20.0  # How long the preview of a replay counts
 
 _ENDED = {state.name.lower() for state in model.DeliveryState} - {replays.PENDING}
 
-_SCAN_SECONDS = 1.0
-"""How long a step of a replay looks for verdicts before it records how far it came."""
+_SCAN_SECONDS = 1.0  # How long a step of a replay looks for verdicts before it records how far it came
 
 
 class ReplayRecords(JobRunner):

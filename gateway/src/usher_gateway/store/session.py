@@ -25,8 +25,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
-Row = Any
-"""A row that a statement returned: a sequence of its values."""
+Row = Any  # A row that a statement returned: a sequence of its values
 
 
 class Statement(NamedTuple):

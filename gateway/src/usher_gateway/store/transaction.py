@@ -17,8 +17,7 @@ from usher_gateway.store.session import Session
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SLICE_ROWS = 2_000
-"""The most rows that one job may change."""
+SLICE_ROWS = 2_000  # The most rows that one job may change
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -41,8 +40,7 @@ class Transaction:
         self.session, self.ids, self.owner = session, ids, owner
         self._names = names
         self.used = UsedNames()
-        self.meters: dict[tuple[int, int, int], int] = {}
-        """(listener number, slot, counter) -> count."""
+        self.meters: dict[tuple[int, int, int], int] = {}  # (listener number, slot, counter) -> count
 
     def listener(self, name: model.ListenerName) -> int:
         """Return the number of a listener, to write it."""
@@ -117,11 +115,8 @@ class Transaction:
         """Note that deliveries are not claimed any more."""
 
 
-Query = Callable[[Session], Coroutine[Any, Any, T]]
-"""Reads over one snapshot."""
-
-Job = Callable[[Transaction], Coroutine[Any, Any, T]]
-"""Changes rows in one transaction."""
+Query = Callable[[Session], Coroutine[Any, Any, T]]  # Reads over one snapshot
+Job = Callable[[Transaction], Coroutine[Any, Any, T]]  # Changes rows in one transaction
 
 
 class JobRunner(abc.ABC):

@@ -33,11 +33,8 @@ from usher_operator.view import (
     View,
 )
 
-PENDING = "Pending"
-"""The reason of every condition that is Unknown."""
-
-_MAX_MESSAGE = 2048
-"""Longest message in characters."""
+PENDING = "Pending"  # The reason of every condition that is Unknown
+_MAX_MESSAGE = 2048  # Longest message in characters
 
 _Type = ConditionType
 

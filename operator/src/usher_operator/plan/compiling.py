@@ -17,8 +17,8 @@ from usher_gateway.resources.listener_document import addresses_of, fixed_addres
 from usher_operator.plan import versions
 from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View, address_path
 
+# A resource that is compiled to a document.
 DocumentResource = CachedResource[resources.Listener] | CachedResource[resources.Destination]
-"""A resource that is compiled to a document."""
 
 
 class CompiledDocument(msgspec.Struct, frozen=True):

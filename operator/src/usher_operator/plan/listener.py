@@ -25,8 +25,8 @@ _WAITS = (
 )
 
 _Type = ConditionType
+# Conditions besides Accepted on which Ready depends.
 _NEEDED = (_Type.ResolvedRefs, _Type.CertificateReady, _Type.Exposed, _Type.Programmed)
-"""Conditions besides Accepted on which Ready depends."""
 
 
 def plan(view: View, key: Key) -> Plan:

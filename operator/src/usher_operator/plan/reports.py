@@ -26,11 +26,11 @@ from usher_operator.view import (
 _Type = ConditionType
 _Reason = OperatorReason
 
+# Delay before Programmed turns False, because a rollout of gateways or a slow gateway is not a failure.
 GRACE_MICROSECONDS = 30 * model.MICROSECONDS
-"""Delay before Programmed turns False, because a rollout of gateways or a slow gateway is not a failure."""
 
+# Quarantining is reported if a larger share of the arrivals of the last 15 minutes was quarantined.
 QUARANTINED_SHARE = 0.05
-"""Quarantining is reported if a larger share of the arrivals of the last 15 minutes was quarantined."""
 
 NO_GATEWAY_READY = "no gateway is ready: at least one must run and be ready"
 _NO_URL_YET = "there is no URL yet; the other conditions say why"
@@ -55,6 +55,7 @@ _SEE_REASONS = "Usher's page about reasons says what to do"
 _SILENT = (
     "no request has arrived for `silence.afterSeconds`; Purple may have disabled the webhook: verify it in the portal"
 )
+# Reason -> message. The first reason that a gateway reports is the condition's.
 _UNHEALTHY = {
     _Reason.Gone: "the destination answered 410 Gone: `spec.http.url` must be a URL that accepts visits",
     _Reason.AddressForbidden: "the gateway sends nothing to the address of `spec.http.url`: Usher's administrator must "
@@ -65,7 +66,7 @@ _UNHEALTHY = {
     _Reason.CircuitOpen: "many deliveries in a row failed ({error}), so Usher tries one a minute: {remedy}",
     _Reason.Failing: "the last deliveries failed ({error}), and Usher tries them again: {remedy}",
 }
-"""Reason -> message. The first reason that a gateway reports is the condition's."""
+# Error -> what must be done about it, if it is more than to repair the destination's system.
 _REMEDIES = {
     "TLSAuthorityUnknown": "`spec.http.tls.authoritySecretRef` must name the authority of the destination's "
     "certificate, if the gateways' system does not trust it",
@@ -76,7 +77,6 @@ _REMEDIES = {
     "Forbidden": "the destination must accept the credentials that `spec.http` names",
     "NotFound": "`spec.http.url` must be a URL that accepts visits",
 }
-"""Error -> what must be done about it, if it is more than to repair the destination's system."""
 _REPAIR = "the destination's system must be repaired"
 _QUARANTINING = (
     "over 5 % of the arrivals of 15 minutes were quarantined; look at them with `usher quarantine list`, correct the "

@@ -35,20 +35,15 @@ from usher_operator.view import (
     View,
 )
 
+# Status field of a Destination: host and port of the URL in its document, for a column. The whole URL may contain a
+# secret.
 HOST_FIELD = "host"
-"""Status field of a Destination: host and port of the URL in its document, for a column. The whole URL may contain a
-secret."""
 
 _Type = ConditionType
 _NEEDED_OF_CLASS = (_Type.CertificateReady, _Type.Exposed)
-_NEEDED_OF_DESTINATION = (_Type.ResolvedRefs, _Type.Programmed)
-"""Conditions besides Accepted on which Ready depends."""
-
-_UNSERVED_MICROSECONDS = 60 * model.MICROSECONDS
-"""A class that has no condition for this long is served by no operator."""
-
-_MAX_NAMES = 3
-"""Listeners that a message names."""
+_NEEDED_OF_DESTINATION = (_Type.ResolvedRefs, _Type.Programmed)  # Conditions besides Accepted on which Ready depends
+_UNSERVED_MICROSECONDS = 60 * model.MICROSECONDS  # A class that has no condition for this long is served by no operator
+_MAX_NAMES = 3  # Listeners that a message names
 
 
 def plan_listener_class(view: View, key: Key) -> Plan:

@@ -22,8 +22,7 @@ from usher_gateway import documents, resources
 from usher_gateway.resources.listener_document import routes_of
 from usher_operator.view import CachedResource, Key, PublishedDocument, View
 
-_NOT_VALID_YET = 0
-"""Generation in the document of a Listener that was made again, until it is valid."""
+_NOT_VALID_YET = 0  # Generation in the document of a Listener that was made again, until it is valid
 
 
 def own_version(view: View, cached: CachedResource[Any]) -> PublishedDocument | None:

@@ -27,6 +27,7 @@ _READ_DESTINATIONS = """
     select destination, url_digest, has_succeeded, error, status, failed_at, failing_since, failures, recovered_at
     from destination_activity
 """
+# Save the activity of destinations. Of several gateways, the one with the newest change wins.
 _WRITE_DESTINATIONS = """
     insert into destination_activity as saved select * from unnest($1::text[], $2::bytea[], $3::smallint[], $4::text[],
         $5::smallint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[]) where true
@@ -36,7 +37,6 @@ _WRITE_DESTINATIONS = """
     where excluded.url_digest <> saved.url_digest
         or greatest(excluded.failed_at, excluded.recovered_at) >= greatest(saved.failed_at, saved.recovered_at)
 """
-"""Save the activity of destinations. Of several gateways, the one with the newest change wins."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, int]).decode

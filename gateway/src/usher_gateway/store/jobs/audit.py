@@ -10,8 +10,7 @@ from usher_gateway.store.jobs import scopes
 from usher_gateway.store.session import Row, Session
 from usher_gateway.store.transaction import Transaction
 
-KEPT_DAYS = 750
-"""How long an entry stays: about as long as meters."""
+KEPT_DAYS = 750  # How long an entry stays: about as long as meters
 
 _ADD = """
     insert into audit_entries (key, id, at, who, action, selection, count, peer)

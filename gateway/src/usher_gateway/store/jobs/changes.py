@@ -24,23 +24,22 @@ from usher_gateway.store.jobs import creation, scopes, suppressions
 from usher_gateway.store.session import Session, Statement, columns
 from usher_gateway.store.transaction import Transaction
 
-SLICE = 100
-"""Deliveries that one job creates or changes; arrivals wait for it (docs/performance.md)."""
+SLICE = 100  # Deliveries that one job creates or changes; arrivals wait for it (docs/performance.md)
 
+# Route number -> the reasons that hold its deliveries now (`store.base.HoldsOf`).
 Holds = dict[int, Sequence[model.HoldReason]]
-"""Route number -> the reasons that hold its deliveries now (``store.base.HoldsOf``)."""
 
 _ENDED = frozenset({model.DeliveryState.Dead.name.lower(), model.DeliveryState.Cancelled.name.lower()})
 _NOT_RELEASABLE = (model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable)
 
 _LOCK = "select key from deliveries where key = any($1::bigint[]) order by key for no key update"
 
+# It is the newest delivery of its route for the visit, for a dead one apart from cancelled ones.
 _NOT_REPLAYED = """not exists (
     select 1 from deliveries n
     where n.origin > 0 and n.arrival = d.arrival and n.route = d.route and n.key > d.key
     and (n.state < 3 or d.state = 3)
 )"""
-"""It is the newest delivery of its route for the visit, for a dead one apart from cancelled ones."""
 
 _REDRIVABLE = f"""
     select d.key, d.route, a.flags, d.arrival, d.id, d.hold from deliveries d join arrivals a on a.key = d.arrival
@@ -53,23 +52,23 @@ _REDRIVE = """
         started_at = $3, settled_at = 0, cancel = 0, status = 0, error = '', answer = null
     from unnest($1::bigint[], $2::smallint[]) as new (key, hold) where d.key = new.key
 """
+# A delivery that the filter of its route has not decided on keeps its hold as a negative number (`hold_again`).
 _CANCEL = f"""
     update deliveries set state = $2,
         hold = case when hold in ({", ".join(map(str, FILTER_HOLDS))}) then -hold else 0 end, waiting = false,
         owner = 0, due_at = 0, settled_at = $3, cancel = $4
     where key = any($1::bigint[]) and state = 0 returning key, route
 """  # noqa: S608 - constants
-"""A delivery that the filter of its route has not decided on keeps its hold as a negative number (`hold_again`)."""
 
 _RETRY = "update deliveries set due_at = $2 where key = any($1::bigint[]) and waiting and due_at > $2"
 
+# The conditions of redrive(), cancel() and retry().
 _CHANGEABLE: Mapping[Change, str] = {
     "redrive": f"""state >= 2 and (expires_at = 0 or expires_at > $2)
         and exists (select 1 from bodies b where b.key = d.arrival and b.body is not null) and {_NOT_REPLAYED}""",  # noqa: S608
     "cancel": "state = 0 and $2::bigint is not null",
     "retry": "waiting and due_at > $2",
 }
-"""The conditions of redrive(), cancel() and retry()."""
 
 DELETE_MARKS = "delete from once_marks where mark = any($1::bytea[])"
 
@@ -89,6 +88,7 @@ _RELEASE = f"""
 
 _NOTE_RELEASED = "update arrivals set verdicts = $2, persons = $3 where key = $1"
 
+# Add person keys of an arrival. SQLite has those of the newest arrivals in the ledger only.
 _ADD_PERSONS = Statement(
     postgresql="""
         insert into persons (person, arrival) select person, $1 from unnest($2::bytea[]) as new (person)
@@ -101,7 +101,6 @@ _ADD_PERSONS = Statement(
         where $1 <= coalesce((select cast(value as integer) from meta where name = 'persons_to'), 0)
     """,
 )
-"""Add person keys of an arrival. SQLite has those of the newest arrivals in the ledger only."""
 
 _encode = msgspec.msgpack.encode
 

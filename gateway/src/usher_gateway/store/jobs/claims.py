@@ -19,13 +19,14 @@ from usher_gateway.store.encodings import FLAG_LATE, HOLD_FLAGS
 from usher_gateway.store.session import Row, Session
 from usher_gateway.store.transaction import SLICE_ROWS, Transaction
 
+# Lock the backlog of a destination, the longest due first; other gateways skip these rows.
 _LOCK_DUE = """
     select key from deliveries where destination = (select number from destinations where key = $1)
         and waiting and due_at <= $2
     order by due_at, route limit $3 for no key update skip locked
 """
-"""Lock the backlog of a destination, the longest due first; other gateways skip these rows."""
 
+# Load deliveries with their bodies.
 _LOAD = """
     select d.key, d.id, d.arrival, d.route, d.attempts, d.created_at, d.started_at, d.expires_at,
         a.id, a.counted_as, a.received_at, a.visit_time, a.flags, a.hops, b.body, b.content_type, r.id
@@ -33,7 +34,6 @@ _LOAD = """
         left join replays r on r.key = d.replay
     where d.key = any($1::bigint[])
 """
-"""Load deliveries with their bodies."""
 
 _CLAIM = "update deliveries set waiting = false, owner = $2 where key = any($1::bigint[])"
 
@@ -45,23 +45,24 @@ _DEFER = """
 
 _CLAIMED = "select key from deliveries where state = 0 and hold = 0 and not waiting and owner = $1"
 
+# Find a slice of a destination's backlog that waits for a later retry.
 _LATE = """
     select key from deliveries where destination = (select number from destinations where key = $1)
         and waiting and due_at > $2 order by due_at limit $3
 """
-"""Find a slice of a destination's backlog that waits for a later retry."""
 
+# Find a slice of the deliveries that wait because their address was forbidden.
 _LATE_FORBIDDEN = """
     select key from deliveries where waiting and error = 'AddressForbidden' and due_at > $1
     order by due_at limit $2
 """
-"""Find a slice of the deliveries that wait because their address was forbidden."""
 
 _HASTEN = """
     update deliveries set due_at = $1 where key = any(array(select key from deliveries
         where key = any($2::bigint[]) and waiting and due_at > $1 order by key for no key update))
 """
 
+# Jump through the index of the backlog from one destination to the next.
 _DUE_DESTINATIONS = """
     with recursive waiting_at (number) as (
         select * from (select destination from deliveries where waiting order by destination limit 1) lowest
@@ -73,29 +74,26 @@ _DUE_DESTINATIONS = """
     select key, (select due_at from deliveries d where d.destination = waiting_at.number and waiting
         order by due_at limit 1) from waiting_at join destinations on destinations.number = waiting_at.number
 """
-"""Jump through the index of the backlog from one destination to the next."""
 
+# Count in the order of an index (SQLite), without a sort of the whole backlog. The lowest row key of a route is its
+# oldest row.
 _BACKLOG_BY_ROUTE = """
     select w.route, w.number, d.created_at from (select route, count(*) as number, min(key) as oldest
         from deliveries where waiting group by route) w
     join deliveries d on d.key = w.oldest
 """
-"""Count in the order of an index (SQLite), without a sort of the whole backlog.
 
-The lowest row key of a route is its oldest row.
-"""
-
+# Lock deliveries of a held group; other gateways skip these rows.
 _LOCK_HELD = """
     select key from deliveries where hold = $1 and hold > 0 and route = $2
     order by key limit $3 for no key update skip locked
 """
-"""Lock deliveries of a held group; other gateways skip these rows."""
 
+# Move held deliveries to a lane under another route; their retry clock stood still while they were held.
 _CLAIM_HELD = """
     update deliveries set hold = 0, route = $2, destination = $3, owner = $4,
         started_at = started_at + greatest(0, $5 - due_at) where key = any($1::bigint[])
 """
-"""Move held deliveries to a lane under another route; their retry clock stood still while they were held."""
 
 _CANCEL_HELD = """
     update deliveries set hold = 0, state = $1, cancel = $2, settled_at = $3, owner = 0
@@ -116,6 +114,7 @@ _HELD_GROUPS = """
     ) held join deliveries oldest on oldest.key = held.key
 """
 
+# Make a slice of a held group due, except deliveries that another reason still holds.
 _UNHOLD = """
     update deliveries as d set hold = {still_held}, waiting = {still_held} = 0, owner = 0,
         started_at = case when {still_held} > 0 then started_at else started_at + greatest(0, $1 - due_at) end,
@@ -123,7 +122,6 @@ _UNHOLD = """
     from arrivals a where a.key = d.arrival and d.key = any(array(select key from deliveries
         where hold = $2 and hold > 0 and route = $3 order by key limit $4 for no key update))
 """
-"""Make a slice of a held group due, except deliveries that another reason still holds."""
 
 
 async def claim(

@@ -12,11 +12,11 @@ LOCK_ARRIVALS = "select key from arrivals where key = any($1::bigint[]) order by
 
 EXISTING_MARKS = "select mark from once_marks where mark = any($1::bytea[])"
 
+# Insert and return the once-per marks that are new, after waiting for gateways that insert the same ones now.
 ADD_MARKS = """
     insert into once_marks (mark, until) select mark, until from unnest($1::bytea[], $2::bigint[]) as new (mark, until)
     where true on conflict do nothing returning mark
 """
-"""Insert and return the once-per marks that are new, after waiting for gateways that insert the same ones now."""
 
 INSERT = """
     insert into deliveries

@@ -18,17 +18,10 @@ from usher_gateway.store.jobs.retention import ExpiredArrival
 from usher_gateway.store.session import Row, Session
 from usher_gateway.store.transaction import Transaction
 
-STEP = 20
-"""Arrivals that one transaction erases; other arrivals wait for it."""
-
-PAGE = 500
-"""Running erasures that are read at once."""
-
-_SLICE = 1_000
-"""Arrivals that one statement reads."""
-
-LISTED = 100
-"""How many erasures a list has, the newest ones."""
+STEP = 20  # Arrivals that one transaction erases; other arrivals wait for it
+PAGE = 500  # Running erasures that are read at once
+_SLICE = 1_000  # Arrivals that one statement reads
+LISTED = 100  # How many erasures a list has, the newest ones
 
 _ARRIVALS = """
     select a.key, coalesce(b.expires_day, 0), length(b.body), a.received_at, a.verdicts, a.persons, a.fingerprint,
@@ -36,13 +29,13 @@ _ARRIVALS = """
     from arrivals a left join bodies b on b.key = a.key left join listeners l on l.number = a.listener
     where a.key = any($1::bigint[]) order by a.key
 """
+# An attempt of a claimed delivery may run; a redrive forgets the number of attempts, but not their log.
 _DELIVERIES = """
     select d.key, d.state, d.settled_at, n.key, d.attempts > 0 or (d.state = 0 and d.hold = 0 and not d.waiting)
         or exists (select 1 from attempts t where t.delivery = d.key)
     from deliveries d left join destinations n on n.number = d.destination
     where d.key = any($1::bigint[]) order by d.key
 """
-"""An attempt of a claimed delivery may run; a redrive forgets the number of attempts, but not their log."""
 _CANCEL = """
     update deliveries set state = $2, hold = 0, waiting = false, owner = 0, due_at = 0, settled_at = $3, cancel = $4
     where key = any($1::bigint[]) and state = 0 returning key, route
@@ -71,8 +64,8 @@ class _Delivery(NamedTuple):
     """Its destination may have got it."""
 
 
+# Deletes arrivals with all their rows. The last value: the keys of their deliveries.
 Forget = Callable[[Transaction, Sequence[ExpiredArrival], Mapping[int, set[int]]], Awaitable[None]]
-"""Deletes arrivals with all their rows. The last value: the keys of their deliveries."""
 
 
 async def start(transaction: Transaction, request: ErasureRequest, now: int, store_time: int) -> Erasure:

@@ -7,8 +7,7 @@ from usher_gateway.store.base import Link
 from usher_gateway.store.session import Row, Session
 from usher_gateway.store.transaction import Transaction
 
-KEPT_DAYS = 30
-"""How long a link is listed after its end."""
+KEPT_DAYS = 30  # How long a link is listed after its end
 
 _HOUR = 3_600 * model.MICROSECONDS
 

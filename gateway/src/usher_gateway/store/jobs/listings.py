@@ -54,6 +54,8 @@ _BODY = """
     select b.body, b.content_type from bodies b join arrivals a on a.key = b.key
     where b.key = $1 and a.id = $2 and b.body is not null
 """
+# Find the person keys in a range, with their arrivals. The cross join makes SQLite look up each segment; otherwise it
+# walks over the whole table.
 _ARRIVALS_OF_PERSON = Statement(
     postgresql="select person, arrival from persons where person >= $1 and person < $2",
     sqlite="""
@@ -61,10 +63,8 @@ _ARRIVALS_OF_PERSON = Statement(
         where person >= $1 and person < $2
     """,
 )
-"""Find the person keys in a range, with their arrivals. The cross join makes SQLite look up each segment; otherwise it
-walks over the whole table.
-"""
 
+# The arrivals whose person keys are in the ledger only: on SQLite the newest ones.
 _NEWEST_PERSONS = Statement(
     postgresql="select key, persons from arrivals where false",
     sqlite="""
@@ -72,12 +72,11 @@ _NEWEST_PERSONS = Statement(
         where key > coalesce((select cast(value as integer) from meta where name = 'persons_to'), 0)
     """,
 )
-"""The arrivals whose person keys are in the ledger only: on SQLite the newest ones."""
 
+# The last visit of a visitor among some arrivals.
 _VISITS_OF_VISITOR = """
     select id from arrivals where key = any($1::bigint[]) and visitor = $2 and counted_as = 1 order by key desc limit 1
 """
-"""The last visit of a visitor among some arrivals."""
 
 _JSONRow = dict[str, object]
 
@@ -335,8 +334,8 @@ async def earlier_visit(session: Session, arrival: bytes) -> bytes | None:
     return None
 
 
+# Arrivals among which the oldest one of some listeners is searched, because no index leads to it.
 _OLDEST_LOOKED_AT = 10_000
-"""Arrivals among which the oldest one of some listeners is searched, because no index leads to it."""
 
 _OLDEST = f"""
     select received_at

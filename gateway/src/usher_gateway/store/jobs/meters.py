@@ -17,8 +17,8 @@ from usher_gateway.store.encodings import STORED_SLOT, unknown_listener
 from usher_gateway.store.jobs.scopes import listener_numbers
 from usher_gateway.store.session import Session, Statement, columns
 
+# Up to this many listeners are looked up slot by slot; for more, a query reads all meters of the period.
 _FEW_LISTENERS = 200
-"""Up to this many listeners are looked up slot by slot; for more, a query reads all meters of the period."""
 
 _UNFOLDED = Statement(
     postgresql="select counts from commits where counts <> ''", sqlite="select counts from meter_batches"
@@ -36,6 +36,7 @@ _SUMS = """
     select listener, counter, sum(count)::bigint from meters where slot >= $1 and slot < $2 group by listener, counter
 """
 
+# Jump through the index of the meters, which is sorted by slot and then by listener.
 _USAGE_OF_FEW = f"""
     with recursive slots (slot) as (
         select $1::bigint where $1::bigint < $2::bigint
@@ -44,10 +45,10 @@ _USAGE_OF_FEW = f"""
     select m.listener, m.slot, m.counter, m.count from slots join meters m on m.slot = slots.slot
     where m.listener = any($3::bigint[])
 """  # noqa: S608 - constants
-"""Jump through the index of the meters, which is sorted by slot and then by listener."""
 
 _STORED_BYTES = "select listener, count from meters where slot = $1 and counter = $2"
 
+# Count the pending deliveries: in the backlog, held, and claimed; each by an index and without a scan.
 _PENDING = Statement(
     postgresql="""
         select r.listener, count(*) from (
@@ -66,7 +67,6 @@ _PENDING = Statement(
         ) open join routes r on r.number = open.route group by r.listener
     """,
 )
-"""Count the pending deliveries: in the backlog, held, and claimed; each by an index and without a scan."""
 
 _ADD = """
     insert into meters (slot, listener, counter, count)
@@ -76,8 +76,7 @@ _ADD = """
 
 _decode = msgspec.msgpack.decode
 
-Counted = tuple[int, int, int, int]
-"""(listener number, slot, counter, count)."""
+Counted = tuple[int, int, int, int]  # (listener number, slot, counter, count)
 
 
 def parts(since: int, until: int, seconds: int, period: Period, zone: datetime.tzinfo) -> Iterator[tuple[int, int]]:
@@ -163,8 +162,7 @@ async def totals(session: Session, since: int, until: int) -> dict[int, model.Co
     return by_slot
 
 
-Sums = dict[tuple[int, int, int], int]
-"""(slot, listener, counter) -> count."""
+Sums = dict[tuple[int, int, int], int]  # (slot, listener, counter) -> count
 
 
 def sum_up(packed: bytes, totals: Sums) -> None:

@@ -19,26 +19,19 @@ from usher_gateway.store.jobs import changes, creation, scopes, suppressions
 from usher_gateway.store.session import Row, Session, columns
 from usher_gateway.store.transaction import Transaction
 
-KEPT_DAYS = 750
-"""How long a replay that has ended stays: about as long as meters."""
+KEPT_DAYS = 750  # How long a replay that has ended stays: about as long as meters
+LISTED = 100  # How many replays a list has, the newest ones
 
-LISTED = 100
-"""How many replays a list has, the newest ones."""
-
+# A replay creates no more while so many of its deliveries are due, because later visits wait behind them.
 WAITING_AT_MOST = 200
-"""A replay creates no more while so many of its deliveries are due, because later visits wait behind them."""
 
-SAMPLE = 5
-"""Verdicts that a preview shows."""
+SAMPLE = 5  # Verdicts that a preview shows
+STEP = 100  # Deliveries that one step creates; arrivals wait for it (docs/performance.md)
 
-STEP = 100
-"""Deliveries that one step creates; arrivals wait for it (docs/performance.md)."""
-
+# The result of a verdict whose delivery waits or is held. A replay leaves it out.
 PENDING = model.DeliveryState.Pending.name.lower()
-"""The result of a verdict whose delivery waits or is held. A replay leaves it out."""
 
-_GONE = "gone"
-"""The result of a verdict whose delivery does not exist any more. No replay selects it."""
+_GONE = "gone"  # The result of a verdict whose delivery does not exist any more. No replay selects it.
 
 _NO_DELIVERY = (0, 0, 0, 0)
 
@@ -112,8 +105,8 @@ class Candidate(NamedTuple):
         return not request.results.isdisjoint({self.result, self.skipped_for})
 
 
+# (arrival, route) -> mark of the route's once-per rule, and the instant from which it may be deleted.
 Marks = Mapping[tuple[int, int], tuple[bytes, int]]
-"""(arrival, route) -> mark of the route's once-per rule, and the instant from which it may be deleted."""
 
 
 class RouteFacts(NamedTuple):

@@ -21,17 +21,13 @@ from usher_gateway.store.jobs import audit, links, meters, replays
 from usher_gateway.store.session import Session, columns
 from usher_gateway.store.transaction import Transaction
 
-LEAST_SLICE = 64
-"""Arrivals, or marks, that the first slice deletes."""
+LEAST_SLICE = 64  # Arrivals, or marks, that the first slice deletes
+_METER_SLICE = 64  # Slots of meters that a transaction walks over
 
-_METER_SLICE = 64
-"""Slots of meters that a transaction walks over."""
-
+# The ledger is kept at least this long, because dedupe looks back 7 days, in visit time and in received time.
 LEDGER_DAYS = 8
-"""The ledger is kept at least this long, because dedupe looks back 7 days, in visit time and in received time."""
 
-METER_MONTHS = 25
-"""Months that meters are kept for tenants that are not (any more) in the configuration."""
+METER_MONTHS = 25  # Months that meters are kept for tenants that are not (any more) in the configuration
 
 _DAY = 86_400 * model.MICROSECONDS
 
@@ -46,11 +42,11 @@ _CREATED_LATER = "select arrival, key from deliveries where arrival = any($1::bi
 
 _UNDELIVERED = "select key from deliveries where key = any($1::bigint[]) and state <> 1"
 
+# Lock what is pending, or what a redrive could make pending again (1: Delivered).
 _LOCK_UNDELIVERED = """
     select key, state, hold from deliveries where key = any($1::bigint[]) and state <> 1
     order by key for update skip locked
 """
-"""Lock what is pending, or what a redrive could make pending again (1: Delivered)."""
 
 _CANCEL = """
     update deliveries set state = $2, hold = 0, cancel = $3, settled_at = $4, owner = 0
@@ -107,9 +103,9 @@ class RetentionWalk(msgspec.Struct):
         self.size, self.after = LEAST_SLICE, (0, 0)
 
 
+# Deletes arrivals with all their rows, and returns those that it deleted. The second value: the keys of their
+# deliveries.
 Forget = Callable[[Sequence[ExpiredArrival], Mapping[int, set[int]]], Awaitable[Sequence[ExpiredArrival]]]
-"""Deletes arrivals with all their rows, and returns those that it deleted. The second value: the keys of their
-deliveries."""
 
 
 async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: RetentionWalk, forget: Forget) -> int:

@@ -19,23 +19,15 @@ from usher_gateway.store.base import LONGEST_PAGE, RELEASED, UNRELEASED, Filter
 from usher_gateway.store.encodings import FLAG_OTHER_COMPANY, FLAG_RELEASED, FLAG_UNTRUSTED_TIME
 from usher_gateway.store.session import Session
 
-_BEHIND = 3_600 * model.MICROSECONDS
-"""The clock of one gateway may be behind that of another one by this time."""
+_BEHIND = 3_600 * model.MICROSECONDS  # The clock of one gateway may be behind that of another one by this time
+HELD = "held"  # The state of pending deliveries that wait for a cause to end
+NOT_TRIED = "NotTried"  # The reason of pending deliveries without an attempt, unless they are held
+_PAGE_SECONDS = 1.5  # A page ends after this time, with the rows found so far and a cursor
 
-HELD = "held"
-"""The state of pending deliveries that wait for a cause to end."""
-
-NOT_TRIED = "NotTried"
-"""The reason of pending deliveries without an attempt, unless they are held."""
-
-_PAGE_SECONDS = 1.5
-"""A page ends after this time, with the rows found so far and a cursor."""
-
+# Instants of neighbouring rows may be out of order by the time that an arrival waits for its commit.
 _SLACK = 60 * model.MICROSECONDS
-"""Instants of neighbouring rows may be out of order by the time that an arrival waits for its commit."""
 
-_WINDOW = 10_000
-"""Rows per window; the walk checks the clock after each window."""
+_WINDOW = 10_000  # Rows per window; the walk checks the clock after each window
 
 _HIGHEST = (1 << 63) - 1
 

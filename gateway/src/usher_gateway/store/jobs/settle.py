@@ -8,6 +8,8 @@ from usher_gateway.store.encodings import ATTEMPTS_BYTES, pack_attempt
 from usher_gateway.store.session import Statement, columns
 from usher_gateway.store.transaction import Transaction
 
+# Settle deliveries, if they are pending with the attempts that the settlements name, and still this gateway's.
+# PostgreSQL first locks the rows in the order of their keys, as all jobs do.
 _SETTLE = Statement(
     postgresql="""
         with new as (select * from unnest($1::bigint[], $2::integer[], $3::smallint[], $4::smallint[], $5::boolean[],
@@ -33,11 +35,8 @@ _SETTLE = Statement(
         returning deliveries.key, deliveries.route
     """,
 )
-"""Settle deliveries, if they are pending with the attempts that the settlements name, and still this gateway's.
 
-PostgreSQL first locks the rows in the order of their keys, as all jobs do.
-"""
-
+# Append records of attempts to the logs of deliveries, and cut the oldest ones.
 _APPEND_ATTEMPTS = Statement(
     postgresql=f"""
         insert into attempts as old select * from unnest($1::bigint[], $2::bytea[])
@@ -49,7 +48,6 @@ _APPEND_ATTEMPTS = Statement(
         on conflict (delivery) do update set log = substr(cast(log || excluded.log as blob), -{ATTEMPTS_BYTES})
     """,  # noqa: S608 - a number
 )
-"""Append records of attempts to the logs of deliveries, and cut the oldest ones."""
 
 
 async def settle(transaction: Transaction, settlements: Sequence[model.Settlement]) -> None:
@@ -72,8 +70,7 @@ async def settle(transaction: Transaction, settlements: Sequence[model.Settlemen
 async def _settle_round(transaction: Transaction, settlements: dict[int, model.Settlement]) -> None:
     rows = [_outcome(settlements[key]) for key in sorted(settlements)]
     settled = await transaction.session.fetch(_SETTLE, *columns(rows, 12), transaction.owner)
-    routes: dict[tuple[int, model.Counter], list[int]] = {}
-    """By time, to the quarter of an hour, and counter."""
+    routes: dict[tuple[int, model.Counter], list[int]] = {}  # By time, to the quarter of an hour, and counter
     logs: list[tuple[int, bytes]] = []
     for key, route in settled:
         settlement = settlements[key]

@@ -21,9 +21,12 @@ from usher_gateway.store.names import LACKS_NONE
 from usher_gateway.store.postgresql.transaction import Transaction
 from usher_gateway.store.session import columns
 
+# Visit times that are kept of one visitor. Only windows of less than ten minutes can reach it within a week.
 MOST_TIMES = 1_000
-"""Visit times that are kept of one visitor. Only windows of less than ten minutes can reach it within a week."""
 
+# Insert, lock and return contents and visitors: all contents before the first visitor. Contents whose 200 was not sent
+# are marked. A new visitor gets one visit time. Columns of a content: fingerprint, arrival, received at,
+# unacknowledged, null. Of a visitor: visitor, batch, null, null, times.
 _LOCK_KEYS = """
     with content as (
         insert into prints (fingerprint, arrival, received_at, unacknowledged)
@@ -41,32 +44,27 @@ _LOCK_KEYS = """
     select fingerprint, arrival, received_at, unacknowledged, null::bigint[] from content
     union all select visitor, batch, null, null, times from sighting
 """
-"""Insert, lock and return contents and visitors: all contents before the first visitor.
 
-Contents whose 200 was not sent are marked. A new visitor gets one visit time.
-
-Columns of a content: fingerprint, arrival, received at, unacknowledged, null. Of a visitor: visitor, batch, null, null,
-times.
-"""
-
+# Replace the arrival of a content by a later one, because the earlier one is too old to prove a redelivery.
 _REPLACE_CONTENTS = """
     update prints set arrival = new.arrival, received_at = new.received_at, unacknowledged = false
     from unnest($1::bytea[], $2::bigint[], $3::bigint[]) as new (fingerprint, arrival, received_at)
     where prints.fingerprint = new.fingerprint
 """
-"""Replace the arrival of a content by a later one, because the earlier one is too old to prove a redelivery."""
 
+# Replace the visit times of visitors.
 _SET_TIMES = """
     update sightings set times = new.times
     from (select visitor, array_agg(time order by time) times
         from unnest($1::bytea[], $2::bigint[]) as one (visitor, time) group by visitor) new
     where sightings.visitor = new.visitor
 """
-"""Replace the visit times of visitors."""
 
+# Take back visitors of whom no visit was accepted.
 _DROP_VISITORS = "delete from sightings where visitor = any($1::bytea[])"
-"""Take back visitors of whom no visit was accepted."""
 
+# Insert the rows of all arrivals, and the row of the commit, in one statement. The row of the commit is left out if the
+# database lacks a name of the arrivals, or if this incarnation has ended.
 _INSERT = f"""
     with
     arrival as (insert into arrivals select * from unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[],
@@ -86,10 +84,6 @@ _INSERT = f"""
     and {LACKS_NONE.format("$34", "$35")}
     returning number
 """  # noqa: S608 - numbered values
-"""Insert the rows of all arrivals, and the row of the commit, in one statement.
-
-The row of the commit is left out if the database lacks a name of the arrivals, or if this incarnation has ended.
-"""
 
 _MARK_UNACKNOWLEDGED = f"""
     update arrivals set flags = flags | {FLAG_UNACKNOWLEDGED} where key = any($1::bigint[]) returning key
@@ -97,17 +91,15 @@ _MARK_UNACKNOWLEDGED = f"""
 
 _LISTENERS_OF = "select number from listeners where namespace = $1 and tenant = $2"
 
+# The visits of listeners in some months: folded ones by month, and the counts of commits that are not folded yet. One
+# statement, because a fold between two would let visits count twice or not at all. The planner uses the index of the
+# meters only if the counter is a literal.
 _MONTH_VISITS = """
     with wanted as (select * from unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[])
         as wanted (month, listener, first, after))
     select month, sum(count)::bigint, null::bytea from wanted join meters on meters.listener = wanted.listener
         and slot >= first and slot < after and counter = 1 group by month
     union all select null, null, counts from commits where counts <> ''
-"""
-"""The visits of listeners in some months: folded ones by month, and the counts of commits that are not folded yet.
-
-One statement, because a fold between two would let visits count twice or not at all. The planner uses the index of the
-meters only if the counter is a literal.
 """
 
 
@@ -123,14 +115,11 @@ class Acceptance(ArrivalRows):
         self._transaction = transaction
         self._connection = transaction.connection
         self._unacknowledged = unacknowledged
-        self._contents: dict[bytes, int] = {}
-        """Fingerprint -> the arrival that the database has for it now."""
-        self._first_times: dict[bytes, int] = {}
-        """Visitor key -> the visit time of its first arrival in the batch."""
+        self._contents: dict[bytes, int] = {}  # Fingerprint -> the arrival that the database has for it now
+        self._first_times: dict[bytes, int] = {}  # Visitor key -> the visit time of its first arrival in the batch
         self._visitors: dict[bytes, tuple[bool, int]] = {}
         """Visitor key -> whether this batch inserted it, and how many visit times its row has."""
-        self._own_marks: set[bytes] = set()
-        """Marks that this batch inserted."""
+        self._own_marks: set[bytes] = set()  # Marks that this batch inserted
 
     async def run(self) -> list[model.Accepted]:
         """Write all rows; return the results."""

@@ -13,11 +13,10 @@ from usher_gateway.store.session import Row, Statement
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Connection[Any]"
 
-CONNECT_SECONDS = 4.0
-"""Time limit for connecting, and for waiting for a free connection."""
+CONNECT_SECONDS = 4.0  # Time limit for connecting, and for waiting for a free connection
 
+# Time limit of a statement if the server does not answer at all; the server's own limits are shorter.
 _COMMAND_SECONDS = 7.0
-"""Time limit of a statement if the server does not answer at all; the server's own limits are shorter."""
 
 _SETTINGS = {
     "application_name": "usher",
@@ -34,9 +33,9 @@ class NotDurableError(Exception):
     """The settings of the server let it lose what it confirms; the message names one of them."""
 
 
-_NO_TLS = "rejected SSL upgrade"
-"""Part of asyncpg's error for a server without TLS; the error has no separate class."""
+_NO_TLS = "rejected SSL upgrade"  # Part of asyncpg's error for a server without TLS; the error has no separate class
 
+# Errors of the database or of the way to it.
 UNAVAILABLE = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -45,11 +44,10 @@ UNAVAILABLE = (
     TimeoutError,
     NotDurableError,
 )
-"""Errors of the database or of the way to it."""
 
 
+# Local: a commit survives a crash of the server. Replicated: also the loss of the server.
 Durability: TypeAlias = Literal["Local", "Replicated"]
-"""Local: a commit survives a crash of the server. Replicated: also the loss of the server."""
 
 
 _SERVER_SETTINGS = """

@@ -18,19 +18,17 @@ from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.session import columns
 
 _SLICE = 1_000
-_BODIES = 16
-"""A slice of bodies is smaller, because they are held in memory together."""
+_BODIES = 16  # A slice of bodies is smaller, because they are held in memory together
 
 _STATEMENT_SECONDS = 3_600.0
 
-_LOOK_SECONDS = 1.0
-"""Pause between two looks for heartbeats."""
+_LOOK_SECONDS = 1.0  # Pause between two looks for heartbeats
 
+# Columns that are not copied as they are. No gateway lives, so what is pending and not held is in the backlog, also if
+# another session locked its row while the copy took it over.
 _DUMPED = {
     "delivery": COLUMNS["delivery"].replace("waiting", "(state = 0 and hold = 0)::integer"),
 }
-"""Columns that are not copied as they are. No gateway lives, so what is pending and not held is in the backlog, also if
-another session locked its row while the copy took it over."""
 
 _DUMP_TIMES = "select name, value from meta where name = any($1::text[]) order by name"
 
@@ -39,6 +37,7 @@ _ADD_PRINTS = f"""
     select new.fingerprint, new.arrival, a.received_at, a.flags & {FLAG_UNACKNOWLEDGED} > 0
     from unnest($1::bytea[], $2::bigint[]) as new (fingerprint, arrival) join arrivals a on a.key = new.arrival
 """  # noqa: S608
+# Add visit times of visitors, and keep the newest. No batch has the number 0.
 _ADD_SIGHTINGS = """
     insert into sightings (visitor, batch, times)
     select visitor, 0, array_agg(time order by time) from unnest($1::bytea[], $2::bigint[]) as one (visitor, time)
@@ -47,7 +46,6 @@ _ADD_SIGHTINGS = """
         (select time from unnest(sightings.times || excluded.times) time order by time desc limit $3) kept
         order by time)
 """
-"""Add visit times of visitors, and keep the newest. No batch has the number 0."""
 
 _ADD_PERSONS = "insert into persons select * from unnest($1::bytea[], $2::bigint[]) on conflict do nothing"
 _ALL_TABLES = (*TABLES.values(), "sightings", "persons", "commits")

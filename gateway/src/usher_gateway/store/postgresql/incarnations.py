@@ -30,40 +30,29 @@ from usher_gateway.store.postgresql.connections import (
 
 _log = structlog.get_logger(__name__)
 
-HEARTBEAT_SECONDS = 5.0
-"""Interval of the heartbeats."""
+HEARTBEAT_SECONDS = 5.0  # Interval of the heartbeats
+DEAD_SECONDS = 60.0  # A gateway without a heartbeat for this long counts as dead
+LONGEST_ATTEMPT_SECONDS = 30.0  # The longest time limit of a destination
 
-DEAD_SECONDS = 60.0
-"""A gateway without a heartbeat for this long counts as dead."""
-
-LONGEST_ATTEMPT_SECONDS = 30.0
-"""The longest time limit of a destination."""
-
+# A gateway starts attempts only for this long after its last heartbeat, so that they end before it counts as dead.
 SEND_SECONDS = DEAD_SECONDS - LONGEST_ATTEMPT_SECONDS - HEARTBEAT_SECONDS
-"""A gateway starts attempts only for this long after its last heartbeat, so that they end before it counts as dead."""
 
+# A gateway that starts, or was silent itself, gives the others this long to send a heartbeat.
 GRACE_SECONDS = DEAD_SECONDS
-"""A gateway that starts, or was silent itself, gives the others this long to send a heartbeat."""
 
-SLOTS = 64
-"""The most gateways on one database. Their slots make the row keys of all gateways different."""
+SLOTS = 64  # The most gateways on one database. Their slots make the row keys of all gateways different.
+_HASTEN_SECONDS = 60.0  # How often deliveries are looked for that a wrong clock lets wait for too long
+_JOINING_SECONDS = 1.0  # Interval of the heartbeats while this gateway waits for its shares, or others for this one
+_FORGET_SECONDS = 600.0  # An ended incarnation is kept for this long, so that no other one gets its slot soon
 
-_HASTEN_SECONDS = 60.0
-"""How often deliveries are looked for that a wrong clock lets wait for too long."""
-
-_JOINING_SECONDS = 1.0
-"""Interval of the heartbeats while this gateway waits for its shares, or others for this one."""
-
-_FORGET_SECONDS = 600.0
-"""An ended incarnation is kept for this long, so that no other one gets its slot soon."""
-
+# End the incarnations without a heartbeat. One whose row is locked is left to the next try.
 _END_DEAD = """
     update incarnations set ended_at = clock_timestamp() where number = any(array(select number from incarnations
         where ended_at is null and beat_at < clock_timestamp() - make_interval(secs => $1)
         order by number for no key update skip locked))
 """
-"""End the incarnations without a heartbeat. One whose row is locked is left to the next try."""
 
+# Move a slice of what ended incarnations had claimed to the backlog; what is locked is left to the next try.
 _TAKE_OVER = """
     update deliveries set waiting = true, owner = 0, due_at = least(due_at, $1)
     where key = any(array(select key from deliveries where state = 0 and hold = 0 and not waiting and key =
@@ -71,13 +60,14 @@ _TAKE_OVER = """
             any(array(select number from incarnations where ended_at is not null)) limit $2))
         order by key for no key update skip locked))
 """
-"""Move a slice of what ended incarnations had claimed to the backlog; what is locked is left to the next try."""
 
 _TAKE_OVER_SLICE = 2_000
 
-_LATEST_WAIT_SECONDS = 8 * 3600.0
-"""Longer than a retry waits: the last step is 6 hours with a spread of a fifth."""
+_LATEST_WAIT_SECONDS = 8 * 3600.0  # Longer than a retry waits: the last step is 6 hours with a spread of a fifth
 
+# Make deliveries due that wait for longer than any retry does, because the clock of their gateway was wrong. It jumps
+# through the index of the backlog from one destination to the next. A time is too far ahead only if it is so by the
+# clock of the database and by that of this gateway, because one of them may be behind.
 _HASTEN_WRONG = f"""
     with recursive clock (now) as (select greatest($1, (extract(epoch from clock_timestamp()) * 1000000)::bigint)),
     used (number) as (
@@ -94,11 +84,6 @@ _HASTEN_WRONG = f"""
     update deliveries set due_at = (select now from clock) where key = any(array(select key from deliveries
         where key = any(array(select key from late limit $2)) and waiting order by key for no key update skip locked))
 """  # noqa: S608 - a number
-"""Make deliveries due that wait for longer than any retry does, because the clock of their gateway was wrong.
-
-It jumps through the index of the backlog from one destination to the next. A time is too far ahead only if it is so by
-the clock of the database and by that of this gateway, because one of them may be behind.
-"""
 
 _FORGET = """
     delete from incarnations where ended_at < clock_timestamp() - make_interval(secs => $1)
@@ -110,14 +95,14 @@ _FREE_SLOT = """
     select slot from generate_series(0, $1 - 1) slot where slot not in (select slot from incarnations)
     order by slot limit 1
 """
+# The number is a time, so that a database that went back does not give out the number of a run that it lost. A gateway
+# with that number would commit as the other one.
 _BEGIN = """
     insert into incarnations (number, slot, beat_at)
     select greatest((extract(epoch from clock_timestamp()) * 1000000)::bigint, (select max(number) + 1
         from incarnations)), $1, clock_timestamp()
     returning number
 """
-"""The number is a time, so that a database that went back does not give out the number of a run that it lost. A gateway
-with that number would commit as the other one."""
 
 _BEAT = """
     update incarnations set beat_at = clock_timestamp(), seen = $2 where number = $1 and ended_at is null
@@ -277,13 +262,11 @@ class Ownership:
         """Loop time before the last confirmed heartbeat was sent; the first one is the row of the incarnation."""
         self._ends_others_from = begun_at + GRACE_SECONDS
         """A heartbeat of this gateway after this loop time lets it end others."""
-        self._hastens_from = 0.0
-        """Loop time of the next look for due times that are too far ahead."""
+        self._hastens_from = 0.0  # Loop time of the next look for due times that are too far ahead
         self._durability = durability
         self.undurable = ""
         """Why the last heartbeat found that the server could lose what it confirms; empty: it could not."""
-        self.lost = lost
-        """Set when another gateway has ended this incarnation, or a restored database does not know it."""
+        self.lost = lost  # Set when another gateway has ended this incarnation, or a restored database does not know it
         self.replicas = replicas
         self._apply_replicas: ApplyReplicas | None = None
         self._seen = incarnation.number

@@ -9,21 +9,20 @@ from usher_gateway.store.postgresql.connections import Connection, PostgresSessi
 from usher_gateway.store.postgresql.transaction import COMMIT_STEP
 from usher_gateway.store.session import columns
 
-_GATHERED_COMMITS = 1_024
-"""Commits to sum in one transaction: many counts of a listener become a few meters."""
+_GATHERED_COMMITS = 1_024  # Commits to sum in one transaction: many counts of a listener become a few meters
 
 _GATHER = "select incarnation, number, counts from commits where counts <> '' limit $1"
 _EMPTY = """
     update commits set counts = '' from unnest($1::bigint[], $2::bigint[]) as folded (incarnation, number)
     where commits.incarnation = folded.incarnation and commits.number = folded.number
 """
+# Delete folded rows, except the last one of each line: after a lost connection its gateway asks for it.
 _CLEAN = f"""
     delete from commits using
         (select incarnation, number % {COMMIT_STEP} as line, max(number) as newest from commits group by 1, 2) last
     where counts = '' and number < newest
         and commits.incarnation = last.incarnation and commits.number % {COMMIT_STEP} = line
 """  # noqa: S608
-"""Delete folded rows, except the last one of each line: after a lost connection its gateway asks for it."""
 
 _CLEAN_ENDED = """
     delete from commits where counts = '' and not exists

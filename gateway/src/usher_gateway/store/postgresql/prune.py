@@ -14,14 +14,11 @@ from usher_gateway.store.postgresql.connections import Connection, PostgresSessi
 from usher_gateway.store.postgresql.transaction import Transaction
 from usher_gateway.store.session import columns
 
-_MOST = 1_000
-"""The largest slice."""
+_MOST = 1_000  # The largest slice
+_SLICE_SECONDS = 0.1  # How long a slice should take: an arrival of one of its visitors waits for it
 
-_SLICE_SECONDS = 0.1
-"""How long a slice should take: an arrival of one of its visitors waits for it."""
-
+# A slice that a crash takes back is deleted again, so it need not wait for the disk or a standby.
 _NEED_NOT_WAIT = "set local synchronous_commit = off"
-"""A slice that a crash takes back is deleted again, so it need not wait for the disk or a standby."""
 
 _FORGET_CONTENTS = """
     delete from prints where fingerprint = any(array(select fingerprint from prints
@@ -42,6 +39,7 @@ _FORGET_TIMES = f"""
     update sightings set times = array(select time from unnest(sightings.times) time where time <> all(gone.times))
     from {_GONE_TIMES} where sightings.visitor = gone.visitor and sightings.times && gone.times
 """  # noqa: S608 - a subquery
+# Delete arrivals with the rows that nothing else uses, in one statement.
 _FORGET = """
     with
     person as (delete from persons using unnest($3::bytea[], $4::bigint[]) as gone (person, arrival)
@@ -51,7 +49,6 @@ _FORGET = """
     body as (delete from bodies where key = any($1::bigint[]))
     delete from arrivals where key = any($1::bigint[])
 """
-"""Delete arrivals with the rows that nothing else uses, in one statement."""
 
 
 def next_size(size: int, seconds: float) -> int:

@@ -15,35 +15,23 @@ from usher_gateway.store.postgresql.connections import Connection
 
 _log = structlog.get_logger(__name__)
 
-MIGRATION_LOCK = 0x55736872_0001
-"""Advisory lock: one gateway at a time migrates, starts or ends incarnations."""
+MIGRATION_LOCK = 0x55736872_0001  # Advisory lock: one gateway at a time migrates, starts or ends incarnations
+FOLD_LOCK = 0x55736872_0002  # Advisory lock: one gateway at a time folds counts into the meters
+PRUNE_LOCK = 0x55736872_0003  # Advisory lock: one gateway at a time deletes expired data
+COPY_LOCK = 0x55736872_0004  # Advisory lock of a session: one copy at a time uses the database
 
-FOLD_LOCK = 0x55736872_0002
-"""Advisory lock: one gateway at a time folds counts into the meters."""
-
-PRUNE_LOCK = 0x55736872_0003
-"""Advisory lock: one gateway at a time deletes expired data."""
-
-COPY_LOCK = 0x55736872_0004
-"""Advisory lock of a session: one copy at a time uses the database."""
-
+# Limits of a transaction that waits for MIGRATION_LOCK.
 LOCK_LIMITS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
-"""Limits of a transaction that waits for MIGRATION_LOCK."""
 
+# Commits wait behind a migration that waits for a table, and an arrival has 8 s.
 _TABLE_LOCK_LIMIT = "set local lock_timeout = '2s'"
-"""Commits wait behind a migration that waits for a table, and an arrival has 8 s."""
 
-_MIGRATION_SECONDS = 3_600.0
-"""Time limit of one migration: of a large store it may take long."""
+_MIGRATION_SECONDS = 3_600.0  # Time limit of one migration: of a large store it may take long
+_TRIES = 100  # How often a migration that gets no lock tries again
+_PAUSE_SECONDS = 1.0  # Pause between two tries, in which the commits go on that waited
 
-_TRIES = 100
-"""How often a migration that gets no lock tries again."""
-
-_PAUSE_SECONDS = 1.0
-"""Pause between two tries, in which the commits go on that waited."""
-
+# One query over one snapshot. `to_regclass` could miss tables that were created while it waited for MIGRATION_LOCK.
 _TABLES = "select tablename from pg_tables where schemaname = any(current_schemas(false))"
-"""One query over one snapshot. `to_regclass` could miss tables that were created while it waited for MIGRATION_LOCK."""
 
 
 async def pending(connection: Connection, migrations: list[Migration] | None = None) -> list[Migration]:

@@ -43,26 +43,21 @@ from usher_gateway.store.transaction import Job, Query
 
 _log = structlog.get_logger(__name__)
 
-_UPKEEP_SECONDS = 5.0
-"""Interval at which counts are moved into the meters, and what other gateways changed is read."""
-
-_FLUSH_SECONDS = 5.0
-"""Time that close() gives to the last commit, and to each step after it."""
-
-_LOOKUPS = 2
-"""Queries of people that run at a time, so that they leave connections to the commits."""
+_UPKEEP_SECONDS = 5.0  # Interval at which counts are moved into the meters, and what other gateways changed is read
+_FLUSH_SECONDS = 5.0  # Time that close() gives to the last commit, and to each step after it
+_LOOKUPS = 2  # Queries of people that run at a time, so that they leave connections to the commits
 
 T = TypeVar("T")
 
 
 _TIME = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint"
 
+# The running transactions that have read or written the suppressions.
 _READERS_OF_SUPPRESSIONS = """
     select coalesce(array_agg(virtualtransaction), '{}') from pg_locks
     where relation = 'suppressed'::regclass and granted
     and database = (select oid from pg_database where datname = current_database())
 """
-"""The running transactions that have read or written the suppressions."""
 
 _OLDER_WRITES_SECONDS = 15.0
 _OLDER_WRITES_PAUSE = 0.02
@@ -84,8 +79,7 @@ class PostgresStore(Store):
         self._retention_walk = RetentionWalk()
         self._tasks: list[asyncio.Task[None]] = []
         self._lookups = asyncio.Semaphore(_LOOKUPS)
-        self._forgotten: set[int] = set()
-        """Keys that the last compare_claims() found."""
+        self._forgotten: set[int] = set()  # Keys that the last compare_claims() found
 
     async def open(self) -> OpenReport:
         self.writer, self.ownership, report = await open_store(self.settings, self._names, self._now)

@@ -5,8 +5,7 @@ from usher_gateway.store import transaction
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.postgresql.connections import Connection, PostgresSession
 
-COMMIT_STEP = 4
-"""The numbers of a line's commits are this far apart: their remainder is the number of the line."""
+COMMIT_STEP = 4  # The numbers of a line's commits are this far apart: their remainder is the number of the line
 
 
 OWNERSHIP_LOST = "another gateway took over this one's deliveries, or the database went back to before this run began"
@@ -31,13 +30,11 @@ class Transaction(transaction.Transaction):
     ) -> None:
         super().__init__(PostgresSession(connection), ids=ids, names=names, owner=incarnation)
         self.connection = connection
-        self.number = number
-        """The number of its commit; None if it does without a row in `commits`."""
+        self.number = number  # The number of its commit; None if it does without a row in `commits`
         self.has_commit_row = False
         """True once the row of the commit is inserted; after that, nothing may be counted any more."""
         self.now = now
-        self.noted_at = 0
-        """The time at which this transaction lets a delivery wait; 0: it does not."""
+        self.noted_at = 0  # The time at which this transaction lets a delivery wait; 0: it does not
 
     def note_time(self, now: int) -> None:
         """Record the time, so that a start notices that the clock was set back."""

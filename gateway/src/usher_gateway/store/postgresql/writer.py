@@ -30,35 +30,34 @@ _log = structlog.get_logger(__name__)
 _PAUSE_FIRST_SECONDS = 0.05
 _PAUSE_LONGEST_SECONDS = 1.0
 
+# Insert the row of a commit, but only while this incarnation has not ended.
 _INSERT_COMMIT = """
     insert into commits (incarnation, number, counts)
     select number, $2, $3 from incarnations where number = $1 and ended_at is null returning number
 """
-"""Insert the row of a commit, but only while this incarnation has not ended."""
 
 _NOTE_TIME = "update incarnations set noted_at = greatest(noted_at, $2) where number = $1"
 
+# Without a time limit, because a commit that waits for a standby must not be cancelled.
 _COMMIT = "set local statement_timeout = 0; commit"
-"""Without a time limit, because a commit that waits for a standby must not be cancelled."""
 
-_COMMIT_SECONDS = 20.0
-"""After this time without an answer, the connection counts as lost."""
+_COMMIT_SECONDS = 20.0  # After this time without an answer, the connection counts as lost
 
 _NEVER_SECONDS = 1e6
 
+# SQLSTATE of the warning that a commit is not replicated, because its wait for the standby was cancelled.
 _WARNING = "01000"
-"""SQLSTATE of the warning that a commit is not replicated, because its wait for the standby was cancelled."""
 
+# Prevent a commit that has not taken effect. If its transaction is still open, this waits for its end.
 _VOID = "insert into commits (incarnation, number, counts, is_void) values ($1, $2, '', true) on conflict do nothing"
-"""Prevent a commit that has not taken effect. If its transaction is still open, this waits for its end."""
 
 _IS_VOID = "select is_void from commits where incarnation = $1 and number = $2"
 
+# Make a transaction wait for the standby, as one without a write would not.
 _WRITE = "update incarnations set noted_at = noted_at where number = $1"
-"""Make a transaction wait for the standby, as one without a write would not."""
 
+# Transactions that a gateway commits at once, so that it works on one batch while the database works on another.
 LINES = 2
-"""Transactions that a gateway commits at once, so that it works on one batch while the database works on another."""
 
 
 class Writer(BisectingWriter):
@@ -87,12 +86,9 @@ class Writer(BisectingWriter):
         self.incarnation = incarnation
         self.ids = ids
         self._names = names
-        self._uncertain = 0
-        """Commits whose outcome is unknown."""
-        self.stored_bytes = stored_bytes
-        """Tenant -> bytes that it stores."""
-        self._numbers = list(range(LINES))
-        """The number of the last commit of each line."""
+        self._uncertain = 0  # Commits whose outcome is unknown
+        self.stored_bytes = stored_bytes  # Tenant -> bytes that it stores
+        self._numbers = list(range(LINES))  # The number of the last commit of each line
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property

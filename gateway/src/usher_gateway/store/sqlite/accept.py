@@ -18,27 +18,27 @@ from usher_gateway.store.sqlite.recent_index import RecentArrival, short_key
 from usher_gateway.store.sqlite.session import PAIR, insert_rows
 from usher_gateway.store.sqlite.transaction import Transaction
 
+# The visits of a listener in some slots, from an index. The planner uses it only if the counter is a literal.
 MONTH_VISITS = "select sum(count) from meters where listener = ? and slot >= ? and slot < ? and counter = 1"
-"""The visits of a listener in some slots, from an index. The planner uses it only if the counter is a literal."""
 
 _LISTENERS_OF = "select number from listeners where namespace = ? and tenant = ?"
 
 _ARRIVAL = f"({','.join('?' * 14)})"
+# A new delivery: pending, in a lane or held, without attempts.
 _DELIVERY = "(?,?,?,?,?,0,?,0,0,0,?,?,?,?,0,0,0,0,'',null,null)"
-"""A new delivery: pending, in a lane or held, without attempts."""
 
+# Find one visit time per visitor inside a window.
 _SIGHTING_IN_WINDOW = """
     select w.visitor, (select visit_time from sightings s
         where s.visitor = w.visitor and visit_time > after and visit_time < before limit 1)
     from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as w (visitor, after, before)
 """
-"""Find one visit time per visitor inside a window."""
 
+# Find the first acceptances of contents, by 64 bits of the fingerprint.
 _PRINTS = "select print, arrival from prints where print = any($1::bigint[])"
-"""Find the first acceptances of contents, by 64 bits of the fingerprint."""
 
+# Get whole fingerprints, to confirm what _PRINTS found.
 _FINGERPRINTS = "select key, received_at, flags, fingerprint from arrivals where key = any($1::bigint[])"
-"""Get whole fingerprints, to confirm what _PRINTS found."""
 
 
 class Acceptance(ArrivalRows):

@@ -17,16 +17,15 @@ from usher_gateway.store.sqlite.transaction import fold_persons
 from usher_gateway.store.sqlite.writer import recover
 
 _SLICE = 1_000
-_BODIES = 16
-"""A slice of bodies is smaller, because they are held in memory together."""
+_BODIES = 16  # A slice of bodies is smaller, because they are held in memory together
 
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
 
+# Kinds that are only a part of a table.
 _DUMPED = {
     "print": "select fingerprint, arrival from prints join arrivals on arrivals.key = prints.arrival",
     "time": "select name, value from meta where name in ('confirmed_at', 'noted_at')",
 }
-"""Kinds that are only a part of a table."""
 
 _TABLE_NAMES = "select name from sqlite_master where type = 'table' and name <> 'meta'"
 

@@ -19,17 +19,12 @@ from usher_gateway import model
 from usher_gateway.store.migrations import MIN_GATEWAY, all_migrations, check_version
 from usher_gateway.store.sqlite.scrubber import MOST_PAGES, Scrubber
 
-FILE_NAME = "usher.sqlite3"
-"""The store's file inside ``--data``."""
+FILE_NAME = "usher.sqlite3"  # The store's file inside `--data`
+APPLICATION_ID = 0x55736872  # `Ushr`: distinguishes Usher's files from other SQLite files
+BUSY_MILLISECONDS = 5_000  # How long a statement waits for a lock that another process holds
 
-APPLICATION_ID = 0x55736872
-"""``Ushr``: distinguishes Usher's files from other SQLite files."""
-
-BUSY_MILLISECONDS = 5_000
-"""How long a statement waits for a lock that another process holds."""
-
+# The time limit of a reader, because the write-ahead log cannot restart while a reader has a snapshot.
 LONGEST_READ_SECONDS = 5.0
-"""The time limit of a reader, because the write-ahead log cannot restart while a reader has a snapshot."""
 
 T = TypeVar("T")
 
@@ -41,8 +36,7 @@ _MARK = b"commit %019d\n"
 _MARK_FORM = re.compile(rb"commit (\d{19})\n(scrubbed\n)?")
 _SCRUBBED = b"scrubbed\n"
 
-_PROGRESS_STEPS = 10_000
-"""SQLite calls the progress handler of a reader, which checks the clock, after this many steps."""
+_PROGRESS_STEPS = 10_000  # SQLite calls the progress handler of a reader, which checks the clock, after this many steps
 
 
 class OwnedDatabase(msgspec.Struct):
@@ -257,8 +251,8 @@ def copy_log(owned: OwnedDatabase, scrubber: Scrubber) -> None:
 
 
 _WRITER_CACHE_KIB = 64 * 1024
+# Small, because each commit empties the caches of readers, and the memory that a query took stays with the process.
 _READER_CACHE_KIB = 8 * 1024
-"""Small, because each commit empties the caches of readers, and the memory that a query took stays with the process."""
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -437,8 +431,7 @@ class DiskSpace:
         self._folder = folder
         self._bounds = bounds
         self.free_bytes = 0
-        self.spare_bytes = 0
-        """Free space above the bound for accepting."""
+        self.spare_bytes = 0  # Free space above the bound for accepting
         self.may_accept = True
         self.may_attempt = True
 

@@ -9,8 +9,7 @@ from usher_gateway.store.jobs import meters
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite.transaction import Transaction
 
-_MOST_METERS = 1_024
-"""About so many meters one job updates; arrivals wait for it."""
+_MOST_METERS = 1_024  # About so many meters one job updates; arrivals wait for it
 
 
 class GatheredCounts(msgspec.Struct):

@@ -14,17 +14,12 @@ import msgspec
 
 from usher_gateway.store.decide import KnownContent
 
-FOLD_ROWS = 32_768
-"""Arrivals at which a generation stops growing and is folded; a start reads back about as many."""
+FOLD_ROWS = 32_768  # Arrivals at which a generation stops growing and is folded; a start reads back about as many
+BUCKETS = [*range(128, 256), *range(128)]  # First bytes, in the order of the signed integers that start with them
+Times: TypeAlias = "tuple[int, ...] | array.array[int]"  # The visit times of one visitor, sorted; nearly always one
 
-BUCKETS = [*range(128, 256), *range(128)]
-"""First bytes, in the order of the signed integers that start with them."""
-
-Times: TypeAlias = "tuple[int, ...] | array.array[int]"
-"""The visit times of one visitor, sorted; nearly always one."""
-
+# From this many times on, an array replaces the tuple, because copying thousands per visit would delay commits.
 _FEW_TIMES = 8
-"""From this many times on, an array replaces the tuple, because copying thousands per visit would delay commits."""
 
 
 class RecentArrival(msgspec.Struct, frozen=True, gc=False):

@@ -16,23 +16,20 @@ import threading
 from pathlib import Path
 from typing import IO
 
+# The first byte of a page with rows is 2, 5, 10 or 13. All other pages begin with zeros or with the number of a page,
+# whose first byte is below 2 in a file with at most this many pages. So no page is mistaken for another kind.
 MOST_PAGES = 2**25 - 1
-"""The first byte of a page with rows is 2, 5, 10 or 13. All other pages begin with zeros or with the number of a page,
-whose first byte is below 2 in a file with at most this many pages. So no page is mistaken for another kind."""
 
-PIECE_BYTES = 4 * 1024 * 1024
-"""The bytes of the file that one step of a sweep reads."""
+PIECE_BYTES = 4 * 1024 * 1024  # The bytes of the file that one step of a sweep reads
 
+# First byte of a page with rows: of the inner and leaf pages of an index and of a table -> length of its header.
 _CELL_POINTERS_AT = {2: 12, 5: 12, 10: 8, 13: 8}
-"""First byte of a page with rows: of the inner and leaf pages of an index and of a table -> length of its header."""
 
-_FILE_HEADER = 100
-"""Bytes of the first page before its own header."""
+_FILE_HEADER = 100  # Bytes of the first page before its own header
 
 _LOG_HEADER, _FRAME_HEADER = 32, 24
 _SALTS = slice(16, 24)
-_FRAMES_READ = 128
-"""Frames of the log that are read at once."""
+_FRAMES_READ = 128  # Frames of the log that are read at once
 
 _ZEROS = bytes(65_536)
 
@@ -52,10 +49,8 @@ class Scrubber:
     def __init__(self, file: IO[bytes], log_path: Path, page_bytes: int, *, is_swept: bool) -> None:
         self._file, self._log_path, self._page_bytes = file, log_path, page_bytes
         self._lock = threading.Lock()
-        self._pages: set[int] = set()
-        """Pages that may have something to clear."""
-        self._added_salts, self._added_frames = b"", 0
-        """How far add_log() has read which log."""
+        self._pages: set[int] = set()  # Pages that may have something to clear
+        self._added_salts, self._added_frames = b"", 0  # How far add_log() has read which log
         self._next_page = 1
         self._sweep_ends_at = 0 if is_swept else self._file_bytes() // page_bytes
         """The last page that the sweep reads; later ones come from the log of this process."""

@@ -12,11 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from usher_gateway.store.session import Row, SqliteStatement, Statement, for_sqlite
 
-_MOST_ROWS = 64
-"""Rows or keys per execution of a statement."""
-
-PAIR = "(?,?)"
-"""The placeholders of a row with two columns, for insert_rows()."""
+_MOST_ROWS = 64  # Rows or keys per execution of a statement
+PAIR = "(?,?)"  # The placeholders of a row with two columns, for insert_rows()
 
 
 class SqliteSession:

@@ -35,25 +35,17 @@ from usher_gateway.store.transaction import Job, Query
 
 _log = structlog.get_logger(__name__)
 
-_FOLD_SECONDS = 5.0
-"""Interval at which the counts of commits are moved into the meters."""
-
-_CHECKPOINT_BYTES = 16 * 1024 * 1024
-"""Size of the write-ahead log from which on it is copied into the file."""
-
-_SWEEP_PAUSE_SECONDS = 0.05
-"""Pause after each piece of the file that is swept: at most 80 MB are read in a second."""
+_FOLD_SECONDS = 5.0  # Interval at which the counts of commits are moved into the meters
+_CHECKPOINT_BYTES = 16 * 1024 * 1024  # Size of the write-ahead log from which on it is copied into the file
+_SWEEP_PAUSE_SECONDS = 0.05  # Pause after each piece of the file that is swept: at most 80 MB are read in a second
 
 _SWEEP_RETRY_SECONDS = 5.0
 
-_SWEPT_SECONDS = 60.0
-"""How long an erasure waits for the sweep before it lets others go on."""
+_SWEPT_SECONDS = 60.0  # How long an erasure waits for the sweep before it lets others go on
+_FLUSH_SECONDS = 5.0  # Time that close() gives to the last commit
 
-_FLUSH_SECONDS = 5.0
-"""Time that close() gives to the last commit."""
-
+# Without a maximum of the class, a tenant may store this much, however little space is free.
 _ALWAYS_STORED_BYTES = 16 * 1024 * 1024
-"""Without a maximum of the class, a tenant may store this much, however little space is free."""
 
 T = TypeVar("T")
 
@@ -86,8 +78,7 @@ class SqliteStore(Store):
         self._retention_walk = RetentionWalk()
         self._folding = asyncio.Lock()
         self._next_truncate = 0.0
-        self._reusable_bytes = 0
-        """Pages of the file that deleted data left."""
+        self._reusable_bytes = 0  # Pages of the file that deleted data left
         self._copying_log = asyncio.Lock()
         self._is_swept = asyncio.Event()
         self._files_problem: str | None = None

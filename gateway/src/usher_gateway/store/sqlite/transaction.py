@@ -15,8 +15,8 @@ from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.sqlite.recent_index import RecentIndex
 from usher_gateway.store.sqlite.session import SqliteSession
 
+# Arrivals per segment of person keys: one statement sorts and appends their keys in a few milliseconds.
 SEGMENT_ARRIVALS = 1_024
-"""Arrivals per segment of person keys: one statement sorts and appends their keys in a few milliseconds."""
 
 
 class Transaction(transaction.Transaction):
@@ -37,11 +37,9 @@ class Transaction(transaction.Transaction):
         super().__init__(SqliteSession(connection), ids=ids, names=names, owner=0)
         self.connection = connection
         self.recent_index = recent_index
-        self.month_visits = month_visits
-        """See DedupeFacts.month_visits."""
+        self.month_visits = month_visits  # See DedupeFacts.month_visits
         self._claimed_before = claimed
-        self.lanes_from = lanes_from
-        """Claimed deliveries have this row key or a higher one."""
+        self.lanes_from = lanes_from  # Claimed deliveries have this row key or a higher one
         self.claimed: list[int] = []
         """Keys of the deliveries that this transaction claims for the lanes of this process."""
         self.returned: list[int] = []
@@ -76,6 +74,7 @@ class Transaction(transaction.Transaction):
 # Person keys: 8-byte keyed hashes. The table `persons` gets them in segments of about a thousand arrivals; those of
 # newer arrivals are only in the ledger. Segments are appended, because random inserts would write one page each.
 
+# Append the person keys of arrivals in (?2, ?3] to the segment ?1. An arrival has four, and a release adds four.
 _FOLD_PERSONS = """
     insert or ignore into persons
     select ?1, substr(persons, 1 + 8 * position.number, 8), key
@@ -84,7 +83,6 @@ _FOLD_PERSONS = """
     where key > ?2 and key <= ?3 and length(persons) > 8 * position.number
     order by 2, 3
 """
-"""Append the person keys of arrivals in (?2, ?3] to the segment ?1. An arrival has four, and a release adds four."""
 
 
 def fold_persons(connection: sqlite3.Connection) -> None:

@@ -31,32 +31,29 @@ _CHECKPOINT_BUSY_MILLISECONDS = 20
 
 Finished = Callable[[BatchResult], None]
 
+# The arrivals that are not folded into the lookup tables.
 _RECENT_ARRIVALS = (
     "select key, received_at, flags, fingerprint, visitor, visit_time, counted_as"
     " from arrivals where key > ? order by key"
 )
-"""The arrivals that are not folded into the lookup tables."""
 
+# The highest row key in use. `lanes_from` may be above all rows, because note_oldest_claimed() takes a key if nothing
+# is claimed. New keys must not be below it, or recovery would skip their deliveries.
 _HIGHEST_KEY = (
     "select max(coalesce((select max(key) from arrivals), 0), coalesce((select max(key) from deliveries), 0),"
     " coalesce((select max(key) from replays), 0), coalesce((select max(key) from erasures), 0),"
     " coalesce((select max(key) from audit_entries), 0),"
     " coalesce((select cast(value as integer) - 1 from meta where name = 'lanes_from'), 0))"
 )
-"""The highest row key in use.
 
-``lanes_from`` may be above all rows, because note_oldest_claimed() takes a key if nothing is claimed. New keys must not
-be below it, or recovery would skip their deliveries.
-"""
-
+# Store the number of a commit inside of it; OwnedDatabase.mark() writes the same number outside of the database.
 _NUMBER_COMMIT = "insert or replace into meta values ('commit_number', ?)"
-"""Store the number of a commit inside of it; OwnedDatabase.mark() writes the same number outside of the database."""
 
+# Move the deliveries that a dead process had claimed to the backlog, due now even if the clock was set back.
 _RECOVER_CLAIMED = (
     "update deliveries set waiting = true, due_at = min(due_at, ?)"
     " where key >= ? and state = 0 and hold = 0 and not waiting"
 )
-"""Move the deliveries that a dead process had claimed to the backlog, due now even if the clock was set back."""
 
 
 class Writer(BisectingWriter):
@@ -90,10 +87,8 @@ class Writer(BisectingWriter):
         self.is_purged = False
         """Whether the last checkpoint that had to empty the log did, and the file had nothing left to scrub."""
         self._names = names
-        self._stored_listeners: set[int] = set()
-        """Numbers of listeners that the file has."""
-        self._stored_routes: set[int] = set()
-        """Numbers of routes that the file has."""
+        self._stored_listeners: set[int] = set()  # Numbers of listeners that the file has
+        self._stored_routes: set[int] = set()  # Numbers of routes that the file has
         self.recent_index = recent_index
         self.report = report
         self.month_visits: dict[tuple[str, str, int], int] = {}
@@ -103,8 +98,7 @@ class Writer(BisectingWriter):
         """Keys of the claimed deliveries: in lanes, in attempts, or with outcomes that wait for their commit."""
         self.stored_bytes = _read_stored_bytes(owned.connection, names)
         """Tenant -> bytes that it stores; the event loop reads it."""
-        self.commit_number = owned.marked
-        """Number of the last commit."""
+        self.commit_number = owned.marked  # Number of the last commit
         self._ids = ids
         self._unfolded_persons = 0
 
