@@ -134,13 +134,13 @@ def test_policy_of_the_migration_is_there_before_its_job() -> None:
     assert {entry["ports"][0]["port"] for entry in objects["NetworkPolicy", name]["spec"]["egress"]} == {53, 5432}
 
 
+# Object with a pod -> where its spec is.
 POD_SPECS = {
     ("StatefulSet", "usher-system/usher-gateway"): ("spec", "template", "spec"),
     GATEWAYS: ("spec", "template", "spec"),
     ("Deployment", "usher-system/usher-operator"): ("spec", "template", "spec"),
     ("Pod", "usher-system/usher-test-tenant"): ("spec",),
 }
-"""Object with a pod -> where its spec is."""
 
 
 @pytest.mark.parametrize("key", POD_SPECS, ids="-".join)
@@ -298,8 +298,8 @@ def manifests(*files: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return shipped
 
 
+# Manifests with rights that every install has.
 RIGHTS = [*sorted((ROOT / "operator" / "rbac").glob("*.yaml")), ROOT / "crds" / "access" / "roles.yaml"]
-"""Manifests with rights that every install has."""
 
 
 def test_rights_are_those_of_the_manifests() -> None:

@@ -15,6 +15,7 @@ GATEWAY = ("StatefulSet", f"{SYSTEM}/usher-gateway")
 BLOCK = "store.postgresql.peers[0].ipBlock"
 SMALLEST_POSTGRESQL = "--set=store.type=PostgreSQL,store.postgresql.secret.name=database"
 
+# Value that is true by default -> an object that exists only then.
 SWITCHES = {
     "configurationNamespace.create": ("Namespace", "usher-system-config"),
     "rbac.create": ("ClusterRole", "usher-operator"),
@@ -28,15 +29,15 @@ SWITCHES = {
     "operator.podDisruptionBudget.enabled": ("PodDisruptionBudget", f"{SYSTEM}/usher-operator"),
     "operator.serviceAccount.create": ("ServiceAccount", f"{SYSTEM}/usher-operator"),
 }
-"""Value that is true by default -> an object that exists only then."""
 
+# Value that is true by default -> the argument that the operator has if it is false.
 FLAGS = {
     "operator.gatewayAPI": "--no-gateway-api",
     "operator.certManager": "--no-cert-manager",
     "operator.checkRoutes": "--no-check-routes",
 }
-"""Value that is true by default -> the argument that the operator has if it is false."""
 
+# Values whose effect other tests of the chart show.
 ELSEWHERE = {
     "fullnameOverride",
     "image.tag",
@@ -54,7 +55,6 @@ ELSEWHERE = {
     "gateway.storage.existingClaim",
     "pages.ingress.enabled",
 }
-"""Values whose effect other tests of the chart show."""
 
 
 def values_of(file: str) -> dict[str, Any]:
@@ -95,13 +95,13 @@ def rendered(part: str, *arguments: str) -> str:
     )
 
 
+# Value -> the file in ci/ that sets it to something that no default has.
 SET = {
     value: file
     for file in ("autoscaling", "postgresql", "full")
     for value in values() - SWITCHES.keys() - FLAGS.keys() - ELSEWHERE
     if at(values_of(file), value) is not None
 }
-"""Value -> the file in ci/ that sets it to something that no default has."""
 
 
 def leaves(document: dict[str, Any], place: str = "") -> dict[str, Any]:
@@ -325,6 +325,7 @@ def test_long_namespace_needs_a_name_for_the_configuration_namespace() -> None:
 
 DATABASE = SMALLEST_POSTGRESQL.removeprefix("--set=")
 PAGES = "pages.ingress.hosts[0].host=usher.example.com,pages.ingress.hosts[0].paths={/my}"
+# Values -> what the error says to do.
 IMPOSSIBLE = {
     "image.repository=registry.example.com/usher:0.1.0": "the tag to image.tag",
     "image.repository=https://registry.example.com/usher": "must not have a scheme",
@@ -370,7 +371,6 @@ IMPOSSIBLE = {
     "apiServer.cidrs={10.0.0.10/24}": "apiServer.cidrs has 10.0.0.10/24, .* write 10.0.0.0/24",
     "monitoring.kind=PodMonitor": "install that first, or leave monitoring.kind empty",
 }
-"""Values -> what the error says to do."""
 
 
 @pytest.mark.parametrize("value", IMPOSSIBLE)

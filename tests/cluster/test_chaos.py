@@ -22,9 +22,9 @@ from support import api, clusters, installs, leaks, waiting, wire
 from support.published_documents import declare, live
 
 SEED = 11
-CONVERGED_SECONDS = 120.0
-"""Limit of design.md until every gateway runs what the manifests say."""
+CONVERGED_SECONDS = 120.0  # Limit of design.md until every gateway runs what the manifests say
 
+# A Lease and checks that fit the length of the test.
 QUICK = {
     "timing": {
         "lease_seconds": 6.0,
@@ -34,16 +34,12 @@ QUICK = {
         "stale_document_seconds": 5.0,
     }
 }
-"""A Lease and checks that fit the length of the test."""
 
+# A Lease that a restart of the API server does not cost, however busy the machine is.
 PATIENT = {"timing": {"lease_seconds": 90.0, "renew_deadline_seconds": 60.0}}
-"""A Lease that a restart of the API server does not cost, however busy the machine is."""
 
-SHOP = ("shop.example.org", "/hook")
-"""The address that a listener of the rival claims for the whole test."""
-
-Address = tuple[str, str]
-"""Hostname and path."""
+SHOP = ("shop.example.org", "/hook")  # The address that a listener of the rival claims for the whole test
+Address = tuple[str, str]  # Hostname and path
 
 
 class Program:
@@ -159,8 +155,7 @@ class Chaos:
     ) -> None:
         self._cluster, self._agencies = cluster, agencies
         self._operators, self._gateways = operators, gateways
-        self.stolen: list[str] = []
-        """Answers of an address for another agency than its owner."""
+        self.stolen: list[str] = []  # Answers of an address for another agency than its owner
 
     async def run(self, seconds: float, backups: Path, chance: random.Random) -> None:
         """Go on for some time, in one or more rounds. Each has every event once and ends with a restore of etcd."""

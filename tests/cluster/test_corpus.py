@@ -14,8 +14,7 @@ from support import api, dry_run, manifests, mutants
 from usher_gateway import resources
 from usher_gateway.resources.manifests import load_manifests
 
-AT_ONCE = 8
-"""Number of concurrent requests."""
+AT_ONCE = 8  # Number of concurrent requests
 
 
 def collection(document: manifests.Document, namespace: str) -> api.Resource:

@@ -13,17 +13,10 @@ from support import agencies, api
 pytestmark = agencies.SHARED
 
 _LIMIT = 5
-_LISTENERS = 40
-"""Listeners of the agency that disturbs the other, far more than its class permits."""
-
-_COSTLY = 10
-"""Number of listeners with costly expressions. The agency edits them in turn."""
-
-_LIVE_SECONDS = 1.0
-"""How soon an edit takes effect. Source: design.md."""
-
-_ANSWER_SECONDS = 8.0
-"""How soon every arrival is answered. Source: design.md."""
+_LISTENERS = 40  # Listeners of the agency that disturbs the other, far more than its class permits
+_COSTLY = 10  # Number of listeners with costly expressions. The agency edits them in turn.
+_LIVE_SECONDS = 1.0  # How soon an edit takes effect. Source: design.md.
+_ANSWER_SECONDS = 8.0  # How soon every arrival is answered. Source: design.md.
 
 
 async def test_edit_is_live_within_a_second_while_another_agency_creates_and_deletes(

@@ -12,8 +12,8 @@ pytestmark = agencies.SHARED
 
 PATH = "/hooks/purple.php"
 
+# Pause between two posts to a listener: fewer than 100 posts a second, because a listener accepts 500.
 PAUSE_SECONDS = 0.01
-"""Pause between two posts to a listener: fewer than 100 posts a second, because a listener accepts 500."""
 
 
 def claim(agency: agencies.Agency, hostname: str, listener: str = "lobby", **spec: Any) -> dict[str, Any]:

@@ -22,8 +22,7 @@ from usher_gateway.simulator import receiver, receiving
 VALUES = {"agencies": ["hotels"], "gateway": {"allowDestinations": ["loopback"]}}
 
 
-OF_THE_CLUSTER = {"configmaps/kube-root-ca.crt", "serviceaccounts/default"}
-"""Objects that every namespace has."""
+OF_THE_CLUSTER = {"configmaps/kube-root-ca.crt", "serviceaccounts/default"}  # Objects that every namespace has
 
 
 @pytest.fixture(scope="module")

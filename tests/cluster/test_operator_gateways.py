@@ -6,8 +6,8 @@ from typing import Any
 from local_cluster import ports
 from support import api, faulty_proxy, installs, waiting
 
+# Programmed turns False sooner than after 30 s, and the operator asks more often, so that the test is short.
 QUICK = {"grace_seconds": 2.0, "timing": {"gateway_poll_seconds": 1.0}}
-"""Programmed turns False sooner than after 30 s, and the operator asks more often, so that the test is short."""
 
 
 def slice_of(install: installs.Install, gateway: installs.Process, *, ready: bool = True) -> dict[str, Any]:

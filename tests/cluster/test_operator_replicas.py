@@ -12,17 +12,15 @@ import pytest
 
 from support import api, faulty_proxy, installs, waiting
 
-LOAD = 40
-"""Enough listeners that writing them takes a while."""
+LOAD = 40  # Enough listeners that writing them takes a while
 
+# A shorter Lease, so that a takeover is quick.
 QUICK = {"timing": {"lease_seconds": 8.0, "renew_deadline_seconds": 6.0, "lease_retry_seconds": 0.5}}
-"""A shorter Lease, so that a takeover is quick."""
 
+# A Lease that no wait outlasts, so that only a release hands it over.
 PATIENT = {"timing": {"lease_seconds": 120.0, "renew_deadline_seconds": 60.0}}
-"""A Lease that no wait outlasts, so that only a release hands it over."""
 
-SLOW_SECONDS = 0.05
-"""Delay of each write of a leader with one worker, so that it writes for seconds on any machine."""
+SLOW_SECONDS = 0.05  # Delay of each write of a leader with one worker, so that it writes for seconds on any machine
 
 
 async def declare(install: installs.Install, namespace: str, count: int = LOAD) -> None:

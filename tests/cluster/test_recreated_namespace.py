@@ -11,8 +11,7 @@ import pytest
 
 from support import accounts, agencies, api, clusters, faulty_proxy, installs, waiting
 
-ROOMS = [f"room-{number}" for number in range(8)]
-"""More removals than the limit allows without a confirmation."""
+ROOMS = [f"room-{number}" for number in range(8)]  # More removals than the limit allows without a confirmation
 
 TENANTS = ("acme", "globex")
 GONE_SECONDS = 60.0

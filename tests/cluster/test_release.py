@@ -24,8 +24,8 @@ from usher_gateway.simulator import receiver
 
 pytestmark = agencies.SHARED
 
+# Rights that a test withdraws while the operator runs. No other right may be missing.
 WITHDRAWN = {("secrets", ""), ("secrets", "cafes")}
-"""Rights that a test withdraws while the operator runs. No other right may be missing."""
 
 VALUES = {
     "agencies": ["hotels"],

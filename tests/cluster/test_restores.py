@@ -6,8 +6,8 @@ from typing import Any
 from local_cluster import ports
 from support import agencies, api, installs
 
+# Metadata that the API server sets when an object is created.
 LOST = frozenset({"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink"})
-"""Metadata that the API server sets when an object is created."""
 
 
 async def restore(server: api.Api, saved: Mapping[str, Any]) -> None:

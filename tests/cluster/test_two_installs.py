@@ -10,8 +10,7 @@ from support import api, clusters, installs, waiting
 from usher_operator import kinds
 
 USED = {"Tenant": "acme", "Destination": "crm"}
-QUIET_LOOKS = 20
-"""Looks in a row, 0.5 s apart, without a write: then the statuses are settled."""
+QUIET_LOOKS = 20  # Looks in a row, 0.5 s apart, without a write: then the statuses are settled
 
 
 @pytest.fixture

@@ -54,8 +54,7 @@ class ModelledStore:
     def __init__(self, bench: engines.Bench) -> None:
         self.bench, self.store = bench, bench.store
         self.model: dict[int, ModelDelivery] = {}
-        self.in_lanes: dict[int, model.Delivery] = {}
-        """The deliveries that a dispatcher would have in its lanes."""
+        self.in_lanes: dict[int, model.Delivery] = {}  # The deliveries that a dispatcher would have in its lanes
         names = ("created", "delivered", "died", "cancelled", "redriven", "released", "replayed", "attempts")
         self.counts = dict.fromkeys(names, 0)
         self.made = 0

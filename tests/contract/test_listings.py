@@ -72,6 +72,7 @@ async def test_rows_added_between_pages_do_not_change_the_listing(bench: engines
     assert second.next_cursor is None
 
 
+# A filter, and the number of visits that it selects.
 VISITS: list[tuple[dict[str, Any], int]] = [
     ({"namespace": "agency"}, 12),
     ({"namespace": "other"}, 0),
@@ -92,7 +93,6 @@ VISITS: list[tuple[dict[str, Any], int]] = [
     ({"state": "unreleased", "counted_as": "quarantined"}, 1),
     ({"state": "released"}, 0),
 ]
-"""A filter, and the number of visits that it selects."""
 
 
 async def test_visits_match_the_filter(bench: engines.Bench) -> None:

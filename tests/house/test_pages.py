@@ -83,13 +83,13 @@ def commands_in(text: str, program: str) -> Iterator[list[str]]:
             yield command[1].split()
 
 
+# Without names of commands in a sentence.
 RUNBOOK_COMMANDS = [
     (page.stem, words)
     for page in sorted((source.DOCS / "runbooks").glob("*.md"))
     for words in commands_in(page.read_text("utf-8"), "usher")
     if len(words) > 1 and "show" not in words[-1:]
 ]
-"""Without names of commands in a sentence."""
 
 
 @pytest.mark.parametrize(("page", "words"), RUNBOOK_COMMANDS)
@@ -105,8 +105,8 @@ def test_usher_command_of_a_runbook_can_be_parsed(
     COMMANDS[name].make_context(name, words[len(name.split()) :])
 
 
+# Words of kubectl after which another word of the command's name comes.
 GROUPS = {("create",), ("create", "secret"), ("rollout",), ("auth",), ("top",), ("config",), ("annotate",)}
-"""Words of kubectl after which another word of the command's name comes."""
 
 
 @functools.cache

@@ -22,6 +22,7 @@ ENUMS: dict[str, type[enum.Enum]] = {
     "Cancelled": model.CancelReason,
 }
 
+# A body of each reason that the body alone gives, with its content type.
 BODIES = {
     model.QuarantineReason.NotJSON: (b"{", ""),
     model.QuarantineReason.NotObject: (b"[]", ""),
@@ -31,7 +32,6 @@ BODIES = {
     model.QuarantineReason.TooManyNodes: (b'{"user":{"id":1},"a":[' + b"0," * 3_000 + b"0]}", ""),
     model.QuarantineReason.IntegerTooLong: (b'{"user":{"id":1},"a":%s}' % (b"9" * 41), ""),
 }
-"""A body of each reason that the body alone gives, with its content type."""
 
 NEVER_PARSED = {model.QuarantineReason.Truncated, model.QuarantineReason.BadEncoding}
 

@@ -12,8 +12,8 @@ from support.command_line import COMMANDS, options
 from usher_gateway import settings as all_settings
 
 PAGE = source.DOCS / "settings.md"
+# Settings without a flag, because they depend on one another. The page lists them in a second table.
 BY_CODE_ONLY = {"limits", "lane_bytes", "max_attempts", "drain_seconds"}
-"""Settings without a flag, because they depend on one another. The page lists them in a second table."""
 
 
 def variable(option: Any) -> str:

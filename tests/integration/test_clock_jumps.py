@@ -21,8 +21,7 @@ from usher_gateway.simulator import receiver, receiving
 
 HOUR, DAY = 3600, 86_400
 TWENTY_YEARS = 20 * 365 * DAY
-VISITS = 4
-"""Visits per clock setting, half of them with the true time in the body; few enough that no circuit opens."""
+VISITS = 4  # Visits per clock setting, half of them with the true time in the body; few enough that no circuit opens
 
 
 class WallClock:

@@ -17,8 +17,7 @@ from support import gateway as harness
 from usher_gateway import app, config_secret, documents, model
 from usher_gateway import settings as all_settings
 
-INSTALL_KEY = b"k" * 32
-"""The key of `config_samples.KEYS`."""
+INSTALL_KEY = b"k" * 32  # The key of `config_samples.KEYS`
 
 SECRET = "hunter2-signing-secret"
 CREDENTIAL = "Bearer open-sesame"

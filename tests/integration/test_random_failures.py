@@ -27,8 +27,7 @@ from usher_gateway.simulator import receiver, receiving
 from usher_gateway.store import books
 from usher_gateway.store.sqlite.store import SqliteStore
 
-TIME_SCALE = 500.0
-"""Factor of the clock: a retry after 5 s comes after 10 ms."""
+TIME_SCALE = 500.0  # Factor of the clock: a retry after 5 s comes after 10 ms
 
 TENANTS = 6
 LISTENERS = 12
@@ -45,8 +44,7 @@ class FailingConnection:
     def __init__(self, connection: sqlite3.Connection, chance: random.Random) -> None:
         self._connection, self._chance = connection, chance
         self.failure_rate = self.commit_failure_rate = 0.0
-        self.is_slow = False
-        """True if the next commit takes longer than the deadline."""
+        self.is_slow = False  # True if the next commit takes longer than the deadline
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         if statement == "commit" and self.is_slow:

@@ -32,8 +32,7 @@ class Names:
         self.addresses = ["127.0.0.1"]
         self.error = 0
         self.lookups = 0
-        self.hanging: set[str] = set()
-        """Hostnames that get no answer until `released`."""
+        self.hanging: set[str] = set()  # Hostnames that get no answer until `released`
         self.released = threading.Event()
         self.answered: list[str] = []
 

@@ -21,8 +21,7 @@ from usher_gateway.ingest import server
 from usher_gateway.simulator import receiver, receiving
 from usher_gateway.store.sqlite import store as sqlite_store
 
-STOP_SECONDS = 35
-"""The grace period of the chart's pods (45 s) without `preStopSeconds` (10 s)."""
+STOP_SECONDS = 35  # The grace period of the chart's pods (45 s) without `preStopSeconds` (10 s)
 
 
 @pytest.fixture
@@ -41,13 +40,13 @@ def manifests(peer: receiver.Receiver, *more: str) -> list[gateways.Manifest]:
     ]
 
 
+# The program of a gateway that inherited this reaction to SIGHUP, because the tests themselves may run under nohup.
 _WITH_SIGHUP = """
 import signal
 from usher_gateway import __main__
 signal.signal(signal.SIGHUP, signal.{})
 __main__.main()
 """
-"""The program of a gateway that inherited this reaction to SIGHUP, because the tests themselves may run under nohup."""
 
 
 def signals_ignored(process: int) -> int:

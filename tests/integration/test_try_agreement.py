@@ -32,13 +32,13 @@ PRESENT = [
     gateways.route("survey", "parked"),
     gateways.route("old", "parked"),
 ]
+# The filter of `loyalty` fails for devices other than iOS, because bodies have no tier.
 CHANGED = [
     gateways.route("crm", "crm", transform=NAME_OF_REGULARS, repeats="Forward"),
     gateways.route("mail", "parked", when="visit.gender == 'female' || visit.source == 'sms'"),
     gateways.route("survey", "parked", oncePer={"per": ["User"], "every": "Week"}),
     gateways.route("loyalty", "parked", when="body.user.device.platform == 'iOS' || body.user.tier == 'gold'"),
 ]
-"""The filter of `loyalty` fails for devices other than iOS, because bodies have no tier."""
 
 Outcomes = dict[str, collections.Counter[str]]
 

@@ -187,8 +187,7 @@ CASES = {
     "ListenersNotReady/warning": of_tenant("usher_operator_listeners_not_ready", "1+0", "0+0"),
 }
 
-BEFORE, GAP, AFTER = 100, 3, 100
-"""Minutes before, during and after a restart."""
+BEFORE, GAP, AFTER = 100, 3, 100  # Minutes before, during and after a restart
 
 
 def with_restart(series: dict[str, str]) -> list[dict[str, str]]:
@@ -217,8 +216,8 @@ def expect(alert: str, series: list[dict[str, str]], labels: dict[str, str] | No
     }
 
 
+# Minutes around a restart.
 RESTARTED = (BEFORE - 1, BEFORE + 1, BEFORE + GAP + 1, BEFORE + GAP + 10, BEFORE + GAP + AFTER - 1)
-"""Minutes around a restart."""
 
 
 def test_each_alert_has_a_case() -> None:

@@ -19,13 +19,13 @@ EXPRESSIONS = [(f"{uid}: {panel['title']}", target["expr"]) for uid, panel in PA
     for kind in ("alert", "record")
     for name, rule in promtool.rules(kind).items()
 ]
+# Metric -> type. Other tests compare these tables with the code.
 LISTED = {
     row[0].strip("`"): row[1]
     for page in ("metrics.md", "operator.md")
     for row in source.table_rows((source.DOCS / page).read_text("utf-8"))
     if row[0].startswith("`usher_")
 }
-"""Metric -> type. Other tests compare these tables with the code."""
 OF_PROMETHEUS = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 UNITS = {"none", "locale", "percentunit", "s", "bytes", "cpm", "reqps", "ops", "bool_yes_no"}
 

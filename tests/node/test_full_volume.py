@@ -8,8 +8,7 @@ from support import releases, waiting, webhooks
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 
-VOLUME_MEGABYTES = 1_400
-"""More than the gateway keeps free."""
+VOLUME_MEGABYTES = 1_400  # More than the gateway keeps free
 
 _READ_METRICS = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9090/metrics').read().decode())"
 

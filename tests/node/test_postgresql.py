@@ -15,11 +15,11 @@ from support import figures, gaps, releases, sites, webhooks
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 
 REPLICAS = 3
+# The statement that docs/which-store.md shows.
 GRANTS = """
 alter default privileges for role tables_owner in schema public
     grant select, insert, update, delete on tables to tables_user;
 """
-"""The statement that docs/which-store.md shows."""
 
 
 @pytest.fixture(scope="module")

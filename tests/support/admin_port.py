@@ -76,12 +76,9 @@ class Served:
         self.paused_routes: set[str] = set()
         self.health = states.DestinationHealth.Healthy
         self.error: str | None = None
-        self.circuit = "Closed"
-        """Health, error and circuit of every destination."""
-        self.is_refusing = False
-        """The listener lobby refuses every arrival."""
-        self.refused_reason: str | None = None
-        """Why it does; None in the tests that need no reason."""
+        self.circuit = "Closed"  # Health, error and circuit of every destination
+        self.is_refusing = False  # The listener lobby refuses every arrival
+        self.refused_reason: str | None = None  # Why it does; None in the tests that need no reason
         self.held = held_routes.HeldRoute("crm", "DestinationPaused", "")
         """The route whose deliveries are held, with the Secret or field that they lack."""
         steps = ReplaySteps(

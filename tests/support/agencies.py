@@ -14,11 +14,10 @@ from local_cluster import ports
 from support import api, clusters, installs, leaks, waiting, wire
 from usher_gateway.simulator import receiver
 
-SHARED = pytest.mark.asyncio(loop_scope="package")
-"""Mark of the tests that share the platform of their worker."""
+SHARED = pytest.mark.asyncio(loop_scope="package")  # Mark of the tests that share the platform of their worker
 
+# A Lease that a busy machine does not cost, because later tests need the operator too.
 PATIENT = {"timing": {"lease_seconds": 90.0, "renew_deadline_seconds": 60.0}}
-"""A Lease that a busy machine does not cost, because later tests need the operator too."""
 
 
 @dataclass

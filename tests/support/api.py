@@ -13,6 +13,7 @@ from local_cluster import kubeconfigs
 from support import waiting
 
 OURS = "/apis/usher.dev/v1alpha1"
+# Kind -> its path at the API server.
 COLLECTIONS = {
     "ListenerClass": (OURS, "listenerclasses"),
     "Tenant": (OURS, "tenants"),
@@ -38,7 +39,6 @@ COLLECTIONS = {
     "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
     "CustomResourceDefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
 }
-"""Kind -> its path at the API server."""
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"

@@ -35,16 +35,12 @@ class ApiServer:
         self.secrets: dict[str, dict[str, Any]] = {}
         self.faults: collections.deque[Answer | None] = collections.deque()
         """Answers of the next requests; None: the normal answer."""
-        self.watch_faults: collections.deque[Answer | None] = collections.deque()
-        """Answers of the next watches."""
+        self.watch_faults: collections.deque[Answer | None] = collections.deque()  # Answers of the next watches
         self.lists: list[dict[str, str]] = []
-        self.version_reads: list[dict[str, str]] = []
-        """Lists of one object, which read only the version."""
-        self.checks: list[dict[str, str]] = []
-        """Lists of metadata."""
+        self.version_reads: list[dict[str, str]] = []  # Lists of one object, which read only the version
+        self.checks: list[dict[str, str]] = []  # Lists of metadata
         self.watches: list[dict[str, str]] = []
-        self.refused: list[str] = []
-        """Requests that no client may send."""
+        self.refused: list[str] = []  # Requests that no client may send
         self._history: list[tuple[int, bytes]] = []
         self._oldest = 100
         self._pages: dict[str, tuple[list[dict[str, Any]], int]] = {}

@@ -11,16 +11,16 @@ import yaml
 from local_cluster import helm
 
 CHART = Path(__file__).parents[2] / "charts" / "usher"
+# Arguments of a rendering for a cluster with Usher's definitions and those of the Prometheus operator.
 OTHER_APIS = (
     "--api-versions=usher.dev/v1alpha1/ListenerClass",
     "--api-versions=monitoring.coreos.com/v1/ServiceMonitor",
     "--api-versions=monitoring.coreos.com/v1/PodMonitor",
     "--api-versions=monitoring.coreos.com/v1/PrometheusRule",
 )
-"""Arguments of a rendering for a cluster with Usher's definitions and those of the Prometheus operator."""
 _LIMIT_SECONDS = 120
+# By default helm sends at most 100 requests at once and then 5/s, and an upgrade has more.
 _UNTHROTTLED = {"HELM_BURST_LIMIT": "1000", "HELM_QPS": "1000"}
-"""By default helm sends at most 100 requests at once and then 5/s, and an upgrade has more."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

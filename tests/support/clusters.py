@@ -15,14 +15,11 @@ import pytest
 from local_cluster import control_plane, foreign, kubeconfigs, kubectl, programs
 from support import audit, waiting
 
+# Variable with the kubeconfig of a cluster to use in place of a local one; `make test KUBECONFIG=…` sets it.
 GIVEN = "USHER_TEST_KUBECONFIG"
-"""Variable with the kubeconfig of a cluster to use in place of a local one; ``make test KUBECONFIG=…`` sets it."""
 
-MADE = "usher-tests"
-"""Label of the namespaces that tests create. Tests may delete everything in them."""
-
-DEFINITIONS = Path(__file__).parents[2] / "crds"
-"""Folder of Usher's custom resource definitions."""
+MADE = "usher-tests"  # Label of the namespaces that tests create. Tests may delete everything in them.
+DEFINITIONS = Path(__file__).parents[2] / "crds"  # Folder of Usher's custom resource definitions
 
 
 @dataclass(frozen=True)

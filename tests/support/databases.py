@@ -18,8 +18,7 @@ from support import waiting
 from usher_gateway.store.migrations import Migration, all_migrations
 from usher_gateway.store.postgresql import schema
 
-PAGE = Path(__file__).parents[2] / "docs" / "which-store.md"
-"""The page that says which rights a gateway needs."""
+PAGE = Path(__file__).parents[2] / "docs" / "which-store.md"  # The page that says which rights a gateway needs
 
 
 @functools.cache

@@ -21,19 +21,13 @@ class DispatcherBench:
 
     def __init__(self, folder: Path, engine: engines.Engine | None = None) -> None:
         self.store: Any = (engine or engines.Sqlite()).make(folder, engines.Clock())
-        self.tried: list[tuple[int, int]] = []
-        """(key of the delivery, attempts before) of each attempt."""
-        self.sent: list[int] = []
-        """Keys of the deliveries whose attempts wrote a request."""
+        self.tried: list[tuple[int, int]] = []  # (key of the delivery, attempts before) of each attempt
+        self.sent: list[int] = []  # Keys of the deliveries whose attempts wrote a request
         self.may_answer = asyncio.Event()
-        self.answers: list[model.SettledAs] = []
-        """The results of the first attempts; after that, each delivers."""
-        self.failure: Outcome | None = None
-        """The result of each attempt once it may answer; without it, each delivers."""
-        self.claimed: list[int] = []
-        """Keys of the deliveries that the dispatcher claimed from the backlog."""
-        self.claims = 0
-        """How often it tried to claim."""
+        self.answers: list[model.SettledAs] = []  # The results of the first attempts; after that, each delivers
+        self.failure: Outcome | None = None  # The result of each attempt once it may answer; without it, each delivers
+        self.claimed: list[int] = []  # Keys of the deliveries that the dispatcher claimed from the backlog
+        self.claims = 0  # How often it tried to claim
 
     async def start(self, concurrency: int, limits: DispatcherLimits | None = None, *more: str) -> None:
         """Start the dispatcher with the destination ``crm``, and ``more``."""

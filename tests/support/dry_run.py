@@ -8,8 +8,7 @@ import aiohttp
 
 from support import api, clusters
 
-_STRICT = {"fieldValidation": "Strict"}
-"""Reject unknown fields and duplicate keys, as kubectl does."""
+_STRICT = {"fieldValidation": "Strict"}  # Reject unknown fields and duplicate keys, as kubectl does
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 ANY = Filter()
 
-FOREVER = 1 << 62
-"""Later than every time in a test."""
+FOREVER = 1 << 62  # Later than every time in a test
 
 
 class Clock:

@@ -21,8 +21,8 @@ from local_cluster import authority, kubeconfigs
 from support import api
 
 HOST = "127.0.0.1"
+# Headers of one connection, which the proxy does not pass on.
 PER_HOP = frozenset({"connection", "host", "keep-alive", "transfer-encoding", "content-length", "upgrade"})
-"""Headers of one connection, which the proxy does not pass on."""
 TOO_OLD = {
     "apiVersion": "v1",
     "kind": "Status",
@@ -123,12 +123,9 @@ class Proxy:
         self._faults: list[Fault] = []
         self._silences: list[Fault] = []
         self._streams: set[Stream] = set()
-        self.asked: list[Asked] = []
-        """Every request, in order of arrival."""
-        self.page = 0
-        """Maximum number of objects per page of a list, whatever the client requests; 0: no maximum."""
-        self.endpoint = upstream
-        """The endpoint of the API server through this proxy."""
+        self.asked: list[Asked] = []  # Every request, in order of arrival
+        self.page = 0  # Maximum number of objects per page of a list, whatever the client requests; 0: no maximum
+        self.endpoint = upstream  # The endpoint of the API server through this proxy
         self._site: web.TCPSite | None = None
         self._runner = self._make_runner()
         self._context: ssl.SSLContext | None = None

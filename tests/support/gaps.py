@@ -17,10 +17,8 @@ class GapMeter:
         address = urlsplit(url)
         self._hostname, self._path, self._authority = address.hostname or "", address.path, authority
         self._thread, self._stop = threading.Thread(target=self._run), threading.Event()
-        self.longest_seconds = 0.0
-        """The longest time between two good answers with a bad one in between."""
-        self.slowest_seconds = 0.0
-        """The longest time that a good answer took."""
+        self.longest_seconds = 0.0  # The longest time between two good answers with a bad one in between
+        self.slowest_seconds = 0.0  # The longest time that a good answer took
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -89,13 +89,10 @@ class Gateway:
     ) -> None:
         self.data = data or folder / "data"
         self.file = folder / "usher.yaml"
-        self.configuration = [str(self.file)]
-        """Arguments for the configuration: its own file, or ``--from-cluster …``."""
-        self.program = ["-m", "usher_gateway"]
-        """The program to start: the gateway, or a wrapper around it."""
+        self.configuration = [str(self.file)]  # Arguments for the configuration: its own file, or `--from-cluster …`
+        self.program = ["-m", "usher_gateway"]  # The program to start: the gateway, or a wrapper around it
         self.log = folder / "gateway.log"
-        self.stderr: int | None = None
-        """Target of its log: the file, or a pipe or device."""
+        self.stderr: int | None = None  # Target of its log: the file, or a pipe or device
         self.port, self.admin = ports.free(), ports.free()
         self.flags = ["--accept-min-free-mib", "1", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "1"]
         self.flags += flags

@@ -29,8 +29,7 @@ class Image:
     def __init__(self, *, root: Path, config: dict[str, Any], megabytes: float, build_seconds: float) -> None:
         self.root = root
         self.config = config
-        self.megabytes = megabytes
-        """Size above the base, in millions of bytes."""
+        self.megabytes = megabytes  # Size above the base, in millions of bytes
         self.build_seconds = build_seconds
 
     def command(self, *arguments: str, user: str = "65532:65532") -> list[str]:

@@ -13,8 +13,7 @@ from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.ingest.routing import Planner, Plans, RoutingContext
 
 KEYS = model.derive_keys(b"k" * 32)
-NOON = 1_764_072_000 * model.MICROSECONDS
-"""2025-11-25T12:00:00Z."""
+NOON = 1_764_072_000 * model.MICROSECONDS  # 2025-11-25T12:00:00Z
 
 
 class RecordingWatcher(ExpressionCounters):

@@ -29,10 +29,8 @@ ALTERED = Path(__file__).with_name("altered_operator.py")
 OPERATOR, GATEWAY = "usher-operator", "usher-gateway"
 _STOP_SECONDS = 60
 _SHOWN_LINES = 60
-_STARTED: list["Process"] = []
-"""The programs of all installs of this run, in the order of their start."""
-_SECRET_PART = 20
-"""A part of a URL with this number of characters counts as a secret."""
+_STARTED: list["Process"] = []  # The programs of all installs of this run, in the order of their start
+_SECRET_PART = 20  # A part of a URL with this number of characters counts as a secret
 
 
 def logs_of_running() -> list[tuple[str, str]]:
@@ -100,8 +98,7 @@ class Process:
 
     def __init__(self, process: asyncio.subprocess.Process, admin: int, log: Path, host: str) -> None:
         self.process, self.admin, self.log, self.host = process, admin, log, host
-        self.public = 0
-        """A gateway's public port."""
+        self.public = 0  # A gateway's public port
         self.command: list[str] = []
         self.environ: dict[str, str] = {}
 

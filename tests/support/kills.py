@@ -13,8 +13,7 @@ from usher_gateway.simulator import receiver, receiving
 
 KILLS = 3
 CONNECTIONS = 24
-DUE_SOON = "5"
-"""Factor of the clock: a retry after 5 s comes after 1 s."""
+DUE_SOON = "5"  # Factor of the clock: a retry after 5 s comes after 1 s
 
 PATHS = ("/crm", "/mail", "/shared", "/flaky")
 

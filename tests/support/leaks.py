@@ -14,11 +14,8 @@ import structlog
 from usher_gateway import logs
 from usher_gateway.simulator import schedule
 
-PERSON = "Wx3personal"
-"""A name that tests use as a person's name in bodies."""
-
-_SHORTEST_SECRET = 12
-"""A shorter text can occur by chance, and no credential of a test is shorter."""
+PERSON = "Wx3personal"  # A name that tests use as a person's name in bodies
+_SHORTEST_SECRET = 12  # A shorter text can occur by chance, and no credential of a test is shorter
 
 _PIECE = 64
 
@@ -55,11 +52,10 @@ class LeakDetector:
         return leaks
 
 
+# Finds the simulator's people, and the names that tests put into bodies.
 PERSONAL_DATA = LeakDetector([*schedule.MARKS, PERSON, "wx3persönlich"])
-"""Finds the simulator's people, and the names that tests put into bodies."""
 
-SECRETS = LeakDetector()
-"""Finds the secrets that tests give to programs."""
+SECRETS = LeakDetector()  # Finds the secrets that tests give to programs
 
 
 def add_secret(value: str) -> None:

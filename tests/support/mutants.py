@@ -7,8 +7,7 @@ from typing import Any
 
 Schema = dict[str, Any]
 Path = tuple[str | int, ...]
-Mutant = tuple[str, dict[str, Any]]
-"""(description of the change, the object)."""
+Mutant = tuple[str, dict[str, Any]]  # (description of the change, the object)
 
 
 def mutants(good: dict[str, Any], schema: Schema, known_shapes: set[str]) -> Iterator[Mutant]:

@@ -24,6 +24,7 @@ class Stop(NamedTuple):
 
 _FIND = {"E-mail, mobile number": staged_agency.EMAIL}
 
+# Name -> stop.
 STOPS = {
     "overview": Stop("/ui/", "tenants need attention"),
     "tenant": Stop("/ui/tenants/agency/harbour-hotels", "Visits by hour, last 24 hours"),
@@ -55,7 +56,6 @@ STOPS = {
     "replay": Stop("/ui/replays/{replay}", "Created"),
     "customer": Stop("/my/", "Usage by month"),
 }
-"""Name -> stop."""
 
 
 class Tour:

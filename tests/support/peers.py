@@ -23,8 +23,7 @@ class Peer:
         self.connections = 0
         self.requests: list[bytes] = []
         self.written = 0
-        self.seen = asyncio.Event()
-        """Set when a complete request was read."""
+        self.seen = asyncio.Event()  # Set when a complete request was read
 
     def url(self, host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.port}/hook?a=1"

@@ -58,12 +58,9 @@ class Cluster:
         self.cache = Cache(settings, clock=lambda: self.now, confirmed_clock=lambda: self.now)
         self.cache.set_keys(keys)
         self.cache.set_secret_access("", "Permitted")
-        self.queue: set[Key] = set()
-        """The keys that changes concern and that were not applied since."""
-        self.waiting: set[Key] = set()
-        """Listeners of which no address may go out of service yet."""
-        self._objects: dict[ObjectRef, dict[str, Any]] = {}
-        """Everything as it is stored."""
+        self.queue: set[Key] = set()  # The keys that changes concern and that were not applied since
+        self.waiting: set[Key] = set()  # Listeners of which no address may go out of service yet
+        self._objects: dict[ObjectRef, dict[str, Any]] = {}  # Everything as it is stored
         self._removes_at_once = removes_at_once
         self._version = 0
 

@@ -21,12 +21,12 @@ from support import accounts, api, charts, clusters, installs, leaks
 NAME, SYSTEM, CONFIGURATION = "usher", "usher-system", "usher-system-config"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 _MODULES = {"usher": "usher_gateway", "usher-operator": "usher_operator"}
+# Environment of a gateway that accepts visits however full the disk of the test is.
 ANY_DISK = {
     "USHER_ACCEPT_MIN_FREE_MIB": "0",
     "USHER_ACCEPT_MIN_FREE_PERCENT": "0",
     "USHER_ATTEMPTS_MIN_FREE_MIB": "0",
 }
-"""Environment of a gateway that accepts visits however full the disk of the test is."""
 
 
 def helm(cluster: clusters.Cluster, *arguments: str) -> str:

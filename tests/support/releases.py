@@ -13,8 +13,7 @@ from local_cluster import kubectl as kubectls
 from support import charts, sites
 
 NAME = "usher"
-ALLOW_CLUSTER = "--set=gateway.allowDestinations={10.0.0.0/8}"
-"""Lets destinations be in the cluster."""
+ALLOW_CLUSTER = "--set=gateway.allowDestinations={10.0.0.0/8}"  # Lets destinations be in the cluster
 _WAIT_SECONDS = 180
 
 

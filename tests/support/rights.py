@@ -10,8 +10,7 @@ from support import source
 PAGE = source.DOCS / "security.md"
 MANIFESTS = sorted((source.ROOT / "operator" / "rbac").rglob("*.yaml"))
 
-Right = tuple[str, str, str, str]
-"""Role, namespace, objects and verbs, as the page writes them."""
+Right = tuple[str, str, str, str]  # Role, namespace, objects and verbs, as the page writes them
 
 
 def roles() -> Iterator[dict[str, Any]]:

@@ -10,8 +10,8 @@ from typing import Any
 from local_cluster import kubectl as kubectls
 from local_cluster import node
 
+# Variable with an image of this checkout (NAME:TAG) that the nodes of a given cluster can fetch.
 IMAGE = "USHER_TEST_IMAGE"
-"""Variable with an image of this checkout (NAME:TAG) that the nodes of a given cluster can fetch."""
 
 
 @dataclass(frozen=True)

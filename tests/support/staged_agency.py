@@ -16,18 +16,16 @@ from usher_gateway.admin import health
 from usher_gateway.config import install_key
 from usher_gateway.store.base import ListenerActivity
 
-EMAIL = "grace.hopper@example.org"
-"""Of a person with a visit."""
+EMAIL = "grace.hopper@example.org"  # Of a person with a visit
 
 _PEOPLE = (("Grace", "Hopper"), ("Ada", "Lovelace"), ("Alan", "Turing"), ("Mary", "Jackson"), ("Edsger", "Dijkstra"))
+# Tenant -> visits in the busiest hour of its history.
 _BUSIEST_HOUR = {"harbour-hotels": 8, "corner-cafes": 5, "river-stadium": 3, "old-inn": 2, "city-museum": 3}
-"""Tenant -> visits in the busiest hour of its history."""
 
-_SILENT_HOURS = {"old-inn": 31}
-"""Tenant -> how long its last visit is ago."""
+_SILENT_HOURS = {"old-inn": 31}  # Tenant -> how long its last visit is ago
 
+# Tenant -> visits of the present hour. The deliveries of all except the stadium fail, wait or are held.
 _TO_POST = {"harbour-hotels": 8, "corner-cafes": 4, "river-stadium": 3, "city-museum": 3}
-"""Tenant -> visits of the present hour. The deliveries of all except the stadium fail, wait or are held."""
 
 
 def _resource(kind: str, name: str, **spec: Any) -> dict[str, Any]:

@@ -183,6 +183,7 @@ _JSON_API = "application/vnd.api+json"
 _INSERT_ALL = "/bigquery/v2/projects/project/datasets/dataset/tables/table/insertAll"
 _ECHO = "https://script.googleusercontent.com/macros/echo?user_content_key=AY5x&lib=M"
 
+# By recipe.
 VENDORS = {
     "activecampaign": Vendor(
         "POST",
@@ -242,9 +243,9 @@ VENDORS = {
         "POST", r"hooks\.zapier\.com/hooks/catch/0000000/replace-me/", Visit, Reply(200, {"status": "success"})
     ),
 }
-"""By recipe."""
 
 _KEY = rsa.generate_private_key(65537, 2048)
+# Values of `recipe_samples.destination_of` for BigQuery's recipe.
 SERVICE_ACCOUNT = {
     "client_email": "usher@project.iam.example",
     "private_key": _KEY.private_bytes(
@@ -252,7 +253,6 @@ SERVICE_ACCOUNT = {
     ).decode(),
     "key_id": "k1",
 }
-"""Values of ``recipe_samples.destination_of`` for BigQuery's recipe."""
 
 
 class VendorServer:
@@ -260,14 +260,10 @@ class VendorServer:
 
     def __init__(self, recipe: str) -> None:
         self.vendor = VENDORS[recipe]
-        self.refusals: list[str] = []
-        """What was wrong with requests. A test expects none."""
-        self.replies: list[Reply] = []
-        """The answers to the next requests, instead of the vendor's success."""
-        self.echoes: list[Reply] = [Reply(200, "ok")]
-        """The answers after a redirect."""
-        self.tokens = 0
-        """Tokens that were issued; only the newest is valid."""
+        self.refusals: list[str] = []  # What was wrong with requests. A test expects none.
+        self.replies: list[Reply] = []  # The answers to the next requests, instead of the vendor's success
+        self.echoes: list[Reply] = [Reply(200, "ok")]  # The answers after a redirect
+        self.tokens = 0  # Tokens that were issued; only the newest is valid
         self._has_tokens = recipe in {"bigquery", "salesforce"}
 
     async def answer(self, request: web.BaseRequest) -> web.Response:

@@ -22,6 +22,7 @@ _PINNED = Path(__file__).parents[2] / "requirements" / "vendors.txt"
 _CALLS = Path(__file__).parent / "sdks" / "vendors" / "calls.py"
 _CALL_SECONDS = 60
 
+# An answer that all SDKs take for a success.
 _ANSWER = {
     "access_token": "t",
     "expires_in": 3600,
@@ -31,7 +32,6 @@ _ANSWER = {
     "completedAt": "2026-01-01T00:00:00Z",
     "id": 1,
 }
-"""An answer that all SDKs take for a success."""
 
 
 class SentRequest(msgspec.Struct, frozen=True):

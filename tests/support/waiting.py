@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 Seen = TypeVar("Seen")
 
-LIMIT_SECONDS = 60.0
-"""Far more than anything takes, because a test machine may be slow and busy."""
+LIMIT_SECONDS = 60.0  # Far more than anything takes, because a test machine may be slow and busy
 
 
 async def until(

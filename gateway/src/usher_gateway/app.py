@@ -59,14 +59,13 @@ from usher_gateway.timing import Clock
 _log = structlog.get_logger(__name__)
 
 
+# How often holds are reviewed without a change of configuration, because quotas depend on the date.
 _HOLD_REVIEW_SECONDS = 30.0
-"""How often holds are reviewed without a change of configuration, because quotas depend on the date."""
 
-_HOLD_REVIEW_RETRY_SECONDS = 1.0
-"""How long to wait after a review that failed because the store was unavailable."""
+_HOLD_REVIEW_RETRY_SECONDS = 1.0  # How long to wait after a review that failed because the store was unavailable
 
+# How long the public port waits for a first configuration before it opens without one.
 _FIRST_CONFIGURATION_SECONDS = 2.0
-"""How long the public port waits for a first configuration before it opens without one."""
 
 _GUARANTEES = {
     "Local": "acknowledged visits survive a crash, but not the loss of the disk or the database server",
@@ -74,23 +73,14 @@ _GUARANTEES = {
 }
 
 _STORE_PAUSE_FIRST_SECONDS = 0.5
-_STORE_PAUSE_LONGEST_SECONDS = 5.0
-"""How long a start waits for the next try to reach the database."""
+_STORE_PAUSE_LONGEST_SECONDS = 5.0  # How long a start waits for the next try to reach the database
+_ACTIVITY_SECONDS = 5.0  # How often the activity of listeners and destinations is saved
+_PRUNE_SECONDS = 10.0  # How often the store is pruned
+_PRUNE_AGAIN_SECONDS = 0.05  # How long to wait after a prune that left rows to delete
+_FREEZE_LISTENERS = 500  # After this many new listeners, exempt them from garbage collection
 
-_ACTIVITY_SECONDS = 5.0
-"""How often the activity of listeners and destinations is saved."""
-
-_PRUNE_SECONDS = 10.0
-"""How often the store is pruned."""
-
-_PRUNE_AGAIN_SECONDS = 0.05
-"""How long to wait after a prune that left rows to delete."""
-
-_FREEZE_LISTENERS = 500
-"""After this many new listeners, exempt them from garbage collection."""
-
+# At a stop, running attempts get at least this long, even if draining connections took all the time.
 _MIN_ATTEMPT_SECONDS = 1.0
-"""At a stop, running attempts get at least this long, even if draining connections took all the time."""
 
 
 class Gateway:
@@ -109,10 +99,8 @@ class Gateway:
         self.settings = settings
         self.clock = Clock(settings.time_scale)
         self.state = run_state.RunState()
-        self.started = asyncio.Event()
-        """Set when the public port is open."""
-        self.port = settings.listen.port
-        """The configured public port; after the start, the port it listens on."""
+        self.started = asyncio.Event()  # Set when the public port is open
+        self.port = settings.listen.port  # The configured public port; after the start, the port it listens on
         self._keys = model.derive_keys(key)
         self.certificates = chosen_parts.make_certificates(settings)
         self._tokens = chosen_parts.load_tokens(settings, self._keys)
@@ -120,8 +108,7 @@ class Gateway:
         self._new_listeners = _FREEZE_LISTENERS
         self._drain_until = 0.0
         self._stopped = asyncio.Event()
-        self._store_reason = ""
-        """Why the database could not be reached at the last try; empty when the store is open."""
+        self._store_reason = ""  # Why the database could not be reached at the last try; empty when the store is open
         self._configuration_changed = asyncio.Event()
         self._expressions = ExpressionCounters()
         self.store = chosen_parts.make_store(settings, self._keys, self.clock.now)

@@ -14,8 +14,8 @@ from usher_gateway.ingest import identity
 from usher_gateway.store.base import ErasureRequest
 
 EMAIL = "ada@example.com"
+# Names that only the other tenant has: tenant, listener, route, destination.
 THEIRS = ("globex", "bar", "welcome", "mailer")
-"""Names that only the other tenant has: tenant, listener, route, destination."""
 
 
 def person_of(name: model.ListenerName) -> bytes:

@@ -13,8 +13,7 @@ from usher_gateway.delivery import holds
 from usher_gateway.ingest import cpu_limits
 from usher_gateway.store.base import Filter
 
-BROKEN = "visit.visitCount > 0"
-"""Fails if a body has no count."""
+BROKEN = "visit.visitCount > 0"  # Fails if a body has no count
 
 ROUTES = f"""  routes:
   - name: crm
@@ -24,6 +23,7 @@ ROUTES = f"""  routes:
 
 MENDED = "visit.visitCount == null"
 
+# No server listens at this address.
 DESTINATION = """
 apiVersion: usher.dev/v1alpha1
 kind: Destination
@@ -31,7 +31,6 @@ metadata: {name: missing, namespace: agency}
 spec: {type: HTTP, state: Paused, http: {url: "http://127.0.0.1:9/"}}
 ---
 """
-"""No server listens at this address."""
 
 
 def visit(user: int) -> bytes:

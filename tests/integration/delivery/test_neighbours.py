@@ -15,11 +15,8 @@ from usher_gateway.simulator import receiver, receiving
 
 AnyGateway = gateways.Gateway | in_process.RunningGateway
 HEALTHY = 60
-FAST = 60.0
-"""Factor of the clock: circuits are tried once a second, and retries come after 0.1 to 10 s."""
-
-EXPIRES_SECONDS = 300
-"""5 s at this speed: on a slow machine the visits are accepted before they expire."""
+FAST = 60.0  # Factor of the clock: circuits are tried once a second, and retries come after 0.1 to 10 s
+EXPIRES_SECONDS = 300  # 5 s at this speed: on a slow machine the visits are accepted before they expire
 
 
 @pytest.fixture

@@ -23,8 +23,7 @@ class Peer:
     """A destination that measures how many requests it gets at once."""
 
     def __init__(self) -> None:
-        self.most: Counter[str] = Counter()
-        """Path -> the most requests at the same moment."""
+        self.most: Counter[str] = Counter()  # Path -> the most requests at the same moment
         self.ids: Counter[str] = Counter()
         self.url = ""
         self._running: Counter[str] = Counter()

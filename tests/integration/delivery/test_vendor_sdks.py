@@ -13,6 +13,7 @@ from support import recipe_samples, vendor_sdks
 from usher_gateway.destinations import oauth
 
 KLAVIYO = ("authorization", "content-type", "revision", "accept")
+# Recipe, call of the SDK, and the headers that matter. ActiveCampaign has no SDK for Python.
 COMPARED = (
     ("brevo", "brevo", ("api-key", "content-type")),
     ("hubspot", "hubspot", ("authorization", "content-type")),
@@ -23,7 +24,6 @@ COMPARED = (
     ("mailchimp", "mailchimp", ("content-type",)),
     ("bigquery", "bigquery", ("content-type",)),
 )
-"""Recipe, call of the SDK, and the headers that matter. ActiveCampaign has no SDK for Python."""
 
 
 def without_case(query: str) -> list[tuple[str, str]]:

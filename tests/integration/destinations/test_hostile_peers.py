@@ -24,8 +24,7 @@ from usher_gateway.destinations import (
 from usher_gateway.destinations.http import DestinationClient
 
 LIMIT_SECONDS = 0.5
-SLACK_SECONDS = 3.0
-"""Extra time for a busy machine. The peers here would take much longer."""
+SLACK_SECONDS = 3.0  # Extra time for a busy machine. The peers here would take much longer.
 MEGABYTE = 1024 * 1024
 
 

@@ -39,6 +39,7 @@ async def test_requests_without_content_are_probes(gateway: gateways.RunningGate
     assert await gateway.meters() == {"probes": 12}
 
 
+# Content, headers, reason. The tests of `body.py` try other bodies for the reasons that it finds.
 QUARANTINED = {
     "not json": (b"hello", {}, "NotJSON"),
     "a list": (b"[]", {}, "NotObject"),
@@ -53,7 +54,6 @@ QUARANTINED = {
     "a long loop": (visit(4), {"usher_hops": "99999"}, "Loop"),
     "larger than maxBodyBytes": (b'{"user":{},"x":"' + b"x" * 262_144 + b'"}', {}, "Truncated"),
 }
-"""Content, headers, reason. The tests of `body.py` try other bodies for the reasons that it finds."""
 
 
 async def test_bad_body_is_acknowledged_and_quarantined(gateway: gateways.RunningGateway) -> None:

@@ -16,8 +16,7 @@ from support import gateway as gateways
 from support import hold, waiting, wire
 from usher_gateway.ingest import pipeline, server
 
-RATE = 20
-"""Requests a second that the class allows each listener, few enough that a slow machine exceeds them."""
+RATE = 20  # Requests a second that the class allows each listener, few enough that a slow machine exceeds them
 
 FLOODED = gateways.LISTENER.replace("{name: wifi,", "{name: flooded,").replace("acme", "flood")
 MANIFESTS = (

@@ -19,8 +19,7 @@ from usher_gateway.ingest import pipeline, server
 
 SHORT = server.ServerLimits(answer_seconds=1.5, header_seconds=0.5, idle_seconds=30)
 STUCK_BYTES = 64 * 1024
-ANSWER_BYTES = 400
-"""The most bytes of an answer."""
+ANSWER_BYTES = 400  # The most bytes of an answer
 
 
 def open_sockets() -> int:

@@ -15,8 +15,7 @@ from usher_gateway import documents
 from usher_gateway.admin import tokens
 
 PATH = "/ui/listeners/agency/lobby"
-SECRET = "abcdefghijklmnopqrstuvwxyz"
-"""Of the URL of the listener lobby."""
+SECRET = "abcdefghijklmnopqrstuvwxyz"  # Of the URL of the listener lobby
 
 RELOADS = '<meta http-equiv="refresh" content="5">'
 

@@ -11,8 +11,7 @@ import pytest
 from support import admin_port, browsing, samples
 from usher_gateway.admin import tokens
 
-LAST_OF_OCTOBER = samples.NOW - 26 * samples.DAY + 11 * samples.HOUR
-"""2025-10-30 23:00 UTC."""
+LAST_OF_OCTOBER = samples.NOW - 26 * samples.DAY + 11 * samples.HOUR  # 2025-10-30 23:00 UTC
 
 
 @pytest.fixture

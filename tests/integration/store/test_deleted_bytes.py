@@ -21,8 +21,7 @@ from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.writer import open_writer
 
 DAY = samples.DAY
-BODY_DAYS = (1, 30, 3, 30, 2)
-"""By tenant."""
+BODY_DAYS = (1, 30, 3, 30, 2)  # By tenant
 CONTENT, VISITOR, PERSON, MARK = range(4)
 _MAGIC = b"\xa7\xc3"
 

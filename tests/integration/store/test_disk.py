@@ -18,8 +18,7 @@ from usher_gateway import model
 from usher_gateway.ingest import server
 from usher_gateway.simulator import receiver
 
-IN_TIME_SECONDS = 8.5
-"""The gateway answers every arrival within 8 s."""
+IN_TIME_SECONDS = 8.5  # The gateway answers every arrival within 8 s
 
 FILE = "usher.sqlite3"
 

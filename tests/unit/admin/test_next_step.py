@@ -8,8 +8,7 @@ import pytest
 from usher_gateway import model
 from usher_gateway.admin import next_step
 
-NOW = 1_795_953_600_000_000
-"""2026-11-29 12:00:00 UTC."""
+NOW = 1_795_953_600_000_000  # 2026-11-29 12:00:00 UTC
 
 FAILING = {
     "health": "CircuitOpen",

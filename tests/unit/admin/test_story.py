@@ -12,8 +12,7 @@ from usher_gateway.store.base import AttemptRecord
 LOBBY = model.ListenerName("agency", "acme", "lobby")
 CRM = model.RouteDefinition(LOBBY, "crm", "agency/crm", when="visit.visitCount > 2")
 SECOND = model.MICROSECONDS
-NOW = 1_795_953_600 * SECOND
-"""2026-11-29 12:00:00 UTC."""
+NOW = 1_795_953_600 * SECOND  # 2026-11-29 12:00:00 UTC
 
 
 def arrival(**changes: Any) -> dict[str, Any]:

@@ -83,12 +83,12 @@ def test_list_without_limit_has_a_page_in_a_terminal_and_all_elsewhere(
     assert admin_client.row_limit(limit, 606) == rows
 
 
+# What the help says -> the health of such a destination.
 FAILING = {
     "whose last attempts failed": ("Failing", "CircuitOpen", "TokenFailed", "Gone"),
     "have a forbidden address": ("AddressForbidden",),
     "a missing Secret": ("SecretNotFound",),
 }
-"""What the help says -> the health of such a destination."""
 
 
 def test_help_of_the_list_of_destinations_says_which_ones_are_failing() -> None:

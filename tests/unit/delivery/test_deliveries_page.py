@@ -55,8 +55,8 @@ def section(title: str) -> str:
     return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
+# A status for each cell that names several; the others begin with theirs.
 STATUS = {"3xx": 302, "any other 4xx": 422, "5xx": 503}
-"""A status for each cell that names several; the others begin with theirs."""
 
 
 def test_page_says_which_answers_are_retried_slowly() -> None:

@@ -32,8 +32,7 @@ class Surroundings:
         self.definition = delivery_samples.ROUTE
         self.sent: list[DestinationRequest] = []
         self.answer = DestinationAnswer(200)
-        self.answer_seconds = 0.0
-        """CPU time that reading an answer takes."""
+        self.answer_seconds = 0.0  # CPU time that reading an answer takes
 
     def literal_refusal(self, url: str) -> str | None:
         return "Private" if "//10." in url else None

@@ -29,6 +29,7 @@ def pem(key: Any) -> str:
 
 RSA_KEY = pem(rsa.generate_private_key(65537, 2048))
 EC_KEY = pem(ec.generate_private_key(ec.SECP256R1()))
+# A key with the curve secp160r1.
 RARE_CURVE_KEY = """\
 -----BEGIN PRIVATE KEY-----
 MGECAQAwEAYHKoZIzj0CAQYFK4EEAAgESjBIAgEBBBUAojIpjNeCB8DtO5QpMwrz
@@ -36,7 +37,6 @@ DQdUudihLAMqAARtuFaC1Sg32vsyx758x+G+yH/KRBJ2RNbmfSqsIoDe2KREeoE8
 fn7Y
 -----END PRIVATE KEY-----
 """
-"""A key with the curve secp160r1."""
 BEARER = documents.OAuth2("JWTBearer", TOKEN_URL, ("a", "b"), issuer="me@x", private_key=RSA_KEY, key_id="k1")
 
 

@@ -5,8 +5,7 @@ import zoneinfo
 
 from usher_gateway.pages import periods
 
-ADELAIDE = zoneinfo.ZoneInfo("Australia/Adelaide")
-"""UTC+10:30 in November."""
+ADELAIDE = zoneinfo.ZoneInfo("Australia/Adelaide")  # UTC+10:30 in November
 
 NOW = datetime.datetime(2026, 11, 29, 14, 5, tzinfo=datetime.UTC)
 

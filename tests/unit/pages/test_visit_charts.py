@@ -6,8 +6,7 @@ import zoneinfo
 
 from usher_gateway.pages import visit_charts
 
-ADELAIDE = zoneinfo.ZoneInfo("Australia/Adelaide")
-"""UTC+10:30 in November."""
+ADELAIDE = zoneinfo.ZoneInfo("Australia/Adelaide")  # UTC+10:30 in November
 
 
 def bars_of(chart: str) -> list[str]:

@@ -78,8 +78,7 @@ def test_own_limit_replaces_the_usual_one() -> None:
     assert smallest_limit([None]) is None
 
 
-ANY = RemovalBounds({})
-"""Five removals may go ahead."""
+ANY = RemovalBounds({})  # Five removals may go ahead
 
 
 def test_confirmation_covers_exactly_the_named_removals() -> None:

@@ -22,6 +22,7 @@ DQdUudihLAMqAARtuFaC1Sg32vsyx758x+G+yH/KRBJ2RNbmfSqsIoDe2KREeoE8
 fn7Y
 -----END PRIVATE KEY-----
 """
+# A key and a certificate with the curve secp160r1.
 RARE_CURVE = """\
 -----BEGIN CERTIFICATE-----
 MIIBOzCB+qADAgECAhR/Xd2kTrHoImpQ+QIvAz50xYL9tTAKBggqhkjOPQQDAjAM
@@ -33,7 +34,6 @@ MA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDMAAwLQIUbFdX+5eJyFYEPo7y
 iBT/AA92jEYCFQCxSOUiSrs/t6qQAG1g5iF2WtVPwQ==
 -----END CERTIFICATE-----
 """
-"""A key and a certificate with the curve secp160r1."""
 
 
 def test_matching_certificate_and_key_are_fine() -> None:

@@ -17,8 +17,7 @@ class HeldCommitter:
     """Holds the batches of all lines until they are ended."""
 
     def __init__(self) -> None:
-        self.batches: dict[int, Batch] = {}
-        """Line -> the batch in its hands."""
+        self.batches: dict[int, Batch] = {}  # Line -> the batch in its hands
         self._finished: dict[int, Callable[[BatchResult], None]] = {}
 
     def test_write(self, transaction: Any) -> None:

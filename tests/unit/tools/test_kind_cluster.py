@@ -16,8 +16,8 @@ VERSION = steps.IMAGE.partition(":")[2]
 SHOWN = steps.commands(steps.ROUTES, steps.USHER, steps.AGENCY, steps.VISIT)
 
 
+# In the pages, because the nodes of a real cluster do not have the image as kind's do.
 FROM_REGISTRY = " --set image.repository=registry.example.com/usher"
-"""In the pages, because the nodes of a real cluster do not have the image as kind's do."""
 
 
 def test_page_shows_every_command() -> None:

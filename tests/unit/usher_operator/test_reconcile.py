@@ -26,8 +26,7 @@ class Server:
     def __init__(self) -> None:
         self.secret: dict[str, Any] | None = None
         self.forbidden_namespace = ""
-        self.refused = "nothing"
-        """Part of the paths of objects that cannot be written."""
+        self.refused = "nothing"  # Part of the paths of objects that cannot be written
         self.status = 422
 
     async def get(self, path: str, *, missing_ok: bool) -> dict[str, Any] | None:

@@ -27,8 +27,7 @@ class Server:
         self.objects: dict[str, list[dict[str, Any]]] = {}
         self.error: ApiError | None = None
         self.version = "100"
-        self.on_list: Callable[[], object] = lambda: None
-        """Called while a list runs."""
+        self.on_list: Callable[[], object] = lambda: None  # Called while a list runs
         self.full_lists: list[str] = []
 
     async def pages(
@@ -49,8 +48,7 @@ class Checked:
     def __init__(self) -> None:
         self.server = Server()
         self.gate = PauseGate()
-        self.restarted = asyncio.Event()
-        """Set when kopf's watches are to start again."""
+        self.restarted = asyncio.Event()  # Set when kopf's watches are to start again
         self.cache = Cache(OperatorSettings(), expect_event=lambda _: None)
         self.resync = resync.Resync(
             client=self.server,  # type: ignore[arg-type]

@@ -27,21 +27,15 @@ _ID_DIGITS = 32
 _MAX_TEXT_LENGTH = 300
 _SHOWN_CANDIDATES = 5
 
-_PARAMETERS = tuple(flag.name for flag in listings.FILTERS)
-"""Of a query, besides ids and those of single endpoints."""
-
-_NAMES = ("namespace", "tenant", "listener", "route", "destination", "reason", "state")
-"""Parameters of limited length."""
-
-_NOT_STORED = {"probe", "refused", "suppressed"}
-"""Values of ``countedAs`` that no row of the ledger has."""
+_PARAMETERS = tuple(flag.name for flag in listings.FILTERS)  # Of a query, besides ids and those of single endpoints
+_NAMES = ("namespace", "tenant", "listener", "route", "destination", "reason", "state")  # Parameters of limited length
+_NOT_STORED = {"probe", "refused", "suppressed"}  # Values of `countedAs` that no row of the ledger has
 
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
-"""The caller of the request."""
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)  # The caller of the request
 
 
 class ProblemError(Exception):
@@ -128,8 +122,7 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
         return problem_response(ProblemError(500, "Internal", "the gateway failed to answer", "see its log"))
 
 
-_SELECTING = (*_NAMES, "since", "until", "ids", "visit", "replay", "all")
-"""Fields of a selection that select rows."""
+_SELECTING = (*_NAMES, "since", "until", "ids", "visit", "replay", "all")  # Fields of a selection that select rows
 
 
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

@@ -46,8 +46,7 @@ Action = Literal[
 ]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
-_NAMED_DELIVERIES = 20
-"""Most deliveries of a change that its entry names."""
+_NAMED_DELIVERIES = 20  # Most deliveries of a change that its entry names
 
 
 @dataclasses.dataclass

@@ -13,11 +13,10 @@ from usher_gateway.admin.parts import Parts
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.store.base import UNRELEASED, Change, Filter
 
+# How many quarantined arrivals are parsed between two turns of the event loop; each may take some milliseconds.
 _RELEASE_SLICE = 20
-"""How many quarantined arrivals are parsed between two turns of the event loop; each may take some milliseconds."""
 
-_SUPPRESSED = "Suppressed"
-"""Why an arrival of a suppressed person stays in quarantine."""
+_SUPPRESSED = "Suppressed"  # Why an arrival of a suppressed person stays in quarantine
 
 Row = dict[str, object]
 

@@ -167,10 +167,10 @@ def _forwarded_row(answer: ForwardedErasure | None) -> dict[str, object] | None:
     return {"at": model.format_time(answer.at), "status": answer.status or None, "error": answer.error or None}
 
 
+# Names of OpenDSR.
 _STATUSES = {
     ErasureState.Pending: "pending",
     ErasureState.InProgress: "in_progress",
     ErasureState.Completed: "completed",
     ErasureState.Cancelled: "cancelled",
 }
-"""Names of OpenDSR."""

@@ -16,8 +16,7 @@ _log = structlog.get_logger(__name__)
 
 _INTERVAL_SECONDS = 60.0
 
-_MAX_LINES = 100
-"""Lines about faults of listeners in a minute, because all may become silent at once."""
+_MAX_LINES = 100  # Lines about faults of listeners in a minute, because all may become silent at once
 
 
 class FaultLog:
@@ -34,8 +33,7 @@ class FaultLog:
         self._state, self._tracker, self._counters, self._clock = state, tracker, counters, clock
         self._faults: dict[str, frozenset[states.ListenerFault]] = {}
         """Listener -> its faults at the last call of `write`, without listeners that had none."""
-        self._failing: set[str] = set()
-        """Destinations that failed at the last call of `write`."""
+        self._failing: set[str] = set()  # Destinations that failed at the last call of `write`
 
     async def run(self) -> None:
         """Write once a minute, until cancelled."""
@@ -122,11 +120,11 @@ class FaultLog:
         return {}
 
 
+# Why times are not trusted -> what to do.
 _TIME_HINTS = {
     "NoOffset": "set `fields.occurredAtZone` of the Listener to the time zone of these times",
     "InFuture": "compare the clock and the time zone of the venue with `fields.occurredAtZone` of the Listener",
 }
-"""Why times are not trusted -> what to do."""
 
 
 def describe_held(held: Mapping[str, str]) -> str:

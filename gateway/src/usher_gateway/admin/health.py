@@ -26,30 +26,25 @@ from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
-WINDOW_MINUTES = 15
-"""How long the shares of quarantined arrivals and mismatched companies look back."""
+WINDOW_MINUTES = 15  # How long the shares of quarantined arrivals and mismatched companies look back
+QUARANTINING_FROM = 0.05  # If more than this share of the accepted arrivals was quarantined, the listener has a fault
 
-QUARANTINING_FROM = 0.05
-"""If more than this share of the accepted arrivals was quarantined, the listener has a fault."""
-
+# If more than this share of the accepted arrivals had a time that is not trusted, the listener has a fault.
 UNTRUSTED_TIMES_FROM = 0.1
-"""If more than this share of the accepted arrivals had a time that is not trusted, the listener has a fault."""
 
+# A share stays a fault until it has fallen to this part of its threshold, so that it does not begin and end often.
 FAULT_ENDS_AT = 0.5
-"""A share stays a fault until it has fallen to this part of its threshold, so that it does not begin and end often."""
 
+# Of fewer accepted arrivals no share of untrusted times is reported, because one odd body would be a large share.
 UNTRUSTED_TIMES_MINIMUM = 10
-"""Of fewer accepted arrivals no share of untrusted times is reported, because one odd body would be a large share."""
 
-REFUSING_FROM = 3
-"""This many refusals in a row, without an accepted arrival between them, are not an accident."""
+REFUSING_FROM = 3  # This many refusals in a row, without an accepted arrival between them, are not an accident
 
 _SWEEP_SECONDS = 5.0
+# The tracker stops sweeping if no caller has asked for this long, because 10,000 listeners cost 2 % of a core.
 _READER_TIMEOUT_SECONDS = 300.0
-"""The tracker stops sweeping if no caller has asked for this long, because 10,000 listeners cost 2 % of a core."""
 
-_SLICE = 200
-"""How many listeners or destinations a sweep compares between two turns of the event loop."""
+_SLICE = 200  # How many listeners or destinations a sweep compares between two turns of the event loop
 
 _MINUTE_SECONDS = 60.0
 

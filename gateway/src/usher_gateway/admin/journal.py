@@ -5,8 +5,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-_MAX_REMOVED = 10_000
-"""Removals that the journal remembers."""
+_MAX_REMOVED = 10_000  # Removals that the journal remembers
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
@@ -33,8 +32,7 @@ class ChangeJournal(Generic[_Key, _Value]):
         """`incarnation` marks the cursors of this process."""
         self._incarnation = incarnation
         self._revision = 0
-        self._oldest = 0
-        """A cursor below this revision may have missed removals that the journal forgot."""
+        self._oldest = 0  # A cursor below this revision may have missed removals that the journal forgot
         self._present: dict[_Key, tuple[int, _Value]] = {}
         self._removed: dict[_Key, int] = {}
 

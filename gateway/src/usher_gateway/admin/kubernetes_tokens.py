@@ -24,24 +24,22 @@ from usher_gateway.kube.client import ApiError, Client, ClientLimits
 
 _GROUP = "usher.dev"
 
+# Callers of the admin port take at most these connections from the API server, however many they are.
 CLIENT_LIMITS = ClientLimits(connections=8, connect_seconds=2.0, request_seconds=4.0)
-"""Callers of the admin port take at most these connections from the API server, however many they are."""
 
 _TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105 - a path
 _ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-_ATTEMPTS = 2
-"""The second one has fresh credentials, if the API server rejected those of the gateway."""
+_ATTEMPTS = 2  # The second one has fresh credentials, if the API server rejected those of the gateway
 
+# How long a caller waits for the API server. With 8 connections that is enough for thousands of namespaces.
 _DECISION_SECONDS = 10.0
-"""How long a caller waits for the API server. With 8 connections that is enough for thousands of namespaces."""
 
 _KEPT_SECONDS = 60.0
 _MAX_DECISIONS = 1_000
+# Reviews of tokens, for a scope each, that run, or were rejected in the last minute. More tokens have to wait.
 _MAX_STRANGERS = 100
-"""Reviews of tokens, for a scope each, that run, or were rejected in the last minute. More tokens have to wait."""
 
-_MAX_NAME_LENGTH = 400
-"""A service account's name has at most 339 characters."""
+_MAX_NAME_LENGTH = 400  # A service account's name has at most 339 characters
 
 _JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 

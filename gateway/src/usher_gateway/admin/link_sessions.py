@@ -20,8 +20,7 @@ from usher_gateway.store.base import Link
 from usher_gateway.store.records import Records
 
 _SESSION = "link"
-_USE_EVERY = 60 * model.MICROSECONDS
-"""How exact the last use of a link is: each record of it is a commit."""
+_USE_EVERY = 60 * model.MICROSECONDS  # How exact the last use of a link is: each record of it is a commit
 
 
 class LinkState(enum.Enum):

@@ -18,25 +18,21 @@ if TYPE_CHECKING:
     from usher_gateway.store.base import Filter, ListingPage  # late, because the commands run without a store
     from usher_gateway.store.records import Records
 
-Row = dict[str, Any]
-"""One row of an answer of the admin port."""
+Row = dict[str, Any]  # One row of an answer of the admin port
 
+# Heading and cell function. The columns of a listing are in the order of their importance, because a narrow terminal
+# leaves out the last ones.
 Column = tuple[str, Callable[[Row], str]]
-"""Heading and cell function. The columns of a listing are in the order of their importance, because a narrow terminal
-leaves out the last ones.
-"""
 
-SHORT_ID = 21
-"""Characters of an id that are unique in a store: its row key (`model.key_of`), with dashes."""
+SHORT_ID = 21  # Characters of an id that are unique in a store: its row key (`model.key_of`), with dashes
 
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
+# Unicode categories: control characters, those without a shape (such as the direction of text), and line breaks.
 _NOT_PRINTED = frozenset({"Cc", "Cf", "Zl", "Zp"})
-"""Unicode categories: control characters, those without a shape (such as the direction of text), and line breaks."""
 
-_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
-"""Printed, because Persian and Indic names have them."""
+_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # Printed, because Persian and Indic names have them
 
 
 def printable(text: str) -> str:
@@ -79,8 +75,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else many}"
 
 
-_NAMED = 5
-"""Most names in a sentence."""
+_NAMED = 5  # Most names in a sentence
 
 
 def named(names: Sequence[str]) -> str:
@@ -89,11 +84,12 @@ def named(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_NAMED])}{more}"
 
 
+# The reason with which a filter selects arrivals whose body has a time that cannot be trusted.
 TIMES_UNTRUSTED = "TimesUntrusted"
-"""The reason with which a filter selects arrivals whose body has a time that cannot be trusted."""
 
 SKIP_REASONS = frozenset(model.SkipReason.__members__)
 QUARANTINE_REASONS = frozenset(model.QuarantineReason.__members__)
+# Of holds, of cancelled deliveries, of failed attempts, and of pending deliveries without an attempt.
 DELIVERY_REASONS = frozenset[str](
     {
         *model.HoldReason.__members__,
@@ -104,7 +100,6 @@ DELIVERY_REASONS = frozenset[str](
         "NotTried",
     }
 )
-"""Of holds, of cancelled deliveries, of failed attempts, and of pending deliveries without an attempt."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +139,13 @@ STATE = FilterFlag("state", "pending (also held ones), held, delivered, dead or 
 LISTENER_FILTERS = (NAMESPACE, TENANT, LISTENER)
 ROUTE_FILTERS = (*LISTENER_FILTERS, ROUTE, DESTINATION)
 PERIOD_FILTERS = (SINCE, UNTIL)
+# A delivery is created with its visit, or by a replay; it may die hours later.
 DELIVERY_PERIOD_FILTERS = (
     dataclasses.replace(SINCE, help=f"Created since this time{_TIME_FORMS}"),
     dataclasses.replace(UNTIL, help="Created before this time; same form as --since."),
 )
-"""A delivery is created with its visit, or by a replay; it may die hours later."""
+# All of them, without ids. An endpoint and its command have those that fit their rows.
 FILTERS = (*ROUTE_FILTERS, *PERIOD_FILTERS, VISIT, REPLAY, COUNTED_AS, REASON, STATE)
-"""All of them, without ids. An endpoint and its command have those that fit their rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,6 +313,7 @@ DELIVERIES = Listing(
     essential=5,
 )
 
+# A command only: its endpoint is that of all deliveries.
 DEAD = dataclasses.replace(
     DELIVERIES,
     only={"state": "dead"},
@@ -326,6 +322,5 @@ DEAD = dataclasses.replace(
     filters=(*ROUTE_FILTERS, *DELIVERY_PERIOD_FILTERS, REASON),
     nothing="No dead deliveries.",
 )
-"""A command only: its endpoint is that of all deliveries."""
 
 ENDPOINTS = (VISITS, DELIVERIES, QUARANTINE)

@@ -8,6 +8,7 @@ from usher_gateway import model
 from usher_gateway.admin.listings import SHORT_ID, Row
 from usher_gateway.admin.states import NOT_FAILING
 
+# Why a delivery is held, and what ends that: docs/reasons.md, Held.
 HOLDS: Mapping[model.HoldReason, tuple[str, str]] = {
     model.HoldReason.TenantSuspended: ("the tenant is suspended", "`state: Active` of the Tenant"),
     model.HoldReason.ListenerSuspended: ("the listener is suspended", "`state: Active` of the Listener"),
@@ -21,7 +22,6 @@ HOLDS: Mapping[model.HoldReason, tuple[str, str]] = {
     model.HoldReason.SecretNotFound: ("a Secret of the destination is missing", "Adding or correcting it"),
     model.HoldReason.FormatError: ("the transformed value does not fit the format", "A correction of the expression"),
 }
-"""Why a delivery is held, and what ends that: docs/reasons.md, Held."""
 
 
 class Step(NamedTuple):

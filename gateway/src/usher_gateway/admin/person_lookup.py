@@ -17,8 +17,7 @@ from usher_gateway.store.base import Filter
 
 _LONGEST_VALUE = 1_000
 
-_SHORTEST_MOBILE = 5
-"""Digits of a value without a name of its field, from which on it may be a mobile number."""
+_SHORTEST_MOBILE = 5  # Digits of a value without a name of its field, from which on it may be a mobile number
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}([:-]?[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(\.[0-9A-Fa-f]{4}){2}")
 _REFERENCE = re.compile(r"[A-Za-z0-9._-]{0,64}")

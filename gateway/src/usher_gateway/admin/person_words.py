@@ -6,35 +6,33 @@ from typing import Any
 
 from usher_gateway.admin import listings
 
+# An id as the lists show it, and no value of a person: whole, or its beginning (RFC 9562 §5.7).
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
-"""An id as the lists show it, and no value of a person: whole, or its beginning (RFC 9562 §5.7)."""
 
+# Kind of a person's value -> its name.
 FIELDS = {"user": "Purple user id", "email": "e-mail address", "mobile": "mobile number", "device": "device MAC"}
-"""Kind of a person's value -> its name."""
 
-KINDS = {"device": "mac"}
-"""Kind of a person's value -> its name in ``--as``, if that is another one."""
+KINDS = {"device": "mac"}  # Kind of a person's value -> its name in `--as`, if that is another one
 
+# After a search by a mobile number that finds nothing.
 OTHER_SPELLINGS = "Another spelling is another value: try +49…, 0170…, +49 (0)170…"
-"""After a search by a mobile number that finds nothing."""
 
 
-NO_VISIT = "No readable visit has this value."
-"""After a search for a person that finds nothing."""
+NO_VISIT = "No readable visit has this value."  # After a search for a person that finds nothing
 
 NOT_SEARCHED = "Bodies that could not be read are not searched: `usher quarantine` lists them."
 
+# On a receipt of a store on PostgreSQL.
 ROWS_ON_DISK = (
     "PostgreSQL keeps deleted rows on its disks and those of its standbys until the next vacuum, and in the write-ahead"
     " log and its archives as long as the server is set to keep these."
 )
-"""On a receipt of a store on PostgreSQL."""
 
+# On a receipt without a destination.
 NOT_SENT = (
     "None of the visits that this request found had gone to a destination; earlier requests and visits that retention"
     " deleted are not counted."
 )
-"""On a receipt without a destination."""
 
 
 def suppressed_at(tenants: Sequence[str], searched: int) -> str:

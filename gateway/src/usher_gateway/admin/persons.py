@@ -11,8 +11,8 @@ from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.person_lookup import Person, PersonQuestion, find_person, oldest_arrival, parse
 from usher_gateway.store.base import LONGEST_PAGE, Filter
 
+# Visits in one answer of an export; each has a body of up to 256 KiB, and more if its class allows that.
 _EXPORTED_VISITS = 20
-"""Visits in one answer of an export; each has a body of up to 256 KiB, and more if its class allows that."""
 
 
 class FindRequest(PersonQuestion, frozen=True):

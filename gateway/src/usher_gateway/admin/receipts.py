@@ -24,6 +24,7 @@ _SUPPRESSION = (
     " until `usher person unsuppress`."
 )
 
+# Data that an erasure leaves; docs/privacy.md has the details.
 NOT_REACHED = (
     "What the destinations, Purple and copies of the store have of the person.",
     "Visits that arrived after the request, and visits that do not have the value by which it searched.",
@@ -34,7 +35,6 @@ NOT_REACHED = (
     "Marks of routes that send once per day, week or month, if the body was deleted before: keyed digests until then.",
     _SUPPRESSION,
 )
-"""Data that an erasure leaves; docs/privacy.md has the details."""
 
 
 def sign(row: Mapping[str, object], keys: model.Keys) -> dict[str, object]:

@@ -20,11 +20,10 @@ Row = dict[str, object]
 _HOUR = 3_600 * model.MICROSECONDS
 _DAY = 24 * _HOUR
 
-_INITIALS = 20
-"""Visits that are shown with initials."""
+_INITIALS = 20  # Visits that are shown with initials
 
+# Parts of a selection that lead to a request of a person, a replay or a row, and so come first.
 _FIRST_AUDITED = frozenset({"reference", "id"})
-"""Parts of a selection that lead to a request of a person, a replay or a row, and so come first."""
 
 
 async def list_rows(listing: listings.Listing, parts: Parts, request: web.Request) -> web.StreamResponse:

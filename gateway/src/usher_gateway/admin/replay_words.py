@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from usher_gateway.admin import listings
 
+# States of deliveries that a replay may select; its other results are skip reasons.
 STATES = ("delivered", "dead", "cancelled")
-"""States of deliveries that a replay may select; its other results are skip reasons."""
 
+# Why a replay leaves deliveries out. Source: `leftOut` in docs/api.md.
 _LEFT_OUT = {
     "replayedBefore": "skipped before and replayed since",
     "withoutBody": "without a body, because its retention has ended",
@@ -17,7 +18,6 @@ _LEFT_OUT = {
     "held": "held until the cause of the hold ends",
     "paused": "of routes that are paused, in shadow mode, removed, or lead elsewhere now",
 }
-"""Why a replay leaves deliveries out. Source: ``leftOut`` in docs/api.md."""
 
 
 def left_out(counts: Mapping[str, int]) -> dict[str, str]:

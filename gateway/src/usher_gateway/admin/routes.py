@@ -51,6 +51,7 @@ async def _show_caller(_: Parts, request: web.Request) -> web.StreamResponse:
     return api.json_response(answer)
 
 
+# Every route except those of the pages. docs/api.md has the same list.
 ROUTES: tuple[AdminRoute[PartsHandler], ...] = (
     AdminRoute("GET", "/healthz", None, _show_health),
     AdminRoute("GET", "/readyz", None, status.readyz),
@@ -156,7 +157,6 @@ ROUTES: tuple[AdminRoute[PartsHandler], ...] = (
     AdminRoute("POST", "/api/replays/{id}/cancel", Scope.DeliveriesWrite, replays.cancel, is_confined=True),
     AdminRoute("POST", "/api/replays/{id}/resume", Scope.DeliveriesWrite, replays.resume, is_confined=True),
 )
-"""Every route except those of the pages. docs/api.md has the same list."""
 
 
 def make_routes(parts: Parts) -> tuple[AdminRoute[api.Handler], ...]:

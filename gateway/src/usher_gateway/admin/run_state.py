@@ -13,14 +13,11 @@ class RunState:
 
     def __init__(self) -> None:
         self.snapshot = documents.Snapshot({}, {})
-        self.applied_at = 0
-        """When the snapshot came into force (microseconds); 0: not yet."""
-        self.configured = asyncio.Event()
-        """Set when the first configuration is in force."""
+        self.applied_at = 0  # When the snapshot came into force (microseconds); 0: not yet
+        self.configured = asyncio.Event()  # Set when the first configuration is in force
         self.is_public_port_open = False
         self.is_draining = False
-        self._in_force_since: dict[str, int] = {}
-        """Listener -> when it came into force (microseconds)."""
+        self._in_force_since: dict[str, int] = {}  # Listener -> when it came into force (microseconds)
 
     def apply(self, snapshot: documents.Snapshot, now: int) -> None:
         """Note that a snapshot is in force."""

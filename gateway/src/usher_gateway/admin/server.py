@@ -74,8 +74,7 @@ class AdminServer:
         self._tokens, self._kubernetes_tokens = tokens, kubernetes_tokens
         self._endpoint = endpoint
         self._hosts = frozenset(host.lower() for host in hosts) | {"localhost"}
-        self.port = endpoint.port
-        """The configured port; after the start, the port it listens on."""
+        self.port = endpoint.port  # The configured port; after the start, the port it listens on
         self._runner: web.AppRunner | None = None
 
     @property

@@ -119,8 +119,8 @@ class DestinationHealth(enum.StrEnum):
 
 NOT_FAILING = frozenset((DestinationHealth.NotTried, DestinationHealth.Healthy))
 
+# Errors with which a delivery dies at its first attempt (`delivery.outcome.AnswerError`).
 _REJECTIONS = frozenset(("Rejected", "RejectedByRule"))
-"""Errors with which a delivery dies at its first attempt (``delivery.outcome.AnswerError``)."""
 
 
 def has_rejecting_error(health: str | None, error: str | None) -> bool:
@@ -153,5 +153,4 @@ class DocumentState(msgspec.Struct, frozen=True):
 
 
 State = DocumentState | ListenerState | DestinationState
-Key = tuple[str, config_secret.Kind, str]
-"""``document`` or ``observed``, kind, ``namespace/name``."""
+Key = tuple[str, config_secret.Kind, str]  # `document` or `observed`, kind, `namespace/name`

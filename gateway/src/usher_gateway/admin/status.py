@@ -20,8 +20,8 @@ from usher_gateway.store.base import Filter, UsageRow
 
 _DAY = 86_400 * model.MICROSECONDS
 
+# If the API server has answered nothing for this long, neither the watch nor the check of each minute works.
 _SILENCE_MICROSECONDS = 120 * model.MICROSECONDS
-"""If the API server has answered nothing for this long, neither the watch nor the check of each minute works."""
 
 _State = TypeVar("_State", bound=states.State)
 

@@ -50,12 +50,12 @@ class DeliveryPart:
     next: Step
 
 
+# Reasons that a correction of the listener or of the sender removes: docs/reasons.md, Quarantined.
 RELEASABLE = {
     model.QuarantineReason.NoUser,
     model.QuarantineReason.CompanyMismatch,
     model.QuarantineReason.Loop,
 }
-"""Reasons that a correction of the listener or of the sender removes: docs/reasons.md, Quarantined."""
 
 _ARRIVED = {
     "Visit": "A visit arrived at {listener} ({bodyBytes} bytes)",

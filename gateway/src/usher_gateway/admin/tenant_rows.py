@@ -10,16 +10,12 @@ from usher_gateway.admin import troubles, usage
 from usher_gateway.admin.tenants import DeliveryCounts, TenantKey, TenantTracker
 from usher_gateway.store.base import Filter, UsageRow
 
-JsonObject = Mapping[str, Any]
-"""Plain values, ready for JSON: no secrets, no personal data."""
-
-PARAMETERS = ("order", "troubled", "contains", "offset", "limit")
-"""Names of the parameters of a page by urgency."""
+JsonObject = Mapping[str, Any]  # Plain values, ready for JSON: no secrets, no personal data
+PARAMETERS = ("order", "troubled", "contains", "offset", "limit")  # Names of the parameters of a page by urgency
 
 _DEFAULT_ROWS = 50
 _MOST_ROWS = 1_000
-_SHORTEST_KEPT_DAYS = 8
-"""How long an arrival is kept at least: docs/privacy.md, "What is kept"."""
+_SHORTEST_KEPT_DAYS = 8  # How long an arrival is kept at least: docs/privacy.md, "What is kept"
 
 
 class UrgencyPage(msgspec.Struct, frozen=True):

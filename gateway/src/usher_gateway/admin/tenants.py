@@ -22,13 +22,11 @@ _log = structlog.get_logger(__name__)
 _COUNT_SECONDS = 15.0
 _QUOTA_SECONDS = 60.0
 
-TenantKey = tuple[str, str]
-"""(namespace, name)."""
+TenantKey = tuple[str, str]  # (namespace, name)
 
 _Key = TypeVar("_Key", TenantKey, str)
 
-TenantDestination = tuple[str, str, str]
-"""(namespace, tenant, name) of a destination that visits of the tenant go to."""
+TenantDestination = tuple[str, str, str]  # (namespace, tenant, name) of a destination that visits of the tenant go to
 
 
 class ListenerSummary(msgspec.Struct):

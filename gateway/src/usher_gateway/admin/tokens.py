@@ -26,27 +26,20 @@ from usher_gateway.config.install_key import create_file
 
 _log = structlog.get_logger(__name__)
 
-OBSERVE_FILE = "observe.token"
-"""File in ``--data``: the token for reading."""
-
-OPERATE_FILE = "operate.token"
-"""File in ``--data``: the token for showing bodies and for changes."""
+OBSERVE_FILE = "observe.token"  # File in `--data`: the token for reading
+OPERATE_FILE = "operate.token"  # File in `--data`: the token for showing bodies and for changes
 
 _MIN_LENGTH = 16
 _HINT = "put a long random text into it, or delete the file: the next start creates a new one"
 
 
-TOKENS_FILE = "tokens.json"
-"""File in ``--data`` or in the folder of ``--admin-tokens``: more tokens, as `TokenEntry` each."""
-
-OBSERVE = "observe"
-"""The name of the token in ``OBSERVE_FILE``."""
+TOKENS_FILE = "tokens.json"  # File in `--data` or in the folder of `--admin-tokens`: more tokens, as `TokenEntry` each
+OBSERVE = "observe"  # The name of the token in `OBSERVE_FILE`
 
 _OPERATE = "operate"
 _RESERVED = frozenset({OBSERVE, _OPERATE})
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_CHECK_SECONDS = 1.0
-"""How often the file is looked at."""
+_CHECK_SECONDS = 1.0  # How often the file is looked at
 
 
 class Scope(enum.StrEnum):
@@ -78,8 +71,8 @@ class Scope(enum.StrEnum):
 
 OBSERVE_SCOPES = frozenset({Scope.StatusRead, Scope.VisitsRead})
 
+# Scopes that are of no use to a token with a limit, because each of their requests is about all tenants.
 UNLIMITED_SCOPES = frozenset({Scope.AuditRead})
-"""Scopes that are of no use to a token with a limit, because each of their requests is about all tenants."""
 
 
 class Caller(msgspec.Struct, frozen=True):

@@ -24,25 +24,15 @@ from usher_gateway.resources import conditions, manifests
 from usher_gateway.resources.overlay import Overlay, overlay_documents
 from usher_gateway.store.base import Filter
 
-_MAX_DIFFS = 20
-"""Most differences that a caller may ask for, per route."""
-
-_MAX_DIFFS_IN_ALL = 100
-"""Most differences of one request, of all its routes together."""
-
-_MAX_VISITS = 10_000
-"""Most visits that a caller may ask for, per listener."""
-
-_TRY_SECONDS = 20.0
-"""How long a request tries visits."""
-
-_PAGE = 20
-"""Arrivals read at once, because each body may have 256 KiB."""
+_MAX_DIFFS = 20  # Most differences that a caller may ask for, per route
+_MAX_DIFFS_IN_ALL = 100  # Most differences of one request, of all its routes together
+_MAX_VISITS = 10_000  # Most visits that a caller may ask for, per listener
+_TRY_SECONDS = 20.0  # How long a request tries visits
+_PAGE = 20  # Arrivals read at once, because each body may have 256 KiB
 
 _SHOWN_PROBLEMS = 5
 
-_NAMED_LISTENERS = 20
-"""Most listeners that an entry of the audit log names."""
+_NAMED_LISTENERS = 20  # Most listeners that an entry of the audit log names
 
 _TRIED = {model.CountedAs.Visit.name, model.CountedAs.Repeat.name}
 

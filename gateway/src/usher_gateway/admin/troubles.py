@@ -2,9 +2,9 @@
 
 from usher_gateway.admin import listings
 
-_QUOTA_NEAR = 0.9
-"""From this share of its quota on, a tenant is in trouble; the alert QuotaNear has the same."""
+_QUOTA_NEAR = 0.9  # From this share of its quota on, a tenant is in trouble; the alert QuotaNear has the same
 
+# Fault of a listener -> how the troubles of its tenant name it: docs/reasons.md, Troubles.
 LISTENER_TROUBLES = {
     "Refusing": "refuses all",
     "AuthenticationUnresolved": "lacks a Secret",
@@ -16,7 +16,6 @@ LISTENER_TROUBLES = {
     "RetiredAddressUsed": "retired URL used",
     "Silent": "silent",
 }
-"""Fault of a listener -> how the troubles of its tenant name it: docs/reasons.md, Troubles."""
 
 URGENT_FIRST = (
     *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "destinations", "dead", "held", "Quarantining"),

@@ -20,14 +20,12 @@ from usher_gateway.store.base import Filter, Period, UsageRow, VisitBody
 
 _MAX_USAGE_ROWS = 50_000
 
-_VENUES_SECONDS = 20.0
-"""The longest time that counting by venue may take; the client waits for 30 s."""
+_VENUES_SECONDS = 20.0  # The longest time that counting by venue may take; the client waits for 30 s
 
+# How many bodies are parsed between two turns of the event loop; each takes 20 microseconds to 3 milliseconds.
 _VENUES_SLICE = 20
-"""How many bodies are parsed between two turns of the event loop; each takes 20 microseconds to 3 milliseconds."""
 
-_SETTLED = 60 * model.MICROSECONDS
-"""How long after a slot ended its meters are complete."""
+_SETTLED = 60 * model.MICROSECONDS  # How long after a slot ended its meters are complete
 
 _USAGE_COUNTERS = (
     *books.ARRIVALS,
@@ -44,8 +42,8 @@ _USAGE_COUNTERS = (
     Counter.attempts,
 )
 
+# Value of `by` -> the period of the rows that are read. For `tenant` they are added up to one row per tenant.
 _PERIODS: Mapping[str, Period] = {"slot": "slot", "day": "day", "month": "month", "tenant": "month"}
-"""Value of ``by`` -> the period of the rows that are read. For ``tenant`` they are added up to one row per tenant."""
 
 Row = dict[str, object]
 
@@ -133,8 +131,7 @@ class _VenueCounts:
         ]
 
 
-_TENANT_ZONE = "tenant"
-"""The value of ``zone`` for the time zone of each tenant."""
+_TENANT_ZONE = "tenant"  # The value of `zone` for the time zone of each tenant
 
 
 async def show_usage(parts: Parts, request: web.Request) -> web.StreamResponse:

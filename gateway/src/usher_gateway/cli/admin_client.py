@@ -24,24 +24,21 @@ from usher_gateway import model
 from usher_gateway.admin import listings
 from usher_gateway.cli import tables
 
-WRONG, USAGE = 1, 2
-"""Exit codes: the command found something wrong; the command line was wrong."""
+WRONG, USAGE = 1, 2  # Exit codes: the command found something wrong; the command line was wrong
 
 _TIMEOUT_SECONDS = 30.0
 _SEARCH_SECONDS = 30.0
 _PAGE = 500
-_ROWS_IN_TERMINAL, _ROWS = 50, 1_000
-"""How many rows a list has without --limit."""
+_ROWS_IN_TERMINAL, _ROWS = 50, 1_000  # How many rows a list has without --limit
+_CANDIDATES = 3  # Rows that are named if the digits of an id are those of several
 
-_CANDIDATES = 3
-"""Rows that are named if the digits of an id are those of several."""
-
+# Path and command of lists that have another name than their rows.
 _LISTS = {
     "requests": ("/api/persons/erasures", "usher person requests"),
     "quarantined arrivals": ("/api/quarantine", "usher quarantine list"),
 }
-"""Path and command of lists that have another name than their rows."""
 
+# Group that a command expects -> the list that may have the id instead, and a hint.
 _OTHER_KINDS = {
     "visits": ("/api/deliveries", "That is the id of a delivery: `usher deliveries show {}` shows it."),
     "deliveries": (
@@ -49,10 +46,8 @@ _OTHER_KINDS = {
         "That is the id of a visit: `usher deliveries list --visit {}` lists its deliveries.",
     ),
 }
-"""Group that a command expects -> the list that may have the id instead, and a hint."""
 
-_FULL_ID = 36
-"""Characters of a whole id."""
+_FULL_ID = 36  # Characters of a whole id
 
 _FILTER_NAMES = frozenset(flag.name for flag in listings.FILTERS)
 
@@ -79,6 +74,7 @@ OutputOption = Annotated[
     tables.OutputFormat,
     typer.Option("--output", "-o", envvar="USHER_OUTPUT", help="text for people; json or csv for programs."),
 ]
+# For commands whose result is not a table.
 DocumentOutput = Annotated[
     tables.OutputFormat,
     typer.Option(
@@ -90,7 +86,6 @@ DocumentOutput = Annotated[
         help="text for people; json for programs.",
     ),
 ]
-"""For commands whose result is not a table."""
 
 Namespace = Annotated[str | None, typer.Option(help=listings.NAMESPACE.help)]
 Tenant = Annotated[str | None, typer.Option(help=listings.TENANT.help)]
@@ -110,8 +105,7 @@ Cursor = Annotated[
 ]
 Id = Annotated[str, typer.Argument(help="An id from a listing, or its first digits.", metavar="ID")]
 
-ADMIN, DATA = "http://127.0.0.1:9090", pathlib.Path("data")
-"""Defaults of --admin and --data."""
+ADMIN, DATA = "http://127.0.0.1:9090", pathlib.Path("data")  # Defaults of --admin and --data
 
 
 class AdminClient:
@@ -248,8 +242,8 @@ class ListingCommand(typer.core.TyperCommand):
         return super().parse_args(ctx, args[1:] if args[:1] == ["list"] else args)
 
 
+# The end of the help of a `ListingGroup`.
 LIST_IS_IMPLIED = "Without a command it lists; the flags are those of `list`."
-"""The end of the help of a `ListingGroup`."""
 
 
 class ListingGroup(typer.core.TyperGroup):

@@ -51,23 +51,21 @@ _Yes = Annotated[
 
 _ENDED_STATE = dataclasses.replace(STATE, help="dead or cancelled.", default="dead")
 _PENDING_STATE = dataclasses.replace(STATE, help="pending (held ones too) or held.", default="pending")
-_ENDED, _PENDING = ("dead", "cancelled"), ("pending", "held")
-"""The states that these flags take."""
+_ENDED, _PENDING = ("dead", "cancelled"), ("pending", "held")  # The states that these flags take
 
+# Why a redrive leaves deliveries out.
 _NOT_REDRIVEN = (
     "whose body is deleted, whose time limit is over, whose person is suppressed, or that a replay sent since"
     " (`usher deliveries show ID` says that)"
 )
-"""Why a redrive leaves deliveries out."""
 
+# How to send deliveries again that have ended, by state.
 _RESTARTS = {
     "dead": "`usher dead redrive` starts dead ones again.",
     "cancelled": "`usher deliveries redrive --state cancelled` starts cancelled ones again.",
 }
-"""How to send deliveries again that have ended, by state."""
 
-_LOOKED_AT = 100
-"""The newest rows of a selection that are looked at."""
+_LOOKED_AT = 100  # The newest rows of a selection that are looked at
 
 
 def select(

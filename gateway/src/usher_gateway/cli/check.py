@@ -29,8 +29,7 @@ How does Usher read a body?  usher check listener.yaml --body visit.json   or   
 Which URLs would an edit move?  usher check new/ --against old/   or   usher check new/ --against http://127.0.0.1:9090
 """
 
-_FOLLOWING = 5
-"""Most objects that are named as failing because of one problem."""
+_FOLLOWING = 5  # Most objects that are named as failing because of one problem
 
 
 def register(app: typer.Typer) -> None:
@@ -231,8 +230,8 @@ def _different_periods(configuration: "FileConfiguration") -> "Iterator[conditio
                 )
 
 
+# Recipes have it instead of values that only the account's owner knows, also after `whsec_` and in `data`.
 _PLACEHOLDERS = {"replace-me": "`replace-me`", "cmVwbGFjZS1tZ": "`replace-me` in base64"}
-"""Recipes have it instead of values that only the account's owner knows, also after ``whsec_`` and in ``data``."""
 
 
 def _placeholders(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 STANDARD_INPUT = pathlib.Path("-")
 
-_SHOWN_LISTENERS = 3
-"""Most listeners that are named if several read the body in the same way."""
+_SHOWN_LISTENERS = 3  # Most listeners that are named if several read the body in the same way
 
 _TIMES = {
     "Absent": ("there is none", "set `fields.occurredAt` to its path, if the sender gives the time elsewhere"),

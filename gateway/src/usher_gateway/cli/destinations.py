@@ -97,6 +97,7 @@ DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("HOST", listings.text_cell("host")),
 )
 
+# `admin.states.DestinationHealth`.
 _WORST_FIRST = (
     "Gone",
     "AddressForbidden",
@@ -107,7 +108,6 @@ _WORST_FIRST = (
     "NotTried",
     "Healthy",
 )
-"""``admin.states.DestinationHealth``."""
 
 _DESTINATIONS = overview.Overview(
     path="/api/destinations",
@@ -202,12 +202,12 @@ _OUTCOMES = {
 }
 
 
+# Why the route of a sample sends no visits now -> a sentence; other reasons hold its deliveries.
 _NOT_SENT = {
     "Paused": "This route is paused: its visits are skipped.",
     "Shadow": "This route is in shadow mode: its visits are skipped.",
     "FilterError": "This route holds its deliveries now (FilterError); the filter was not asked.",
 }
-"""Why the route of a sample sends no visits now -> a sentence; other reasons hold its deliveries."""
 
 
 def _because(error: str) -> str:

@@ -29,8 +29,8 @@ from usher_gateway.cli.listings import print_listing
 
 _EPILOG = "Example:  usher find   or   usher find --tenant acme --as mobile < number.txt"
 
+# A shorter beginning than `person_words.ID`. It needs a letter, because digits alone may be a telephone number.
 _SHORT_ID = re.compile(r"(?=.{0,7}[a-f])[0-9a-f]{8}-[0-9a-f-]{0,5}", re.IGNORECASE)
-"""A shorter beginning than `person_words.ID`. It needs a letter, because digits alone may be a telephone number."""
 
 _Identifier = Annotated[
     str | None, typer.Argument(help="The id of a visit or delivery. Other values are asked for.", metavar="[ID]")
@@ -38,11 +38,11 @@ _Identifier = Annotated[
 
 _SWAPPED = {"COUNTED": "VERDICTS", "VERDICTS": "COUNTED"}
 _CELLS = dict(listings.VISITS.columns)
+# The visits with their verdicts before what they were counted as.
 _LISTING = dataclasses.replace(
     listings.VISITS,
     columns=tuple([(head, _CELLS[head]) for head in [_SWAPPED.get(each, each) for each in _CELLS]]),
 )
-"""The visits with their verdicts before what they were counted as."""
 _SHARED = frozenset({"TENANT", "COUNTED"})
 
 

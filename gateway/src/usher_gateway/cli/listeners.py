@@ -109,11 +109,11 @@ LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("ADDRESSES", _addresses_cell),
 )
 
+# The most urgent first: `admin.states.ListenerFault`.
 _FAULTS = (
     *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "DeliveriesHeld", "Quarantining"),
     *("ExpressionTooSlow", "TimesUntrusted", "UnexpectedSource", "RetiredAddressUsed", "Silent", "Unverified"),
 )
-"""The most urgent first: `admin.states.ListenerFault`."""
 
 _LISTENERS = overview.Overview(
     path="/api/listeners",

@@ -224,8 +224,8 @@ def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFo
     _print_row(row, output)
 
 
+# Fields of a delivery that the sentence above them already has, for its circuit and its route too.
 _TOLD = frozenset({"dueAt", "expiresAt", "retriedUntil"})
-"""Fields of a delivery that the sentence above them already has, for its circuit and its route too."""
 
 
 def _attempt(attempt: listings.Row) -> str:

@@ -58,6 +58,7 @@ _IgnorePause = Annotated[
     bool, typer.Option("--ignore-pause", help="Also send for routes that are paused or in shadow mode now.")
 ]
 
+# How to replay what a replay leaves out.
 _TO_INCLUDE = {
     "replayedBefore": " (--state delivered,dead,cancelled selects those)",
     "oncePer": " (--ignore-once-per)",
@@ -66,20 +67,18 @@ _TO_INCLUDE = {
     "held": " (`usher deliveries list --state held` says why)",
     "paused": " (--ignore-pause)",
 }
-"""How to replay what a replay leaves out."""
 
+# Result -> what a replay of it means for the filter of the route.
 _FILTER_NOTES = {
     "Filter": "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now.",
     "cancelled": "The filter `when` is not asked again of cancelled deliveries, but one that was cancelled while its "
     "filter failed is held again.",
 }
-"""Result -> what a replay of it means for the filter of the route."""
 
 _CONFIRM = "give --yes to do it"
 
 _POLL_SECONDS = 1.0
-_LINE_SECONDS = 10.0
-"""Seconds between two lines of progress outside a terminal."""
+_LINE_SECONDS = 10.0  # Seconds between two lines of progress outside a terminal
 
 _SAMPLE_COLUMNS: tuple[listings.Column, ...] = (
     ("RECEIVED (UTC)", listings.short_time_cell("receivedAt")),
@@ -169,8 +168,8 @@ def _joined(values: list[str] | None) -> str | None:
     return ",".join(names) or None
 
 
+# Returns why a replay creates nothing. Its argument: what the replay leaves out.
 _WhyNone = Callable[[Mapping[str, int]], str]
-"""Returns why a replay creates nothing. Its argument: what the replay leaves out."""
 
 
 def _why_none(

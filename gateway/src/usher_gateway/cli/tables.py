@@ -15,31 +15,25 @@ import typer
 from usher_gateway.admin import listings
 from usher_gateway.admin.listings import Column, Row
 
-_GAP = "  "
-"""Between two columns."""
-
+_GAP = "  "  # Between two columns
 _NARROWEST = 10  # width of a column whose cells go on in further lines
 _NARROW_WORDS = 16  # down to this width, words are broken rather than names
 _READABLE = 30  # columns after the essential ones are shown if they leave names whole and words this width
 
-NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE", "WHO"})
-"""Heads of columns with names."""
+NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE", "WHO"})  # Heads of columns with names
 
+# Heads of columns whose cells stay on one line, beside those of times and numbers.
 _WHOLE = frozenset({"ID", "VISIT", "PERIOD"})
-"""Heads of columns whose cells stay on one line, beside those of times and numbers."""
 
-FIXED_SPACE = "\N{NO-BREAK SPACE}"
-"""A space at which `wrapped` does not break; it prints an ordinary one."""
-
+FIXED_SPACE = "\N{NO-BREAK SPACE}"  # A space at which `wrapped` does not break; it prints an ordinary one
 _NO_WIDTH = 1_000_000  # of output that is not a terminal, so that programs get whole lines
 
 _NUMBER = re.compile(r"-|\d+(\.\d+)?[%smhd]?|\d+[/→]\d+")
 
-_PARTS = re.compile(r"[^/-]*[/-]?")
-"""Parts of a name."""
+_PARTS = re.compile(r"[^/-]*[/-]?")  # Parts of a name
 
+# The beginning of a cell that a spreadsheet takes for a formula; a number with a sign is none.
 _FORMULA = re.compile(r"[=@]|[+-](?!\d+(\.\d+)?$)")
-"""The beginning of a cell that a spreadsheet takes for a formula; a number with a sign is none."""
 
 OutputFormat = Literal["text", "json", "csv"]
 
@@ -77,8 +71,8 @@ def print_rows(
         print_table([head for head, _ in columns], [[cell(row) for _, cell in columns] for row in rows], essential)
 
 
+# Fields of JSON whose own fields are columns of CSV. Other maps have keys that differ from row to row.
 _OBJECTS = frozenset({"today", "quota", "retention", "lastError"})
-"""Fields of JSON whose own fields are columns of CSV. Other maps have keys that differ from row to row."""
 
 
 def print_csv(rows: Sequence[Row]) -> None:

@@ -102,6 +102,7 @@ def list_tenants(
 
 _TenantName = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a tenant.", metavar="TENANT")]
 
+# Count of a day -> its noun in the singular; empty: the name is no noun.
 _SHOWN_TODAY = {
     "arrivals": "arrival",
     "visits": "visit",
@@ -114,7 +115,6 @@ _SHOWN_TODAY = {
     "delivered": "",
     "died": "",
 }
-"""Count of a day -> its noun in the singular; empty: the name is no noun."""
 
 
 def show_tenant(name: _TenantName, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
@@ -159,6 +159,7 @@ def _print_tenant(row: listings.Row) -> None:
     tables.print_facts(facts)
 
 
+# Kind of trouble -> what to do or look at next.
 _GO_ON = {
     "AuthenticationUnresolved": "create the Secret",
     "CompanyMismatch": "`usher visits --reason CompanyMismatch {}` for the visits; correct the webhook in the portal, "
@@ -174,13 +175,12 @@ _GO_ON = {
     "RetiredAddressUsed": "enter the present URL in the portal (the Secret LISTENER-url, or `usher url`)",
     "Silent": "ask the venue whether its Wi-Fi works, and look at the webhook in Purple's portal",
 }
-"""Kind of trouble -> what to do or look at next."""
 
+# Why a listener refuses every arrival -> what to do; for the other reasons, docs/reasons.md says it.
 _AFTER_REFUSALS = {
     "SourceNotAllowed": "correct `allowedSources` if this source is Purple",
     "Unauthenticated": "enter the same credentials in the portal and in the Secret",
 }
-"""Why a listener refuses every arrival -> what to do; for the other reasons, docs/reasons.md says it."""
 
 
 def next_steps(row: listings.Row) -> str:

@@ -41,8 +41,7 @@ _EPILOG = "Example:  usher top   or   usher top --failing --sort dead   or   ush
 SortKey = Literal["attention", "rate", "last", "lag", "held", "dead", "silent", "name"]
 
 _RATE_SECONDS = 60.0
-_SHORTEST_RATE_SECONDS = 20.0
-"""Two readings that are closer give no rate, because a single visit would count for many."""
+_SHORTEST_RATE_SECONDS = 20.0  # Two readings that are closer give no rate, because a single visit would count for many
 
 
 class TenantLine(msgspec.Struct, frozen=True):
@@ -163,8 +162,8 @@ def draw_table(
     return table
 
 
+# Head, the order that it marks, and cell function.
 _TenantColumn = tuple[str, SortKey | None, Callable[[TenantLine], str]]
-"""Head, the order that it marks, and cell function."""
 
 
 def _columns(lines: list[TenantLine], *, sort: SortKey, only_failing: bool, has_rates: bool) -> list[_TenantColumn]:

@@ -27,17 +27,10 @@ from usher_gateway.cli.admin_client import (
     with_filters,
 )
 
-EXCEEDED = 3
-"""Exit code: a limit of --fail-on is exceeded."""
-
-_KINDS = ("Listener", "Tenant", "Destination")
-"""Kinds that a gateway tries. Secrets stay here."""
-
-_QUESTION_BYTES = 10_000
-"""Most bytes of a question besides the manifests."""
-
-_DIFFS = 3
-"""For how many visits of each route --diff shows the difference."""
+EXCEEDED = 3  # Exit code: a limit of --fail-on is exceeded
+_KINDS = ("Listener", "Tenant", "Destination")  # Kinds that a gateway tries. Secrets stay here.
+_QUESTION_BYTES = 10_000  # Most bytes of a question besides the manifests
+_DIFFS = 3  # For how many visits of each route --diff shows the difference
 
 _SINCE = dataclasses.replace(listings.SINCE, spellings=("--since", "--last"), default="7d")
 

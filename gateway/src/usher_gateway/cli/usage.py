@@ -68,6 +68,7 @@ _Check = Annotated[
     ),
 ]
 
+# Heading and count, in the order of their importance.
 _NUMBERS = (
     ("VISITS", "visits"),
     ("DELIV.", "delivered"),
@@ -90,16 +91,14 @@ _NUMBERS = (
     ("REPLAYED", "replayed"),
     ("REDRIVEN", "redriven"),
 )
-"""Heading and count, in the order of their importance."""
 
-_WORK = {"visits", "delivered"}
-"""Counts that a narrow terminal always shows."""
+_WORK = {"visits", "delivered"}  # Counts that a narrow terminal always shows
 
+# Counts that it shows too unless they are zero in every row.
 _NOT_DELIVERED = {"died", "openAfter", "quarantined", "refused", "cancelled", "suppressed"}
-"""Counts that it shows too unless they are zero in every row."""
 
+# Counts that have no column if they are zero in every row.
 _RARE = {"skipped", "routed", "attempts", "late", "released", "replayed", "redriven"}
-"""Counts that have no column if they are zero in every row."""
 
 
 def register(app: typer.Typer) -> None:

@@ -4,6 +4,7 @@ import importlib.resources
 
 from aiohttp import web
 
+# Of every answer. Source: CSP level 3, Fetch, Referrer Policy.
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
@@ -14,7 +15,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Of every answer. Source: CSP level 3, Fetch, Referrer Policy."""
 
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 

@@ -8,14 +8,9 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-Row = Mapping[str, Any]
-"""A row of an answer of the API."""
-
-Values = Mapping[str, Any]
-"""The values of a template."""
-
-Form = Mapping[str, str]
-"""The fields of a form."""
+Row = Mapping[str, Any]  # A row of an answer of the API
+Values = Mapping[str, Any]  # The values of a template
+Form = Mapping[str, str]  # The fields of a form
 
 _SECONDS = 20.0
 

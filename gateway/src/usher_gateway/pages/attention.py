@@ -11,10 +11,11 @@ from usher_gateway.pages import requests
 from usher_gateway.pages.api import Row
 from usher_gateway.pages.rendering import path_to
 
+# Reason of a hold -> why that holds deliveries, and what ends it.
 HOLDS = {reason.name: text for reason, text in next_step.HOLDS.items()}
-"""Reason of a hold -> why that holds deliveries, and what ends it."""
 
 
+# Fault of a listener whose sentence is always the same -> that sentence, and the next step.
 FAULTS = {
     "CompanyMismatch": (
         "Visits of another company arrive here.",
@@ -37,7 +38,6 @@ FAULTS = {
         "Enter the present URL in the portal.",
     ),
 }
-"""Fault of a listener whose sentence is always the same -> that sentence, and the next step."""
 
 MEND_CREDENTIALS = "Create or correct the Secret."
 CHECK_WEBHOOK = "Check the webhook in Purple's portal and the venue's WiFi."
@@ -237,6 +237,7 @@ def _constant(fault: str) -> Callable[[Row, datetime.datetime], Need]:
     return lambda tenant, _: _of_fault(fault, tenant, *FAULTS[fault])
 
 
+# Kind of trouble (`troubles.tenant_troubles`) -> the need.
 _TEXTS = {
     "destinations": _destinations,
     "Refusing": _refusing,
@@ -248,4 +249,3 @@ _TEXTS = {
     "held": _held,
     "Quarantining": _quarantining,
 }
-"""Kind of trouble (`troubles.tenant_troubles`) -> the need."""

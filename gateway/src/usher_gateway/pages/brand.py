@@ -11,8 +11,8 @@ from usher_gateway import model
 _LONGEST_TEXT = 200
 _MAX_LOGO_BYTES = 256 * 1024
 _COLOUR = re.compile("#[0-9A-Fa-f]{6}")
+# First bytes -> type. Not SVG, which can contain scripts.
 _IMAGES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-"""First bytes -> type. Not SVG, which can contain scripts."""
 
 
 class Logo(msgspec.Struct, frozen=True):

@@ -26,20 +26,18 @@ from usher_gateway.pages.usage import Month
 
 COOKIE = "usher_link"
 
-_MONTHS = 12
-"""In the table of usage, with the present one."""
+_MONTHS = 12  # In the table of usage, with the present one
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-MakeApi = Callable[[Callable[[], str]], Api]
-"""Returns the API for a function that returns tokens."""
+MakeApi = Callable[[Callable[[], str]], Api]  # Returns the API for a function that returns tokens
 
+# State -> heading and what to do.
 _PROBLEMS = {
     LinkState.Unknown: ("This link is not valid", "Copy the whole address of the link."),
     LinkState.Unopened: ("This link is not open yet", "Open the address of the link."),
     LinkState.Expired: ("This link has expired", "A new link shows the pages again."),
     LinkState.Revoked: ("This link was withdrawn", "A new link shows the pages again."),
 }
-"""State -> heading and what to do."""
 
 
 class CustomerPages:
@@ -231,8 +229,8 @@ async def _nothing() -> None:
 
 _COUNTS = ("visits", "repeats", "delivered", "died")
 
+# Count of `GET /api/usage` -> words for a customer.
 _KINDS = {"visits": "visits", "delivered": "delivered", "died": "deliveries that failed for good"}
-"""Count of ``GET /api/usage`` -> words for a customer."""
 
 
 def _by_month(rows: Sequence[Row]) -> list[tuple[str, dict[str, int]]]:
@@ -241,13 +239,13 @@ def _by_month(rows: Sequence[Row]) -> list[tuple[str, dict[str, int]]]:
     return [(month, periods.sums([row for row in rows if row["period"] == month], _COUNTS)) for month in months]
 
 
+# Hold reason -> the end of the hold; the other reasons are mistakes in settings.
 _HELD_UNTIL = {
     "TenantSuspended": "until the suspension ends",
     "ListenerSuspended": "until the suspension ends",
     "DestinationPaused": "until the pause ends",
     "QuotaExceeded": "until the next month or a higher quota",
 }
-"""Hold reason -> the end of the hold; the other reasons are mistakes in settings."""
 
 
 def sentences(tenant: Row, now: datetime.datetime) -> list[str]:

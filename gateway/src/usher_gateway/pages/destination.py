@@ -9,9 +9,9 @@ from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, Form, Row, Values, all_of, find_row
 from usher_gateway.pages.rendering import path_to
 
-_SHOWN = 20
-"""Deliveries on one page."""
+_SHOWN = 20  # Deliveries on one page
 
+# `health` of `GET /api/destinations` -> what it means.
 HEALTH = {
     "Healthy": "It takes deliveries.",
     "NotTried": "Nothing was sent to its present URL yet.",
@@ -22,7 +22,6 @@ HEALTH = {
     "AddressForbidden": "Its address is not allowed. The administrator of Usher can allow it.",
     "Gone": "It answered 410: its URL does not exist any more.",
 }
-"""``health`` of ``GET /api/destinations`` -> what it means."""
 
 _CIRCUITS = {
     "Closed": "closed: Usher sends deliveries as they come",
@@ -30,20 +29,20 @@ _CIRCUITS = {
     "Recovering": "recovering: Usher sends more at once with each success",
 }
 
+# Error of an attempt -> the effect of an answer rule.
 _RULES = {
     "RetriedByRule": "A rule of `http.answers` says: try again.",
     "ThrottledByRule": "A rule of `http.answers` says: try again, and send fewer.",
     "RejectedByRule": "A rule of `http.answers` says: dead.",
     "RuleFailed": "A rule of `http.answers` cannot be evaluated.",
 }
-"""Error of an attempt -> the effect of an answer rule."""
 
+# `outcome` of `POST /api/destinations/test` -> what would become of a visit.
 OUTCOMES = {
     "Delivered": "A visit would be delivered.",
     "Retry": "A visit would be tried again.",
     "Dead": "A visit would be dead at once.",
 }
-"""``outcome`` of ``POST /api/destinations/test`` -> what would become of a visit."""
 
 _REDIRECTION_FROM = 300
 

@@ -11,8 +11,8 @@ from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.requests import Download
 
 _RUNNING = {"pending", "in_progress"}
+# Statuses that read better than their names in OpenDSR.
 _STATUSES = {"pending": "waiting", "in_progress": "in progress"}
-"""Statuses that read better than their names in OpenDSR."""
 
 
 async def list_erasures(api: Api, _: web.Request) -> Values:

@@ -9,12 +9,10 @@ from usher_gateway.pages import attention, periods, requests
 from usher_gateway.pages.api import Api, Row, Values, all_of
 from usher_gateway.pages.charts import Bar, bar_chart
 
-_SHOWN = 50
-"""Tenants on one page."""
+_SHOWN = 50  # Tenants on one page
+_WEEKS = 4  # Weeks before this one whose same weekday is compared with today
 
-_WEEKS = 4
-"""Weeks before this one whose same weekday is compared with today."""
-
+# Count of `GET /api/usage/totals` -> words.
 _KINDS = {
     "visits": "visits",
     "delivered": "delivered",
@@ -22,7 +20,6 @@ _KINDS = {
     "quarantined": "arrivals quarantined",
     "refused": "arrivals refused",
 }
-"""Count of ``GET /api/usage/totals`` -> words."""
 
 
 async def show(api: Api, request: web.Request) -> Values:

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from usher_gateway.pages.api import Row
 
-Periods = Mapping[str, Sequence[Row]]
-"""Heading of a period -> its rows."""
+Periods = Mapping[str, Sequence[Row]]  # Heading of a period -> its rows
 
 
 def last_hour(slots: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> tuple[str, list[Row]]:

@@ -18,14 +18,11 @@ from usher_gateway.pages.requests import Download
 from usher_gateway.pages.sessions import FIELD_SEAL
 
 _SHOWN = 50
+# Of the bodies in one export, because the gateway holds the whole file in memory.
 _MOST_EXPORTED_BYTES = 8 * 1024 * 1024
-"""Of the bodies in one export, because the gateway holds the whole file in memory."""
 
-_REFUSING_SHOWN = 5
-"""Listeners with a link; `listings.named` has as many."""
-
-_ERASE_WORD = "erase"
-"""The word that a person types to confirm an erasure."""
+_REFUSING_SHOWN = 5  # Listeners with a link; `listings.named` has as many
+_ERASE_WORD = "erase"  # The word that a person types to confirm an erasure
 
 
 class Question(msgspec.Struct, frozen=True):

@@ -9,8 +9,7 @@ from usher_gateway.admin import failures
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values, all_of
 
-_LOOKED_AT = 1_000
-"""The most urgent tenants that are looked at."""
+_LOOKED_AT = 1_000  # The most urgent tenants that are looked at
 
 _FILTERS = ("tenant", "destination")
 

@@ -14,8 +14,8 @@ from usher_gateway.pages.api import Api, ApiProblemError
 
 ZONE_COOKIE = "usher_zone"
 
+# Scheme and host of the pages as the browser knows them, such as `https://usher.example.com`.
 ORIGIN: web.RequestKey[str] = web.RequestKey("origin", str)
-"""Scheme and host of the pages as the browser knows them, such as ``https://usher.example.com``."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,13 +36,13 @@ from usher_gateway.pages.rendering import Renderer
 from usher_gateway.pages.requests import ORIGIN, ZONE_COOKIE, Download, viewer_zone
 from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
 
-Page = Callable[[Api, web.Request], Awaitable[Values | Download]]
-"""Returns the values of a page's template, or a file."""
+Page = Callable[[Api, web.Request], Awaitable[Values | Download]]  # Returns the values of a page's template, or a file
 
+# Does what a form asks for. Returns the path of the page to show next, a template with its values, or a file. The value
+# `status` is that of the answer, if it is not 200.
 Action = Callable[[Api, web.Request, Form], Awaitable[str | tuple[str, Values] | Download]]
-"""Does what a form asks for. Returns the path of the page to show next, a template with its values, or a file. The
-value ``status`` is that of the answer, if it is not 200."""
 
+# Path -> template and page; the template of a file is `""`.
 PAGES: dict[str, tuple[str, Page]] = {
     "/ui/": ("overview.html", overview.show),
     "/ui/tenants/{namespace}/{name}": ("tenant.html", tenant.show),
@@ -64,8 +64,8 @@ PAGES: dict[str, tuple[str, Page]] = {
     "/ui/replays": ("replays.html", replays.list_replays),
     "/ui/replays/{id}": ("replay.html", replays.show),
 }
-"""Path -> template and page; the template of a file is ``""``."""
 
+# Path -> what a form there does.
 ACTIONS: dict[str, Action] = {
     "/ui/destinations/{namespace}/{name}": destination.send_sample,
     "/ui/listeners/{namespace}/{name}": listener.show_urls,
@@ -83,7 +83,6 @@ ACTIONS: dict[str, Action] = {
     "/ui/replays/{id}/cancel": replays.cancel,
     "/ui/replays/{id}/resume": replays.resume,
 }
-"""Path -> what a form there does."""
 
 _WHOAMI = "/api/whoami"
 

@@ -19,8 +19,7 @@ _TICKET_SECONDS = 60.0
 _SESSION_SECONDS = 12 * 3600.0
 _FORM_SECONDS = 600.0
 _TICKET, _SESSION, _CSRF, _FORM = "ticket", "session", "csrf", "form"
-_ID_LETTERS = 22
-"""Of the random part of a ticket, by which it works once."""
+_ID_LETTERS = 22  # Of the random part of a ticket, by which it works once
 
 
 class Sessions:
@@ -33,8 +32,7 @@ class Sessions:
 
     def __init__(self, seals: Seals, now: Callable[[], float]) -> None:
         self._seals, self._now = seals, now
-        self._used: dict[str, float] = {}
-        """Random part of a used ticket -> when the ticket ends by itself."""
+        self._used: dict[str, float] = {}  # Random part of a used ticket -> when the ticket ends by itself
 
     async def create_ticket(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/pages/tickets``: the path that opens the pages with the caller's token, once."""
@@ -92,5 +90,4 @@ class FieldSeal:
         return self._seals.open(self._purpose, sealed)
 
 
-FIELD_SEAL: web.RequestKey[FieldSeal] = web.RequestKey("field_seal", FieldSeal)
-"""The seal of the session of a request."""
+FIELD_SEAL: web.RequestKey[FieldSeal] = web.RequestKey("field_seal", FieldSeal)  # The seal of the session of a request

@@ -12,12 +12,10 @@ from usher_gateway.pages.api import Api, Row, Values, all_of, find_row
 from usher_gateway.pages.requests import find_zone
 from usher_gateway.pages.visits import with_cells
 
-_VISITS = 20
-"""The newest visits on the page."""
+_VISITS = 20  # The newest visits on the page
+_MOST_ROWS = 1_000  # The newest held and dead deliveries that are looked at, of each
 
-_MOST_ROWS = 1_000
-"""The newest held and dead deliveries that are looked at, of each."""
-
+# Count of `GET /api/usage` -> what kind of arrivals it counts.
 ARRIVALS = {
     "visits": "visits",
     "repeats": "repeats of a visit",
@@ -27,8 +25,8 @@ ARRIVALS = {
     "refused": "refused",
     "suppressed": "of suppressed persons",
 }
-"""Count of ``GET /api/usage`` -> what kind of arrivals it counts."""
 
+# The same for deliveries.
 DELIVERIES = {
     "created": "created for new visits",
     "replayed": "created by replays",
@@ -36,7 +34,6 @@ DELIVERIES = {
     "died": "failed for good",
     "cancelled": "cancelled",
 }
-"""The same for deliveries."""
 
 
 class Held(NamedTuple):

@@ -14,11 +14,10 @@ from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.rendering import path_to
 from usher_gateway.pages.requests import Download
 
-_SHOWN = 50
-"""Tenants on one page."""
+_SHOWN = 50  # Tenants on one page
 
+# Months of one tenant. Of all together there are two, because reading the meters of all for a year takes too long.
 _MONTHS = 12
-"""Months of one tenant. Of all together there are two, because reading the meters of all for a year takes too long."""
 
 _COUNTS = ("visits", "repeats", "delivered", "died", "quarantined", "refused")
 

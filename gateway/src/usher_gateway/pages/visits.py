@@ -10,8 +10,7 @@ from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Row, Values, all_of
 
 _SHOWN = 50
-_ATTEMPTS_OF = 20
-"""Deliveries of one visit whose attempts are shown."""
+_ATTEMPTS_OF = 20  # Deliveries of one visit whose attempts are shown
 
 _FILTERS = ("tenant", "listener", "route", "destination", "countedAs", "reason")
 _REASONS = sorted(listings.VISITS.reasons)

@@ -42,11 +42,9 @@ class Chaos:
         self.fleet = fleet
         self.database = database
         self.random = random.Random(seed)
-        self.incarnations: dict[int, int] = {}
-        """Gateway -> the number of its incarnation."""
+        self.incarnations: dict[int, int] = {}  # Gateway -> the number of its incarnation
         self.acknowledged: set[int] = set()
-        self.unsettled: set[str] = set()
-        """Deliveries that were open when something happened."""
+        self.unsettled: set[str] = set()  # Deliveries that were open when something happened
         self._number = 0
         self._is_over = False
 

@@ -56,8 +56,8 @@ def test_settings_of_a_server_break_a_promise(
     assert connections.durability_problem(DURABLE | changed, durability) == problem
 
 
+# All values of `synchronous_commit`. Source: PostgreSQL's manual, write ahead log.
 VALUES = ("on", "remote_apply", "remote_write", "local", "off")
-"""All values of ``synchronous_commit``. Source: PostgreSQL's manual, write ahead log."""
 
 
 def test_page_says_which_settings_each_durability_accepts() -> None:

@@ -17,12 +17,12 @@ from usher_gateway.store.postgresql.store import PostgresStore
 from usher_gateway.store.postgresql.transaction import COMMIT_STEP
 from usher_gateway.store.postgresql.writer import LINES
 
+# Every commit of an arrival takes 0.3 s, and can be interrupted meanwhile.
 SLOW_COMMIT = """
     create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null; end $$;
     create constraint trigger slow after insert on arrivals deferrable initially deferred
         for each row execute function slow();
 """
-"""Every commit of an arrival takes 0.3 s, and can be interrupted meanwhile."""
 
 COMMITTING = "select pid from pg_stat_activity where datname = '{}' and state = 'active' and query like '%; commit'"
 

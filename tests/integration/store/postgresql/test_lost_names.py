@@ -81,6 +81,7 @@ async def test_gateways_add_the_same_names_at_once_and_do_not_wait_in_a_circle(g
     assert await second.violations() == []
 
 
+# Let an insert wait for a lock after it has looked for a row in its way, and before it writes the unique indexes.
 PAUSE = """
     create function pause(bigint) returns bigint language plpgsql immutable
         as $$ begin perform pg_advisory_xact_lock_shared(1); return $1; end $$;
@@ -88,7 +89,6 @@ PAUSE = """
     create index on listeners (pause(number));
     alter table listeners add primary key (number), add unique (namespace, tenant, listener)
 """
-"""Let an insert wait for a lock after it has looked for a row in its way, and before it writes the unique indexes."""
 
 
 async def test_two_gateways_add_the_same_name_at_the_same_instant(bench: engines.Bench) -> None:

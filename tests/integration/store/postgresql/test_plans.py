@@ -12,6 +12,7 @@ from usher_gateway.store.jobs import changes, claims, creation, listings, replay
 from usher_gateway.store.postgresql import accept, incarnations, prune, writer
 
 ROWS = 20_000
+# Two thirds of the deliveries wait, nearly all of them for one destination.
 FILL = f"""
     insert into destinations values (1, 'agency/dead'), (2, 'agency/crm');
     insert into listeners select key, 'agency', 'acme', key::text from generate_series(1, {ROWS}) key;
@@ -32,7 +33,6 @@ FILL = f"""
     insert into attempts select key, ''::bytea from generate_series(1, {ROWS}) key;
     analyze;
 """
-"""Two thirds of the deliveries wait, nearly all of them for one destination."""
 
 STATEMENTS = {
     "accept: contents and visitors": accept._LOCK_KEYS,
