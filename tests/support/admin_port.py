@@ -70,7 +70,6 @@ class Served:
             proxies=self.proxies,
             customers=CustomerPages(links=self.links, proxies=self.proxies, brand=brand or Brand(), now=lambda: 0.0),
             base_url=lambda: self.url,
-            steady=lambda: 0.0,
         )
         self.sample_sender: Any = mock.Mock()
         self.paused_routes: set[str] = set()

@@ -144,9 +144,7 @@ async def test_page_of_a_list_ends_with_the_command_for_the_next_one(served: adm
     assert last.err == ""
 
 
-@pytest.mark.parametrize(
-    "group", ["tenants", "listeners", "destinations", "visits", "deliveries", "dead", "quarantine"]
-)
+@pytest.mark.parametrize("group", ["tenants", "destinations", "visits", "deliveries", "dead", "quarantine"])
 async def test_word_list_is_implied(served: admin_port.Served, group: str) -> None:
     listed = await served.output_of(group, "list", "--namespace", "agency", "-o", "csv")
     assert await served.output_of(group, "--namespace", "agency", "-o", "csv") == listed

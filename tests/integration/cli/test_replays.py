@@ -277,7 +277,7 @@ async def test_deliveries_of_a_replay_can_be_listed(served: admin_port.Served) -
         (["--all", "--reason", "", "--yes"], "--yes needs to know what to replay"),
         (["--state", "delivered", "--yes"], "select rows with ids, or with flags"),
         (["--tenant", "acme", "--state", "pending"], "state must be of delivered, dead, cancelled, not 'pending'"),
-        (["--tenant", "acme", "--rate", "0"], "0 is less than 1"),
+        (["--tenant", "acme", "--rate", "0"], "should be greater than"),
         (["--reason", "Pause"], "Paused"),
         (
             ["--reason", "Paused", "--since", "2025-11-25", "--until", "2025-11-25", "--yes"],

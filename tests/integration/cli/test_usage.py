@@ -82,7 +82,7 @@ async def test_usage_tells_listeners_of_two_namespaces_apart(served: admin_port.
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--by", "week"), "day, month, tenant, venue"),
+        (("--by", "week"), "'day', 'month', 'tenant', 'venue'"),
         (("--by", "venue", "--zone", "tenant"), "--by venue has no days or months"),
     ],
 )

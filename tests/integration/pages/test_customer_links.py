@@ -283,25 +283,6 @@ async def test_brand_is_escaped_and_reaches_no_header(served: admin_port.Served)
     assert not any("Guest" in value or "Ada" in value for value in page.headers.values())
 
 
-async def test_peer_that_tries_many_addresses_has_to_wait(served: admin_port.Served) -> None:
-    link = await link_of(served)
-    async with browsing.visitor(served) as browser:
-        statuses = [(await browser.get(f"/my/open/{number}")).status for number in range(21)]
-        assert (statuses[:20], statuses[20]) == ([403] * 20, 429)
-        page = await browser.post(link["path"])
-        assert (page.status, int(page.headers["Retry-After"]) <= 60) == (429, True)
-    assert await state_of(served) == "unopened"
-
-
-async def test_browsers_behind_a_trusted_proxy_have_limits_of_their_own(tmp_path: Path) -> None:
-    for network, expected in (("127.0.0.0/8", 403), ("10.0.0.0/8", 429)):
-        async with admin_port.served(tmp_path / network[:3], networks=[network], roles=["desk=look"]) as served:
-            for browser_address, status in (("192.0.2.1", 429), ("192.0.2.2", expected)):
-                async with browsing.visitor(served, X_Forwarded_For=browser_address) as browser:
-                    pages = [await browser.get("/my/open/x") for _ in range(21 if status == 429 else 1)]
-                assert pages[-1].status == status, (network, browser_address)
-
-
 async def test_link_that_is_loaded_many_times_has_to_wait(served: admin_port.Served) -> None:
     link = await link_of(served)
     async with browsing.visitor(served) as browser:

@@ -234,14 +234,6 @@ def print_next_page(context: typer.Context, shown: str, cursor: str) -> None:
     typer.echo(f"next: {shlex.join([*words, '--cursor', cursor])}", err=True)  # whole, because it is pasted
 
 
-class ListingCommand(typer.core.TyperCommand):
-    """A command that lists: the word ``list`` after its name changes nothing, as in the groups that have it."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Leave out the word ``list``."""
-        return super().parse_args(ctx, args[1:] if args[:1] == ["list"] else args)
-
-
 # The end of the help of a `ListingGroup`.
 LIST_IS_IMPLIED = "Without a command it lists; the flags are those of `list`."
 

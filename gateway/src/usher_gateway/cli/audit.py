@@ -18,7 +18,6 @@ from usher_gateway.cli.admin_client import (
     Cursor,
     Data,
     Limit,
-    ListingCommand,
     OutputOption,
     fail,
     print_next_page,
@@ -69,7 +68,7 @@ _COLUMNS: tuple[listings.Column, ...] = (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("audit", cls=ListingCommand, epilog=_EPILOG)(show_audit)
+    app.command("audit", epilog=_EPILOG)(show_audit)
 
 
 @with_filters(listings.TENANT, *listings.PERIOD_FILTERS)

@@ -12,7 +12,6 @@ from usher_gateway.cli.admin_client import (
     Cursor,
     Data,
     Limit,
-    ListingCommand,
     Namespace,
     OutputOption,
     Tenant,
@@ -22,7 +21,7 @@ from usher_gateway.cli.admin_client import (
 def register(app: typer.Typer) -> None:
     """Add the command."""
     example = "Example:  usher listeners --tenant acme   or   usher listeners --silent -o json"
-    app.command("listeners", cls=ListingCommand, epilog=example)(list_listeners)
+    app.command("listeners", epilog=example)(list_listeners)
 
 
 def is_listener_failing(row: listings.Row) -> bool:

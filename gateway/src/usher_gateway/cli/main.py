@@ -1,15 +1,11 @@
 """The command ``usher``: each module of this package registers its own commands."""
 
 import inspect
-import re
-from typing import Any
 
 import typer
-import typer.core
 
 import usher_gateway
 from usher_gateway.cli import (
-    admin_client,
     audit,
     check,
     copy,
@@ -39,7 +35,6 @@ def build() -> typer.Typer:
     """Return the command line with every command."""
     app = typer.Typer(
         name="usher",
-        cls=_Root,
         help="Between Purple WiFi's webhooks and the systems of many companies: durable, exact, fast.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -80,51 +75,6 @@ def build() -> typer.Typer:
         module.register(app)
     _set_help(app)
     return app
-
-
-class _Root(typer.core.TyperGroup):
-    """The program, which says in Usher's own words what is wrong with the value of a flag."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; a wrong value ends it with a message and a hint."""
-        try:
-            return super().invoke(ctx)
-        except typer.BadParameter as error:
-            if type(error) is not typer.BadParameter or error.param is None or error.ctx is None:
-                raise
-            hint = f"`{error.ctx.command_path} --help` says what it may be"
-            admin_client.fail(f"{_shown_parameter(error)}: {_problem(error)}", hint, admin_client.USAGE)
-
-
-def _shown_parameter(error: typer.BadParameter) -> str:
-    """Return the flag or the argument with a wrong value; if a variable gave the value, the variable."""
-    parameter: Any = error.param
-    assert error.ctx is not None
-    source = error.ctx.get_parameter_source(parameter.name)
-    if source is not None and source.name == "ENVIRONMENT":
-        return str(parameter.envvar or f"{error.ctx.auto_envvar_prefix}_{parameter.name.upper()}")
-    return str(parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar or parameter.name)
-
-
-def _problem(error: typer.BadParameter) -> str:
-    """Return what is wrong with a value. typer checks most values with pydantic, whose error is the cause."""
-    errors: Any = getattr(error.__cause__, "errors", None)
-    if errors is None:
-        return error.message.removesuffix(".")
-    (first, *_) = errors()
-    value, bounds = first["input"], first.get("ctx", {})
-    match first["type"]:
-        case "int_parsing" | "int_from_float":
-            return f"{value!r} is not a whole number"
-        case "float_parsing":
-            return f"{value!r} is not a number"
-        case "bool_parsing":
-            return f"{value!r} is neither true nor false"
-        case "greater_than_equal":
-            return f"{value} is less than {bounds['ge']}"
-        case "less_than_equal":
-            return f"{value} is more than {bounds['le']}"
-    return re.sub(r"'(\w+)'(?=,|$)", r"\1", error.message.removeprefix("Value error, ").removesuffix("."))
 
 
 def _set_help(app: typer.Typer) -> None:

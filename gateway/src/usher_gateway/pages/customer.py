@@ -18,7 +18,7 @@ from usher_gateway.pages import attention, periods, visit_charts
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
 from usher_gateway.pages.api import Api, ApiProblemError, Row, Values, all_of
 from usher_gateway.pages.brand import Brand
-from usher_gateway.pages.limits import AttemptLimit, network_of
+from usher_gateway.pages.limits import ViewLimit
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import Renderer
 from usher_gateway.pages.requests import find_zone
@@ -45,7 +45,7 @@ class CustomerPages:
 
     Args:
         links: of customers.
-        proxies: know the address of a browser, and whether it came by https.
+        proxies: know whether a browser came by https.
         brand: the agency.
         now: returns monotonic seconds.
     """
@@ -55,9 +55,7 @@ class CustomerPages:
     ) -> None:
         self._links, self._proxies, self._brand = links, proxies, brand
         self._renderer, self._static = Renderer(), StaticFiles()
-        self._openings = AttemptLimit(of_key=20, of_all=300, now=now)
-        self._views = AttemptLimit(of_key=30, of_all=300, now=now)
-        """By link. A view may look through the deliveries of a day."""
+        self._views = ViewLimit(of_link=30, of_all=300, now=now)
 
     def routes(self, make_api: MakeApi) -> tuple[AdminRoute[Handler], ...]:
         """Return the routes, which check the link themselves."""
@@ -68,21 +66,12 @@ class CustomerPages:
         return (
             AdminRoute("GET", "/my", None, self._redirect),
             AdminRoute("GET", "/my/", None, self._explained(show)),
-            AdminRoute("GET", "/my/open/{token}", None, self._limited(self._ask_to_open)),
-            AdminRoute("POST", "/my/open/{token}", None, self._limited(self._open)),
+            AdminRoute("GET", "/my/open/{token}", None, self._explained(self._ask_to_open)),
+            AdminRoute("POST", "/my/open/{token}", None, self._explained(self._open)),
             AdminRoute("GET", "/my/static/{name}", None, self._show_file),
             AdminRoute("GET", "/my/brand.css", None, self._show_colour),
             AdminRoute("GET", "/my/logo", None, self._show_logo),
         )
-
-    def _limited(self, handler: Handler) -> Handler:
-        """Return a handler that lets each peer, and all together, try few addresses in a minute."""
-
-        async def handle(request: web.Request) -> web.StreamResponse:
-            seconds = self._openings.count_attempt(network_of(self._proxies.address(request)))
-            return self._refuse_too_many(seconds) if seconds else await handler(request)
-
-        return self._explained(handle)
 
     def _explained(self, handler: Handler) -> Handler:
         """Return a handler that answers with a page if the gateway cannot read now; its own text is for the agency."""
@@ -140,7 +129,7 @@ class CustomerPages:
         if link is None or state is not LinkState.Open:
             return self._refuse(state)
         await self._links.record_use(link)
-        if seconds := self._views.count_attempt(link.id):
+        if seconds := self._views.count_view(link.id):
             return self._refuse_too_many(seconds)
         api = make_api(lambda: self._links.token(link))
         values = await _read(api, link.tenant, shows_visits=link.shows_visits)

@@ -100,10 +100,6 @@ class Proxies:
         """Return what each form of a user contains, so that no other site can send one."""
         return self._seals.digest(_CSRF, user)
 
-    def address(self, request: web.Request) -> str:
-        """Return the address of the browser, as far as trusted proxies know it."""
-        return auth.client_address(request.remote or "", request.headers.getall("X-Forwarded-For", ()), self._networks)
-
     def is_secure(self, request: web.Request) -> bool:
         """Return whether the browser came by https."""
         forwarded = request.headers.get("X-Forwarded-Proto", "") if self._is_trusted(request) else ""

@@ -2,7 +2,6 @@
 
 import datetime
 import hmac
-import time
 from collections.abc import Awaitable, Callable
 from typing import Self
 
@@ -30,7 +29,6 @@ from usher_gateway.pages import (
 from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.customer import CustomerPages
-from usher_gateway.pages.limits import AttemptLimit, network_of
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import Renderer
 from usher_gateway.pages.requests import ORIGIN, ZONE_COOKIE, Download, viewer_zone
@@ -102,7 +100,6 @@ class PageServer:
         proxies: which people come through.
         customers: the pages of links.
         base_url: returns the address of this gateway's admin port.
-        steady: returns monotonic seconds.
     """
 
     def __init__(
@@ -112,11 +109,9 @@ class PageServer:
         proxies: Proxies,
         customers: CustomerPages,
         base_url: Callable[[], str],
-        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sessions, self._proxies, self._customers, self._base_url = sessions, proxies, customers, base_url
         self._renderer, self._static = Renderer(), StaticFiles()
-        self._logins = AttemptLimit(of_key=20, of_all=300, now=steady)
         self._client: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -234,11 +229,6 @@ class PageServer:
 
     async def _enter(self, request: web.Request) -> web.StreamResponse:
         """Exchange a ticket for a cookie."""
-        if seconds := self._logins.count_attempt(network_of(self._proxies.address(request))):
-            error = ApiProblemError(429, "too many addresses were tried from here", "wait a minute")
-            response = self._fail(request, error)
-            response.headers["Retry-After"] = str(seconds)
-            return response
         is_foreign = request.headers.get("Sec-Fetch-Site") == "cross-site"  # another site may bring its own session
         cookie = None if is_foreign else self._sessions.enter(request.match_info["ticket"])
         if cookie is None:
