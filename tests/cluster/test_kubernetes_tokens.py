@@ -305,7 +305,7 @@ async def test_audit_log_has_the_user_of_a_token(desk: Desk) -> None:
     assert (await desk.served.ask("GET", f"/api/visits/{visit}/body", token=token))[0] == 200
     (entry,) = (await desk.served.get("/api/audit"))["rows"]
     assert entry["who"] == f"system:serviceaccount:{account.namespace}:{account.name}"
-    _, line = (await desk.served.output_of("audit")).splitlines()
+    _, line = (await desk.served.output_of("audit", COLUMNS="300")).splitlines()
     assert f"  {account.namespace}" in line
     assert "show body" in line
     assert f"id {visit[:8]}" in line
