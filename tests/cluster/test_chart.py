@@ -332,6 +332,7 @@ async def test_install_in_another_namespace_takes_over_the_definitions(installed
         charts.run(*install)
     charts.run(*install, "--take-ownership")
     charts.run("uninstall", "usher", "--wait", *place)
+    await installed("delete", "namespace", "other-system-config")
 
 
 async def test_upgrade_sets_back_what_was_changed_by_hand_if_it_is_forced(installed: kubectls.Kubectl) -> None:
