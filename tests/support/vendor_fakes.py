@@ -6,6 +6,7 @@ gives the answers that a test has queued, or else the vendor's success. The sour
 
 import json
 import re
+import socket
 import ssl
 import urllib.parse
 from collections.abc import AsyncIterator, Callable
@@ -19,9 +20,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from joserfc import jwk, jwt
 
-from support import certificates, names
+from support import certificates
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, address_guard
 from usher_gateway.destinations.http import DestinationClient
+from usher_gateway.destinations.resolver import Resolver
 from usher_gateway.destinations.sending import Sender
 
 Email = Annotated[str, msgspec.Meta(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")]
@@ -356,7 +358,7 @@ async def sender_to(vendor: VendorServer, folder: Path) -> AsyncIterator[Sender]
     await server.start_server(ssl=context)
     client = DestinationClient(
         guard=address_guard.AddressGuard(["127.0.0.1/32"]),
-        resolver=names.FixedResolver(lambda _: ["127.0.0.1"]),
+        resolver=Resolver(lambda _host, port: [(socket.AF_INET, ("127.0.0.1", port))]),
         tls=certificates.trusting(authority),
     )
     yield Sender(cast("DestinationClient", LocalClient(client, int(server.port or 0))))

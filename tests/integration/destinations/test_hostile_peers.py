@@ -5,11 +5,11 @@ import pathlib
 import socket
 import struct
 import sys
+import threading
 import tracemalloc
 import types
 from collections.abc import AsyncIterator
 
-import aiohttp
 import pytest
 
 from support import peers
@@ -20,6 +20,7 @@ from usher_gateway.destinations import (
     SendError,
     address_guard,
     http,
+    resolver,
 )
 from usher_gateway.destinations.http import DestinationClient
 
@@ -304,18 +305,23 @@ async def test_endless_handshake_is_a_timeout(client: DestinationClient) -> None
 
 
 async def test_silent_name_server_does_not_delay_other_destinations() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as name_server:
-        name_server.bind(("127.0.0.1", 0))
-        resolver = aiohttp.AsyncResolver(nameservers=["127.0.0.1"], udp_port=name_server.getsockname()[1])
-        client = DestinationClient(guard=address_guard.AddressGuard(["127.0.0.1/32"]), resolver=resolver)
-        async with peers.serving(peers.answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as peer:
-            silent = [DestinationRequest("POST", f"http://silent{number}.example/", [], b"") for number in range(200)]
-            waiting = [asyncio.create_task(client.send(request, LIMIT_SECONDS)) for request in silent]
-            await asyncio.to_thread(name_server.recv, 512)
-            answer = await client.send(DestinationRequest("POST", peer.url("localhost"), [], b""), LIMIT_SECONDS)
-            assert answer.status == 200
-            assert {answer.error for answer in await asyncio.gather(*waiting)} == {SendError.NameNotResolved}
-        await client.close()
+    silence = threading.Event()
+
+    def lookup(host: str, port: int) -> list[resolver.SocketAddress]:
+        if host == "127.0.0.1":
+            return [(socket.AF_INET, ("127.0.0.1", port))]
+        silence.wait(20)
+        raise OSError("nothing")
+
+    client = DestinationClient(guard=address_guard.AddressGuard(["127.0.0.1/32"]), resolver=resolver.Resolver(lookup))
+    async with peers.serving(peers.answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as peer:
+        broken = DestinationRequest("POST", "http://broken.example/", [], b"")
+        waiting = [asyncio.create_task(client.send(broken, LIMIT_SECONDS)) for _ in range(50)]
+        answer = await client.send(DestinationRequest("POST", peer.url(), [], b""), LIMIT_SECONDS)
+        assert answer.status == 200
+        assert {(await task).error for task in waiting} == {SendError.NameNotResolved}
+    silence.set()
+    await client.close()
 
 
 async def test_bad_peers_leave_no_file_descriptor_open(client: DestinationClient) -> None:

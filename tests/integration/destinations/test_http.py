@@ -10,22 +10,26 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from support import names, peers
-from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError, address_guard, http
+from support import peers
+from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError, address_guard, http, resolver
 from usher_gateway.destinations.http import DestinationClient
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nwifiWebhookListener: 1\r\n\r\nok"
 
 
-ADDRESSES = {"crm.example": ["127.0.0.1"], "mixed.example": ["127.0.0.9", "127.0.0.1"]}
+def lookup(host: str, port: int) -> list[resolver.SocketAddress]:
+    """Resolve the names of these tests without a name server."""
+    if host in ("crm.example", "127.0.0.1"):
+        return [(socket.AF_INET, ("127.0.0.1", port))]
+    if host == "mixed.example":
+        return [(socket.AF_INET, ("127.0.0.9", port)), (socket.AF_INET, ("127.0.0.1", port))]
+    raise OSError("no such name")
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[DestinationClient]:
     guard = address_guard.AddressGuard(["127.0.0.1/32"])
-    destination_client = DestinationClient(
-        guard=guard, resolver=names.FixedResolver(lambda host: ADDRESSES.get(host, []))
-    )
+    destination_client = DestinationClient(guard=guard, resolver=resolver.Resolver(lookup))
     yield destination_client
     await destination_client.close()
 
@@ -214,7 +218,9 @@ async def test_unasked_answer_is_not_used_for_the_next_request(client: Destinati
 
 
 async def test_idle_connections_are_limited() -> None:
-    client = DestinationClient(guard=address_guard.AddressGuard(["127.0.0.1/32"]), max_idle=1)
+    client = DestinationClient(
+        guard=address_guard.AddressGuard(["127.0.0.1/32"]), resolver=resolver.Resolver(lookup), max_idle=1
+    )
     async with peers.serving(peers.answering(OK)) as peer, peers.serving(peers.answering(OK)) as other:
         for url in (peer.url(), other.url(), peer.url()):
             assert (await client.send(request_to(url), 5)).status == 200
@@ -243,16 +249,20 @@ async def test_each_address_of_a_name_is_checked(client: DestinationClient) -> N
         assert peer.connections == 1
 
 
-async def test_rebound_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rebound_name_is_refused() -> None:
     answers = iter(["127.0.0.1", "127.0.0.9"])
-    monkeypatch.setattr(http, "NAME_SECONDS", 0)
-    client = DestinationClient(
-        guard=address_guard.AddressGuard(["127.0.0.1/32"]), resolver=names.FixedResolver(lambda _: [next(answers)])
-    )
+
+    def rebinding(host: str, port: int) -> list[resolver.SocketAddress]:
+        return [(socket.AF_INET, (next(answers), port))]
+
+    now = [0.0]
+    names = resolver.Resolver(rebinding, lambda: now[0])
+    client = DestinationClient(guard=address_guard.AddressGuard(["127.0.0.1/32"]), resolver=names)
     closing = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     async with peers.serving(peers.answering(closing)) as peer:
         url = peer.url("rebinds.example")
         assert (await client.send(request_to(url), 5)).status == 200
+        now[0] += resolver.FRESH_SECONDS + resolver.STALE_SECONDS
         assert (await client.send(request_to(url), 5)).error is SendError.AddressForbidden
     await client.close()
 

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from support.names import FixedResolver
-from usher_gateway.destinations import DestinationRequest, SendError, address_guard
+from usher_gateway.destinations import DestinationRequest, SendError, address_guard, resolver
 from usher_gateway.destinations.http import DestinationClient
 
 CORPUS = pathlib.Path(__file__).parents[2] / "corpus" / "forbidden_addresses.txt"
@@ -26,12 +25,16 @@ NAMES = {host: answers for host, answers in entries() if answers is not None}
 NAMES |= {host.encode("idna").decode().lower(): answers for host, answers in NAMES.items()}
 
 
-def look_up(host: str) -> list[str]:
-    """Resolve the names of the corpus. The system parses every spelling of an address that it knows."""
-    if host in NAMES:
-        return NAMES[host]
-    results = socket.getaddrinfo(host, 80, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    return [str(address[0]) for *_, address in results]
+def look_up(host: str, port: int) -> list[resolver.SocketAddress]:
+    """Resolve the names of the corpus. The system parses spellings of addresses, as it does in production."""
+    answers = NAMES.get(host)
+    if answers is None:
+        socket_addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return [(family, address) for family, _, _, _, address in socket_addresses if isinstance(address[0], str)]
+    return [
+        (socket.AF_INET6, (address, port, 0, 0)) if ":" in address else (socket.AF_INET, (address, port))
+        for address in answers
+    ]
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DestinationCl
         raise AssertionError("a socket was made for a forbidden address")
 
     guard = address_guard.AddressGuard()
-    destination_client = DestinationClient(guard=guard, resolver=FixedResolver(look_up))
+    destination_client = DestinationClient(guard=guard, resolver=resolver.Resolver(look_up))
     monkeypatch.setattr(socket, "socket", no_socket)
     yield destination_client
     monkeypatch.undo()

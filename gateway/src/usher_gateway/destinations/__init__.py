@@ -69,6 +69,8 @@ class DestinationRequest(msgspec.Struct):
     reads_answer: bool = False
     """True: the outcome depends on the answer's body, so the client reads up to ``MAX_JUDGED_BYTES`` of it."""
     tls: documents.Tls | None = None
+    namespace: str = ""
+    """Of the destination. Its share of the lookups is used to resolve the URL's host."""
     charge: Callable[[float], None] | None = None
     """Called with the CPU seconds that reading the answer took beyond those of an ordinary one."""
     may_send: Callable[[], bool] | None = None

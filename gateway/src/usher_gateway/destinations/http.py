@@ -11,8 +11,8 @@ the environment and decompresses nothing. It adds three things to aiohttp, becau
 - If a kept connection ends without a byte of an answer, the client sends the request once more over a new connection.
   aiohttp does that only for idempotent methods.
 
-aiohttp's connector does not tell the socket factory which request needs it. ``_Attempt`` does, in a context variable of
-the task that sends.
+aiohttp's connector does not tell the socket factory and the resolver which request needs them. ``_Attempt`` does, in a
+context variable of the task that sends.
 """
 
 import asyncio
@@ -32,18 +32,18 @@ from typing import Any
 
 import aiohttp
 import yarl
-from aiohttp.abc import AbstractResolver, AbstractStreamWriter
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from aiohttp.connector import Connection
 
 from usher_gateway import destinations
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.address_guard import AddressGuard
+from usher_gateway.destinations.resolver import Resolver
 from usher_gateway.destinations.tls import TlsContexts, client_tls
 
 # How long an idle connection is kept for the next request. Common servers close theirs after 5 to 75 s.
 KEEPALIVE_SECONDS = 15.0
 
-NAME_SECONDS = 30  # How long the client uses the addresses of a name again without a new lookup
 MAX_IDLE = 2048  # Idle connections kept to all destinations together
 MAX_IDLE_PER_DESTINATION = 64  # Idle connections kept to one host and port
 
@@ -86,13 +86,12 @@ class DestinationClient:
         self,
         *,
         guard: AddressGuard,
-        resolver: AbstractResolver | None = None,
+        resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
         max_idle: int = MAX_IDLE,
     ) -> None:
         self._guard = guard
-        # Not aiohttp's own resolver: its threads wait for name servers, so one that is silent would block the others.
-        self._resolver = resolver or aiohttp.AsyncResolver()
+        self._resolver = resolver or Resolver()
         self._contexts = TlsContexts()
         self._connector = _GuardedConnector(
             guard=guard, resolver=self._resolver, tls=tls or client_tls(), max_idle=max_idle
@@ -290,6 +289,7 @@ class _Attempt:
 
     def __init__(self, url: yarl.URL, request: DestinationRequest, *, needs_new_connection: bool = False) -> None:
         self.url = url
+        self.namespace = request.namespace
         self.needs_new_connection = needs_new_connection
         self.is_withdrawn = False  # True if the request may not be sent any more
         self._ask_may_send = request.may_send
@@ -383,13 +383,29 @@ def _certificate_code(error: Exception) -> SendError:
 _current_attempt: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("the attempt that the current task makes")
 
 
+class _AttemptResolver(AbstractResolver):
+    """Resolves names for the namespace of the current attempt."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Part of AbstractResolver."""
+        return await self._resolver.resolve(host, port, family, namespace=_current_attempt.get().namespace)
+
+    async def close(self) -> None:
+        """Do nothing: ``DestinationClient`` closes its resolver."""
+
+
 class _GuardedConnector(aiohttp.TCPConnector):
     """A connector that connects only to allowed addresses, and reuses only connections without unexpected bytes."""
 
-    def __init__(self, *, guard: AddressGuard, resolver: AbstractResolver, tls: ssl.SSLContext, max_idle: int) -> None:
+    def __init__(self, *, guard: AddressGuard, resolver: Resolver, tls: ssl.SSLContext, max_idle: int) -> None:
         super().__init__(
-            resolver=resolver,
-            ttl_dns_cache=NAME_SECONDS,
+            resolver=_AttemptResolver(resolver),
+            use_dns_cache=False,
             socket_factory=self._make_socket,
             ssl=tls,
             limit=0,  # the dispatcher limits the attempts in flight

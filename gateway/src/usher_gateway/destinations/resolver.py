@@ -1,0 +1,202 @@
+"""Resolves host names, so that a broken name server delays only the destinations that use it.
+
+The system's resolver blocks a thread until the name server answers or the lookup times out. So the resolver caches what
+it finds, and keeps addresses for some time if later lookups of the name fail. Lookups take turns:
+
+- Half of the threads are for names whose last lookup failed or was slow, the other half for all others.
+- The namespaces share each half fairly (``fair_slots.py``), because tenants choose the names and their name servers.
+- In a namespace, the names with the fewest failures in a row are first. After an outage of the name servers, names that
+  never resolve are therefore behind those that do.
+"""
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import heapq
+import itertools
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+from aiohttp.abc import ResolveResult
+
+from usher_gateway.fair_slots import SlotPool
+
+FRESH_SECONDS = 30.0  # How long the resolver uses addresses again without a new lookup
+
+# How long after that it still returns them at once, and looks the name up again in the background.
+STALE_SECONDS = 600.0
+
+FAILURE_SECONDS = 5.0  # How long after a failed lookup the resolver waits before the next one of the same name
+
+_SLOW_SECONDS = 1.0
+_THREADS = 64
+_MAX_NAMES = 20_000
+_MAX_ADDRESSES = 4  # Addresses of one name that are tried
+SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]  # Family and `sockaddr`
+
+# A blocking lookup. Raises OSError or UnicodeError if the name has no address.
+Lookup = Callable[[str, int], list[SocketAddress]]
+
+_Name = tuple[str, int]  # Host and port
+
+
+def system_lookup(host: str, port: int) -> list[SocketAddress]:
+    """Ask the system: hosts file, name servers, and every spelling of an address that it knows."""
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return [(family, address) for family, _, _, _, address in answers if isinstance(address[0], str)]
+
+
+class _KnownName(msgspec.Struct):
+    """The results of the lookups of a name."""
+
+    addresses: list[SocketAddress] = []
+    """Of the last lookup that succeeded; empty if there was none."""
+    next_lookup_at: float = 0.0
+    kept_until: float = 0.0
+    """Until when ``addresses`` may be used."""
+    failures: int = 0
+    """Lookups in a row that failed or were slow."""
+
+
+class Resolver:
+    """Resolves names in its own threads. Belongs to one event loop."""
+
+    def __init__(self, lookup: Lookup = system_lookup, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lookup = lookup
+        self._clock = clock
+        self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "resolve")
+        self._slots = _LookupSlots(_THREADS - _THREADS // 2)
+        self._slots_after_failures = _LookupSlots(_THREADS // 2)
+        self._known: dict[_Name, _KnownName] = {}
+        self._running: dict[tuple[str, _Name], asyncio.Task[list[SocketAddress]]] = {}
+        """Namespace and name -> its lookup, running or waiting for a thread."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC, *, namespace: str = ""
+    ) -> list[ResolveResult]:
+        """Return the first addresses of a name. Cancelling the caller does not stop the lookup.
+
+        Args:
+            host: The name.
+            port: The port, for the returned socket addresses.
+            family: The wanted addresses.
+            namespace: The namespace of the destination, whose share of the threads a lookup uses.
+
+        Raises:
+            OSError: the name has no address.
+        """
+        addresses = await self._addresses(namespace, (host, port))
+        results = [
+            ResolveResult(hostname=host, host=address[0], port=port, family=each, proto=socket.IPPROTO_TCP, flags=0)
+            for each, address in addresses[:_MAX_ADDRESSES]
+            if family in (socket.AF_UNSPEC, each)
+        ]
+        if not results:
+            raise OSError(f"{host!r} has no address")
+        return results
+
+    async def close(self) -> None:
+        """Cancel running lookups. A thread inside the system's resolver ends by itself."""
+        for task in list(self._running.values()):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _addresses(self, namespace: str, name: _Name) -> list[SocketAddress]:
+        known_name, now = self._known.get(name), self._clock()
+        if known_name is not None and now < known_name.next_lookup_at:
+            return known_name.addresses if now < known_name.kept_until else []
+        running = self._refresh(namespace, name)
+        if known_name is not None and now < known_name.kept_until:
+            return known_name.addresses
+        return await asyncio.shield(running)  # other callers wait for the same lookup
+
+    def _refresh(self, namespace: str, name: _Name) -> asyncio.Task[list[SocketAddress]]:
+        """Return the lookup of a name that runs or waits for the namespace, or start one."""
+        running = self._running.get((namespace, name))
+        if running is None:
+            running = asyncio.create_task(self._look_up(namespace, name), name="resolve")
+            self._running[namespace, name] = running
+            running.add_done_callback(lambda _: self._running.pop((namespace, name), None))
+        return running
+
+    async def _look_up(self, namespace: str, name: _Name) -> list[SocketAddress]:
+        known_name = self._known.get(name)
+        failures = known_name.failures if known_name is not None else 0
+        slots = self._slots_after_failures if failures else self._slots
+        async with slots.hold(namespace, name[0], failures):
+            started = self._clock()
+            try:
+                addresses = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, *name)
+            except (OSError, UnicodeError):
+                addresses = []
+            return self._note_result(name, addresses, is_slow=self._clock() - started > _SLOW_SECONDS)
+
+    def _note_result(self, name: _Name, addresses: list[SocketAddress], *, is_slow: bool) -> list[SocketAddress]:
+        """Record what a lookup found; return the addresses to use. A failure does not replace addresses still kept."""
+        if name not in self._known and len(self._known) >= _MAX_NAMES:
+            self._known.clear()
+        known_name, now = self._known.setdefault(name, _KnownName()), self._clock()
+        known_name.failures = 0 if addresses and not is_slow else known_name.failures + 1
+        if addresses:
+            known_name.addresses = addresses
+            known_name.next_lookup_at = now + FRESH_SECONDS
+            known_name.kept_until = known_name.next_lookup_at + STALE_SECONDS
+            return addresses
+        known_name.next_lookup_at = now + FAILURE_SECONDS
+        return known_name.addresses if now < known_name.kept_until else []
+
+
+class _LookupSlots:
+    """Slots for lookups. Namespaces take turns and have a fair share; see the module's docstring for the order."""
+
+    def __init__(self, size: int) -> None:
+        self._pool = SlotPool(size)
+        self._waiting: collections.OrderedDict[str, list[tuple[int, int, str, asyncio.Future[None]]]] = (
+            collections.OrderedDict()
+        )
+        """Namespace -> heap of (failures in a row, order of arrival, host, future)."""
+        self._numbers = itertools.count()
+
+    @contextlib.asynccontextmanager
+    async def hold(self, namespace: str, host: str, failures: int) -> AsyncIterator[None]:
+        """Wait for a slot and hold it."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting.setdefault(namespace, []), (failures, next(self._numbers), host, turn))
+        self._give_turns()
+        try:
+            await turn
+            yield
+        finally:
+            if not turn.cancelled():  # it is cancelled if the task was cancelled while it waited
+                self._pool.give_back(namespace, host)
+                self._give_turns()
+
+    def _give_turns(self) -> None:
+        """Give every slot that may be used to the lookups that wait."""
+        is_given = True
+        while is_given:
+            is_given = False
+            for namespace in list(self._waiting):
+                is_given = self._give_turn(namespace) or is_given
+
+    def _give_turn(self, namespace: str) -> bool:
+        """Give the first lookup of a namespace a slot, if it may have one."""
+        heap = self._waiting[namespace]
+        while heap and heap[0][-1].cancelled():
+            heapq.heappop(heap)
+        if not heap:
+            del self._waiting[namespace]
+            return False
+        host = heap[0][2]
+        if not self._pool.admits(namespace, host):
+            return False
+        turn = heapq.heappop(heap)[-1]
+        self._pool.take(namespace, host)
+        turn.set_result(None)
+        self._waiting.move_to_end(namespace)
+        return True
