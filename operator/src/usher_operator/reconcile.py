@@ -78,6 +78,7 @@ class Reconciler:
                     self._queue.add(key)
                 else:
                     await self._try(key)
+                    await asyncio.sleep(self._children.take_pause(key))
             finally:
                 self._queue.done(key)
             await asyncio.sleep(0)  # a key that needs no I/O must not block the event loop

@@ -47,6 +47,11 @@ _HOSTNAME_DELAY_SECONDS = 0.1
 # registered domain in 7 days.
 _UNUSED_CERTIFICATE_SECONDS = 7 * 86400.0
 
+_SMALL_BYTES = 64 * 1024  # A document of this size, in base64, is written without a pause
+# How fast a worker writes larger documents. One edit of a Secret may change thousands of documents of 1 MB. These
+# delay the writes of everybody, and without a limit they fill etcd before it compacts.
+_BYTES_PER_SECOND = 256 * 1024
+
 
 class ChildWriter:
     """Writes the children that plans want, unless they are in place already.
@@ -81,7 +86,12 @@ class ChildWriter:
         self._unverified: set[ObjectRef] = set()
         self._rewrites: RewriteBackoff[ObjectRef] = RewriteBackoff()
         self._desired: dict[ObjectRef, str] = {}  # `DesiredChild.desired` of the last write of each child
+        self._pauses: dict[Key, float] = {}  # Seconds to pause after the large documents that were written
         self._managers: dict[ObjectRef, str] = {}  # The field manager that last changed a child that is contested
+
+    def take_pause(self, key: Key) -> float:
+        """Return for how many seconds the worker has to pause after what it wrote for a key. Forgets the pause."""
+        return self._pauses.pop(key, 0.0)
 
     def rewrite_all(self) -> None:
         """Apply every child again except Secrets, whose content shows drift; an apply without changes is free."""
@@ -180,6 +190,9 @@ class ChildWriter:
             ):
                 raise
             raw = await self._api.apply(path, manifest)
+        size = len((manifest.get("data") or {}).get(config_secret.DATA_KEY, ""))
+        if size > _SMALL_BYTES:
+            self._pauses[key] = (size - _SMALL_BYTES) / _BYTES_PER_SECOND
         self._rewrites.written(ref, kinds.digest_of(raw), stored_digest, self._clock())
         self._desired[ref] = manifest["metadata"].get("annotations", {}).get(config_secret.DESIRED_ANNOTATION, "")
         self._take_answer(key, kind, raw, previous_child.resource_version if previous_child is not None else "")

@@ -408,3 +408,15 @@ async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:
     not_seen_yet = SecretServer(NAME)
     await remove_stale(not_seen_yet, Cache(OperatorSettings()), NOTHING_WANTED)
     assert (server.written, not_seen_yet.written) == ({}, {})
+
+
+@pytest.mark.parametrize(("characters", "seconds"), [(1_000, 0.0), (65_536, 0.0), (65_536 + 262_144, 1.0)])
+async def test_worker_pauses_after_a_large_document(characters: int, seconds: float) -> None:
+    cache = Cache(OperatorSettings())
+    document = cache_samples.config()
+    ref = kinds.ref_of(kinds.SECRET, document["metadata"]["namespace"], document["metadata"]["name"])
+    large = {**document, "data": {config_secret.DATA_KEY: "x" * characters}}
+    writes = child_writer(Server(document), cache)
+    await writes.write(cache_samples.LOBBY, ref, large)
+    assert writes.take_pause(cache_samples.LOBBY) == seconds
+    assert writes.take_pause(cache_samples.LOBBY) == 0.0

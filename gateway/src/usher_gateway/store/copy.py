@@ -191,11 +191,13 @@ async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progre
     Raises:
         StoreLockedError: a gateway serves one of the stores, the source was copied before, or the target has data.
     """
+    refuse_unusable(await source.copied_at(), None)
     await target.begin_writing()
     try:
         await source.begin_reading(now)
     except model.UsherError:
-        await target.end_writing()
+        if await source.copied_at() is None:  # else the source is out of service, and an empty target may not serve
+            await target.end_writing()
         raise
     tally = Tally()
     async for kind, rows in source.dump():

@@ -87,6 +87,9 @@ class NameNumbers:
         self.listeners: dict[int, model.ListenerName] = {}  # Every known listener by number
         self.definitions: dict[int, model.RouteDefinition] = {}
         """Every known definition by number. Other threads may read it."""
+        self.routes: set[model.RouteDefinition] = set()
+        """Listener, name and destination of every known definition, without the rest: few, however many edits."""
+        self._stored_routes = 0
 
     def listener(self, name: model.ListenerName) -> int:
         """Return the number of a listener."""
@@ -102,12 +105,17 @@ class NameNumbers:
         if cached is not None and cached[0] is definition:
             return cached
         number, destination = self._number_of(definition), self._number_of(definition.destination)
-        self.definitions.setdefault(number, definition)
+        if number not in self.definitions:
+            self._add_definition(number, definition)
         numbers = RouteNumbers(number, self.listener(definition.listener), destination)
         if len(self._routes) > _CACHED_ROUTES:
             self._routes.clear()
         self._routes[id(definition)] = (definition, numbers)
         return definition, numbers
+
+    def _add_definition(self, number: int, definition: model.RouteDefinition) -> None:
+        self.definitions[number] = definition
+        self.routes.add(model.RouteDefinition(definition.listener, definition.route, definition.destination))
 
     def _number_of(self, name: model.ListenerName | model.RouteDefinition | str) -> int:
         digest = hashlib.blake2b(msgspec.json.encode(name), digest_size=8, key=self._key).digest()
@@ -136,12 +144,16 @@ class NameNumbers:
             self.listeners[number] = model.ListenerName(*names)
 
     async def load_routes(self, session: Session) -> None:
-        """Read the definitions that other gateways added."""
+        """Read the definitions that other gateways added. The table only grows, so an equal count means no new row."""
+        ((count,),) = await session.fetch("select count(*) from routes")
+        if count == self._stored_routes:
+            return
         stored = {number for (number,) in await session.fetch("select number from routes")}
         new = sorted(stored - self.definitions.keys())
         statement = "select number, definition from routes where number = any($1::bigint[])"
         for number, packed in await session.fetch(statement, new):
-            self.definitions[number] = msgspec.json.decode(packed, type=model.RouteDefinition)
+            self._add_definition(number, msgspec.json.decode(packed, type=model.RouteDefinition))
+        self._stored_routes = count
 
 
 async def add_names(session: Session, used: UsedNames) -> None:

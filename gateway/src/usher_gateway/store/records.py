@@ -229,8 +229,8 @@ class Records(PersonRecords, ReplayRecords):
         return (await self._look_up(meters.listener_names)).values()
 
     def routes(self) -> Collection[model.RouteDefinition]:
-        """Return every route that deliveries were made for."""
-        return list(self._names.definitions.values())  # a copy, because SQLite's writer adds some in its thread
+        """Return every route that deliveries were made for: listener, name and destination, without the rest."""
+        return list(self._names.routes)  # a copy, because SQLite's writer adds some in its thread
 
     async def backlog_by_route(self) -> list[RouteBacklog]:
         """Return the routes with deliveries in the backlog."""

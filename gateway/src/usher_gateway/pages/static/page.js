@@ -2,12 +2,13 @@
 "use strict";
 
 // Loads nothing while a key put the focus into a part, while text is selected, or while the page is hidden.
+const isInUse = () => document.querySelector("[data-reloads] :focus-visible") || !getSelection().isCollapsed;
+
 const refresh = async () => {
-  const isInUse = document.querySelector("[data-reloads] :focus-visible") || !getSelection().isCollapsed;
   try {
-    const answer = isInUse || document.hidden ? null : await fetch(location.href);
+    const answer = isInUse() || document.hidden ? null : await fetch(location.href);
     const page = answer && new DOMParser().parseFromString(await answer.text(), "text/html");
-    for (const part of page ? document.querySelectorAll("[data-reloads]") : []) {
+    for (const part of page && !isInUse() ? document.querySelectorAll("[data-reloads]") : []) {
       const newer = page.getElementById(part.id);
       if (newer) part.replaceWith(newer);
     }

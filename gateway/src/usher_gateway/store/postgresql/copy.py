@@ -230,5 +230,6 @@ class PostgresCopy:
             ) from None
         except UNAVAILABLE as error:
             raise model.StoreUnavailableError(
-                f"the database failed: {describe(error)}", "Look into the server's log, then run the command again."
+                f"the database failed: {describe(error)}",
+                "Look into its log. See docs/moving-between-stores.md: a copy begins again with an empty store.",
             ) from error

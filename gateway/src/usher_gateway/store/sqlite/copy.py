@@ -166,5 +166,5 @@ class SqliteCopy:
         except sqlite3.Error as error:
             raise model.StoreUnavailableError(
                 f"the store in {self._folder} cannot be written: {type(error).__name__}",
-                "Check its free space, then run the command again.",
+                "Check its free space. See docs/moving-between-stores.md: a copy begins again with an empty store.",
             ) from error
