@@ -5,7 +5,9 @@ import contextlib
 import datetime
 import ipaddress
 import pathlib
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from cryptography import x509
@@ -87,6 +89,12 @@ async def hanging(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.Stre
     """Read the request and never answer."""
     await peer.read(reader)
     await asyncio.Event().wait()
+
+
+async def resetting(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read the request and reset the connection."""
+    await peer.read(reader)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def flooding(head: bytes, chunk: bytes, limit: int) -> Handler:

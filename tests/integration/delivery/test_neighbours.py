@@ -1,6 +1,7 @@
 """A misbehaving destination does not slow the others, and loses none of its deliveries."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from support import gateway as in_process
-from support import gateways, waiting
+from support import gateways, peers, waiting
 from usher_gateway import model
 from usher_gateway.simulator import receiver, receiving
 
@@ -66,29 +67,30 @@ async def wait_for(measure: Callable[[], object], expected: object, seconds: flo
 # One bad destination among many good ones
 
 
-BAD = [
-    receiving.Behaviour(kind="Hang"),
-    receiving.Behaviour(kind="Drip"),
-    receiving.Behaviour(kind="Reset"),
-    receiving.Behaviour(kind="Garbage"),
-    receiving.Behaviour(kind="Huge", status=500),
-    receiving.Behaviour(status=503),
-]
+BAD = {
+    "hanging": peers.hanging,
+    "dripping": peers.answering(*[bytes([byte]) for byte in b"HTTP/1.1 200 OK\r\n\r\n"], pause_seconds=1),
+    "resetting": peers.resetting,
+    "garbage": peers.answering(b"\x16\x03\x01 this is not HTTP \x00\r\n\r\n"),
+    "huge": peers.flooding(b"HTTP/1.1 500 Huge\r\nContent-Length: 300000000\r\n\r\n", bytes(65_536), 300_000_000),
+    "down": peers.answering(b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n"),
+}
 
 
 @pytest.mark.timeout(600)
 async def test_misbehaving_destinations_do_not_slow_others_or_purple(tmp_path: Path, peer: receiver.Receiver) -> None:
     names = [f"d{number}" for number in range(HEALTHY)]
-    bad = [f"b{number}" for number in range(len(BAD))]
     manifests = [gateways.TENANT]
     for number in range(10):
         mine = names[number::10]
-        manifests.append(gateways.listener(f"l{number}", [gateways.route(name, name) for name in [*mine, *bad]]))
-    manifests += [gateways.destination(name, f"{peer.url}/{name}", {"timeoutSeconds": 10}) for name in [*names, *bad]]
-    for name, behaviour in zip(bad, BAD, strict=True):
-        peer.set_behaviour(f"/{name}", behaviour)
+        manifests.append(gateways.listener(f"l{number}", [gateways.route(name, name) for name in [*mine, *BAD]]))
+    manifests += [gateways.destination(name, f"{peer.url}/{name}", {"timeoutSeconds": 10}) for name in names]
     visits = 10
-    async with gateways.Gateway(tmp_path, manifests) as gateway:
+    async with contextlib.AsyncExitStack() as stack:
+        for name, handler in BAD.items():
+            bad_peer = await stack.enter_async_context(peers.serving(handler))
+            manifests.append(gateways.destination(name, bad_peer.url(), {"timeoutSeconds": 10}))
+        gateway = await stack.enter_async_context(gateways.Gateway(tmp_path, manifests))
         await gateway.start()
         bytes_before = gateway.resident_bytes
         slowest = 0.0

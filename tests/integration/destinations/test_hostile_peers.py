@@ -3,7 +3,6 @@
 import asyncio
 import pathlib
 import socket
-import struct
 import sys
 import threading
 import tracemalloc
@@ -92,12 +91,7 @@ async def test_peer_without_a_body_costs_one_second() -> None:
 
 
 async def test_peer_that_resets_is_a_reset(client: DestinationClient) -> None:
-    async def resets(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await peer.read(reader)
-        plain = writer.get_extra_info("socket")
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-    async with peers.serving(resets) as peer:
+    async with peers.serving(peers.resetting) as peer:
         assert (await attempt(client, peer.url())).error is SendError.Reset
 
 

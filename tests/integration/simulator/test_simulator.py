@@ -130,10 +130,11 @@ async def test_validate_only_sends_no_visits(listener: simulator.Receiver) -> No
     assert listener.counts("/hook").received == 5
 
 
-async def test_time_limit_covers_the_whole_answer(listener: simulator.Receiver) -> None:
-    listener.set_behaviour("/hook", simulator.Behaviour(kind="Drip", success_header=True))
+async def test_time_limit_covers_the_whole_answer() -> None:
+    head = b"HTTP/1.1 200 OK\r\nwifiWebhookListener: 1\r\nContent-Length: 100000\r\n\r\n"
     pattern = simulator.Pattern(authentications=2, duration_seconds=1)
-    counted = await _run(f"{listener.url}/hook", pattern=pattern, limit_seconds=0.2, patience_seconds=0.1)
+    async with peers.serving(peers.answering(head, *[b"."] * 100_000, pause_seconds=0.05)) as dripping:
+        counted = await _run(dripping.url(), pattern=pattern, limit_seconds=0.2, patience_seconds=0.1)
     assert counted.timed_out == counted.sent
 
 
@@ -190,10 +191,10 @@ async def test_hung_up_request_arrives_whole_and_is_retried(listener: simulator.
     assert {marker for marker in arrived if arrived.count(marker) == 2} == set(counted.timed_out_markers)
 
 
-@pytest.mark.parametrize("kind", ["Reset", "Garbage"])
-async def test_broken_answer_is_counted_separately(listener: simulator.Receiver, kind: Any) -> None:
-    listener.set_behaviour("/hook", simulator.Behaviour(kind=kind))
-    counted = await _run(f"{listener.url}/hook", patience_seconds=0.1)
+@pytest.mark.parametrize("handler", [peers.resetting, peers.answering(b"\x16\x03\x01 this is not HTTP \x00\r\n\r\n")])
+async def test_broken_answer_is_counted_separately(handler: peers.Handler) -> None:
+    async with peers.serving(handler) as peer:
+        counted = await _run(peer.url(), patience_seconds=0.1)
     assert counted.broken == counted.sent >= 40
 
 

@@ -54,7 +54,7 @@ def test_command_keeps_the_success_header_by_default() -> None:
 
 
 def test_only_a_complete_2xx_takes_a_request() -> None:
-    assert [USUAL.takes, DOWN.takes, receiving.Behaviour(kind="Reset").takes] == [True, False, False]
+    assert [USUAL.takes, DOWN.takes, receiving.Behaviour(kind="Hang").takes] == [True, False, False]
 
 
 def test_duplicates_are_counted_among_taken_requests() -> None:

@@ -1,7 +1,7 @@
 """``usher receive``: runs a receiver that counts, verifies signatures, and misbehaves on request."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,10 +13,6 @@ if TYPE_CHECKING:
 _EPILOG = (
     "Example: usher receive --listen 127.0.0.1:9000 --secret env:CRM_SECRET --fail 503 --down-after 30 --down-for 60"
 )
-
-
-_HostileAnswer = Literal["none", "reset", "drip", "garbage", "huge"]
-"""Answers that no well-behaved server gives."""
 
 
 def register(app: typer.Typer) -> None:
@@ -50,10 +46,6 @@ def receive(
     location: Annotated[str, typer.Option(help="With --fail 301 …: the target of the redirect.")] = "",
     delay: Annotated[float, typer.Option(min=0, help="Answer this many seconds late.")] = 0.0,
     hang: Annotated[bool, typer.Option("--hang", help="Never answer.")] = False,
-    hostile: Annotated[
-        _HostileAnswer,
-        typer.Option(help="Reset the connection, send one byte per second, answer garbage, or answer 300 MB."),
-    ] = "none",
     down_after: Annotated[float, typer.Option(min=0, help="Misbehave only after this many seconds.")] = 0.0,
     down_for: Annotated[float, typer.Option(min=0, help="Misbehave only for this many seconds; 0: without end.")] = 0.0,
     tls_cert: Annotated[
@@ -84,24 +76,15 @@ def receive(
         )
         commands = [
             receiving.Command(
-                path=each, after_seconds=down_after, for_seconds=down_for or None, kind=_kind(hostile, hang=hang),
-                status=fail, delay_seconds=delay, retry_after=retry_after, location=location,
+                path=each, after_seconds=down_after, for_seconds=down_for or None,
+                kind="Hang" if hang else "Answer", status=fail, delay_seconds=delay,
+                retry_after=retry_after, location=location,
             )
             for each in path or [receiving.EVERY_PATH]
         ]  # fmt: skip
         good = _run(configured, commands, show_bodies=show_bodies, as_json=output == "json")
     if not good:
         raise typer.Exit(1)
-
-
-def _kind(hostile: _HostileAnswer, *, hang: bool) -> "receiving.BehaviourKind":
-    kinds: dict[str, receiving.BehaviourKind] = {
-        "reset": "Reset",
-        "drip": "Drip",
-        "garbage": "Garbage",
-        "huge": "Huge",
-    }
-    return "Hang" if hang else kinds.get(hostile, "Answer")
 
 
 def _run(

@@ -1,11 +1,8 @@
 """A destination for tests and demonstrations: it counts, verifies signatures, and misbehaves on request."""
 
 import asyncio
-import contextlib
 import ipaddress
-import socket
 import ssl
-import struct
 import time
 from collections.abc import Callable
 from typing import Self
@@ -26,14 +23,7 @@ COUNTS_PATH = "/_counts"
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """The receiver answers a larger body with 413 and does not keep it."""
 
-HUGE_BYTES = 300 * 1000 * 1000
-"""Length of a ``Huge`` answer."""
-
-_CHUNK = bytes(65_536)
-_DRIP_SECONDS = 1.0
 _HANG_SECONDS = 3_600.0
-_GARBAGE = b"\x16\x03\x01\x02\x00\x01\x00 this is not HTTP \x00\xff\r\n\r\n"
-_ABORT_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -194,7 +184,10 @@ class Receiver:
             return _cut(request)
         if behaviour.takes:
             self._tally.take(path, identifier)
-        return await self._answer(request, behaviour)
+        if behaviour.kind == "Hang":
+            await self._closes_within(_HANG_SECONDS)
+            return _cut(request)
+        return web.Response(status=behaviour.status, headers=_headers(behaviour))
 
     def _note(self, request: web.BaseRequest, path: str, body: bytes) -> str:
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -213,40 +206,6 @@ class Receiver:
             if self._on_request is not None:
                 self._on_request(received)
         return identifier
-
-    async def _answer(self, request: web.BaseRequest, behaviour: receiving.Behaviour) -> web.StreamResponse:
-        match behaviour.kind:
-            case "Answer":
-                return web.Response(status=behaviour.status, headers=_headers(behaviour))
-            case "Huge":
-                return await self._answer_hugely(request, behaviour)
-            case "Hang":
-                await self._closes_within(_HANG_SECONDS)
-            case "Drip":
-                await self._drip(request, behaviour)
-            case "Garbage":
-                _write(request, _GARBAGE)
-            case "Reset":
-                return _cut(request, reset=True)
-        return _cut(request)
-
-    async def _answer_hugely(self, request: web.BaseRequest, behaviour: receiving.Behaviour) -> web.StreamResponse:
-        response = web.StreamResponse(status=behaviour.status, headers=_headers(behaviour))
-        response.content_length = HUGE_BYTES
-        with contextlib.suppress(ConnectionError):
-            await response.prepare(request)
-            left = HUGE_BYTES
-            while left and not self._closing.is_set():
-                await response.write(_CHUNK[:left])
-                left -= min(left, len(_CHUNK))
-        return response
-
-    async def _drip(self, request: web.BaseRequest, behaviour: receiving.Behaviour) -> None:
-        head = "".join(f"{name}: {value}\r\n" for name, value in _headers(behaviour).items())
-        text = f"HTTP/1.1 {behaviour.status} Drip\r\n{head}Content-Length: 100000\r\n\r\n".encode() + b"." * 100_000
-        for byte in text:
-            if not _write(request, bytes((byte,))) or await self._closes_within(_DRIP_SECONDS):
-                return
 
     async def _closes_within(self, seconds: float) -> bool:
         """Wait for the seconds, or until the receiver stops; return whether it stops."""
@@ -298,25 +257,10 @@ def _headers(behaviour: receiving.Behaviour) -> dict[str, str]:
     return headers
 
 
-def _write(request: web.BaseRequest, data: bytes) -> bool:
-    """Write raw bytes to the connection; return False once it is closed."""
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        return False
-    transport.write(data)
-    return True
-
-
-def _cut(request: web.BaseRequest, *, reset: bool = False) -> web.StreamResponse:
+def _cut(request: web.BaseRequest) -> web.StreamResponse:
     """Close the connection without an answer. aiohttp never writes the returned response."""
-    transport = request.transport
-    if transport is not None:
-        raw = transport.get_extra_info("socket")
-        if reset and raw is not None:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT_AT_CLOSE)
-            transport.abort()
-        else:
-            transport.close()
+    if request.transport is not None:
+        request.transport.close()
     return web.Response()
 
 

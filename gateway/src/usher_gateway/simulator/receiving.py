@@ -16,10 +16,8 @@ import msgspec
 EVERY_PATH = "*"
 """The path of a rule for all paths without a rule of their own."""
 
-BehaviourKind = Literal["Answer", "Hang", "Reset", "Drip", "Garbage", "Huge"]
-"""``Answer``: a valid answer with the given status. ``Hang``: no answer until the peer gives up. ``Reset``: the
-connection is reset. ``Drip``: the answer comes a byte a second. ``Garbage``: something that is not HTTP.
-``Huge``: an answer of 300 MB."""
+BehaviourKind = Literal["Answer", "Hang"]
+"""``Answer``: an answer with the given status. ``Hang``: no answer until the peer gives up."""
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +45,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def takes(self) -> bool:
         """True if the receiver takes a request with this behaviour, so that the sender need not retry."""
-        return self.kind in {"Answer", "Huge"} and self.status < 300
+        return self.kind == "Answer" and self.status < 300
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
