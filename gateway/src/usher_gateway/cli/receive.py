@@ -56,7 +56,7 @@ def receive(
     ] = None,
     output: admin_client.DocumentOutput = "text",
 ) -> None:
-    """Receive at any path, count per path, and show the counts until Ctrl-C.
+    """Receive at any path, count per path, and print the counts at Ctrl-C.
 
     While it runs, POST /_control changes how it answers, and GET /_counts shows the counts as JSON (both only from
     this machine). Exit code 1: with --secret, a signature was missing, wrong or stale.

@@ -1,4 +1,4 @@
-"""Runs the simulator and the receiver for a user: progress on a terminal, plain lines elsewhere, results at the end."""
+"""Runs the simulator and the receiver for a user: lines of progress on standard error, results at the end."""
 
 import asyncio
 import collections
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import rich.console
-import rich.live
 import rich.table
 import rich.text
 
@@ -20,22 +19,8 @@ from usher_gateway.simulator import books, receiver, receiving, sender
 from usher_gateway.simulator.settings import SimulatorSettings
 
 
-def progress_table(so_far: books.SimulationBooks) -> rich.table.Table:
-    """Return the table that a terminal shows during the simulation."""
-    table = rich.table.Table(box=None, pad_edge=False)
-    table.add_column("listener", overflow="fold")
-    for name in ("done", "of", "requests", "failed", "retries", "state"):
-        table.add_column(name, justify="right")
-    for each in so_far.listeners:
-        table.add_row(
-            rich.text.Text(each.name), str(each.acknowledged), str(each.authentications), str(each.sent),
-            str(each.failures), str(each.retries), rich.text.Text(_state(each)),
-        )  # fmt: skip
-    return table
-
-
 def progress_line(so_far: books.SimulationBooks) -> str:
-    """Return the progress over all listeners on one line, for output that is not a terminal."""
+    """Return the progress over all listeners on one line."""
     listeners = so_far.listeners
     done = sum(each.acknowledged for each in listeners)
     total = sum(each.authentications for each in listeners)
@@ -104,12 +89,6 @@ def counts_line(counts: dict[str, receiving.PathCounts]) -> str:
     return f"{received} received, {taken} taken, {duplicates} duplicates, on {paths}"
 
 
-def _state(each: books.SenderBooks) -> str:
-    if each.disabled:
-        return "DISABLED"
-    return "all acknowledged" if each.acknowledged == each.authentications else "sending"
-
-
 def _hook(each: books.SenderBooks) -> str:
     if each.validations and not any(validation.passed for validation in each.validations):
         return "never enabled"
@@ -144,10 +123,9 @@ _MANY = 5
 """The most listeners that get a column or a line each."""
 
 _SHOWN = 20
-"""Of many listeners or paths, the most that are printed one by one."""
+"""Of many listeners, the most that are printed one by one."""
 
 _LINE_SECONDS = 5.0
-_TABLE_SECONDS = 0.5
 
 
 async def simulate(settings: SimulatorSettings) -> books.SimulationBooks:
@@ -157,43 +135,23 @@ async def simulate(settings: SimulatorSettings) -> books.SimulationBooks:
         ConfigurationError: a URL or the CA file cannot be used.
     """
     console = rich.console.Console(stderr=True)
-    with _progress(console) as progress, contextlib.ExitStack() as stack:
-        simulator = sender.Simulator(settings, progress)
-        stack.enter_context(_on_interrupt(simulator.stop))
-        return await simulator.run()
-
-
-@contextlib.contextmanager
-def _progress(console: rich.console.Console) -> Iterator[sender.Progress]:
     disabled: set[int] = set()
+    last = time.monotonic()
 
-    def announce(so_far: books.SimulationBooks) -> None:
+    def progress(so_far: books.SimulationBooks) -> None:
+        nonlocal last
         for number, each in enumerate(so_far.listeners):
             if each.disabled and number not in disabled:
                 disabled.add(number)
                 message = f"!!! {each.name}: only failures for too long: Purple has DISABLED this hook"
                 _print_line(console, message, "bold red")
-
-    if console.is_terminal:
-        with rich.live.Live(console=console, transient=True, auto_refresh=False) as live:
-
-            def table(so_far: books.SimulationBooks) -> None:
-                announce(so_far)
-                is_long = len(so_far.listeners) > _MANY
-                live.update(progress_line(so_far) if is_long else progress_table(so_far), refresh=True)
-
-            yield table
-        return
-    last = time.monotonic()
-
-    def line(so_far: books.SimulationBooks) -> None:
-        nonlocal last
-        announce(so_far)
         if time.monotonic() - last >= _LINE_SECONDS:
             last = time.monotonic()
             sys.stderr.write(f"{progress_line(so_far)}\n")
 
-    yield line
+    simulator = sender.Simulator(settings, progress)
+    with _on_interrupt(simulator.stop):
+        return await simulator.run()
 
 
 @contextlib.contextmanager
@@ -301,11 +259,10 @@ async def receive(receiving: receiver.Receiver, *, signatures: bool, as_json: bo
         ConfigurationError: the port cannot be opened, or the certificate cannot be read.
     """
     stopped = asyncio.Event()
-    progress = rich.console.Console(stderr=True)
     with _on_interrupt(stopped.set):
         async with receiving:
-            progress.print(f"Receiving at {receiving.url}; Ctrl-C ends.", markup=False, highlight=False)
-            await _watch(receiving, stopped, progress, signatures=signatures)
+            sys.stderr.write(f"Receiving at {receiving.url}; Ctrl-C ends.\n")
+            await _print_changes(receiving, stopped)
     counts = receiving.all_counts()
     if as_json:
         sys.stdout.write(f"{msgspec.json.format(msgspec.json.encode(counts), indent=2).decode()}\n")
@@ -315,31 +272,16 @@ async def receive(receiving: receiver.Receiver, *, signatures: bool, as_json: bo
     return not signatures or not any(each.signatures_wrong for each in counts.values())
 
 
-async def _watch(
-    receiving: receiver.Receiver, stopped: asyncio.Event, console: rich.console.Console, *, signatures: bool
-) -> None:
-    if not console.is_terminal:
-        shown = ""
-        while not await _stops_within(stopped, _LINE_SECONDS):
-            line = counts_line(receiving.all_counts())
-            if line != shown:
-                shown = line
-                sys.stderr.write(f"{line}\n")
-        return
-    with rich.live.Live(console=console, transient=True, auto_refresh=False) as live:
-        while not await _stops_within(stopped, _TABLE_SECONDS):
-            counts = receiving.all_counts()
-            is_long = len(counts) > _SHOWN
-            live.update(counts_line(counts) if is_long else counts_table(counts, signatures=signatures), refresh=True)
-
-
-async def _stops_within(stopped: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await stopped.wait()
-    except TimeoutError:
-        return False
-    return True
+async def _print_changes(receiving: receiver.Receiver, stopped: asyncio.Event) -> None:
+    """Print a line every few seconds if something was received, until the receiver is stopped."""
+    printed = counts_line({})
+    while not stopped.is_set():
+        line = counts_line(receiving.all_counts())
+        if line != printed:
+            printed = line
+            sys.stderr.write(f"{line}\n")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), _LINE_SECONDS)
 
 
 def print_body(received: receiver.Received) -> None:
