@@ -239,7 +239,7 @@ class Sender:
     """`usher simulate`, which posts visits to one URL as Purple does."""
 
     def __init__(self, url: str, authority: Path, shape: list[str]) -> None:
-        shape = ["--redeliveries=0", "--retry-after=2", "--output=json", *shape]
+        shape = ["--retry-after=2", "--output=json", *shape]
         command = [sys.executable, "-m", "usher_gateway", "simulate", url, f"--ca={authority}", *shape]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

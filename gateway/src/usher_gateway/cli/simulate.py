@@ -52,20 +52,12 @@ def simulate(
     repeats: Annotated[
         float, typer.Option(min=0, max=1, help="Share that is the same visitor again within the hour.")
     ] = 0.15,
-    redeliveries: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Share that is sent again after --retry-after although it was acknowledged."),
-    ] = 0.02,
     hang_ups: Annotated[
         float, typer.Option(min=0, max=1, help="Share on which the sender hangs up before the answer and retries.")
     ] = 0.0,
-    lates: Annotated[
-        float, typer.Option(min=0, max=1, help="Share that arrives minutes or hours after the login.")
-    ] = 0.03,
     company: Annotated[
         list[str] | None, typer.Option(help="Company id for the first URL, the second …; default 77, 78 …")
     ] = None,
-    venues: Annotated[int, typer.Option(min=1, help="Venues of each company.")] = 3,
     connect: Annotated[
         str,
         typer.Option(
@@ -87,7 +79,6 @@ def simulate(
         list[str] | None,
         typer.Option(metavar="NAME=SOURCE", help="A header with a credential: X-Key=env:NAME or X-Key=file:PATH."),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="The most requests at the same time for each URL.")] = 256,
     retry_after: Annotated[
         float, typer.Option(min=0.1, help="Simulated seconds until a failed request is sent again; Purple: 3 hours.")
     ] = 10_800.0,
@@ -113,15 +104,14 @@ def simulate(
         curve = getattr(schedule, day.upper()) if duration else schedule.FLAT
         seconds = settings.seconds(duration, "--duration") if duration else visits / rate * time_scale
         pattern = schedule.Pattern(
-            authentications=visits, duration_seconds=seconds, curve=curve, venues=venues,
-            repeats=repeats, redeliveries=redeliveries, hang_ups=hang_ups, lates=lates,
-        )  # fmt: skip
+            authentications=visits, duration_seconds=seconds, curve=curve, repeats=repeats, hang_ups=hang_ups
+        )
         targets = _targets(urls, company or [], seed, settings.credentials(basic, header or []))
         configured = settings.SimulatorSettings(
             targets=targets, pattern=pattern, time_scale=time_scale, tls="Insecure" if insecure else "Verify",
             connect=settings.host_and_port(connect, "--connect") if connect else None, ca=str(ca or ""),
-            concurrency=concurrency, retry_seconds=retry_after, disable_seconds=disable_after,
-            patience_seconds=patience, validate=validate or validate_only, validate_only=validate_only,
+            retry_seconds=retry_after, disable_seconds=disable_after, patience_seconds=patience,
+            validate=validate or validate_only, validate_only=validate_only,
         )  # fmt: skip
         survives = _run(configured, as_json=output == "json")
     if not survives:

@@ -389,7 +389,7 @@ def _remarks(listener: SenderBooks) -> list[str]:
     if listener.behind_seconds > 1:
         lines.append(
             f"The sender was up to {listener.behind_seconds:.1f} s behind its plan: the listener was slower than the "
-            "rate, with as many requests under way as --concurrency allows."
+            "rate, with as many requests under way as the sender allows."
         )
     return lines
 
