@@ -10,6 +10,20 @@ ENDPOINT = settings.Endpoint("127.0.0.1", 80)
 
 
 @pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("localhost:80", "localhost", 80), ("[::1]:8443", "::1", 8443), (":9000", "0.0.0.0", 9000), ("h:0", "h", 0)],
+)
+def test_endpoints_are_parsed(text: str, host: str, port: int) -> None:
+    assert settings.parse_endpoint(text) == settings.Endpoint(host, port)
+
+
+@pytest.mark.parametrize("text", ["", "localhost", "localhost:", "h:70000", "h:x", "[::1]"])
+def test_invalid_endpoint_is_rejected(text: str) -> None:
+    with pytest.raises(model.ConfigurationError, match="is not HOST:PORT"):
+        settings.parse_endpoint(text)
+
+
+@pytest.mark.parametrize(
     ("number", "word"),
     [
         (errno.EADDRINUSE, "another gateway"),

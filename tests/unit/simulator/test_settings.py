@@ -19,20 +19,6 @@ def test_invalid_duration_is_rejected(text: str) -> None:
         settings.seconds(text, "--duration")
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [("localhost:80", ("localhost", 80)), ("[::1]:8443", ("::1", 8443)), (":9000", ("", 9000)), ("h:0", ("h", 0))],
-)
-def test_addresses_are_parsed(text: str, address: tuple[str, int]) -> None:
-    assert settings.host_and_port(text, "--connect") == address
-
-
-@pytest.mark.parametrize("text", ["", "localhost", "localhost:", "::1:80", "h:70000", "h:x", "[::1]", "h:٣"])
-def test_invalid_address_is_rejected(text: str) -> None:
-    with pytest.raises(model.ConfigurationError, match="--connect"):
-        settings.host_and_port(text, "--connect")
-
-
 def test_credentials_come_from_the_environment_and_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "key").write_text("from a file\n")
     monkeypatch.setenv("ACME_BASIC", "purple:secret")

@@ -61,13 +61,14 @@ def receive(
     While it runs, POST /_control changes how it answers, and GET /_counts shows the counts as JSON (both only from
     this machine). Exit code 1: with --secret, a signature was missing, wrong or stale.
     """
+    from usher_gateway.settings import parse_endpoint
     from usher_gateway.simulator import receiver, receiving, settings
 
     with admin_client.ending_with_message():
-        host, port = settings.host_and_port(listen, "--listen")
+        endpoint = parse_endpoint(listen)
         configured = receiver.ReceiverSettings(
-            host=host,
-            port=port,
+            host=endpoint.host,
+            port=endpoint.port,
             secrets=tuple(settings.secret(each, "--secret") for each in secret or []),
             tolerance_seconds=tolerance,
             usual=receiving.Behaviour(success_header=success_header),

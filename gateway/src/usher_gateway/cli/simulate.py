@@ -98,6 +98,7 @@ def simulate(
     later, and after a prolonged time of failures the hook is disabled. The people are made up. Ctrl-C stops and
     prints the books. Exit code 1: a visit is unacknowledged, or an answer was wrong.
     """
+    from usher_gateway.settings import parse_endpoint
     from usher_gateway.simulator import schedule, settings
 
     with admin_client.ending_with_message():
@@ -107,9 +108,10 @@ def simulate(
             authentications=visits, duration_seconds=seconds, curve=curve, repeats=repeats, hang_ups=hang_ups
         )
         targets = _targets(urls, company or [], seed, settings.credentials(basic, header or []))
+        endpoint = parse_endpoint(connect) if connect else None
         configured = settings.SimulatorSettings(
             targets=targets, pattern=pattern, time_scale=time_scale, tls="Insecure" if insecure else "Verify",
-            connect=settings.host_and_port(connect, "--connect") if connect else None, ca=str(ca or ""),
+            connect=(endpoint.host, endpoint.port) if endpoint else None, ca=str(ca or ""),
             retry_seconds=retry_after, disable_seconds=disable_after, patience_seconds=patience,
             validate=validate or validate_only, validate_only=validate_only,
         )  # fmt: skip

@@ -86,22 +86,6 @@ def seconds(text: str, flag: str) -> float:
     return value
 
 
-def host_and_port(text: str, flag: str) -> tuple[str, int]:
-    """Parse ``HOST:PORT``, ``[IPv6]:PORT``, or ``:PORT`` for every address of this machine.
-
-    Raises:
-        ConfigurationError: the text has none of these forms.
-    """
-    host, separator, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    valid = (
-        separator and port.isascii() and port.isdigit() and int(port) <= 65_535 and (bare != host or ":" not in host)
-    )
-    if not valid:
-        raise model.ConfigurationError(f"{flag}: not HOST:PORT: {text!r}", "write it as 127.0.0.1:8443 or [::1]:8443")
-    return bare, int(port)
-
-
 def secret(source: str, flag: str) -> str:
     """Return the credential in ``env:NAME`` or ``file:PATH``, without the line break at its end.
 
