@@ -54,7 +54,9 @@ def test_plan_has_every_form_of_id_time_and_text() -> None:
         by_person[event.person].add(event.id_as_text)
     assert {True, False} in by_person.values()
     assert max(event.visit_count for event in EVENTS) > 1
-    assert schedule.people_needed(EVENTS) < len({(event.person, event.venue, event.visit_count) for event in EVENTS})
+    assert len({event.person for event in EVENTS}) < len(
+        {(event.person, event.venue, event.visit_count) for event in EVENTS}
+    )
     assert {schedule.body_of(event, COMPANY, BASE).isascii() for event in EVENTS[:50]} == {True, False}
     assert any(earlier.occurred > later.occurred for earlier, later in itertools.pairwise(EVENTS))
     assert schedule.plan(schedule.Pattern(), 1) != schedule.plan(schedule.Pattern(), 2)
@@ -83,15 +85,17 @@ def test_dedupe_by_the_design_counts_what_the_plan_says(pattern: schedule.Patter
 
 
 def test_people_of_different_seeds_share_no_mark_or_id() -> None:
-    everybody = schedule.people(1, 300) + schedule.people(2, 300)
+    everybody = [schedule.person(seed, index) for seed in (1, 2) for index in range(300)]
     assert len({person.user_id for person in everybody}) == 600
     assert len({person.email for person in everybody}) == 600
     assert len({person.first_name for person in everybody}) == 600
 
 
 def test_every_value_of_a_person_contains_a_mark() -> None:
-    for person in schedule.people(3, 200):
-        assert all(any(mark in value for mark in simulator.MARKS) for value in person.marks)
+    for index in range(200):
+        person = schedule.person(3, index)
+        values = (person.first_name, person.last_name, person.email, person.mobile, person.mac)
+        assert all(any(mark in value for mark in simulator.MARKS) for value in values)
 
 
 def _at(document: object, pointer: str) -> object:

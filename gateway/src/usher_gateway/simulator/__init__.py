@@ -16,7 +16,6 @@ from usher_gateway.simulator.schedule import (
     Pattern,
     Person,
     marker,
-    people_needed,
     plan,
 )
 from usher_gateway.simulator.sender import Simulator

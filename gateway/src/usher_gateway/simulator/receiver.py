@@ -132,10 +132,6 @@ class Receiver:
         """Return the counts of every path, in the order of their first request."""
         return dict(self._tally.counts)
 
-    def ids(self, path: str) -> dict[str, int]:
-        """Return how often each ``webhook-id`` was received at a path."""
-        return self._tally.received_ids(path)
-
     def taken_ids(self, path: str) -> dict[str, int]:
         """Return how often each ``webhook-id`` was answered with 2xx at a path."""
         return self._tally.taken_ids(path)

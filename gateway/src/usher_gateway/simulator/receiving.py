@@ -222,7 +222,6 @@ class ReceiverTally:
 
     def __init__(self) -> None:
         self.counts: dict[str, PathCounts] = {}
-        self._received: dict[str, dict[str, int]] = {}
         self._taken: dict[str, dict[str, int]] = {}
 
     def name_of(self, path: str) -> str:
@@ -236,10 +235,7 @@ class ReceiverTally:
         counts.received += 1
         counts.bytes_received += size
         counts.last_seen = now
-        if identifier:
-            _add(self._received, name, identifier)
-        else:
-            counts.without_id += 1
+        counts.without_id += not identifier
         return counts
 
     def take(self, path: str, identifier: str) -> None:
@@ -249,14 +245,10 @@ class ReceiverTally:
         counts.taken += 1
         if not identifier:
             return
-        if _add(self._taken, name, identifier) == 1:
-            counts.distinct += 1
-        else:
-            counts.duplicates += 1
-
-    def received_ids(self, path: str) -> dict[str, int]:
-        """Return how often each ``webhook-id`` was received."""
-        return dict(self._received.get(self.name_of(path), {}))
+        times_by_id = self._taken.setdefault(name, {})
+        counts.distinct += identifier not in times_by_id
+        counts.duplicates += identifier in times_by_id
+        times_by_id[identifier] = times_by_id.get(identifier, 0) + 1
 
     def taken_ids(self, path: str) -> dict[str, int]:
         """Return how often each ``webhook-id`` was taken."""
@@ -274,9 +266,3 @@ def note_signature(counts: PathCounts, signature: Signature) -> None:
             counts.signatures_bad += 1
         case Signature.Stale:
             counts.signatures_stale += 1
-
-
-def _add(ids: dict[str, dict[str, int]], name: str, identifier: str) -> int:
-    of_path = ids.setdefault(name, {})
-    times = of_path[identifier] = of_path.get(identifier, 0) + 1
-    return times

@@ -104,7 +104,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     kind: AuthenticationKind
     person: int
-    """Index in people(seed, …)."""
+    """The number of the person among the people of the seed."""
     venue: int
     visit_count: int
     send: int
@@ -157,11 +157,6 @@ def plan(pattern: Pattern, seed: int) -> list[Event]:
 def repeats_of(pattern: Pattern) -> int:
     """Return how many authentications of a plan are repeats; at least one is a visit."""
     return max(0, min(pattern.authentications - 1, round(pattern.authentications * pattern.repeats)))
-
-
-def people_needed(events: list[Event]) -> int:
-    """Return how many people a plan needs: the ``count`` for people()."""
-    return max((event.person for event in events), default=-1) + 1
 
 
 def _chosen(total: int, fraction: float, rng: random.Random) -> frozenset[int]:
@@ -300,11 +295,6 @@ class Person(msgspec.Struct, frozen=True):
     date_of_birth: str
     source: str
 
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """The values that must not appear where personal data does not belong."""
-        return (self.first_name, self.last_name, self.email, self.mobile, self.mac)
-
 
 def person(seed: int, index: int) -> Person:
     """Return the person with this number among the people of a seed."""
@@ -324,11 +314,6 @@ def person(seed: int, index: int) -> Person:
     )
 
 
-def people(seed: int, count: int) -> list[Person]:
-    """Return the first ``count`` people of a seed, which are the people that a plan of this seed sends."""
-    return [person(seed, index) for index in range(count)]
-
-
 class Company(msgspec.Struct, frozen=True):
     """A Purple company and the seed of its visitors."""
 
@@ -336,14 +321,10 @@ class Company(msgspec.Struct, frozen=True):
     seed: int = 1
     first_venue: int = 9_100
 
-    def person(self, index: int) -> Person:
-        """Return the visitor with this number."""
-        return person(self.seed, index)
-
 
 def body_of(event: Event, company: Company, base: int) -> bytes:
     """Return the body of an authentication; ``base`` is the start of the plan (microseconds)."""
-    visitor = company.person(event.person)
+    visitor = person(company.seed, event.person)
     document = _document(visitor, event, company)
     _put_time(document, event.shape, base + event.occurred)
     # Some senders escape non-ASCII characters (PHP does by default) and others do not, so the bodies do both.
