@@ -1,14 +1,11 @@
 """``usher receive``: runs a receiver that counts, verifies signatures, and misbehaves on request."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from usher_gateway.cli import admin_client
-
-if TYPE_CHECKING:
-    from usher_gateway.simulator import receiver, receiving
 
 _EPILOG = (
     "Example: usher receive --listen 127.0.0.1:9000 --secret env:CRM_SECRET --fail 503 --down-after 30 --down-for 60"
@@ -61,8 +58,10 @@ def receive(
     While it runs, POST /_control changes how it answers, and GET /_counts shows the counts as JSON (both only from
     this machine). Exit code 1: with --secret, a signature was missing, wrong or stale.
     """
+    import uvloop
+
     from usher_gateway.settings import parse_endpoint
-    from usher_gateway.simulator import receiver, receiving, settings
+    from usher_gateway.simulator import receiver, receiving, settings, terminal
 
     with admin_client.ending_with_message():
         endpoint = parse_endpoint(listen)
@@ -75,27 +74,15 @@ def receive(
             tls_certificate=str(tls_cert or ""),
             tls_key=str(tls_key or ""),
         )
-        commands = [
-            receiving.Command(
-                path=each, after_seconds=down_after, for_seconds=down_for or None,
-                kind="Hang" if hang else "Answer", status=fail, delay_seconds=delay,
-                retry_after=retry_after, location=location,
-            )
-            for each in path or [receiving.EVERY_PATH]
-        ]  # fmt: skip
-        good = _run(configured, commands, show_bodies=show_bodies, as_json=output == "json")
+        running = receiver.Receiver(configured, on_request=terminal.print_body if show_bodies else None)
+        for each in path or [receiving.EVERY_PATH]:
+            running.command(
+                receiving.Command(
+                    path=each, after_seconds=down_after, for_seconds=down_for or None,
+                    kind="Hang" if hang else "Answer", status=fail, delay_seconds=delay,
+                    retry_after=retry_after, location=location,
+                )
+            )  # fmt: skip
+        good = uvloop.run(terminal.receive(running, signatures=bool(secret), as_json=output == "json"))
     if not good:
         raise typer.Exit(1)
-
-
-def _run(
-    settings: "receiver.ReceiverSettings", commands: "list[receiving.Command]", *, show_bodies: bool, as_json: bool
-) -> bool:
-    import uvloop
-
-    from usher_gateway.simulator import receiver, terminal
-
-    receiving = receiver.Receiver(settings, on_request=terminal.print_body if show_bodies else None)
-    for command in commands:
-        receiving.command(command)
-    return uvloop.run(terminal.receive(receiving, signatures=bool(settings.secrets), as_json=as_json))

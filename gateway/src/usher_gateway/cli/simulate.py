@@ -98,8 +98,10 @@ def simulate(
     later, and after a prolonged time of failures the hook is disabled. The people are made up. Ctrl-C stops and
     prints the books. Exit code 1: a visit is unacknowledged, or an answer was wrong.
     """
+    import uvloop
+
     from usher_gateway.settings import parse_endpoint
-    from usher_gateway.simulator import schedule, settings
+    from usher_gateway.simulator import schedule, settings, terminal
 
     with admin_client.ending_with_message():
         curve = getattr(schedule, day.upper()) if duration else schedule.FLAT
@@ -115,8 +117,9 @@ def simulate(
             retry_seconds=retry_after, disable_seconds=disable_after, patience_seconds=patience,
             validate=validate or validate_only, validate_only=validate_only,
         )  # fmt: skip
-        survives = _run(configured, as_json=output == "json")
-    if not survives:
+        report = terminal.report(configured, uvloop.run(terminal.simulate(configured)))
+        terminal.show_report(configured, report, as_json=output == "json")
+    if not report.survives:
         raise typer.Exit(1)
 
 
@@ -135,13 +138,3 @@ def _targets(
         )
         for number, url in enumerate(urls)
     )
-
-
-def _run(configured: "settings.SimulatorSettings", *, as_json: bool) -> bool:
-    import uvloop
-
-    from usher_gateway.simulator import terminal
-
-    report = terminal.report(configured, uvloop.run(terminal.simulate(configured)))
-    terminal.show_report(configured, report, as_json=as_json)
-    return report.survives

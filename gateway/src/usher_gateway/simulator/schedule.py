@@ -118,18 +118,17 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     hang_up: bool = False
 
 
-class _Group:
+class _Group(msgspec.Struct, kw_only=True):
     """A visit and its repeats."""
 
-    def __init__(self, person: int, venue: int, visit_count: int, send: float, shape: TimeShape) -> None:
-        self.person = person
-        self.venue = venue
-        self.visit_count = visit_count
-        self.send = send
-        self.shape = shape
-        self.id_as_text = False
-        self.comes_once = True
-        self.repeats: list[float] = []
+    person: int
+    venue: int
+    visit_count: int
+    send: float
+    shape: TimeShape
+    id_as_text: bool
+    comes_once: bool
+    repeats: list[float] = []
 
     @property
     def trusted(self) -> bool:
@@ -180,14 +179,17 @@ def _groups(pattern: Pattern, count: int, rng: random.Random) -> list[_Group]:
         venue = rng.randrange(pattern.venues)
         previous = _pop_returning(regulars, send, pattern.returning, rng)
         shape = rng.choice(UNTRUSTED_SHAPES if rng.random() < pattern.untimed else TRUSTED_SHAPES)
-        person = new_person if previous is None else previous.person
-        visit_count = visit_counts[person, venue] = visit_counts.get((person, venue), 0) + 1
-        group = _Group(person, venue, visit_count, send, shape if previous is None else previous.shape)
-        group.id_as_text = person % 5 == 0
         if previous is None:
+            person = new_person
             new_person += 1
         else:
-            group.comes_once = previous.comes_once = False
+            person, shape = previous.person, previous.shape
+            previous.comes_once = False
+        visit_count = visit_counts[person, venue] = visit_counts.get((person, venue), 0) + 1
+        group = _Group(
+            person=person, venue=venue, visit_count=visit_count, send=send, shape=shape,
+            id_as_text=person % 5 == 0, comes_once=previous is None,
+        )  # fmt: skip
         # Without a trusted time, a listener cannot distinguish a late body of a visitor who returns.
         if group.trusted:
             regulars.append(group)

@@ -239,7 +239,7 @@ class _ListenerSender:
         body = schedule.body_of(event, self._target.company, self._base)
         goes_away = event.hang_up and not sending.is_retry
         try:
-            result = await (self._client.hang_up(body) if goes_away else self._client.post(body))
+            result = await (self._client.hang_up(body) if goes_away else self._client.request("POST", body))
         except asyncio.CancelledError:
             self.books.cut_off += 1
             raise
@@ -354,10 +354,6 @@ class PurpleClient:
     ) -> None:
         if self._session is not None:
             await self._session.close()
-
-    async def post(self, body: bytes) -> books.RequestResult:
-        """Post a body, and return the result."""
-        return await self.request("POST", body)
 
     async def request(self, method: str, body: bytes | None) -> books.RequestResult:
         """Send a request, and return the result. It raises nothing that the listener can cause."""
