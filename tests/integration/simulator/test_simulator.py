@@ -19,8 +19,7 @@ from usher_gateway.simulator import books
 HONEST = simulator.Behaviour(success_header=True)
 USHER = Path(sys.executable).with_name("usher")
 PATTERN = simulator.Pattern(authentications=40, duration_seconds=3_600, curve=simulator.FLAT, redeliveries=0.1)
-SCALE = 3600 * 20.0
-"""Factor of the clock: Purple's retry comes after 0.15 s."""
+SCALE = 3600 * 20.0  # Factor of the clock: Purple's retry comes after 0.15 s
 
 
 @pytest.fixture

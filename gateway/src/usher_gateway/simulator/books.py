@@ -10,20 +10,13 @@ from collections.abc import Iterable
 
 import msgspec
 
-SUCCESS_HEADER = "wifiWebhookListener"
-"""The header that a listener has to answer with."""
+SUCCESS_HEADER = "wifiWebhookListener"  # The header that a listener has to answer with
+SUCCESS_VALUE = "1"  # The value of that header
+LIMIT_SECONDS = 10.0  # How long Purple waits for an answer, from the start of the connection
+RETRY_SECONDS = 10_800.0  # How long after a failure Purple sends the visit again: 3 h
 
-SUCCESS_VALUE = "1"
-"""The value of that header."""
-
-LIMIT_SECONDS = 10.0
-"""How long Purple waits for an answer, from the start of the connection."""
-
-RETRY_SECONDS = 10_800.0
-"""How long after a failure Purple sends the visit again: 3 h."""
-
+# After this time with failures only, Purple disables the hook. Purple says "prolonged"; 72 h is our guess.
 DISABLE_SECONDS = 259_200.0
-"""After this time with failures only, Purple disables the hook. Purple says "prolonged"; 72 h is our guess."""
 
 _COME_BACK_LATER = (408, 425, 429)
 
@@ -109,8 +102,7 @@ class Validation(msgspec.Struct, frozen=True):
         return self.outcome is RequestOutcome.Acknowledged
 
 
-SAMPLE_SHAPE = "POST sample visit"
-"""The only validation call that is a visit for the listener."""
+SAMPLE_SHAPE = "POST sample visit"  # The only validation call that is a visit for the listener
 
 
 class Latency(msgspec.Struct, frozen=True):

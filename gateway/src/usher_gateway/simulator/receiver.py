@@ -14,14 +14,9 @@ from usher_gateway import model
 from usher_gateway.simulator import books, receiving
 from usher_gateway.timing import Clock
 
-CONTROL_PATH = "/_control"
-"""POST to this path changes the behaviour; only from this machine."""
-
-COUNTS_PATH = "/_counts"
-"""GET of this path returns the counts; only from this machine."""
-
-MAX_BODY_BYTES = 16 * 1024 * 1024
-"""The receiver answers a larger body with 413 and does not keep it."""
+CONTROL_PATH = "/_control"  # POST to this path changes the behaviour; only from this machine
+COUNTS_PATH = "/_counts"  # GET of this path returns the counts; only from this machine
+MAX_BODY_BYTES = 16 * 1024 * 1024  # The receiver answers a larger body with 413 and does not keep it
 
 _HANG_SECONDS = 3_600.0
 

@@ -13,11 +13,10 @@ from typing import Literal
 
 import msgspec
 
-EVERY_PATH = "*"
-"""The path of a rule for all paths without a rule of their own."""
+EVERY_PATH = "*"  # The path of a rule for all paths without a rule of their own
 
+# `Answer`: an answer with the given status. `Hang`: no answer until the peer gives up.
 BehaviourKind = Literal["Answer", "Hang"]
-"""``Answer``: an answer with the given status. ``Hang``: no answer until the peer gives up."""
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,11 +115,10 @@ def of_command(command: Command, present: Behaviour) -> Behaviour:
     )
 
 
+# The prefix of a secret in its text form.
 SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
-"""The prefix of a secret in its text form."""
 
-TOLERANCE_SECONDS = 300
-"""How many seconds a timestamp may differ from now."""
+TOLERANCE_SECONDS = 300  # How many seconds a timestamp may differ from now
 
 _MAX_DIGITS = 18
 
@@ -185,11 +183,8 @@ def _decoded(signatures: str) -> list[bytes]:
     return decoded
 
 
-MAX_PATHS = 1_000
-"""Further paths are counted together, so that a wrong sender cannot fill the memory."""
-
-OTHER_PATHS = "(other paths)"
-"""The name under which further paths are counted."""
+MAX_PATHS = 1_000  # Further paths are counted together, so that a wrong sender cannot fill the memory
+OTHER_PATHS = "(other paths)"  # The name under which further paths are counted
 
 
 class PathCounts(msgspec.Struct, kw_only=True):

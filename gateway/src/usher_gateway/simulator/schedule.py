@@ -20,32 +20,22 @@ import msgspec
 
 from usher_gateway import model
 
-DAY_SECONDS = 86_400.0
-"""The length of a simulated day."""
+DAY_SECONDS = 86_400.0  # The length of a simulated day
 
+# Weights of the hours of a day from midnight on, for a hotel with check-in and breakfast.
 HOTEL = (3, 1, 1, 1, 1, 2, 5, 9, 9, 6, 4, 4, 6, 6, 5, 6, 9, 11, 12, 11, 9, 8, 7, 5)
-"""Weights of the hours of a day from midnight on, for a hotel with check-in and breakfast."""
 
+# The same for a cafe with opening hours and two peaks.
 CAFE = (0, 0, 0, 0, 0, 0, 2, 8, 12, 10, 7, 8, 14, 13, 9, 8, 8, 7, 4, 2, 1, 0, 0, 0)
-"""The same for a cafe with opening hours and two peaks."""
 
+# The same for a stadium with one event in the evening.
 STADIUM = (0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 3, 3, 4, 8, 30, 80, 40, 20, 25, 6, 1)
-"""The same for a stadium with one event in the evening."""
 
-FLAT = (1,)
-"""A constant rate."""
-
-REPEAT_WITHIN_SECONDS = 2_400.0
-"""The latest repeat after its visit: within the hour, even with delays."""
-
-RETURN_AFTER_SECONDS = 9_000.0
-"""The earliest return of a visitor: more than an hour after any repeat."""
-
-LATE_SECONDS = (60.0, 120.0)
-"""The delay of a POST during maintenance or high load. Source: docs/purple.md."""
-
-VERY_LATE_SECONDS = (3_600.0, 18_000.0)
-"""The delay of a POST after an outage."""
+FLAT = (1,)  # A constant rate
+REPEAT_WITHIN_SECONDS = 2_400.0  # The latest repeat after its visit: within the hour, even with delays
+RETURN_AFTER_SECONDS = 9_000.0  # The earliest return of a visitor: more than an hour after any repeat
+LATE_SECONDS = (60.0, 120.0)  # The delay of a POST during maintenance or high load. Source: docs/purple.md.
+VERY_LATE_SECONDS = (3_600.0, 18_000.0)  # The delay of a POST after an outage
 
 _USUAL_DELAY_SECONDS = (1.0, 6.0)
 _VERY_LATE_PART = 0.3
@@ -68,11 +58,10 @@ class TimeShape(enum.Enum):
     Absent = "no time at all"
 
 
+# The forms that give a listener the exact instant.
 TRUSTED_SHAPES = (TimeShape.UserOffset, TimeShape.RootZulu, TimeShape.Epoch)
-"""The forms that give a listener the exact instant."""
 
-UNTRUSTED_SHAPES = (TimeShape.Local, TimeShape.Absent)
-"""The forms with which a listener uses its own clock."""
+UNTRUSTED_SHAPES = (TimeShape.Local, TimeShape.Absent)  # The forms with which a listener uses its own clock
 
 
 class Pattern(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,17 +253,10 @@ def _occurred(group: _Group, send: float, late: bool, taken: set[int], rng: rand
 
 # the visitors and their bodies
 
-MARK = "zqxjv"
-"""A part of every name and e-mail address of a simulated person, in lower case."""
-
-MOBILE_MARK = "+999555"
-"""The prefix of every mobile number of a simulated person."""
-
-MAC_MARK = "06:5e:ed"
-"""The prefix of every MAC address of a simulated person."""
-
-MARKS = (MARK, MOBILE_MARK, MAC_MARK)
-"""A search for these texts (ignoring case) finds every simulated person."""
+MARK = "zqxjv"  # A part of every name and e-mail address of a simulated person, in lower case
+MOBILE_MARK = "+999555"  # The prefix of every mobile number of a simulated person
+MAC_MARK = "06:5e:ed"  # The prefix of every MAC address of a simulated person
+MARKS = (MARK, MOBILE_MARK, MAC_MARK)  # A search for these texts (ignoring case) finds every simulated person
 
 _FIRST_USER_ID = 10_000_000
 _PEOPLE_PER_SEED = 10_000_000

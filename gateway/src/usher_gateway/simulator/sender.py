@@ -22,16 +22,15 @@ from usher_gateway.simulator.settings import SimulatorSettings, SimulatorTarget,
 from usher_gateway.timing import Clock
 
 _REPORT_SECONDS = 0.25
-_GRACE_SECONDS = 2.0
-"""How long running requests may continue after an interruption."""
+_GRACE_SECONDS = 2.0  # How long running requests may continue after an interruption
 
 _AGENT = f"usher-simulate/{usher_gateway.__version__}"
 _READ_BYTES = 65_536
+# The client closes an idle connection this early, so that a listener that closes one first causes no error.
 _IDLE_SECONDS = 2.0
-"""The client closes an idle connection this early, so that a listener that closes one first causes no error."""
 
+# Called a few times a second with the present books, which change afterwards.
 Progress = Callable[[books.SimulationBooks], None]
-"""Called a few times a second with the present books, which change afterwards."""
 
 
 class Simulator:
@@ -113,14 +112,12 @@ class _ListenerSender:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._stopping = False
-        self._bug: BaseException | None = None
-        """An exception that no listener can cause; the run ends with it."""
+        self._bug: BaseException | None = None  # An exception that no listener can cause; the run ends with it
         self._base = 0
         self._start = 0.0
         self._progress = 0.0
         """When a first request or an acknowledgement last happened, in real seconds since the start."""
-        self._open: set[int] = set()
-        """Positions of authentications that were sent and are not acknowledged."""
+        self._open: set[int] = set()  # Positions of authentications that were sent and are not acknowledged
         self._uncertain: dict[str, None] = {}
         self._seconds = array.array("d")
         self.books = _planned(target.name or documents.shorten_url(target.url), self._events)

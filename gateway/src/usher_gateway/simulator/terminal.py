@@ -119,11 +119,8 @@ def _rows(each: books.SenderBooks) -> list[tuple[str, str]]:
     ]
 
 
-_MANY = 5
-"""The most listeners that get a column or a line each."""
-
-_SHOWN = 20
-"""Of many listeners, the most that are printed one by one."""
+_MANY = 5  # The most listeners that get a column or a line each
+_SHOWN = 20  # Of many listeners, the most that are printed one by one
 
 _LINE_SECONDS = 5.0
 
