@@ -71,19 +71,21 @@ class Load:
         await asyncio.gather(*[self._post() for _ in range(32)])
 
     async def _post(self) -> None:
-        connection = gateways.Connection(self._port)
-        while True:
-            self._number += 1
-            body = gateways.visit(self._number)
-            try:
-                reply = await connection.post("/hook", body)
-            except OSError:
-                await asyncio.sleep(0.01)
-                continue
-            self.statuses.add(reply.status)
-            if reply.is_acknowledgement:
-                self.acknowledged.append(body)
-            await asyncio.sleep(self.PAUSE_SECONDS)
+        with contextlib.closing(gateways.Connection(self._port)) as connection:
+            while True:
+                self._number += 1
+                await self._post_once(connection, gateways.visit(self._number))
+
+    async def _post_once(self, connection: gateways.Connection, body: bytes) -> None:
+        try:
+            reply = await connection.post("/hook", body)
+        except OSError:
+            await asyncio.sleep(0.01)
+            return
+        self.statuses.add(reply.status)
+        if reply.is_acknowledgement:
+            self.acknowledged.append(body)
+        await asyncio.sleep(self.PAUSE_SECONDS)
 
 
 @pytest.mark.parametrize(("more", "limit_seconds"), [((), 9), (("hangs",), 30)])
@@ -100,6 +102,7 @@ async def test_stop_under_load_loses_no_acknowledged_visit(
         assert await gateway.terminate(limit_seconds + 10) == 0
         assert time.monotonic() - started < limit_seconds
         posting.cancel()
+        await asyncio.gather(posting, return_exceptions=True)
         store = gateway.store
         assert load.statuses == {200}
         assert set(load.acknowledged) <= {body for (body,) in store.rows("select body from bodies")}
