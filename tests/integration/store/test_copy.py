@@ -331,11 +331,11 @@ async def test_interrupted_copy_can_be_repeated_to_an_empty_store(
             await copied((source, first.place), (target, second.place))
     with pytest.raises(model.StoreLockedError, match="copy to this store is unfinished"):
         await second.open()
-    with pytest.raises(model.StoreLockedError, match="copy to this store is unfinished"):
-        await copied((source, first.place), (target, second.place))
     with pytest.raises(model.StoreLockedError, match="were copied to another one"):
         await copied((source, first.place), (target, places / "third"))
     await undo(source, first.place)
+    with pytest.raises(model.StoreLockedError, match="copy to this store is unfinished"):
+        await copied((source, first.place), (target, second.place))
     assert (await copied((source, first.place), (target, places / "third"))).is_complete
 
 
@@ -445,3 +445,27 @@ async def test_store_of_another_install_key_is_refused(places: Path, engine: str
     bench = await fill_some(engine, places / "first")
     with pytest.raises(model.InstallKeyError, match="another install key made this store"):
         await opened(engine, bench.place, key="other")
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+async def test_target_may_serve_only_if_the_source_may_too(
+    places: Path, is_marked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await fill_some("sqlite", places / "first", "a"), bench_of("sqlite", places / "second")
+    begin = SqliteCopy.begin_reading
+
+    async def fail(self: SqliteCopy, now: int) -> None:
+        if is_marked:
+            await begin(self, now)
+        raise model.StoreUnavailableError("the counts cannot be folded")
+
+    monkeypatch.setattr(SqliteCopy, "begin_reading", fail)
+    with pytest.raises(model.StoreUnavailableError):
+        await copied(("sqlite", first.place), ("sqlite", second.place))
+    for bench in (first, second):
+        if is_marked:
+            with pytest.raises(model.StoreLockedError):
+                await bench.open()
+        else:
+            await bench.open()
+            await bench.store.close()
