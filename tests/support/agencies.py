@@ -178,9 +178,15 @@ async def platform(install: installs.Install, make_namespace: installs.Namespace
     operator = await install.start_operator("--gateways", f"http://127.0.0.1:{port}", changes=PATIENT)
     gateway = await install.start_gateway(admin=port, wait=False)  # ready once there is a document
     await waiting.until(lambda: gateway.get("/healthz"), lambda answer: answer[0] == 200)
-    # It answers 503 instead of 404 until the operator has published everything once.
     stray = wire.request("/stray", b"{}", host="stray.customers.example")
-    await waiting.until(lambda: wire.exchange(gateway.public, stray), lambda answer: answer.status == 404)
+
+    async def knows_every_address() -> bool:
+        """Return whether it answers 404: its port is open, and the operator has published everything once."""
+        with contextlib.suppress(OSError):
+            return (await wire.exchange(gateway.public, stray)).status == 404
+        return False
+
+    await waiting.wait_until(knows_every_address, 60, "the first pass of the operator")
     async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as machine:
         yield Platform(install, operator, gateway, machine, make_namespace)
 
