@@ -18,7 +18,7 @@ def next_chart(tmp_path: Path) -> Path:
     """The chart of a later version, whose Tenants have one more field."""
     chart = tmp_path / "usher"
     shutil.copytree(charts.CHART, chart)
-    definition = chart / "templates" / "crds" / "usher.dev_tenants.yaml"
+    definition = chart / "files" / "crds" / "usher.dev_tenants.yaml"
     text = definition.read_text("utf-8")
     text_before, indent_and_name, text_after = text.partition("              displayName:\n")
     assert text_after
