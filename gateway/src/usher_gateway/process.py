@@ -84,7 +84,7 @@ def collect_garbage_rarely() -> None:
     """Raise the thresholds of the garbage collector.
 
     Reference counting frees an arrival. A full collection would only walk the large recent index of the ledger again
-    and again (docs/performance.md).
+    and again (docs/decisions/0014).
     """
     gc.set_threshold(50_000, 20, 100)
 

@@ -23,7 +23,7 @@ class LiveListener:
     """A listener's document with everything that is prepared from it; replaced when the document changes.
 
     Values that each arrival needs are attributes, and equal numbers of many listeners are one object, because with
-    thousands of listeners memory is what costs (docs/performance.md).
+    thousands of listeners memory is what costs (docs/decisions/0014).
     """
 
     __slots__ = (

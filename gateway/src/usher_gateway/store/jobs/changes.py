@@ -24,7 +24,7 @@ from usher_gateway.store.jobs import creation, scopes, suppressions
 from usher_gateway.store.session import Session, Statement, columns
 from usher_gateway.store.transaction import Transaction
 
-SLICE = 100  # Deliveries that one job creates or changes; arrivals wait for it (docs/performance.md)
+SLICE = 100  # Deliveries that one job creates or changes; arrivals wait for it
 
 # Route number -> the reasons that hold its deliveries now (`store.base.HoldsOf`).
 Holds = dict[int, Sequence[model.HoldReason]]

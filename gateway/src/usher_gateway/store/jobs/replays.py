@@ -26,7 +26,7 @@ LISTED = 100  # How many replays a list has, the newest ones
 WAITING_AT_MOST = 200
 
 SAMPLE = 5  # Verdicts that a preview shows
-STEP = 100  # Deliveries that one step creates; arrivals wait for it (docs/performance.md)
+STEP = 100  # Deliveries that one step creates; arrivals wait for it
 
 # The result of a verdict whose delivery waits or is held. A replay leaves it out.
 PENDING = model.DeliveryState.Pending.name.lower()

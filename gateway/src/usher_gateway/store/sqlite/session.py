@@ -2,7 +2,7 @@
 
 Each statement with many rows runs as one step, because the sqlite3 module releases the interpreter's lock for every
 step (executemany() does so for every row), and on a busy event loop each release is a chance to wait for it
-(docs/performance.md).
+(docs/decisions/0014).
 """
 
 import functools
