@@ -26,6 +26,7 @@ from usher_operator.view import (
     CachedResource,
     GatewayReport,
     Key,
+    ListenerReadiness,
     ObjectRef,
     Plan,
     Reachability,
@@ -260,31 +261,28 @@ class Cache(Lookups):
             if key.kind != "Destination" or _tenant_ref(former) != _tenant_ref(record):
                 change.subjects.add((key.kind, key.path))
             if key.kind == "Tenant" and (former is None or record is None):  # claims of its Listeners begin or end
-                for listener in self._siblings.listeners_of_tenant(key.path):
-                    change.subjects |= _subjects_of(self._siblings.claims_of(listener))
+                for listener in self._every_listener_of(key.path):
+                    change.subjects |= _subjects_of(self._claims.of(listener))
         return self._concerned(change)
 
     def _concerned(self, change: "_Change") -> KeySet:
-        """The keys to plan again after a change, once every index is up to date."""
+        """The keys to plan again after a change, once every index but the order of siblings is up to date."""
+        for key in change.siblings:
+            change.subjects |= {("Limit", sibling) for sibling in self._reorder(key)}
         return self.reads.changed(self, change.subjects) | change.keys
 
     def _set_class(self, name: str, former: object, present: object, change: "_Change") -> None:
         """Set a class. A change of what other plans read of it is rare, and may concern every key."""
         self._classes.pop(name, None)
+        self._unreadable_classes.discard(name)
         if isinstance(present, CachedResource):
             self._classes[name] = present
             if ownership.is_unserved(present):
                 self._abandoned.discard(name)
+        elif present is not None:
+            self._unreadable_classes.add(name)
         if _read_by_others(former) == _read_by_others(present):
             return
-        maximums = [each.resource.spec.maximums for each in self.our_classes() if each.resource.spec.maximums]
-        self._siblings.set_limits(
-            {
-                "Listener": [maximum.listeners_per_namespace for maximum in maximums],
-                "Destination": [maximum.destinations_per_namespace for maximum in maximums],
-                "Hostname": [maximum.hostnames_per_namespace for maximum in maximums],
-            }
-        )
         for key, other in self.records.items():  # a Listener counts only if its class is ours
             if isinstance(other.parsed, CachedResource) and getattr(other.parsed.resource, "class_name", "") == name:
                 self._arrange(key, change)
@@ -296,47 +294,70 @@ class Cache(Lookups):
         cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
         resource = cached.resource if cached is not None else None
         if key.kind == "Tenant":
-            change.subjects |= {("Company", company) for company in self._siblings.companies_of(key)}
-            self._siblings.group_by_company(key, resource.spec.company_id if resource is not None else None)
-            change.subjects |= {("Company", company) for company in self._siblings.companies_of(key)}
+            company_id = resource.spec.company_id if resource is not None else None
+            companies = {f"{key.namespace}/{company_id}"} if company_id else set()
+            change.subjects |= {("Company", company) for company in self._companies.groups_of(key) | companies}
+            self._companies.set(key, dict.fromkeys(companies, ()))
             return
         if resource is not None or record is None:
             change.subjects |= {("Secret", path) for path in self._secrets.set_needed(key, _needed_secrets(resource))}
             self._with_documents.set(key, [key.namespace] if resource is not None else [])
         if key.kind == "Listener":
             if resource is not None or record is None:
-                change.keys |= {used for used in self._used_classes.set(key, resource) if used in self.records}
-            change.subjects |= _subjects_of(self._siblings.claims_of(key))
-            self._siblings.claim(key, cached)
-            change.subjects |= _subjects_of(self._siblings.claims_of(key))
+                self._index_uses(key, resource, change)
+            change.subjects |= _subjects_of(self._claims.of(key))
+            change.siblings |= _hostname_places(key.namespace, self._claims.hostnames_of(key))
+            self._claims.set(key, cached)
+            change.subjects |= _subjects_of(self._claims.of(key))
+
+    def _index_uses(self, key: Key, listener: resources.Listener | None, change: "_Change") -> None:
+        """Index the Tenant and the Destinations of a Listener, and note those whose classes change by that."""
+        uses = _uses(listener) if listener is not None else set()
+        concerned = {used for used, _ in self._uses.groups_of(key) | uses}
+        former_classes = {used: self.classes_using(used) for used in concerned}
+        self._uses.set(key, uses)
+        changed = {used for used in concerned if self.classes_using(used) != former_classes[used]}
+        change.keys |= {used for used in changed if used in self.records}
 
     def _arrange(self, key: Key, change: "_Change") -> None:
         """Put a Listener or a Destination in its place among its siblings."""
         if key.kind not in {"Listener", "Destination"}:
             return
-        record = self.records.get(key)
-        cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
+        change.siblings.add(key)
         if key.kind == "Listener":
-            document = self.child_index.listener_document(key)
-            change.subjects |= _subjects_of_document(key, document)
-            exposed = _exposed_by(document)
-            hostnames = self._siblings.expose(key, cached, exposed) | self._note_stored_hostnames(key, cached)
+            cached, document = self._parsed(key, resources.Listener), self.child_index.listener_document(key)
+            exposed = _exposed_by(document, cached.created) if cached is not None else {}
+            hostnames = self._exposed.groups_of(key) | exposed.keys() | self._note_stored_hostnames(key, cached)
+            self._exposed.set(key, exposed)
             change.subjects |= {("Hostname", hostname) for hostname in hostnames}
-            change.keys |= self._siblings.summarize(key, cached)
-            if cached is not None and self._is_foreign(cached.resource):
-                cached = None
-        self._note_ranks(self._siblings.reorder(key, self._place_of(key, cached)), change)
-        if key.kind == "Listener":
-            in_force = self.child_index.own_hosts_of(key)
-            self._note_ranks(self._siblings.rank_hostnames(key, cached, in_force), change)
+            change.subjects |= _subjects_of_document(key, document)
+            change.siblings |= _hostname_places(key.namespace, self._claims.hostnames_of(key))
+            self._sum_up(key, cached, change)
 
-    def _note_ranks(self, ranked: Iterable[Key], change: "_Change") -> None:
-        """Note the resources and the hostnames of namespaces that are over a limit now, or not any more."""
-        for key in ranked:
-            if key.kind == "Hostname":
-                change.subjects.add((key.kind, key.path))
-            else:
-                change.keys.add(key)
+    def _sum_up(self, key: Key, cached: CachedResource[resources.Listener] | None, change: "_Change") -> None:
+        """Add a Listener to those of its Tenant that have the same state."""
+        groups: dict[tuple[str, ListenerReadiness], Place] = {}
+        if cached is not None:
+            tenant_path = f"{key.namespace}/{cached.resource.spec.tenant_ref.name}"
+            groups = {(tenant_path, ListenerReadiness.of(cached)): ()}
+        change.subjects |= {("Listeners", path) for path, _ in self._summaries.groups_of(key) ^ groups.keys()}
+        self._summaries.set(key, groups)
+
+    def _reorder(self, key: Key) -> set[Key]:
+        """Update the place of a key among its siblings; returns those for which a limit may differ now."""
+        group, place = (key.kind, key.namespace), self._place_of(key)
+        order = self._order.members(group)
+        concerned = {key}
+        for limit in self._limits(key.kind):
+            concerned |= {sibling for _, sibling in order[max(0, limit - 1) : limit + 1]}
+        self._order.set(key, {group: place} if place is not None else {})
+        return concerned
+
+    def _limits(self, kind: str) -> set[int]:
+        """The limits of our classes for a kind in a namespace."""
+        maximums = [each.resource.spec.maximums for each in self.our_classes() if each.resource.spec.maximums]
+        limits = [getattr(maximum, f"{kind.lower()}s_per_namespace") for maximum in maximums]
+        return {limit for limit in limits if limit is not None}
 
     def _note_stored_hostnames(self, key: Key, cached: CachedResource[resources.Listener] | None) -> frozenset[str]:
         """Note the hostnames that a Listener names and that its stored status has; returns these and former ones."""
@@ -345,14 +366,35 @@ class Cache(Lookups):
         self._stored_holders.set(key, (key.namespace, self._tenant_of(key)), hostnames)
         return former | hostnames
 
-    def _place_of(self, key: Key, cached: CachedResource[Any] | None) -> Place | None:
-        """The place of a resource among its siblings; None if it does not count.
+    def _place_of(self, key: Key) -> Place | None:
+        """The place of a resource or a hostname among its siblings; None if it does not count.
 
         A document in force counts until it is removed, because otherwise a namespace could exceed its limits by
         deletions that the removal limit halts, also if Listeners of another install have the names now.
         """
+        if key.kind == "Hostname":
+            return self._place_of_hostname(key.namespace, key.name)
+        record = self.records.get(key)
+        cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
+        if cached is not None and self._is_foreign_class(getattr(cached.resource, "class_name", "")):
+            cached = None
         is_published, created = self.child_index.published(key) is not None, cached.created if cached else ""
         return (not is_published, created) if cached is not None or is_published else None
+
+    def _place_of_hostname(self, namespace: str, hostname: str) -> Place | None:
+        """The place of a hostname among those of a namespace; None if it does not count.
+
+        First come those in force that a Listener names, then those that have a Certificate already, then those that
+        have only retired addresses or were given up, then the others.
+        """
+        is_in_force = self.child_index.has_own(namespace, hostname)
+        children_of_hostname = self.child_index.of(hostname_key(hostname))
+        has_certificate = any(child.counts_for == namespace for child in children_of_hostname)
+        ages = [members[0][0] for members in self._claims_in(namespace, hostname)]
+        if ages:
+            created, _uid = min(ages)
+            return (0 if is_in_force else 1 if has_certificate else 3), created
+        return (2, "") if is_in_force or has_certificate else None
 
     def _put_agency_secret(self, namespace: str, name: str, raw: dict[str, Any]) -> KeySet:
         metadata, path = raw["metadata"], f"{namespace}/{name}"
@@ -389,27 +431,20 @@ class Cache(Lookups):
         change = _Change()
         for child in {id(record): record for record in (former, present) if record is not None}.values():
             change.subjects |= _subjects_of_child(child)
+            document = _published_document(child)
+            change.siblings |= _hostname_places(child.key.namespace, document.own_hostnames if document else ())
+            if child.counts_for:
+                change.siblings |= _hostname_places(child.counts_for, [child.key.name])
             if child.is_config:
                 self._arrange(child.key, change)
             is_checked = child.key.kind == "Hostname" and child.key.name in self._reachability
             if is_checked and _desired(former) != _desired(present):
                 self._changed_routes.add(child.key.name)
-        if ref.kind == kinds.CERTIFICATE.name:
-            self._count_certificate(former, present, change)
         if _as_planned(former) != _as_planned(present):
             change.keys |= {child.key for child in (former, present) if child is not None}
         if _routed(former) != _routed(present):
             change.keys |= {hostname_key(host) for host in _published_hosts(former) | _published_hosts(present)}
         return self._concerned(change)
-
-    def _count_certificate(
-        self, former: kinds.ChildRecord | None, present: kinds.ChildRecord | None, change: "_Change"
-    ) -> None:
-        """Count the hostname of a Certificate for its namespace."""
-        if former is not None and (present is None or present.key != former.key):
-            self._note_ranks(self._siblings.count_certificate(former.key.name, ""), change)
-        if present is not None:
-            self._note_ranks(self._siblings.count_certificate(present.key.name, present.counts_for), change)
 
     def _on_features(self, changed: bool) -> KeySet:
         return self.all_keys() if changed else _NO_KEYS
@@ -422,6 +457,8 @@ class _Change(msgspec.Struct):
     """The keys to plan again in any case."""
     subjects: set[Subject] = msgspec.field(default_factory=set)
     """Subjects about which a lookup may have another answer now."""
+    siblings: set[Key] = msgspec.field(default_factory=set)
+    """Resources and hostnames (``Key("Hostname", namespace, hostname)``) whose place among siblings may differ now."""
 
 
 def _read_by_others(parsed: object) -> tuple[object, ...]:
@@ -468,6 +505,18 @@ def _needed_secrets(resource: resources.Resource | None) -> list[str]:
     return [f"{resource.metadata.namespace}/{name}/{key}" for name, key in types.secret_keys(resource.spec)]
 
 
+def _uses(listener: resources.Listener) -> set[tuple[Key, str]]:
+    """The Tenant and the Destinations to which a Listener refers, each with the name of its class."""
+    namespace, class_name = listener.metadata.namespace, listener.class_name
+    destinations = [route.destination_ref.name for route in listener.spec.routes or ()]
+    used = [Key("Tenant", namespace, listener.spec.tenant_ref.name)]
+    return {(key, class_name) for key in (*used, *(Key("Destination", namespace, name) for name in destinations))}
+
+
+def _hostname_places(namespace: str, hostnames: Iterable[str]) -> set[Key]:
+    return {Key("Hostname", namespace, hostname) for hostname in hostnames}
+
+
 def _subjects_of(claims: Iterable[Claim]) -> set[Subject]:
     return {("Hostname", claim) if isinstance(claim, str) else ("Address", claim[1]) for claim in claims}
 
@@ -487,12 +536,12 @@ def _subjects_of_document(key: Key, document: documents.ListenerDocument | None)
     return subjects
 
 
-def _exposed_by(document: documents.ListenerDocument | None) -> dict[str, bool]:
-    """Map each hostname in a published document to True if its Listener owns a live address there."""
+def _exposed_by(document: documents.ListenerDocument | None, created: str) -> dict[str, Place]:
+    """The place of a Listener at each hostname in its published document: first if it owns a live address there."""
     if document is None:
         return {}
     own = {address.host for address in document.live_addresses if not address.is_class_address}
-    return {address.host: address.host in own for address in document.addresses}
+    return {address.host: (address.host not in own, created) for address in document.addresses}
 
 
 def _as_planned(child: kinds.ChildRecord | None) -> tuple[object, ...]:

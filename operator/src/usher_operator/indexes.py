@@ -118,6 +118,8 @@ class ChildIndex:
         """Listeners by the paths (`address_path`) of the addresses in their published document."""
         self._shared: GroupIndex[str] = GroupIndex()
         """Listeners by the hostnames at which their published document has addresses of a class."""
+        self._own: GroupIndex[tuple[str, str]] = GroupIndex()
+        """Listeners by namespace and hostname: the hostnames of their tenant in their published document."""
         self._in_force: GroupIndex[tuple[Kind, str]] = GroupIndex()
         """Keys whose document is in force, by kind and namespace."""
         self._tombstones: GroupIndex[str] = GroupIndex()  # Keys that have a tombstone, by namespace
@@ -160,10 +162,9 @@ class ChildIndex:
             else None
         )
 
-    def own_hosts_of(self, key: Key) -> frozenset[str]:
-        """Hostnames in the published document of a Listener that belong to its tenant."""
-        document = self.listener_document(key)
-        return document.own_hostnames if document is not None else frozenset()
+    def has_own(self, namespace: str, hostname: str) -> bool:
+        """True if a document of a namespace has a hostname that is its tenant's."""
+        return bool(self._own.keys_of((namespace, hostname)))
 
     @property
     def shared_hosts(self) -> AbstractSet[str]:
@@ -250,6 +251,7 @@ class ChildIndex:
         self._hosts.set(key, (address.host for address in addresses))
         self._at.set(key, (address_path(key.namespace, address) for address in addresses))
         self._shared.set(key, (address.host for address in addresses if address.is_class_address))
+        self._own.set(key, ((key.namespace, address.host) for address in addresses if not address.is_class_address))
         is_in_force = child is not None and child.published is not None
         self._in_force.set(key, [(key.kind, key.namespace)] if is_in_force else [])
         self._tombstones.set(key, [key.namespace] if child is not None and child.tombstone else [])
@@ -264,45 +266,6 @@ def _address_counts(child: kinds.ChildRecord) -> dict[tuple[RemovalKind, str], i
         return {}
     retired, namespace = len(document.retired_addresses), child.key.namespace
     return {("Address", namespace): len(document.addresses) - retired, ("RetiredAddress", namespace): retired}
-
-
-class ClassUseIndex:
-    """The ListenerClasses of the Listeners that refer to a Tenant or a Destination."""
-
-    def __init__(self) -> None:
-        self._used: dict[Key, tuple[str, frozenset[Key]]] = {}
-        """Listener -> its class, and the Tenant and the Destinations to which it refers."""
-        self._counts: dict[Key, Counter[str]] = {}
-        """How many Listeners of each class refer to a Tenant or a Destination."""
-
-    def of(self, key: Key) -> frozenset[str]:
-        """The classes of the Listeners that refer to a Tenant or a Destination."""
-        return frozenset(self._counts.get(key, ()))
-
-    def set(self, key: Key, listener: resources.Listener | None) -> list[Key]:
-        """Set what a Listener refers to; None: it is gone. Returns the keys whose classes changed."""
-        former = self._used.pop(key, ("", frozenset()))
-        present: tuple[str, frozenset[Key]] = ("", frozenset())
-        if listener is not None:
-            destinations = {
-                Key("Destination", key.namespace, each.destination_ref.name) for each in listener.spec.routes or ()
-            }
-            present = (
-                listener.class_name,
-                frozenset({Key("Tenant", key.namespace, listener.spec.tenant_ref.name), *destinations}),
-            )
-            self._used[key] = present
-        concerned = former[1] | present[1]
-        former_classes = {used: self.of(used) for used in concerned}
-        for (class_name, used_keys), change in ((former, -1), (present, 1)):
-            for used in used_keys:
-                counts = self._counts.setdefault(used, Counter())
-                counts[class_name] += change
-                if not counts[class_name]:
-                    del counts[class_name]
-                if not counts:
-                    del self._counts[used]
-        return [used for used in concerned if self.of(used) != former_classes[used]]
 
 
 _MISS_MICROSECONDS = 60_000_000  # How long the result of a lookup of a missing Secret is used

@@ -6,6 +6,7 @@
 import collections
 import itertools
 import time
+import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -13,14 +14,15 @@ from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
 from usher_operator import kinds
-from usher_operator.indexes import ChildIndex, ClassUseIndex, GroupIndex, HolderIndex, OptionalApis, SecretIndex
+from usher_operator.indexes import ChildIndex, GroupIndex, HolderIndex, OptionalApis, SecretIndex
 from usher_operator.reads import Reads, lookup
 from usher_operator.settings import OperatorSettings
-from usher_operator.siblings import Siblings
+from usher_operator.siblings import Claim, ClaimIndex, Members, OrderedGroups, Place
 from usher_operator.view import (
     CachedResource,
     ChildState,
     ClusterFeatures,
+    ConditionStatus,
     GatewayReport,
     Install,
     Key,
@@ -41,6 +43,13 @@ KeySet = frozenset[Key]
 ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
 
 _DELETED_UIDS = 1000  # More deletions than watches report between a write and its answer
+
+_LISTENER_STATES = tuple(
+    ListenerReadiness(ready, is_held=is_held, is_suspended=is_suspended)
+    for ready in typing.get_args(ConditionStatus)
+    for is_held in (False, True)
+    for is_suspended in (False, True)
+)
 
 
 def _monotonic_microseconds() -> int:
@@ -90,8 +99,17 @@ class Lookups(View):
         deleted ListenerClass counts until it is gone, because its Listeners need it."""
         self._edited: dict[Key, int] = {}  # Generation of each resource after its last edit while the operator runs
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
-        self._siblings = Siblings()
-        self._used_classes = ClassUseIndex()
+        self._unreadable_classes: set[str] = set()
+        self._order: OrderedGroups[tuple[str, str]] = OrderedGroups()
+        """Listeners, Destinations and hostnames by (kind, namespace), in the order in which they count against a
+        limit."""
+        self._companies: OrderedGroups[str] = OrderedGroups()  # Tenants by company (`namespace/companyID`)
+        self._summaries: OrderedGroups[tuple[str, ListenerReadiness]] = OrderedGroups()  # Listeners by Tenant and state
+        self._exposed: OrderedGroups[str] = OrderedGroups()
+        """Listeners by the hostnames in their published document: with addresses of their own, then the oldest."""
+        self._claims = ClaimIndex()
+        self._uses: GroupIndex[tuple[Key, str]] = GroupIndex()
+        """Listeners by the Tenant and the Destinations that they refer to, each with the name of their class."""
         self._secrets = SecretIndex(clock)
         self._with_documents: GroupIndex[str] = GroupIndex()  # Listeners and Destinations by namespace
         self.reads = Reads()  # The lookups of the last plan of each key
@@ -203,42 +221,49 @@ class Lookups(View):
         """A resource as it was last read, also one that was deleted and still exists."""
         return self.records.get(key) or self._ending.get(key)
 
-    @lookup()
+    @lookup("Limit")
+    def is_over_limit(self, key: Key, limit: int) -> bool:
+        """True if at least this many resources of its kind and namespace come before one."""
+        return self.rank(key) >= limit
+
     def rank(self, key: Key) -> int:
-        """How many Listeners, or Destinations, of its namespace come before one."""
-        return self._siblings.rank(key)
+        """How many Listeners, Destinations or hostnames of its namespace come before one."""
+        return self._order.rank((key.kind, key.namespace), key)
 
     @lookup("Company")
     def tenants_of(self, company: str, limit: int) -> Sequence[str]:
         """The first names of the Tenants of a company; ``company``: ``namespace/companyID``."""
-        return self._siblings.tenants_of(company, limit)
+        return [key.name for _, key in self._companies.members(company)[:limit]]
 
-    @lookup("Tenant")
+    @lookup("Listeners")
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
         """The first names of the Tenant's Listeners, of all installs, by state."""
-        return self._siblings.listeners_of(tenant_path, limit)
+        members = {state: self._summaries.members((tenant_path, state)) for state in _LISTENER_STATES}
+        return {state: [key.name for _, key in of_state[:limit]] for state, of_state in members.items() if of_state}
 
-    @lookup()
     def classes_using(self, key: Key) -> Collection[str]:
-        """The ListenerClasses of the Listeners that refer to a Tenant or a Destination."""
-        return self._used_classes.of(key)
+        """The ListenerClasses of the Listeners that refer to a Tenant or a Destination.
+
+        Not a lookup: `cache.Cache` plans the keys again whose classes change.
+        """
+        names = (*self._classes, *self._unreadable_classes)
+        return [name for name in names if self._uses.keys_of((key, name))]
 
     @lookup("Hostname")
     def claimants(self, hostname: str) -> Sequence[Key]:
         """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist."""
-        return self._siblings.claimants(hostname, self._can_have_claims)
+        return self._oldest_claimants(hostname)
 
     @lookup("Hostname")
     def claimants_in(self, hostname: str, namespace: str) -> Sequence[Key]:
         """The Listeners of a namespace that name a hostname, the oldest first."""
-        return self._siblings.claimants_in(namespace, hostname)
+        return [key for _, key in sorted(itertools.chain.from_iterable(self._claims_in(namespace, hostname)))]
 
     @lookup("Address")
     def namers(self, address: str, tenant: str) -> Sequence[Key]:
         """The Listeners that name an address: those whose documents have it, and a tenant's oldest of each class."""
         published = (key for key in self.child_index.published_with(address) if self._names(key, address))
-        oldest = self._siblings.claimants((tenant, address), self._can_have_claims)
-        return list(dict.fromkeys((*published, *oldest)))
+        return list(dict.fromkeys((*published, *self._oldest_claimants((tenant, address)))))
 
     @lookup("Hostname")
     def is_reserved(self, hostname: str) -> bool:
@@ -250,7 +275,7 @@ class Lookups(View):
     @lookup("Hostname")
     def class_at(self, hostname: str) -> str:
         """The ListenerClass of this install that the first Listener with a published document at a hostname has."""
-        listeners = (self._parsed(key, resources.Listener) for key in self._siblings.oldest_at(hostname))
+        listeners = (self._parsed(key, resources.Listener) for _, key in self._exposed.members(hostname))
         names = (cached.resource.class_name for cached in listeners if cached is not None)
         return next((name for name in names if self._is_our_class(name)), "")
 
@@ -498,12 +523,15 @@ class Lookups(View):
 
     def _names(self, key: Key, address: str) -> bool:
         """True if a Listener names an address with its path."""
-        return (self._tenant_of(key), address) in self._siblings.claims_of(key)
+        return (self._tenant_of(key), address) in self._claims.of(key)
 
     def _is_published_for(self, key: Key, tenant: str) -> bool:
         """True if the published document of a Listener is of a tenant."""
         document = self.child_index.listener_document(key)
         return document is not None and document.tenant.name == tenant
+
+    def _every_listener_of(self, tenant_path: str) -> list[Key]:
+        return [key for state in _LISTENER_STATES for _, key in self._summaries.members((tenant_path, state))]
 
     def _documents_of(self, keys: Iterable[Key]) -> list[documents.ListenerDocument]:
         published = (self.child_index.listener_document(key) for key in keys)
@@ -513,13 +541,22 @@ class Lookups(View):
         cached = self._classes.get(name)
         return cached is not None and cached.resource.spec.controller_name == self._install.controller_name
 
-    def _can_have_claims(self, namespace: str, tenant: str, class_name: str) -> bool:
-        """True if a Tenant and a class of this install exist."""
-        return self._is_our_class(class_name) and Key("Tenant", namespace, tenant) in self.records
+    def _oldest_claimants(self, claim: Claim) -> list[Key]:
+        """The oldest Listener of each namespace and class with a claim and whose Tenant and class exist."""
+        firsts: dict[tuple[str, str], tuple[Place, Key]] = {}
+        for (_, namespace, tenant, class_name), members in self._claims.groups(claim):
+            if self._is_our_class(class_name) and Key("Tenant", namespace, tenant) in self.records:
+                firsts[namespace, class_name] = min(members[0], firsts.get((namespace, class_name), members[0]))
+        return [key for _, key in sorted(firsts.values())]
 
-    def _is_foreign(self, listener: resources.Listener) -> bool:
-        """True if another install serves a Listener."""
-        listener_class = self._classes.get(listener.class_name)
-        return (
-            listener_class is not None and listener_class.resource.spec.controller_name != self._install.controller_name
-        )
+    def _claims_in(self, namespace: str, hostname: str) -> list[Members]:
+        """The Listeners of a namespace that name a hostname, the oldest first in each list; none of other installs."""
+        return [
+            members
+            for (_, place, _, class_name), members in self._claims.groups(hostname)
+            if place == namespace and not self._is_foreign_class(class_name)
+        ]
+
+    def _is_foreign_class(self, name: str) -> bool:
+        """True if another install serves a class."""
+        return name in self._classes and not self._is_our_class(name)

@@ -6,8 +6,9 @@ The lookups about them are made again, and where the answer differs, the keys th
 other plan would give the same result.
 
 A plan also reads values without a lookup. The code that changes such a value returns or queues the keys: `cache.Cache`
-for the classes, the optional APIs and the halted removals, `gateways.GatewayObserver` for the reports of gateways, and
-`installation.Installation` for the install key. A plan that depends on the time sets ``Plan.again_at``.
+for the classes and who uses them, the optional APIs and the halted removals, `gateways.GatewayObserver` for the
+reports of gateways, and `installation.Installation` for the install key. A plan that depends on the time sets
+``Plan.again_at``.
 """
 
 import contextlib
@@ -18,9 +19,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from usher_operator.indexes import GroupIndex
 from usher_operator.view import Key, Kind
 
-SubjectKind = Kind | Literal["Namespace", "Secret", "Address", "Company"]
+# Limit: the place of a key below a limit. Listeners: those of a Tenant.
+SubjectKind = Kind | Literal["Namespace", "Secret", "Address", "Company", "Limit", "Listeners"]
 
-Subject = tuple[SubjectKind, str]  # Kind and path, such as `namespace/name`, the hostname, or `view.address_path`
+# Kind, and the key or its path, such as `namespace/name`, the hostname, or `view.address_path`.
+Subject = tuple[SubjectKind, str | Key]
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 

@@ -495,8 +495,8 @@ class View(Protocol):
     def ending(self, key: Key) -> UnreadableResource | None:
         """A resource that was deleted and still exists, because finalizers keep it. It is taken out of service."""
 
-    def rank(self, key: Key) -> int:
-        """How many Listeners, Destinations or hostnames of its namespace come before one that this install serves.
+    def is_over_limit(self, key: Key, limit: int) -> bool:
+        """True if at least this many Listeners, Destinations or hostnames of its namespace come before one.
 
         Published ones count first, also deleted ones whose documents are in force; then the oldest. The Listeners of
         other installs do not count.
@@ -507,10 +507,7 @@ class View(Protocol):
         """The first names of the Tenants of a company; ``company``: ``namespace/companyID``."""
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
-        """The Listeners of a Tenant, of all installs: the first names of each state, at most ``limit``.
-
-        Every state is a key, also without a Listener.
-        """
+        """The Listeners of a Tenant, of all installs: the first names of each state, at most ``limit``."""
 
     def classes_using(self, key: Key) -> Collection[str]:
         """The names of the ListenerClasses of the Listeners that refer to a Tenant or a Destination."""

@@ -115,17 +115,16 @@ def test_namespace_with_the_same_labels_concerns_no_key(full: Cluster) -> None:
 def test_claim_at_a_held_hostname_concerns_no_other_listener(full: Cluster) -> None:
     full.put(listener("lobby", WWW, generation=2))
     full.settle()
-    rival = Key("Tenant", "agency", "rival")
-    assert full.put(listener("bar", WWW, tenant="rival")) == {BAR, rival}
+    assert full.put(listener("bar", WWW, tenant="rival")) == {BAR}
     full.settle()
-    assert full.delete("Listener", BAR.path) == {BAR, rival}
+    assert full.delete("Listener", BAR.path) == {BAR}
 
 
 def test_younger_claim_at_a_vacant_hostname_concerns_no_other_listener(full: Cluster) -> None:
     rival = listener("bar", "nowhere.example", namespace="rival", creationTimestamp="2026-05-01T00:00:00Z")
     full.put(listener("lobby", "nowhere.example", generation=2))
     full.settle()
-    assert full.put(rival) == {Key("Listener", "rival", "bar"), Key("Tenant", "rival", "acme")}
+    assert full.put(rival) == {Key("Listener", "rival", "bar")}
 
 
 def test_tombstone_concerns_no_listener_that_waits_for_its_hostname(full: Cluster) -> None:

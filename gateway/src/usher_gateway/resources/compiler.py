@@ -141,7 +141,7 @@ def compile_resources(resources: Resources, context: CompileContext) -> Compiled
     hostname_ranks = _hostname_ranks(resources, context)
     claims = AddressClaims(
         hostnames.owners_of(_hostname_claims(resources, context)),
-        lambda namespace, hostname: hostname_ranks[f"{namespace}/{hostname}"],
+        lambda namespace, hostname, limit: hostname_ranks[f"{namespace}/{hostname}"] >= limit,
     )
     ranks = _ranks(resources.listeners, context.previous.listeners)
     for key, listener in resources.listeners.items():

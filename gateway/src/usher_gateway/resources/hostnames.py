@@ -55,14 +55,15 @@ class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
 class AddressClaims:
     """The owners of hostnames, and the addresses that listeners have taken so far."""
 
-    def __init__(self, owners: Mapping[str, Owner], rank: Callable[[str, str], int]) -> None:
+    def __init__(self, owners: Mapping[str, Owner], is_over_limit: Callable[[str, str, int], bool]) -> None:
         """Prepare the claims.
 
         Args:
             owners: The tenant to which each hostname belongs.
-            rank: Returns how many hostnames of a namespace come before one: (namespace, hostname) -> number.
+            is_over_limit: Returns True if as many hostnames of a namespace come before one: (namespace, hostname,
+                limit) -> answer.
         """
-        self._owners, self._rank = owners, rank
+        self._owners, self._is_over_limit = owners, is_over_limit
         self._taken: dict[AddressKey, str] = {}
 
     def may_have(self, hostname: str, owner: Owner) -> bool:
@@ -76,7 +77,7 @@ class AddressClaims:
     def is_over_limit(self, hostname: str, namespace: str, spec: listener_class.ListenerClassSpec) -> bool:
         """Return True if a namespace has as many other hostnames already as its class allows."""
         limit = spec.maximums.hostnames_per_namespace if spec.maximums else None
-        return limit is not None and self._rank(namespace, hostname) >= limit
+        return limit is not None and self._is_over_limit(namespace, hostname, limit)
 
     def take(self, address: documents.Address, listener_key: str) -> bool:
         """Give an address to a listener; False if another listener has it."""

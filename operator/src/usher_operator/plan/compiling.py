@@ -126,7 +126,7 @@ def compile_listener(view: View, cached: CachedResource[resources.Listener], key
         declared,
         context,
         claims=claims,
-        is_over_limit=lambda limit: view.rank(Key("Listener", namespace, listener.metadata.name)) >= limit,
+        is_over_limit=lambda limit: view.is_over_limit(Key("Listener", namespace, listener.metadata.name), limit),
     )
     document = compiler.retire_addresses(listener, document, declared, context, claims=claims)
     ended: tuple[documents.Address, ...] = ()
@@ -210,7 +210,7 @@ def compile_destination(
                 {}, {destination.key: previous} if isinstance(previous, documents.DestinationDocument) else {}
             ),
         ),
-        is_over_limit=lambda limit: view.rank(Key("Destination", namespace, destination.metadata.name)) >= limit,
+        is_over_limit=lambda limit: view.is_over_limit(Key("Destination", namespace, destination.metadata.name), limit),
     )
     unreadable_class = _unreadable_class(view, destination)
     if unreadable_class is not None and any(each.reason is conditions.Reason.ClassNotPermitted for each in findings):
@@ -301,7 +301,7 @@ def _claims(
     owners = {host: owner for host in sorted(named - staying) if (owner := _owner_of(view, host)) is not None}
     owners |= dict.fromkeys(staying, listener.owner)
     claims = hostnames.AddressClaims(
-        owners, lambda namespace, hostname: view.rank(Key("Hostname", namespace, hostname))
+        owners, lambda namespace, hostname, limit: view.is_over_limit(Key("Hostname", namespace, hostname), limit)
     )
     fixed = {hostnames.address_key(address) for address in fixed_addresses(listener)}
     had = previous.addresses if previous else ()
