@@ -1,4 +1,4 @@
-"""The cache: everything that the operator knows of the cluster, as plan() reads it (``View``).
+"""The cache: everything that the operator knows of the cluster, as plan() reads it (``Lookups``).
 
 Each change returns the keys that have to be planned again: those whose own resource or children changed, and those
 whose last plan read something that differs now (`reads`). A change that no plan reads, such as the watch event of the
@@ -63,7 +63,7 @@ class Cache(Lookups):
         """Note that this install does not serve a controllerName any more that it served before."""
         self._abandoned = {
             name
-            for name, listener_class in self._classes.items()
+            for name, listener_class in self.classes.items()
             if listener_class.resource.spec.controller_name == controller_name
         }
 
@@ -141,7 +141,7 @@ class Cache(Lookups):
 
     def set_keys(self, keys: model.Keys | None) -> None:
         """Set the keys. The documents in config Secrets are parsed with them from the next complete list on."""
-        self._keys = keys
+        self.keys = keys
 
     def set_served(self, kind: kinds.WatchedKind, *, served: bool) -> KeySet:
         """Set whether the cluster serves a kind of an optional API. Without the kind its children are gone."""
@@ -163,7 +163,7 @@ class Cache(Lookups):
 
         The caller knows which other keys the reports concern.
         """
-        self._gateways = gateways
+        self.gateways = gateways
         former = self._reported
         self._reported = {key: held for gateway in gateways if gateway.reachable for key, held in gateway.held.items()}
         changed: set[str] = set()
@@ -179,10 +179,10 @@ class Cache(Lookups):
 
     def set_halted(self, halted: tuple[HaltedRemovals, ...]) -> KeySet:
         """Set the removals that wait for a confirmation, by namespace."""
-        if halted == self._halted:
+        if halted == self.halted:
             return _NO_KEYS
-        self._halted = halted
-        return frozenset(Key("ListenerClass", "", name) for name in self._classes)
+        self.halted = halted
+        return frozenset(Key("ListenerClass", "", name) for name in self.classes)
 
     def set_write_failure(self, key: Key, failure: WriteFailure | None) -> KeySet:
         """Set the result of the last attempt to write the children of a key."""
@@ -196,11 +196,11 @@ class Cache(Lookups):
 
     def set_reachability(self, hostname: str, reachability: Reachability | None) -> KeySet:
         """Set whether requests to a hostname lead to a gateway; None: forget it."""
-        former = self._reachability.get(hostname)
+        former = self.reachabilities.get(hostname)
         if reachability is None:
-            self._reachability.pop(hostname, None)
+            self.reachabilities.pop(hostname, None)
         else:
-            self._reachability[hostname] = reachability
+            self.reachabilities[hostname] = reachability
         if former == reachability:
             return _NO_KEYS
         return self._readers_of_hostnames([hostname])
@@ -273,10 +273,10 @@ class Cache(Lookups):
 
     def _set_class(self, name: str, former: object, present: object, change: "_Change") -> None:
         """Set a class. A change of what other plans read of it is rare, and may concern every key."""
-        self._classes.pop(name, None)
+        self.classes.pop(name, None)
         self._unreadable_classes.discard(name)
         if isinstance(present, CachedResource):
-            self._classes[name] = present
+            self.classes[name] = present
             if ownership.is_unserved(present):
                 self._abandoned.discard(name)
         elif present is not None:
@@ -424,7 +424,7 @@ class Cache(Lookups):
 
     def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
         former = self.child_index.by_ref.get(ref)
-        present = self.child_index.put(ref, raw, self._keys)
+        present = self.child_index.put(ref, raw, self.keys)
         self._ignored.pop(ref, None)
         if present is None and raw is not None:
             self._ignored[ref] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
@@ -437,7 +437,7 @@ class Cache(Lookups):
                 change.siblings |= _hostname_places(child.counts_for, [child.key.name])
             if child.is_config:
                 self._arrange(child.key, change)
-            is_checked = child.key.kind == "Hostname" and child.key.name in self._reachability
+            is_checked = child.key.kind == "Hostname" and child.key.name in self.reachabilities
             if is_checked and _desired(former) != _desired(present):
                 self._changed_routes.add(child.key.name)
         if _as_planned(former) != _as_planned(present):

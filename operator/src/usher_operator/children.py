@@ -17,7 +17,16 @@ import msgspec
 from usher_gateway import config_secret, documents, resources
 from usher_gateway.resources import listener_class, types
 from usher_gateway.resources.listener_document import token_paths
-from usher_operator.view import ADDRESSES_FIELD, CachedResource, DesiredChild, Install, Key, Kind, ObjectRef, View
+from usher_operator.view import (
+    ADDRESSES_FIELD,
+    CachedResource,
+    ClusterFeatures,
+    DesiredChild,
+    Install,
+    Key,
+    Kind,
+    ObjectRef,
+)
 
 CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"  # Label selector of every child
 
@@ -301,7 +310,11 @@ INGRESS_ANNOTATIONS: dict[str, dict[str, str]] = {
 
 
 def build_ingress(
-    part: RoutePart, spec: listener_class.ListenerClassSpec, secret_name: str, view: View
+    part: RoutePart,
+    spec: listener_class.ListenerClassSpec,
+    secret_name: str,
+    install: Install,
+    features: ClusterFeatures,
 ) -> DesiredChild:
     """The Ingress of one part of a hostname.
 
@@ -309,11 +322,11 @@ def build_ingress(
         part: the hostname and its paths.
         spec: the class that exposes the hostname.
         secret_name: Secret with the certificate; ``""`` if something else terminates TLS.
-        view: has the install and the cluster's IngressClasses.
+        install: has the namespace and the Service.
+        features: has the cluster's IngressClasses.
     """
     given = (spec.exposure and spec.exposure.ingress) or listener_class.Ingress()
-    install = view.install
-    class_name = given.class_name or view.features.default_ingress_class
+    class_name = given.class_name or features.default_ingress_class
     key = Key("Hostname", "", part.hostname)
     manifest: dict[str, Any] = {
         "apiVersion": _INGRESS_API,
@@ -323,7 +336,7 @@ def build_ingress(
             "namespace": install.data_plane_namespace,
             "labels": labels(install.controller_name),
             "annotations": {
-                **INGRESS_ANNOTATIONS.get(view.features.ingress_classes.get(class_name, ""), {}),
+                **INGRESS_ANNOTATIONS.get(features.ingress_classes.get(class_name, ""), {}),
                 **(given.annotations or {}),
                 **annotations(key),
             },

@@ -1,6 +1,7 @@
 """Everything that the operator knows of the cluster, and every question about it that plans and other parts ask.
 
-`cache.Cache` adds the changes. A lookup of a plan is marked with `reads.lookup`, so that `Reads` notes its answer.
+`cache.Cache` adds the changes. A lookup of a plan is marked with `reads.lookup`, so that `Reads` notes its answer. It
+costs no more than the size of its answer, because plan() makes thousands of them, for one key at a time.
 """
 
 import collections
@@ -34,7 +35,6 @@ from usher_operator.view import (
     SecretAccess,
     SecretState,
     UnreadableResource,
-    View,
     WriteFailure,
     hostname_key,
 )
@@ -60,7 +60,7 @@ def _wall_microseconds() -> int:
     return time.time_ns() // 1000
 
 
-class Lookups(View):
+class Lookups:
     """The present state of the cluster.
 
     Args:
@@ -81,7 +81,7 @@ class Lookups(View):
     ) -> None:
         self._expect_event = expect_event
         self._clock, self._confirmed_clock = clock, confirmed_clock
-        self._install = Install(
+        self.install = Install(
             controller_name=settings.controller_name,
             operator_namespace=settings.namespace,
             config_namespace=settings.configuration_namespace,
@@ -89,16 +89,18 @@ class Lookups(View):
             service_name=settings.backend.service_name,
             service_port=settings.backend.service_port,
         )
-        self._keys: model.Keys | None = None
+        self.keys: model.Keys | None = None  # Derived from the install key; None before the operator has one
         self.optional = OptionalApis(settings.data_plane_namespace)
-        self._gateways: tuple[GatewayReport, ...] | None = None
-        self._halted: tuple[HaltedRemovals, ...] = ()
+        self.gateways: tuple[GatewayReport, ...] | None = None
+        """The ready gateways; None before the operator first asked them."""
+        self.halted: tuple[HaltedRemovals, ...] = ()  # Removals that wait for a confirmation, by namespace
         self.records: dict[Key, kinds.ResourceRecord] = {}  # Every custom resource, by key
         self._ending: dict[Key, kinds.ResourceRecord] = {}
         """Resources that somebody deleted and another program's finalizer still keeps. Plans treat them as gone. A
         deleted ListenerClass counts until it is gone, because its Listeners need it."""
         self._edited: dict[Key, int] = {}  # Generation of each resource after its last edit while the operator runs
-        self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
+        self.classes: dict[str, CachedResource[resources.ListenerClass]] = {}
+        """Every ListenerClass that this version can parse, also those of other installs."""
         self._unreadable_classes: set[str] = set()
         self._order: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Listeners, Destinations and hostnames by (kind, namespace), in the order in which they count against a
@@ -121,7 +123,7 @@ class Lookups(View):
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
         """(kind, namespace, name) -> (uid, resourceVersion), for kinds whose other records do not have them."""
-        self.child_index = ChildIndex(self._install)  # Every existing child of this install
+        self.child_index = ChildIndex(self.install)  # Every existing child of this install
         self._ignored: dict[ObjectRef, tuple[str, str]] = {}
         """(uid, resourceVersion) of objects that look like children but are not this install's."""
         self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
@@ -132,7 +134,7 @@ class Lookups(View):
         """Addresses that the removal guard allowed to retire, until a document without them is published."""
         self._behind: dict[Key, int] = {}
         self._write_failures: dict[Key, WriteFailure] = {}
-        self._reachability: dict[str, Reachability] = {}  # By hostname
+        self.reachabilities: dict[str, Reachability] = {}  # The last check of each hostname
         self._changed_routes: set[str] = set()
         """Checked hostnames whose Ingress, HTTPRoute or Certificate changed since they were last taken."""
 
@@ -140,43 +142,18 @@ class Lookups(View):
 
     @property
     def now(self) -> int:
-        """Monotonic microseconds."""
+        """Monotonic microseconds, to measure durations."""
         return self._clock()
 
     @property
     def time(self) -> int:
-        """The time by which addresses end, in microseconds."""
+        """The time by which addresses end, in microseconds: no jump of a wall clock changes it."""
         return self._confirmed_clock()
-
-    @property
-    def install(self) -> Install:
-        """The install that the operator serves."""
-        return self._install
-
-    @property
-    def keys(self) -> model.Keys | None:
-        """Keys derived from the install key; None before the operator has one."""
-        return self._keys
 
     @property
     def features(self) -> ClusterFeatures:
         """Optional APIs and objects of the cluster."""
         return self.optional.features
-
-    @property
-    def gateways(self) -> tuple[GatewayReport, ...] | None:
-        """The ready gateways; None before the operator first asked them."""
-        return self._gateways
-
-    @property
-    def halted(self) -> tuple[HaltedRemovals, ...]:
-        """The removals that wait for a confirmation, by namespace."""
-        return self._halted
-
-    @property
-    def classes(self) -> Mapping[str, CachedResource[resources.ListenerClass]]:
-        """Every ListenerClass that this version can parse."""
-        return self._classes
 
     @lookup("Tenant")
     def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
@@ -195,13 +172,13 @@ class Lookups(View):
 
     @lookup()
     def unreadable(self, key: Key) -> UnreadableResource | None:
-        """A resource that exists but that this version cannot parse."""
+        """A resource that exists but that this version cannot parse, so that the lookups above do not find it."""
         record = self.records.get(key)
         return record.parsed if record is not None and isinstance(record.parsed, UnreadableResource) else None
 
     @lookup()
     def ending(self, key: Key) -> UnreadableResource | None:
-        """A resource that was deleted and still exists."""
+        """A resource that was deleted and still exists, because finalizers keep it. It is taken out of service."""
         record = self._ending.get(key)
         if record is None:
             return None
@@ -223,7 +200,11 @@ class Lookups(View):
 
     @lookup("Limit")
     def is_over_limit(self, key: Key, limit: int) -> bool:
-        """True if at least this many resources of its kind and namespace come before one."""
+        """True if at least this many Listeners, Destinations or hostnames of its namespace come before one.
+
+        Published ones count first, also deleted ones whose documents are in force; then the oldest. The Listeners of
+        other installs do not count. The key of a hostname is ``Key("Hostname", namespace, hostname)`` here.
+        """
         return self.rank(key) >= limit
 
     def rank(self, key: Key) -> int:
@@ -237,50 +218,63 @@ class Lookups(View):
 
     @lookup("Listeners")
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
-        """The first names of the Tenant's Listeners, of all installs, by state."""
+        """The Listeners of a Tenant, of all installs: the first names of each state, at most ``limit``."""
         members = {state: self._summaries.members((tenant_path, state)) for state in _LISTENER_STATES}
         return {state: [key.name for _, key in of_state[:limit]] for state, of_state in members.items() if of_state}
 
     def classes_using(self, key: Key) -> Collection[str]:
-        """The ListenerClasses of the Listeners that refer to a Tenant or a Destination.
+        """The names of the ListenerClasses of the Listeners that refer to a Tenant or a Destination.
 
         Not a lookup: `cache.Cache` plans the keys again whose classes change.
         """
-        names = (*self._classes, *self._unreadable_classes)
+        names = (*self.classes, *self._unreadable_classes)
         return [name for name in names if self._uses.keys_of((key, name))]
 
     @lookup("Hostname")
     def claimants(self, hostname: str) -> Sequence[Key]:
-        """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist."""
+        """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist.
+
+        The oldest comes first. The Listeners of other installs are left out.
+        """
         return self._oldest_claimants(hostname)
 
     @lookup("Hostname")
     def claimants_in(self, hostname: str, namespace: str) -> Sequence[Key]:
-        """The Listeners of a namespace that name a hostname, the oldest first."""
+        """The Listeners of a namespace that name a hostname, the oldest first, except those of other installs."""
         return [key for _, key in sorted(itertools.chain.from_iterable(self._claims_in(namespace, hostname)))]
 
     @lookup("Address")
     def namers(self, address: str, tenant: str) -> Sequence[Key]:
-        """The Listeners that name an address: those whose documents have it, and a tenant's oldest of each class."""
+        """The Listeners that name an address (`address_path`) with its path and may come first, in any order.
+
+        These are those of the namespace whose published documents have it, and the oldest of each class of the tenant.
+        """
         published = (key for key in self.child_index.published_with(address) if self._names(key, address))
         return list(dict.fromkeys((*published, *self._oldest_claimants((tenant, address)))))
 
     @lookup("Hostname")
     def is_reserved(self, hostname: str) -> bool:
-        """True if no Listener may name a hostname, because a class has it or had it."""
-        if any(listener_class.resource.spec.hostname == hostname for listener_class in self._classes.values()):
+        """True if no Listener may name a hostname, because a class has it or had it.
+
+        A former one stays reserved while documents have addresses of the class there, unless a tenant holds it: an edit
+        of a class and its revert take no hostname from a tenant.
+        """
+        if any(listener_class.resource.spec.hostname == hostname for listener_class in self.classes.values()):
             return True
         return hostname in self.child_index.shared_hosts and not self._holders(hostname)
 
     @lookup("Hostname")
     def class_at(self, hostname: str) -> str:
-        """The ListenerClass of this install that the first Listener with a published document at a hostname has."""
+        """The ListenerClass of this install that the first Listener with a published document at a hostname has.
+
+        First come the Listeners with an address of their own there that is not retired, then the oldest. ``""``: none.
+        """
         listeners = (self._parsed(key, resources.Listener) for _, key in self._exposed.members(hostname))
         names = (cached.resource.class_name for cached in listeners if cached is not None)
         return next((name for name in names if self._is_our_class(name)), "")
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
-        """The published documents with an address at a hostname, including those whose removal is halted.
+        """The published documents that have an address at a hostname, in any order. Only for the plan of a Hostname.
 
         Not a lookup, because the answer may be long: a change of a document always concerns its hostnames.
         """
@@ -304,7 +298,11 @@ class Lookups(View):
 
     @lookup("Hostname")
     def holders(self, hostname: str) -> Collection[Owner]:
-        """The tenants that have a hostname: by a document that is being written, else by the best evidence."""
+        """The tenants that have a hostname: by a document that is being written, or else by documents and tombstones.
+
+        If config Secrets are lost, the stored statuses of the Listeners that still name the hostname decide, and last
+        the gateways that run documents without a config Secret.
+        """
         return self._holders(hostname)
 
     @lookup("Hostname")
@@ -330,17 +328,17 @@ class Lookups(View):
 
     @lookup()
     def published(self, key: Key) -> PublishedDocument | None:
-        """The document in the config Secret of a key."""
+        """The document in the config Secret of a Listener or Destination."""
         return self.child_index.published(key)
 
     @lookup("Namespace")
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
-        """Labels of a namespace."""
+        """Labels of a namespace; empty if the namespace is not known."""
         return self._namespaces.get(namespace, {})
 
     @lookup("Namespace")
     def namespace_uid(self, namespace: str) -> str:
-        """``metadata.uid`` of a namespace."""
+        """``metadata.uid`` of a namespace; ``""`` if the namespace is not known."""
         return self._versions.get((kinds.NAMESPACE.name, "", namespace), ("", ""))[0]
 
     @lookup("Namespace")
@@ -354,7 +352,7 @@ class Lookups(View):
 
     def kind_of(self, child: ObjectRef) -> kinds.WatchedKind:
         """The kind whose watch reports a child."""
-        is_agencys = child.kind == kinds.SECRET.name and child.namespace != self._install.config_namespace
+        is_agencys = child.kind == kinds.SECRET.name and child.namespace != self.install.config_namespace
         return kinds.AGENCY_SECRET if is_agencys else kinds.BY_NAME[child.kind]
 
     def has_documents_of(self, namespace: str) -> bool:
@@ -363,7 +361,7 @@ class Lookups(View):
 
     @lookup("Secret")
     def secret(self, path: str) -> resources.Secret | None:
-        """A labelled Secret."""
+        """A labelled Secret by ``namespace/name``."""
         return self._secrets.get(path)
 
     @lookup("Secret")
@@ -372,7 +370,7 @@ class Lookups(View):
         return self._secrets.state(path)
 
     def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
-        """True if the removal guard allowed it."""
+        """True if a Listener's new document may take these addresses (``Address.id``) out of service."""
         return addresses <= self._retirements.get(key, frozenset())
 
     def is_abandoned(self, class_name: str) -> bool:
@@ -386,17 +384,17 @@ class Lookups(View):
 
     @lookup()
     def children(self, key: Key) -> Collection[ChildState]:
-        """The existing children of a key."""
+        """The existing children of a key that this install made, in any order."""
         return tuple(child.state for child in self.child_index.of(key))
 
     def behind_since(self, key: Key) -> int | None:
-        """Since when a key's plans say ``is_behind``."""
+        """Since when (microseconds) the plans of a key say ``is_behind``; None if the last plan did not."""
         return self._behind.get(key)
 
     def lane_of(self, key: Key) -> str:
         """The namespace whose changes cause the work for a key; `""` for classes and their hostnames."""
         if key.kind != "Hostname" or any(
-            listener_class.resource.spec.hostname == key.name for listener_class in self._classes.values()
+            listener_class.resource.spec.hostname == key.name for listener_class in self.classes.values()
         ):
             return key.namespace
         namespaces = {namespace for namespace, _ in self._holders(key.name)}
@@ -404,9 +402,7 @@ class Lookups(View):
 
     def all_keys(self) -> KeySet:
         """Every key with a resource, perhaps a deleted one, or a child, and every hostname in a published document."""
-        hosts = itertools.chain(
-            self.child_index.hosts, (each.resource.spec.hostname for each in self._classes.values())
-        )
+        hosts = itertools.chain(self.child_index.hosts, (each.resource.spec.hostname for each in self.classes.values()))
         return frozenset((*self.records, *self._ending, *self.child_index.keys, *map(hostname_key, hosts)))
 
     def published_keys(self) -> list[Key]:
@@ -415,10 +411,10 @@ class Lookups(View):
 
     def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
         """The ListenerClasses that this install serves."""
-        controller_name = self._install.controller_name
+        controller_name = self.install.controller_name
         return [
             listener_class
-            for listener_class in self._classes.values()
+            for listener_class in self.classes.values()
             if listener_class.resource.spec.controller_name == controller_name
         ]
 
@@ -461,7 +457,7 @@ class Lookups(View):
 
     def stale_uid(self, key: Key) -> str:
         """The owner's uid of a document that a gateway runs without a config Secret; ``""`` if none does."""
-        uids = [gateway.stale.get(key, "") for gateway in self._gateways or () if gateway.reachable]
+        uids = [gateway.stale.get(key, "") for gateway in self.gateways or () if gateway.reachable]
         return max(uids, default="")
 
     @lookup()
@@ -472,12 +468,7 @@ class Lookups(View):
     @lookup("Hostname")
     def reachability(self, hostname: str) -> Reachability | None:
         """The last check of a hostname; None: not checked since the operator's start."""
-        return self._reachability.get(hostname)
-
-    @property
-    def reachabilities(self) -> Mapping[str, Reachability]:
-        """The last check of each hostname."""
-        return self._reachability
+        return self.reachabilities.get(hostname)
 
     @property
     def behind(self) -> Collection[Key]:
@@ -538,8 +529,8 @@ class Lookups(View):
         return [document for document in published if document is not None]
 
     def _is_our_class(self, name: str) -> bool:
-        cached = self._classes.get(name)
-        return cached is not None and cached.resource.spec.controller_name == self._install.controller_name
+        cached = self.classes.get(name)
+        return cached is not None and cached.resource.spec.controller_name == self.install.controller_name
 
     def _oldest_claimants(self, claim: Claim) -> list[Key]:
         """The oldest Listener of each namespace and class with a claim and whose Tenant and class exist."""
@@ -559,4 +550,4 @@ class Lookups(View):
 
     def _is_foreign_class(self, name: str) -> bool:
         """True if another install serves a class."""
-        return name in self._classes and not self._is_our_class(name)
+        return name in self.classes and not self._is_our_class(name)

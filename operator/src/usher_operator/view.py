@@ -1,21 +1,16 @@
-"""The input of plan() (``View``) and its result (``Plan``): values and one protocol, no I/O.
-
-``lookups.Lookups`` implements ``View``, and ``reads.Reads`` notes what each plan reads. A lookup costs no more than the
-size of its answer, because plan() makes thousands of them, for one key at a time.
-"""
+"""The values that plan() reads (with `lookups.Lookups`), and its result (``Plan``). No I/O."""
 
 import enum
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from usher_gateway import documents, model, resources
+from usher_gateway import documents, resources
 from usher_gateway.config_secret import HeldHostnames
 from usher_gateway.config_secret import Owner as DocumentOwner
 from usher_gateway.resources import types
-from usher_gateway.resources.hostnames import Owner
-from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
+from usher_gateway.resources.removal_limit import Removal
 
 ADDRESSES_FIELD = "addresses"  # Status field of a Listener: its addresses with shortened URLs
 
@@ -224,9 +219,9 @@ class Plan(msgspec.Struct, frozen=True):
     key is a Hostname."""
     is_behind: bool = False
     """True if some gateway does not run the wanted document, or if no operator has written the status of a class. The
-    cache remembers since when (View.behind_since)."""
+    cache remembers since when (Lookups.behind_since)."""
     again_at: int | None = None
-    """When to plan again even if nothing changes, by View.now; None: never."""
+    """When to plan again even if nothing changes, by Lookups.now; None: never."""
     unknown_secrets: tuple[str, ...] = ()
     """``namespace/name`` of Secrets that the labelled watch does not report. The reconciler looks each up with one GET
     and plans again before it writes this status."""
@@ -443,163 +438,3 @@ class Reachability(msgspec.Struct, frozen=True):
     """Why requests do not lead to a gateway, and what must be done; ``""`` if they do."""
     is_checked: bool = True
     """False while the hostname has no route of Usher's with an address and a certificate, or no URL with a token."""
-
-
-class View(Protocol):
-    """Everything that the operator knows at one moment. It does not change while a plan is made."""
-
-    @property
-    def now(self) -> int:
-        """Monotonic microseconds, to measure durations."""
-
-    @property
-    def time(self) -> int:
-        """The time by which addresses end, in microseconds: no jump of a wall clock changes it."""
-
-    @property
-    def install(self) -> Install:
-        """Settings."""
-
-    @property
-    def keys(self) -> model.Keys | None:
-        """Keys derived from the install key; None before the operator has one."""
-
-    @property
-    def features(self) -> ClusterFeatures:
-        """Optional APIs and objects of the cluster."""
-
-    @property
-    def gateways(self) -> tuple[GatewayReport, ...] | None:
-        """The ready gateways; None before the operator first asked them."""
-
-    @property
-    def halted(self) -> tuple[HaltedRemovals, ...]:
-        """The removals that wait for a confirmation, by namespace."""
-
-    @property
-    def classes(self) -> Mapping[str, CachedResource[resources.ListenerClass]]:
-        """Every ListenerClass, including those of other installs."""
-
-    def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
-        """By ``namespace/name``."""
-
-    def listener(self, path: str) -> CachedResource[resources.Listener] | None:
-        """By ``namespace/name``."""
-
-    def destination(self, path: str) -> CachedResource[resources.Destination] | None:
-        """By ``namespace/name``."""
-
-    def unreadable(self, key: Key) -> UnreadableResource | None:
-        """A resource that exists but that the lookups above do not find."""
-
-    def ending(self, key: Key) -> UnreadableResource | None:
-        """A resource that was deleted and still exists, because finalizers keep it. It is taken out of service."""
-
-    def is_over_limit(self, key: Key, limit: int) -> bool:
-        """True if at least this many Listeners, Destinations or hostnames of its namespace come before one.
-
-        Published ones count first, also deleted ones whose documents are in force; then the oldest. The Listeners of
-        other installs do not count.
-        The key of a hostname that Listeners of a namespace name is ``Key("Hostname", namespace, hostname)`` here.
-        """
-
-    def tenants_of(self, company: str, limit: int) -> Sequence[str]:
-        """The first names of the Tenants of a company; ``company``: ``namespace/companyID``."""
-
-    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
-        """The Listeners of a Tenant, of all installs: the first names of each state, at most ``limit``."""
-
-    def classes_using(self, key: Key) -> Collection[str]:
-        """The names of the ListenerClasses of the Listeners that refer to a Tenant or a Destination."""
-
-    def claimants(self, hostname: str) -> Sequence[Key]:
-        """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist.
-
-        The oldest comes first. The Listeners of other installs are left out.
-        """
-
-    def claimants_in(self, hostname: str, namespace: str) -> Sequence[Key]:
-        """The Listeners of a namespace that name a hostname, the oldest first, except those of other installs."""
-
-    def namers(self, address: str, tenant: str) -> Sequence[Key]:
-        """The Listeners that name an address (`address_path`) with its path and may come first, in any order.
-
-        These are those of the namespace whose published documents have it, and the oldest of each class of the tenant.
-        """
-
-    def is_reserved(self, hostname: str) -> bool:
-        """True if no Listener may name a hostname, because a class has it or had it.
-
-        A former one stays reserved while documents have addresses of the class there, unless a tenant holds it: an edit
-        of a class and its revert take no hostname from a tenant.
-        """
-
-    def class_at(self, hostname: str) -> str:
-        """The ListenerClass of this install that the first Listener with a published document at a hostname has.
-
-        First come the Listeners with an address of their own there that is not retired, then the oldest. ``""``: none.
-        """
-
-    def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
-        """The published documents that have an address at a hostname, in any order. Only for the plan of a Hostname."""
-
-    def absent_with(self, address: str, tenant: str) -> Sequence[Key]:
-        """The Listeners of a tenant that cannot be found and whose published documents have an address."""
-
-    def has_listeners_at(self, hostname: str) -> bool:
-        """True if a published document has an address at a hostname."""
-
-    def has_lost_listeners_at(self, hostname: str) -> bool:
-        """True if neither a document nor a tombstone has a hostname, but the stored status of a Listener has it."""
-
-    def holders(self, hostname: str) -> Collection[Owner]:
-        """The tenants that have a hostname: by a document that is being written, or else by documents and tombstones.
-
-        If config Secrets are lost, the stored statuses of the Listeners that still name the hostname decide, and last
-        the gateways that run documents without a config Secret.
-        """
-
-    def only_holder(self, hostname: str) -> Key | None:
-        """The Listener by which a tenant has a hostname; None if there are several or none."""
-
-    def holds(self, key: Key, hostname: str) -> bool:
-        """True if a Listener has a hostname by its document, its tombstone or its status, or as a gateway reports."""
-
-    def shown_holders(self, hostname: str) -> Collection[Owner]:
-        """The tenants of the Listeners that name a hostname and whose stored status shows it as their own."""
-
-    def published(self, key: Key) -> PublishedDocument | None:
-        """The document in the config Secret of a Listener or Destination."""
-
-    def namespace_labels(self, namespace: str) -> Mapping[str, str]:
-        """Labels of a namespace; empty if the namespace is not known."""
-
-    def namespace_uid(self, namespace: str) -> str:
-        """``metadata.uid`` of a namespace; ``""`` if the namespace is not known."""
-
-    def secret_access(self, namespace: str) -> SecretAccess:
-        """The operator's access to the Secrets of a namespace."""
-
-    def secret(self, path: str) -> resources.Secret | None:
-        """A labelled Secret by ``namespace/name``."""
-
-    def secret_state(self, path: str) -> SecretState | None:
-        """State of a Secret; None if it has to be looked up."""
-
-    def is_abandoned(self, class_name: str) -> bool:
-        """True if this install served a class under another controllerName, and the class does not say so yet."""
-
-    def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
-        """True if a Listener's new document may take these addresses (``Address.id``) out of service."""
-
-    def children(self, key: Key) -> Collection[ChildState]:
-        """The existing children of a key that this install made, in any order."""
-
-    def write_failure(self, key: Key) -> WriteFailure | None:
-        """Why the children of a key are not as planned; None if all of them were written."""
-
-    def reachability(self, hostname: str) -> Reachability | None:
-        """The last check of a hostname; None: not checked since the operator's start."""
-
-    def behind_since(self, key: Key) -> int | None:
-        """Since when (microseconds) the plans of a key say ``is_behind``; None if the last plan did not."""

@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from usher_operator.lookups import Lookups
 from usher_operator.plan import hostname, listener, ownership, simple_kinds
-from usher_operator.view import ConditionType, Key, Kind, OperatorReason, Plan, View
+from usher_operator.view import ConditionType, Key, Kind, OperatorReason, Plan
 
-_PLANS: dict[Kind, Callable[[View, Key], Plan]] = {
+_PLANS: dict[Kind, Callable[[Lookups, Key], Plan]] = {
     "ListenerClass": simple_kinds.plan_listener_class,
     "Tenant": simple_kinds.plan_tenant,
     "Listener": listener.plan,
@@ -20,7 +21,7 @@ _PLANS: dict[Kind, Callable[[View, Key], Plan]] = {
 }
 
 
-def plan(view: View, key: Key) -> Plan:
+def plan(view: Lookups, key: Key) -> Plan:
     """The plan of one key, without a status if another install owns the resource. Takes at most about a millisecond."""
     planned = _PLANS[key.kind](view, key)
     if planned.status is None or ownership.owner_of(view, key) == view.install.controller_name:

@@ -14,6 +14,7 @@ from usher_gateway import config_secret, model
 from usher_gateway.config_secret import MAX_BYTES, envelope_of, install_label
 from usher_gateway.resources import conditions
 from usher_operator import children
+from usher_operator.lookups import Lookups
 from usher_operator.plan import compiling, versions
 from usher_operator.view import (
     AGENCY_ROLE,
@@ -30,7 +31,6 @@ from usher_operator.view import (
     Plan,
     ResourceStatus,
     StatusCondition,
-    View,
 )
 
 PENDING = "Pending"  # The reason of every condition that is Unknown
@@ -166,7 +166,7 @@ class ConditionBuilder:
         return StatusCondition(condition_type, status, str(reason), message[:_MAX_MESSAGE], self._generation)
 
 
-def plan_absent(view: View, key: Key, needed: Iterable[str]) -> Plan:
+def plan_absent(view: Lookups, key: Key, needed: Iterable[str]) -> Plan:
     """The plan of a resource that no lookup finds.
 
     If the resource is gone, its children go too. The garbage collector deletes those in the namespace of the resource,
@@ -187,7 +187,7 @@ def plan_absent(view: View, key: Key, needed: Iterable[str]) -> Plan:
     return Plan(key, None, builder.status([accepted, *builder.all_kept(needed)], fields=dict(unreadable.fields)))
 
 
-def _ending_status(view: View, key: Key) -> ResourceStatus | None:
+def _ending_status(view: Lookups, key: Key) -> ResourceStatus | None:
     """The status of a resource that was deleted and still exists; None if it is gone."""
     ending = view.ending(key)
     if ending is None:
@@ -208,7 +208,7 @@ def plan_held_back(key: Key, cached: CachedResource[Any], state: ConditionState,
     return Plan(key, None, builder.status(parts, fields=dict(cached.fields)))
 
 
-def plan_without_secrets(view: View, key: Key, cached: CachedResource[Any], needed: Iterable[str]) -> Plan:
+def plan_without_secrets(view: Lookups, key: Key, cached: CachedResource[Any], needed: Iterable[str]) -> Plan:
     """The plan in a namespace whose Secrets the operator may not use, or has not read yet."""
     if view.secret_access(key.namespace) == "Unknown":
         return Plan(key, None, unread_namespace=key.namespace)
@@ -220,13 +220,13 @@ def plan_without_secrets(view: View, key: Key, cached: CachedResource[Any], need
     return plan_held_back(key, cached, ConditionState("False", OperatorReason.NamespaceNotPermitted, message), needed)
 
 
-def publishing_state(view: View) -> ConditionState | None:
+def publishing_state(view: Lookups) -> ConditionState | None:
     """Why nothing is published now; None if documents are published."""
     state = keys_or_state(view)
     return state if isinstance(state, ConditionState) else None
 
 
-def keys_or_state(view: View) -> model.Keys | ConditionState:
+def keys_or_state(view: Lookups) -> model.Keys | ConditionState:
     """The keys to publish with; or why nothing is published, because the install key is absent or another one."""
     if view.keys is None:
         message = f"waiting for the install key in Secret `{_key_secret(view)}`"
@@ -250,7 +250,7 @@ def _fingerprint(install_key: bytes) -> str:
     return model.key_fingerprint(install_key)
 
 
-def _key_secret(view: View) -> str:
+def _key_secret(view: Lookups) -> str:
     return f"{view.install.operator_namespace}/{INSTALL_KEY_SECRET}"
 
 
@@ -279,7 +279,7 @@ class Publication(msgspec.Struct, frozen=True):
 
 
 def publish(
-    view: View, key: Key, cached: compiling.DocumentResource, compiled: compiling.CompiledDocument
+    view: Lookups, key: Key, cached: compiling.DocumentResource, compiled: compiling.CompiledDocument
 ) -> Publication:
     """Put a compiled document into its config Secret. A blocked or too large one leaves the last good one in force."""
     builder = ConditionBuilder(cached.resource.metadata.generation, ())
@@ -302,7 +302,7 @@ def publish(
     return Publication(child, WantedDocument(envelope.hash, is_last_good), compiled.document)
 
 
-def leave(view: View, cached: compiling.DocumentResource) -> Publication:
+def leave(view: Lookups, cached: compiling.DocumentResource) -> Publication:
     """Leave in force what is published. Of a former object it counts for nothing."""
     published = versions.own_version(view, cached)
     if published is None:

@@ -1,6 +1,6 @@
 """Compiles one listener or destination, with just the other resources that it needs. Pure.
 
-A hostname belongs to the tenant that holds it (``View.holders``), else to the oldest listener that claims it.
+A hostname belongs to the tenant that holds it (``Lookups.holders``), else to the oldest listener that claims it.
 If several listeners of a tenant want the same address, or a namespace has more than its limit, the ones that are
 already published come first, then the oldest (creationTimestamp, then uid).
 """
@@ -14,8 +14,9 @@ import msgspec
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import compiler, conditions, hostnames, types
 from usher_gateway.resources.listener_document import addresses_of, fixed_addresses, token_paths
+from usher_operator.lookups import Lookups
 from usher_operator.plan import versions
-from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View, address_path
+from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, address_path
 
 # A resource that is compiled to a document.
 DocumentResource = CachedResource[resources.Listener] | CachedResource[resources.Destination]
@@ -40,7 +41,7 @@ class CompiledDocument(msgspec.Struct, frozen=True):
 class _SecretLookup(Mapping[str, resources.Secret]):
     """Looks Secrets up one by one, and notes those that have to be looked up at the API server."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: Lookups) -> None:
         self._view = view
         self.unknown: list[str] = []
 
@@ -68,7 +69,7 @@ class _SecretLookup(Mapping[str, resources.Secret]):
 class _ReservedHostnames(Container[str]):
     """The hostnames that no listener may name."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: Lookups) -> None:
         self._view = view
 
     def __contains__(self, hostname: object) -> bool:
@@ -76,24 +77,24 @@ class _ReservedHostnames(Container[str]):
         return isinstance(hostname, str) and self._view.is_reserved(hostname)
 
 
-def our_class(view: View, name: str) -> CachedResource[resources.ListenerClass] | None:
+def our_class(view: Lookups, name: str) -> CachedResource[resources.ListenerClass] | None:
     """A ListenerClass that this install serves."""
     cached = view.classes.get(name)
     return cached if cached is not None and is_ours(view, cached) else None
 
 
-def is_ours(view: View, cached: CachedResource[resources.ListenerClass]) -> bool:
+def is_ours(view: Lookups, cached: CachedResource[resources.ListenerClass]) -> bool:
     """True if this install serves a class."""
     return cached.resource.spec.controller_name == view.install.controller_name
 
 
-def is_foreign(view: View, listener: resources.Listener) -> bool:
+def is_foreign(view: Lookups, listener: resources.Listener) -> bool:
     """True if another install serves a listener. A listener without an existing class belongs to every install."""
     cached = view.classes.get(listener.class_name)
     return cached is not None and not is_ours(view, cached)
 
 
-def compile_listener(view: View, cached: CachedResource[resources.Listener], keys: model.Keys) -> CompiledDocument:
+def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], keys: model.Keys) -> CompiledDocument:
     """Compile a listener, with just the resources that it refers to."""
     listener = cached.resource
     namespace = listener.metadata.namespace
@@ -148,7 +149,7 @@ def compile_listener(view: View, cached: CachedResource[resources.Listener], key
 
 
 def _ended_addresses(
-    view: View,
+    view: Lookups,
     listener: resources.Listener,
     previous: documents.ListenerDocument | None,
     document: documents.ListenerDocument,
@@ -169,7 +170,7 @@ def _lacks_credential(findings: Iterable[conditions.Finding]) -> bool:
     return any(each.severity == "error" and each.path.startswith("spec.authentication") for each in findings)
 
 
-def _retired_arrivals(view: View, path: str) -> dict[str, int]:
+def _retired_arrivals(view: Lookups, path: str) -> dict[str, int]:
     """The last arrival at each retired address that any gateway reports."""
     last_arrivals: dict[str, int] = {}
     for gateway in view.gateways or ():
@@ -180,7 +181,7 @@ def _retired_arrivals(view: View, path: str) -> dict[str, int]:
 
 
 def compile_destination(
-    view: View, cached: CachedResource[resources.Destination], keys: model.Keys
+    view: Lookups, cached: CachedResource[resources.Destination], keys: model.Keys
 ) -> CompiledDocument:
     """Compile a destination, with just the resources that it refers to."""
     destination = cached.resource
@@ -221,13 +222,13 @@ def compile_destination(
     return CompiledDocument(document, findings, tuple(secrets.unknown))
 
 
-def _unreadable_class(view: View, destination: resources.Destination) -> str | None:
+def _unreadable_class(view: Lookups, destination: resources.Destination) -> str | None:
     """The name of a ListenerClass that this version cannot read, among those of the listeners with a route to it."""
     names = view.classes_using(Key("Destination", destination.metadata.namespace, destination.metadata.name))
     return next((name for name in sorted(names) if view.unreadable(Key("ListenerClass", "", name)) is not None), None)
 
 
-def _tenant(view: View, namespace: str, name: str) -> resources.Tenant | UnreadableResource | None:
+def _tenant(view: Lookups, namespace: str, name: str) -> resources.Tenant | UnreadableResource | None:
     key = Key("Tenant", namespace, name)
     cached = view.tenant(key.path)
     return cached.resource if cached else view.unreadable(key)
@@ -245,12 +246,12 @@ def _blocked(
     return CompiledDocument(held, [finding], (), is_blocked=held is None, held=held)
 
 
-def _not_missing(view: View, findings: list[conditions.Finding]) -> list[conditions.Finding]:
+def _not_missing(view: Lookups, findings: list[conditions.Finding]) -> list[conditions.Finding]:
     """The findings; one about a missing resource says so if the resource exists but cannot be read."""
     return [_is_there(finding) if _is_unreadable(view, finding.missing) else finding for finding in findings]
 
 
-def _is_unreadable(view: View, missing: tuple[str, str] | None) -> bool:
+def _is_unreadable(view: Lookups, missing: tuple[str, str] | None) -> bool:
     if missing is None:
         return False
     kind, path = missing
@@ -268,7 +269,7 @@ def _is_there(finding: conditions.Finding) -> conditions.Finding:
     return msgspec.structs.replace(finding, message=f"{message} conditions say why")
 
 
-def _destinations(view: View, listener: resources.Listener) -> dict[str, resources.Destination]:
+def _destinations(view: Lookups, listener: resources.Listener) -> dict[str, resources.Destination]:
     destinations = {}
     for route in listener.spec.routes or ():
         path = f"{listener.metadata.namespace}/{route.destination_ref.name}"
@@ -278,7 +279,7 @@ def _destinations(view: View, listener: resources.Listener) -> dict[str, resourc
     return destinations
 
 
-def _listeners(view: View, keys: Iterable[Key]) -> Iterator[CachedResource[resources.Listener]]:
+def _listeners(view: Lookups, keys: Iterable[Key]) -> Iterator[CachedResource[resources.Listener]]:
     listeners = (view.listener(key.path) for key in keys)
     return (listener for listener in listeners if listener is not None)
 
@@ -289,7 +290,7 @@ def age(cached: CachedResource[Any]) -> tuple[str, str]:
 
 
 def _claims(
-    view: View,
+    view: Lookups,
     cached: CachedResource[resources.Listener],
     previous: documents.ListenerDocument | None,
     keys: model.Keys,
@@ -313,14 +314,14 @@ def _claims(
     return claims
 
 
-def _is_alone_at(view: View, listener: resources.Listener, host: str) -> bool:
+def _is_alone_at(view: Lookups, listener: resources.Listener, host: str) -> bool:
     """True if only this listener has a hostname, perhaps by its former tenant. Then the hostname stays with it."""
     key = Key("Listener", listener.metadata.namespace, listener.metadata.name)
     is_holder = view.holds(key, host) and view.only_holder(host) == key
     return is_holder and versions.is_of_present_namespace(view, key)
 
 
-def _owner_of(view: View, host: str) -> hostnames.Owner | None:
+def _owner_of(view: Lookups, host: str) -> hostnames.Owner | None:
     """The tenant to which a hostname belongs; None if no listener may claim it.
 
     It belongs to the tenant that holds it, whatever others claim, so the claims are read only if that is not clear.
@@ -336,7 +337,7 @@ def _owner_of(view: View, host: str) -> hostnames.Owner | None:
     return shown[0] if len(shown) == 1 else _oldest_of(view, holders, host) or min(holders)
 
 
-def _oldest_of(view: View, holders: Collection[hostnames.Owner], host: str) -> hostnames.Owner | None:
+def _oldest_of(view: Lookups, holders: Collection[hostnames.Owner], host: str) -> hostnames.Owner | None:
     """The one of several holders with the oldest claim; None if none of them may claim the hostname."""
     namespaces = {namespace for namespace, _ in holders}
     claims = itertools.chain.from_iterable(
@@ -349,7 +350,7 @@ def _oldest_of(view: View, holders: Collection[hostnames.Owner], host: str) -> h
     return oldest.resource.owner if oldest is not None else None
 
 
-def awaits_gateways(view: View, listener: resources.Listener) -> bool:
+def awaits_gateways(view: Lookups, listener: resources.Listener) -> bool:
     """True if tenants compete for a hostname that a gateway may still serve for one of them.
 
     That is possible after a loss of config Secrets and statuses, until the operator has asked the gateways once.
@@ -360,7 +361,7 @@ def awaits_gateways(view: View, listener: resources.Listener) -> bool:
     return any(not view.holders(host) and _is_contested(view, listener, host) for host in named)
 
 
-def _is_contested(view: View, listener: resources.Listener, host: str) -> bool:
+def _is_contested(view: Lookups, listener: resources.Listener, host: str) -> bool:
     """True if a listener may claim a hostname, and a listener of another tenant too."""
     if not _can_claim(view, listener, host):
         return False
@@ -370,7 +371,7 @@ def _is_contested(view: View, listener: resources.Listener, host: str) -> bool:
     return any(_can_claim(view, other, host) for other in others)
 
 
-def _can_claim(view: View, listener: resources.Listener, host: str) -> bool:
+def _can_claim(view: Lookups, listener: resources.Listener, host: str) -> bool:
     """True if a listener is in an admitted namespace, with a tenant and a class that permits the hostname."""
     namespace, own_class = listener.metadata.namespace, our_class(view, listener.class_name)
     if own_class is None or _tenant(view, namespace, listener.spec.tenant_ref.name) is None:
@@ -392,7 +393,7 @@ def _declared_addresses(listener: resources.Listener, keys: model.Keys) -> Itera
 
 
 def _take_before(
-    view: View,
+    view: Lookups,
     cached: CachedResource[resources.Listener],
     address: documents.Address,
     claims: hostnames.AddressClaims,
@@ -417,14 +418,14 @@ def _take_before(
             return
 
 
-def _serves(view: View, cached: CachedResource[resources.Listener], address: hostnames.AddressKey) -> bool:
+def _serves(view: Lookups, cached: CachedResource[resources.Listener], address: hostnames.AddressKey) -> bool:
     """True if the published document of a listener has an address that is not retired."""
     document = _published(view, cached)
     return document is not None and address in map(hostnames.address_key, document.live_addresses)
 
 
 def _take_for_absent(
-    view: View, listener: resources.Listener, address: documents.Address, claims: hostnames.AddressClaims
+    view: Lookups, listener: resources.Listener, address: documents.Address, claims: hostnames.AddressClaims
 ) -> None:
     """Leave an address to a listener of the tenant that does not exist now and whose document is in force."""
     namespace, tenant = listener.owner
@@ -432,7 +433,7 @@ def _take_for_absent(
         claims.take(address, absent.path)
 
 
-def _published(view: View, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
+def _published(view: Lookups, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
     """The document that is published under the name of a listener, also if it is a former listener's."""
     meta = cached.resource.metadata
     published = view.published(Key("Listener", meta.namespace, meta.name))
@@ -441,7 +442,7 @@ def _published(view: View, cached: CachedResource[resources.Listener]) -> docume
 
 
 def _precedence(
-    view: View, cached: CachedResource[resources.Listener], address: hostnames.AddressKey
+    view: Lookups, cached: CachedResource[resources.Listener], address: hostnames.AddressKey
 ) -> tuple[bool, tuple[str, str]]:
     """Lower comes first: a listener that is published with an address, else the oldest."""
     document = _published(view, cached)

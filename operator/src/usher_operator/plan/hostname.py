@@ -13,9 +13,10 @@ from usher_gateway import documents, resources
 from usher_gateway.resources import conditions, listener_class
 from usher_operator import children
 from usher_operator.children import RoutePart
+from usher_operator.lookups import Lookups
 from usher_operator.plan import common, compiling
 from usher_operator.plan.common import PENDING, ConditionState
-from usher_operator.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, OperatorReason, Plan, View
+from usher_operator.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, OperatorReason, Plan
 
 
 class CertificateSource(msgspec.Struct, frozen=True):
@@ -35,7 +36,7 @@ def worst(states: Iterable[ConditionState]) -> ConditionState | None:
     return ranked[0] if ranked else None
 
 
-def class_of(view: View, hostname: str) -> CachedResource[resources.ListenerClass] | None:
+def class_of(view: Lookups, hostname: str) -> CachedResource[resources.ListenerClass] | None:
     """The class that decides how a hostname is exposed: the class that owns it, else that of its oldest listener.
 
     None if no class of this install decides.
@@ -87,7 +88,7 @@ def _not_covered(hostname: str) -> ConditionState:
     return ConditionState("False", OperatorReason.Failed, message)
 
 
-def certificate_state(view: View, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
+def certificate_state(view: Lookups, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
     """CertificateReady of a hostname."""
     tls = tls_of(spec, hostname)
     if tls.problem is not None:
@@ -103,7 +104,7 @@ def certificate_state(view: View, spec: listener_class.ListenerClassSpec, hostna
     return missing or _issued(view, hostname)
 
 
-def _provided(view: View, name: str) -> ConditionState:
+def _provided(view: Lookups, name: str) -> ConditionState:
     namespace = view.install.data_plane_namespace
     match view.secret_state(f"{namespace}/{name}"):
         case None:
@@ -122,7 +123,7 @@ def _provided(view: View, name: str) -> ConditionState:
             return ConditionState("True", OperatorReason.Provided)
 
 
-def _missing_issuer(view: View, issuer: listener_class.IssuerRef) -> ConditionState | None:
+def _missing_issuer(view: Lookups, issuer: listener_class.IssuerRef) -> ConditionState | None:
     ref = children.issuer_reference(issuer)
     usable = view.features.issuers
     if usable is None or ref["group"] != children.CERT_MANAGER_GROUP or (ref["kind"], ref["name"]) in usable:
@@ -132,7 +133,7 @@ def _missing_issuer(view: View, issuer: listener_class.IssuerRef) -> ConditionSt
     return ConditionState("False", OperatorReason.IssuerNotFound, message)
 
 
-def _issued(view: View, hostname: str) -> ConditionState:
+def _issued(view: Lookups, hostname: str) -> ConditionState:
     certificates = [child for child in _children_of_kind(view, hostname, "Certificate") if child.status]
     reported = _conditions(certificates[0].status) if certificates else {}
     ready, issuing = reported.get("Ready", {}), reported.get("Issuing", {})
@@ -146,7 +147,7 @@ def _issued(view: View, hostname: str) -> ConditionState:
     return ConditionState("Unknown", PENDING, f"cert-manager has not reported the certificate of `{hostname}` yet")
 
 
-def exposed_state(view: View, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
+def exposed_state(view: Lookups, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
     """Exposed of a hostname."""
     match spec.exposure:
         case listener_class.Exposure(type="Ingress", ingress=given):
@@ -160,7 +161,7 @@ def exposed_state(view: View, spec: listener_class.ListenerClassSpec, hostname: 
             return ConditionState("True", OperatorReason.NotExposed)
 
 
-def _missing_ingress_class(view: View, spec: listener_class.ListenerClassSpec) -> ConditionState | None:
+def _missing_ingress_class(view: Lookups, spec: listener_class.ListenerClassSpec) -> ConditionState | None:
     name = spec.exposure.ingress.class_name if spec.exposure and spec.exposure.ingress else None
     if name is None and view.features.default_ingress_class:
         return None
@@ -179,7 +180,7 @@ def _create_ingress_class(name: str | None) -> str:
     return message if name is not None else f"{message}, and name it in `exposure.ingress.className`"
 
 
-def _name_ingress_class(view: View, name: str | None) -> str:
+def _name_ingress_class(view: Lookups, name: str | None) -> str:
     existing = "the cluster has " + ", ".join(f"`{each}`" for each in sorted(view.features.ingress_classes))
     if name is None:
         return f"there is no default IngressClass: the class must have `exposure.ingress.className`; {existing}"
@@ -189,7 +190,7 @@ def _name_ingress_class(view: View, name: str | None) -> str:
     )
 
 
-def _present_ingress(view: View, hostname: str) -> str:
+def _present_ingress(view: Lookups, hostname: str) -> str:
     """Say that an Ingress stays although the class names no IngressClass that exists; ``""``: there is none."""
     ingresses = _children_of_kind(view, hostname, "Ingress")
     if not ingresses:
@@ -202,7 +203,7 @@ def _balancer_addresses(ingress: ChildState) -> list[dict[str, Any]]:
     return ingress.status.get("loadBalancer", {}).get("ingress") or []
 
 
-def _has_address(view: View, hostname: str, given: listener_class.Ingress | None) -> ConditionState:
+def _has_address(view: Lookups, hostname: str, given: listener_class.Ingress | None) -> ConditionState:
     ingresses = _children_of_kind(view, hostname, "Ingress")
     if not ingresses:
         return ConditionState("Unknown", PENDING, f"`{hostname}` has no Ingress yet")
@@ -217,7 +218,7 @@ def _has_address(view: View, hostname: str, given: listener_class.Ingress | None
     return ConditionState("True", OperatorReason.Exposed)
 
 
-def _attached(view: View, hostname: str, parent: listener_class.ParentRef) -> ConditionState:
+def _attached(view: Lookups, hostname: str, parent: listener_class.ParentRef) -> ConditionState:
     if not view.features.gateway_api:
         message = "the Gateway API (HTTPRoute) must be installed, or the class must have another `exposure.type`"
         return ConditionState("False", OperatorReason.GatewayAPIMissing, message)
@@ -269,7 +270,7 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(condition.get("type")): condition for condition in status.get("conditions") or ()}
 
 
-def checked_addresses(view: View, hostname: str) -> frozenset[str] | None:
+def checked_addresses(view: Lookups, hostname: str) -> frozenset[str] | None:
     """The IP addresses of a hostname's Ingresses, if requests to the hostname should lead to a gateway.
 
     None without a check: Usher made no route, the route has no address or certificate yet, or no URL of the hostname
@@ -292,19 +293,19 @@ def checked_addresses(view: View, hostname: str) -> frozenset[str] | None:
     return frozenset(entry["ip"] for addresses in ingresses for entry in addresses if entry.get("ip"))
 
 
-def ingress_class(view: View, hostname: str) -> str:
+def ingress_class(view: Lookups, hostname: str) -> str:
     """The name of the IngressClass of a hostname's Ingresses; ``""`` without one."""
     return next((child.ingress_class for child in _children_of_kind(view, hostname, "Ingress")), "")
 
 
-def provided_secret(view: View, hostname: str) -> str:
+def provided_secret(view: Lookups, hostname: str) -> str:
     """The Secret with a hostname's certificate that somebody else than cert-manager made; ``""`` without one."""
     cached_class = class_of(view, hostname)
     tls = tls_of(cached_class.resource.spec, hostname) if cached_class is not None else CertificateSource()
     return tls.secret_name if tls.issuer is None and tls.problem is None else ""
 
 
-def _children_of_kind(view: View, hostname: str, kind: str) -> list[ChildState]:
+def _children_of_kind(view: Lookups, hostname: str, kind: str) -> list[ChildState]:
     of_hostname = view.children(Key("Hostname", "", hostname))
     return sorted((child for child in of_hostname if child.ref.kind == kind), key=lambda child: child.ref)
 
@@ -335,7 +336,7 @@ def unroutable(
 _ROUTES = frozenset({"Ingress", "HTTPRoute"})
 
 
-def plan(view: View, key: Key) -> Plan:
+def plan(view: Lookups, key: Key) -> Plan:
     """The plan of a hostname. It has no status."""
     if common.publishing_state(view):
         return Plan(key, None)
@@ -359,7 +360,7 @@ def plan(view: View, key: Key) -> Plan:
     return Plan(key, desired, staying=_old_routes(view, key, desired, spec))
 
 
-def _is_left(view: View, hostname: str) -> bool:
+def _is_left(view: Lookups, hostname: str) -> bool:
     """True if documents have addresses at a hostname without a class, and all of these addresses will end.
 
     These are retired addresses, and addresses of a class that had the hostname until now.
@@ -376,7 +377,7 @@ def _is_left(view: View, hostname: str) -> bool:
 
 
 def _old_routes(
-    view: View, key: Key, desired: tuple[DesiredChild, ...], spec: listener_class.ListenerClassSpec
+    view: Lookups, key: Key, desired: tuple[DesiredChild, ...], spec: listener_class.ListenerClassSpec
 ) -> tuple[ObjectRef, ...]:
     """Children of the other kind of route, with their certificate; they stay until the new route works."""
     kinds = {child.ref.kind for child in desired} & _ROUTES
@@ -388,7 +389,7 @@ def _old_routes(
     return tuple(sorted(ref for ref in others if ref.kind not in kinds))
 
 
-def _children(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[DesiredChild]:
+def _children(view: Lookups, hostname: str, spec: listener_class.ListenerClassSpec) -> list[DesiredChild]:
     is_wanted = hostname == spec.hostname or view.has_listeners_at(hostname)
     if not is_wanted:
         return []
@@ -403,7 +404,7 @@ def _children(view: View, hostname: str, spec: listener_class.ListenerClassSpec)
     return desired
 
 
-def _namespace_of(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> str:
+def _namespace_of(view: Lookups, hostname: str, spec: listener_class.ListenerClassSpec) -> str:
     """The namespace whose limit of hostnames a hostname counts against.
 
     ``""`` if the class has no such limit, and for a hostname of a class.
@@ -415,7 +416,7 @@ def _namespace_of(view: View, hostname: str, spec: listener_class.ListenerClassS
     return min(holding, default="")
 
 
-def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[RoutePart]:
+def _parts(view: Lookups, hostname: str, spec: listener_class.ListenerClassSpec) -> list[RoutePart]:
     if exposure_type(spec) == "None" or not children.is_host_routable(hostname):
         return []
     if not is_by_path(spec):
@@ -427,9 +428,9 @@ def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) ->
     return children.split_by_path(hostname, paths)
 
 
-def _route(view: View, part: RoutePart, spec: listener_class.ListenerClassSpec, secret_name: str) -> DesiredChild:
+def _route(view: Lookups, part: RoutePart, spec: listener_class.ListenerClassSpec, secret_name: str) -> DesiredChild:
     match spec.exposure:
         case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
             return children.build_http_route(part, parent, view.install)
         case _:
-            return children.build_ingress(part, spec, secret_name, view)
+            return children.build_ingress(part, spec, secret_name, view.install, view.features)

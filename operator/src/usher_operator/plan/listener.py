@@ -6,6 +6,7 @@ from usher_gateway import documents, model, resources
 from usher_gateway.resources import conditions, types
 from usher_gateway.resources.removal_limit import Removal
 from usher_operator import children
+from usher_operator.lookups import Lookups
 from usher_operator.plan import common, compiling, hostname, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState
 from usher_operator.view import (
@@ -16,7 +17,6 @@ from usher_operator.view import (
     OperatorReason,
     Plan,
     StatusCondition,
-    View,
 )
 
 _WAITS = (
@@ -29,7 +29,7 @@ _Type = ConditionType
 _NEEDED = (_Type.ResolvedRefs, _Type.CertificateReady, _Type.Exposed, _Type.Programmed)
 
 
-def plan(view: View, key: Key) -> Plan:
+def plan(view: Lookups, key: Key) -> Plan:
     """The plan of a Listener."""
     cached = view.listener(key.path)
     if cached is None:
@@ -44,7 +44,7 @@ def plan(view: View, key: Key) -> Plan:
     return _plan(view, key, cached, keys)
 
 
-def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys: model.Keys) -> Plan:
+def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener], keys: model.Keys) -> Plan:
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     if compiling.awaits_gateways(view, cached.resource):
         return Plan(key, None)  # the children stay; the first answer of the gateways queues every Listener
@@ -92,7 +92,7 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
     )
 
 
-def _again_at(view: View, document: documents.ListenerDocument | None, programmed: reports.Programmed) -> int | None:
+def _again_at(view: Lookups, document: documents.ListenerDocument | None, programmed: reports.Programmed) -> int | None:
     """When to plan again: while an address is retired at least once an hour, because it ends without any event."""
     if document is None or not document.retired_addresses:
         return programmed.again_at
@@ -101,7 +101,7 @@ def _again_at(view: View, document: documents.ListenerDocument | None, programme
 
 
 def _retiring(
-    view: View, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
+    view: Lookups, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
 ) -> Removal | None:
     """The addresses that the newest version takes out of service; None if it takes none."""
     published, newest = view.published(key), compiled.document
@@ -116,7 +116,7 @@ def _retiring(
 
 
 def _unchanged(
-    view: View, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
+    view: Lookups, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
 ) -> common.Publication:
     """Take no address out of service, because that was not allowed yet."""
     if compiled.held is None:
@@ -130,7 +130,7 @@ def _unchanged(
     )
 
 
-def _name_taken(view: View, key: Key, builder: ConditionBuilder) -> StatusCondition | None:
+def _name_taken(view: Lookups, key: Key, builder: ConditionBuilder) -> StatusCondition | None:
     """The condition if a Secret with the name of the URL Secret exists that the operator did not write."""
     name = children.url_secret_name(key.name)
     path = f"{key.namespace}/{name}"
@@ -151,7 +151,7 @@ def _granted(listener: resources.Listener, document: documents.ListenerDocument 
 
 
 def _reported_suspension(
-    view: View,
+    view: Lookups,
     cached: CachedResource[resources.Listener],
     programmed: reports.Programmed,
     builder: ConditionBuilder,
@@ -163,7 +163,7 @@ def _reported_suspension(
     return previous_ready.message if previous_ready.reason == OperatorReason.Suspended else ""
 
 
-def suspension(view: View, listener: resources.Listener) -> str:
+def suspension(view: Lookups, listener: resources.Listener) -> str:
     """Why the deliveries of a listener are held; ``""`` if they are not."""
     if types.value_or_default(listener.spec.state, "Listener.spec.state") == "Suspended":
         return "`state` is Suspended: visits are accepted and their deliveries are held"
@@ -173,7 +173,7 @@ def suspension(view: View, listener: resources.Listener) -> str:
     return ""
 
 
-def _write_state(view: View, host: str) -> ConditionState | None:
+def _write_state(view: Lookups, host: str) -> ConditionState | None:
     """Why the route and the certificate of a hostname are not as planned; None if they were written."""
     failure = view.write_failure(Key("Hostname", "", host))
     if failure is None:
@@ -202,7 +202,7 @@ class _HostnameStates(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(
-        cls, view: View, listener: resources.Listener, document: documents.ListenerDocument | None
+        cls, view: Lookups, listener: resources.Listener, document: documents.ListenerDocument | None
     ) -> "_HostnameStates":
         """The states of every hostname in a document."""
         own_class = compiling.our_class(view, listener.class_name)

@@ -21,12 +21,13 @@ from collections.abc import Iterable
 
 from usher_gateway import resources
 from usher_gateway.resources import hostnames, types
-from usher_operator.view import CachedResource, Key, OperatorReason, View
+from usher_operator.lookups import Lookups
+from usher_operator.view import CachedResource, Key, OperatorReason
 
 _Class = CachedResource[resources.ListenerClass]
 
 
-def owner_of(view: View, key: Key) -> str:
+def owner_of(view: Lookups, key: Key) -> str:
     """The controllerName of the install that owns a resource."""
     unreadable = view.unreadable(key) or view.ending(key)
     match key.kind:
@@ -54,13 +55,13 @@ def is_unserved(listener_class: _Class) -> bool:
     return any(condition.reason == OperatorReason.NotServed for condition in listener_class.conditions)
 
 
-def is_foreign_namespace(view: View, namespace: str) -> bool:
+def is_foreign_namespace(view: Lookups, namespace: str) -> bool:
     """True if only classes of other installs permit a namespace, so that its tenants belong to those installs."""
     names = {each.resource.spec.controller_name for each in _permitting(view, view.classes.values(), namespace)}
     return bool(names) and view.install.controller_name not in names
 
 
-def _permitting(view: View, classes: Iterable[_Class], namespace: str) -> list[_Class]:
+def _permitting(view: Lookups, classes: Iterable[_Class], namespace: str) -> list[_Class]:
     labels = {**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace}
     return [each for each in classes if hostnames.permits(each.resource.spec.namespaces, labels)]
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from usher_gateway import documents, model
+from usher_operator.lookups import Lookups
 from usher_operator.plan.common import ConditionBuilder, WantedDocument, contested_message, forbidden_message
 from usher_operator.view import (
     AppliedDocument,
@@ -20,7 +21,6 @@ from usher_operator.view import (
     ListenerReport,
     OperatorReason,
     StatusCondition,
-    View,
 )
 
 _Type = ConditionType
@@ -117,7 +117,7 @@ class Programmed(msgspec.Struct, frozen=True):
     again_at: int | None = None
 
 
-def programmed(view: View, key: Key, document: WantedDocument | None, builder: ConditionBuilder) -> Programmed:
+def programmed(view: Lookups, key: Key, document: WantedDocument | None, builder: ConditionBuilder) -> Programmed:
     """The condition Programmed of one document. ``document``: None if there is none."""
     if document is None:
         return Programmed(
@@ -187,7 +187,7 @@ def _hash(applied: AppliedDocument | None) -> str:
 
 
 def of_listener(
-    view: View,
+    view: Lookups,
     path: str,
     builder: ConditionBuilder,
     addresses: Sequence[documents.Address],
@@ -223,7 +223,7 @@ def of_listener(
     return parts + _degraded(reports, builder) + _held(reports, builder) + _untrusted(reports, builder)
 
 
-def reachable(view: View, hostnames: Sequence[str], builder: ConditionBuilder) -> list[StatusCondition]:
+def reachable(view: Lookups, hostnames: Sequence[str], builder: ConditionBuilder) -> list[StatusCondition]:
     """The condition Reachable, about hostnames that should lead to a gateway."""
     checks = [view.reachability(hostname) for hostname in hostnames]
     problems = [check.problem for check in checks if check is not None and check.problem]
@@ -237,7 +237,7 @@ def reachable(view: View, hostnames: Sequence[str], builder: ConditionBuilder) -
     return [builder.true(_Type.Reachable, _Reason.Reachable)]
 
 
-def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[StatusCondition]:
+def of_destination(view: Lookups, path: str, builder: ConditionBuilder) -> list[StatusCondition]:
     """The condition Healthy."""
     reports: list[DestinationReport] = [
         gateway.destinations[path] for gateway in view.gateways or () if path in gateway.destinations
@@ -260,7 +260,7 @@ def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[Sta
 
 
 def address_retired(
-    view: View, path: str, document: documents.ListenerDocument, builder: ConditionBuilder
+    view: Lookups, path: str, document: documents.ListenerDocument, builder: ConditionBuilder
 ) -> list[StatusCondition]:
     """AddressRetired, while the document has a retired address."""
     retired, live = document.retired_addresses, document.live_addresses

@@ -20,6 +20,7 @@ from usher_gateway.resources.removal_limit import (
     describe_unused,
 )
 from usher_gateway.resources.tenant import check_tenant
+from usher_operator.lookups import Lookups
 from usher_operator.plan import common, compiling, hostname, ownership, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState
 from usher_operator.view import (
@@ -32,7 +33,6 @@ from usher_operator.view import (
     Plan,
     ResourceStatus,
     StatusCondition,
-    View,
 )
 
 # Status field of a Destination: host and port of the URL in its document, for a column. The whole URL may contain a
@@ -46,7 +46,7 @@ _UNSERVED_MICROSECONDS = 60 * model.MICROSECONDS  # A class that has no conditio
 _MAX_NAMES = 3  # Listeners that a message names
 
 
-def plan_listener_class(view: View, key: Key) -> Plan:
+def plan_listener_class(view: Lookups, key: Key) -> Plan:
     """The plan of a ListenerClass."""
     cached = view.classes.get(key.name)
     if cached is None:
@@ -69,7 +69,7 @@ def plan_listener_class(view: View, key: Key) -> Plan:
     return Plan(key, (), status, unknown_secrets=unknown)
 
 
-def _plan_foreign_class(view: View, key: Key, cached: CachedResource[resources.ListenerClass]) -> Plan:
+def _plan_foreign_class(view: Lookups, key: Key, cached: CachedResource[resources.ListenerClass]) -> Plan:
     """The plan of a class of another install: its status says so if no operator serves it.
 
     That is known of a class that no operator wrote to within a minute, and of one that this install served before under
@@ -92,7 +92,7 @@ def _plan_foreign_class(view: View, key: Key, cached: CachedResource[resources.L
     return Plan(key, status=builder.status([accepted], fields=dict(cached.fields)))
 
 
-def _class_fields(view: View, cached: CachedResource[resources.ListenerClass]) -> dict[str, object]:
+def _class_fields(view: Lookups, cached: CachedResource[resources.ListenerClass]) -> dict[str, object]:
     """The fingerprint of the install key with which the class was first reconciled; it never changes.
 
     A class that is new while the key is wrong gets none, so that nothing is wrong once the right key is back.
@@ -104,7 +104,7 @@ def _class_fields(view: View, cached: CachedResource[resources.ListenerClass]) -
     return {FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
 
 
-def _class_accepted(view: View, declared: resources.ListenerClass, builder: ConditionBuilder) -> StatusCondition:
+def _class_accepted(view: Lookups, declared: resources.ListenerClass, builder: ConditionBuilder) -> StatusCondition:
     held_back = common.publishing_state(view)
     if held_back is not None:
         return builder.from_state(_Type.Accepted, held_back)
@@ -117,7 +117,7 @@ def _class_accepted(view: View, declared: resources.ListenerClass, builder: Cond
 
 
 def _hostnames_shared(
-    view: View, declared: resources.ListenerClass, builder: ConditionBuilder
+    view: Lookups, declared: resources.ListenerClass, builder: ConditionBuilder
 ) -> list[StatusCondition]:
     """HostnamesShared, while a class of another install allows some of the hostnames of this class."""
     for name, other in sorted(view.classes.items()):
@@ -142,7 +142,7 @@ def _halted(class_name: str, halts: tuple[HaltedRemovals, ...]) -> str:
     )
 
 
-def plan_tenant(view: View, key: Key) -> Plan:
+def plan_tenant(view: Lookups, key: Key) -> Plan:
     """The plan of a Tenant."""
     cached = view.tenant(key.path)
     if cached is None:
@@ -162,7 +162,9 @@ def plan_tenant(view: View, key: Key) -> Plan:
     return Plan(key, (), status)
 
 
-def _company_shared(view: View, key: Key, tenant: resources.Tenant, builder: ConditionBuilder) -> list[StatusCondition]:
+def _company_shared(
+    view: Lookups, key: Key, tenant: resources.Tenant, builder: ConditionBuilder
+) -> list[StatusCondition]:
     """CompanyShared, while another Tenant of the namespace has the same company."""
     company_id = tenant.spec.company_id
     names = view.tenants_of(f"{key.namespace}/{company_id}", 2) if company_id else ()
@@ -177,7 +179,7 @@ def _company_shared(view: View, key: Key, tenant: resources.Tenant, builder: Con
 
 
 def _with_listeners(
-    view: View, key: Key, builder: ConditionBuilder, status: ResourceStatus, *, is_suspended: bool
+    view: Lookups, key: Key, builder: ConditionBuilder, status: ResourceStatus, *, is_suspended: bool
 ) -> ResourceStatus:
     """The status with a Ready that is True only if every listener is ready."""
     unready: dict[str, list[str]] = {"False": [], "Unknown": []}
@@ -210,7 +212,7 @@ def _named_listeners(names: list[str]) -> str:
     return f"{noun} {shown} and others" if len(names) > _MAX_NAMES else f"{noun} {shown}"
 
 
-def plan_destination(view: View, key: Key) -> Plan:
+def plan_destination(view: Lookups, key: Key) -> Plan:
     """The plan of a Destination."""
     cached = view.destination(key.path)
     if cached is None:

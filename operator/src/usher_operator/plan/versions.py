@@ -20,12 +20,13 @@ import msgspec
 
 from usher_gateway import documents, resources
 from usher_gateway.resources.listener_document import routes_of
-from usher_operator.view import CachedResource, Key, PublishedDocument, View
+from usher_operator.lookups import Lookups
+from usher_operator.view import CachedResource, Key, PublishedDocument
 
 _NOT_VALID_YET = 0  # Generation in the document of a Listener that was made again, until it is valid
 
 
-def own_version(view: View, cached: CachedResource[Any]) -> PublishedDocument | None:
+def own_version(view: Lookups, cached: CachedResource[Any]) -> PublishedDocument | None:
     """The published document of this very object."""
     published = _published(view, cached)
     if published is None or published.owner.uid != cached.uid:
@@ -35,14 +36,16 @@ def own_version(view: View, cached: CachedResource[Any]) -> PublishedDocument | 
     return published if len(namespace_uids - {""}) <= 1 else None
 
 
-def own_listener_document(view: View, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
+def own_listener_document(
+    view: Lookups, cached: CachedResource[resources.Listener]
+) -> documents.ListenerDocument | None:
     """The document in ``own_version``."""
     published = own_version(view, cached)
     document = published.document if published is not None else None
     return document if isinstance(document, documents.ListenerDocument) else None
 
 
-def held_version(view: View, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
+def held_version(view: Lookups, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
     """The document of a Listener that was made again for its tenant, while it is not valid; None for any other one."""
     listener, published = cached.resource, _published(view, cached)
     document = published.document if published is not None else None
@@ -62,14 +65,14 @@ def hold(document: documents.ListenerDocument) -> documents.ListenerDocument:
     return msgspec.structs.replace(document, generation=_NOT_VALID_YET, state="Suspended")
 
 
-def is_of_present_namespace(view: View, key: Key) -> bool:
+def is_of_present_namespace(view: Lookups, key: Key) -> bool:
     """False if the published document of a name is of a namespace that was deleted and made again since."""
     published = view.published(key)
     return published is None or published.owner.namespace_uid in {"", view.namespace_uid(key.namespace)}
 
 
 def bind_routes(
-    view: View, document: documents.ListenerDocument, own: documents.ListenerDocument | None
+    view: Lookups, document: documents.ListenerDocument, own: documents.ListenerDocument | None
 ) -> documents.ListenerDocument:
     """Return a document whose routes have the uids of their Destinations.
 
@@ -86,13 +89,13 @@ def _destinations(document: documents.ListenerDocument) -> dict[str, None]:
     return dict.fromkeys(route.destination for route in document.routes)
 
 
-def _uid_of(view: View, path: str) -> str:
+def _uid_of(view: Lookups, path: str) -> str:
     """The uid of a Destination, also of one that this version cannot read; ``""`` if it is absent."""
     namespace, _, name = path.partition("/")
     present = view.destination(path) or view.unreadable(Key("Destination", namespace, name))
     return present.uid if present is not None else ""
 
 
-def _published(view: View, cached: CachedResource[Any]) -> PublishedDocument | None:
+def _published(view: Lookups, cached: CachedResource[Any]) -> PublishedDocument | None:
     meta = cached.resource.metadata
     return view.published(Key(cached.resource.kind_name, meta.namespace, meta.name))
