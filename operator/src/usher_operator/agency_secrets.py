@@ -139,10 +139,10 @@ class AgencySecrets:
                 listed.add(name)
                 present = self._cache.version_of(kind, *name)
                 if present == cached_versions.get(name) or not is_older(raw["metadata"]["resourceVersion"], present[1]):
-                    self._add(self._cache.put(kind, raw))
+                    self._queue.add_all(self._cache.put(kind, raw))
         for name in cached_versions.keys() - listed:
             if self._cache.version_of(kind, *name) == cached_versions[name]:
-                self._add(self._cache.remove(kind, *name))
+                self._queue.add_all(self._cache.remove(kind, *name))
         self._set(namespace, "Permitted")
         return version
 
@@ -170,7 +170,7 @@ class AgencySecrets:
             for other in [admitted for admitted in self._tasks if admitted]:
                 self._stop(other)
         self._denied.pop(namespace, None)
-        self._add(self._cache.set_secret_access(namespace, access))
+        self._queue.add_all(self._cache.set_secret_access(namespace, access))
 
     def _deny(self, namespace: str) -> None:
         self._forget(namespace)
@@ -180,7 +180,7 @@ class AgencySecrets:
 
     def _forget(self, namespace: str) -> None:
         for name in self._cache.agency_secrets(namespace):
-            self._add(self._cache.remove(kinds.AGENCY_SECRET, *name))
+            self._queue.add_all(self._cache.remove(kinds.AGENCY_SECRET, *name))
 
     def _stop(self, namespace: str) -> None:
         self._denied.pop(namespace, None)
@@ -243,7 +243,3 @@ class AgencySecrets:
             selector=selector,
             field_selector=field_selector,
         )
-
-    def _add(self, keys: frozenset[Key]) -> None:
-        for key in keys:
-            self._queue.add(key)

@@ -320,8 +320,7 @@ class GatewayObserver:
             self._metrics.gateways.labels(label).set(sum(gateway.is_reachable is is_reachable for gateway in gateways))
         if is_first or gone or previous != present:
             changed |= {key for key in self._cache.all_keys() if key.kind in {"Listener", "Destination"}}
-        for key in changed:
-            self._queue.add(key)
+        self._queue.add_all(changed)
 
     def _new_answers(self, url: str) -> GatewayAnswers:
         settings = self._settings

@@ -66,8 +66,7 @@ class Installation:
             if self._key is not None:
                 self._gate.pause(_TOPIC, "the install key has changed: the documents are read again")
                 await self._read_documents()
-                for changed in self._cache.all_keys():
-                    self._queue.add(changed)
+                self._queue.add_all(self._cache.all_keys())
             # last, because after a failed reading the next check must read again; until then the gate stays closed
             self._key = key
             _log.info("install_key_read", fingerprint=model.key_fingerprint(key), known=self.is_key_known)

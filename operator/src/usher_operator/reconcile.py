@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http import HTTPStatus
 
 import structlog
@@ -117,13 +117,13 @@ class Reconciler:
             self._read_secrets(planned.unread_namespace)  # the key is planned again once they were read
             return
         # no await between the plan and the grant, because another worker may plan for the same hostname
-        self._add(self._cache.grant(key, planned.granted))
+        self._queue.add_all(self._cache.grant(key, planned.granted))
         self._cache.set_behind(key, is_behind=planned.is_behind)
         self._remover.withdraw(planned)
         try:
             failures = await self._children.apply(planned)
         finally:
-            self._add(self._cache.end_grant(key))
+            self._queue.add_all(self._cache.end_grant(key))
         failures += await self._remover.remove(planned)
         await self._statuses.write(self._with_failure(planned, failures))
         if planned.again_at is not None:
@@ -151,7 +151,7 @@ class Reconciler:
         elif conflict := self._children.conflict_of(planned):
             failure = WriteFailure(conflict, is_contested=True)
         changed = self._cache.set_write_failure(planned.key, failure)
-        self._add(changed - {planned.key})
+        self._queue.add_all(changed - {planned.key})
         return self._cache.plan(planned.key) if planned.key in changed else planned
 
     async def _plan(self, key: Key) -> Plan:
@@ -176,10 +176,6 @@ class Reconciler:
                     _log.warning("secret_lookup_failed", key=path, error=str(error))
                 await asyncio.sleep(_LOOKUP_PAUSE_SECONDS)
 
-    def _add(self, keys: Iterable[Key]) -> None:
-        for key in keys:
-            self._queue.add(key)
-
     async def _look_up(self, path: str, planned: Key | None = None) -> None:
         """Find out why the label-selected watch does not report a Secret, and queue the keys that read another answer.
 
@@ -194,7 +190,7 @@ class Reconciler:
         except ApiError as error:
             if error.status != HTTPStatus.FORBIDDEN or namespace != self._cache.install.data_plane_namespace:
                 raise
-            self._add(self._cache.note_missing(path, "Forbidden") - {planned})
+            self._queue.add_all(self._cache.note_missing(path, "Forbidden") - {planned})
             return
         if raw is None:
             concerned = self._cache.note_missing(path, "NotFound")
@@ -202,4 +198,4 @@ class Reconciler:
             concerned = self._cache.put(kinds.AGENCY_SECRET, raw)  # not reported yet, or a value of it was not kept
         else:
             concerned = self._cache.note_missing(path, "NotLabelled")
-        self._add(concerned - {planned})
+        self._queue.add_all(concerned - {planned})

@@ -242,8 +242,7 @@ class RemovalGuard:
             self._decide(namespace, confirmed, removes_every_listener=removes_every_listener)
         halted = tuple(sorted(pending.halted for pending in self._namespaces.values() if pending.halted is not None))
         self._metrics.removals_halted.set(sum(halt.count for halt in halted))
-        for key in self._cache.set_halted(halted):
-            self._queue.add(key)
+        self._queue.add_all(self._cache.set_halted(halted))
 
     def _confirmed(self) -> frozenset[str]:
         """The hashes that users confirmed after a message named them, perhaps before a restart.
@@ -270,8 +269,7 @@ class RemovalGuard:
     def _decide(self, namespace: str, confirmed: frozenset[str], *, removes_every_listener: bool) -> None:
         pending, previous_halt = self._namespaces[namespace], self._namespaces[namespace].halted
         bounds = self._bounds(namespace, removes_every_listener=removes_every_listener)
-        for removal in pending.decide(self._clock(), confirmed, bounds):
-            self._queue.add(_key_of(removal))
+        self._queue.add_all(map(_key_of, pending.decide(self._clock(), confirmed, bounds)))
         if pending.halted is not None and pending.halted != previous_halt:
             self._announce(pending.halted)
         self._drop_if_empty(namespace)

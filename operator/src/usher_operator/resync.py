@@ -25,7 +25,6 @@ from usher_gateway.kube.client import ApiError, Client, JsonObject, is_older
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.health import Health, OperatorMetrics
-from usher_operator.lookups import KeySet
 from usher_operator.view import Key
 from usher_operator.workqueue import PauseGate, Workqueue
 
@@ -164,8 +163,7 @@ class Resync:
 
     def add_all_keys(self) -> None:
         """Reconcile everything: documents for the gateways first, Tenants last, because they sum up their Listeners."""
-        for key in sorted(self._cache.all_keys(), key=_rank):
-            self._queue.add(key)
+        self._queue.add_all(sorted(self._cache.all_keys(), key=_rank))
 
     def collection(self, kind: kinds.WatchedKind) -> str:
         """Path of the objects of a kind that matter."""
@@ -188,7 +186,7 @@ class Resync:
             return ""
         self._gate.resume(f"reading {kind.plural}")
         if kind.feature:
-            self._add(self._cache.set_served(kind, served=True))
+            self._queue.add_all(self._cache.set_served(kind, served=True))
         self._listed(kind)
         gone = {name: cached_version for name, cached_version in cached_versions.items() if name not in listed}
         if gone:
@@ -259,7 +257,7 @@ class Resync:
     def _handle_failure(self, kind: kinds.WatchedKind, error: ApiError, *, is_start: bool) -> None:
         if error.status == _ABSENT and kind.feature:
             self._health.forget_lists(kind.name)
-            self._add(self._cache.set_served(kind, served=False))
+            self._queue.add_all(self._cache.set_served(kind, served=False))
             return
         topic = f"reading {kind.plural}"
         if error.status == _ABSENT:
@@ -279,7 +277,7 @@ class Resync:
         if is_start:
             self._cache.put(kind, raw)  # everything is added to the queue after everything was read
         else:
-            self._add(self._cache.take(kind, raw))
+            self._queue.add_all(self._cache.take(kind, raw))
 
     async def _remove_gone(self, kind: kinds.WatchedKind, gone: Mapping[Name, Version]) -> None:
         """Remove objects that a list does not have, unless they changed in the cache since before the list."""
@@ -288,11 +286,7 @@ class Resync:
             if self._cache.version_of(kind, *name) == cached_version:
                 self._metrics.divergence.labels(kind.name).inc()
                 _log.warning("missed_deletion_found", kind=kind.name, namespace=name[0], name=name[1])
-                self._add(self._cache.remove(kind, *name))
-
-    def _add(self, keys: KeySet) -> None:
-        for key in keys:
-            self._queue.add(key)
+                self._queue.add_all(self._cache.remove(kind, *name))
 
 
 _ORDER: dict[str, int] = {"ListenerClass": 0, "Destination": 1, "Listener": 2, "Hostname": 3, "Tenant": 4}

@@ -140,8 +140,7 @@ class RouteChecker:
         return check.due_at <= now and not check.is_running
 
     def _set(self, hostname: str, reachability: Reachability | None) -> None:
-        for key in self._cache.set_reachability(hostname, reachability):
-            self._queue.add(key)
+        self._queue.add_all(self._cache.set_reachability(hostname, reachability))
 
     async def _check(self, session: aiohttp.ClientSession, hostname: str, check: _Check) -> None:
         route_addresses = hostname_plan.checked_addresses(self._cache, hostname)

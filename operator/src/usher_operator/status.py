@@ -132,8 +132,7 @@ class StatusWriter:
         # if the answer shows an edit, reconcile the key too: the cache has the edit, so no event will report it
         is_edited = raw["metadata"].get("generation", 0) > status.observed_generation
         changed_keys = self._cache.take_answer(kind, raw, record.resource_version)
-        for other in changed_keys - (frozenset() if is_edited else {key}):
-            self._queue.add(other)
+        self._queue.add_all(changed_keys - (frozenset() if is_edited else {key}))
         self._log_ready(key, status, record)
         for condition in conditions_to_report(status, record, was_ready=key in self._were_ready):
             self.queue_event(key, record.uid, condition)

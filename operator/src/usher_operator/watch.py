@@ -86,8 +86,7 @@ class EventHandler:
             return  # the cache has the response to a later write
         else:
             keys = self._cache.put(kind, raw)
-        for key in keys:
-            self._queue.add(key)
+        self._queue.add_all(keys)
 
     def saw_event(self, kind: kinds.WatchedKind) -> None:
         """Note that the watch of a kind is alive."""
@@ -210,8 +209,7 @@ class CrdHandler:
             document_kind: Kind = "Destination" if kind is kinds.DESTINATION else "Listener"
             self._on_crd_deleted(self._cache.child_index.namespaces_with(document_kind))
         else:
-            for key in self._cache.set_served(kind, served=False):
-                self._queue.add(key)
+            self._queue.add_all(self._cache.set_served(kind, served=False))
 
 
 def _is_established(raw: JsonObject) -> bool:

@@ -118,6 +118,11 @@ class Workqueue(Generic[K]):
             self._waiting.add(self._lane_of(key), key)
             self._wake.set()
 
+    def add_all(self, keys: Iterable[K]) -> None:
+        """Add keys in their order."""
+        for key in keys:
+            self.add(key)
+
     def add_after(self, key: K, seconds: float) -> None:
         """Reconcile a key after a delay, unless it is due earlier anyway."""
         due = self._clock() + seconds

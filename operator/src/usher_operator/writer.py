@@ -255,8 +255,7 @@ class ChildWriter:
     def _note_taken(self, ref: ObjectRef) -> None:
         """Note that a Secret has the name of a child, so that the next plan says so instead of writing it."""
         if self._cache.kind_of(ref) is kinds.AGENCY_SECRET:
-            for key in self._cache.note_missing(f"{ref.namespace}/{ref.name}", "NotLabelled"):
-                self._queue.add(key)
+            self._queue.add_all(self._cache.note_missing(f"{ref.namespace}/{ref.name}", "NotLabelled"))
 
     @property
     def _install_label(self) -> str:
@@ -396,8 +395,7 @@ class ChildRemover:
         kind = self._cache.kind_of(ref)
         await self._api.delete(kind.path(ref.namespace, ref.name), child.uid)
         # its own key too, because what the plan reads may depend on the child
-        for key in self._cache.remove(kind, ref.namespace, ref.name):
-            self._queue.add(key)
+        self._queue.add_all(self._cache.remove(kind, ref.namespace, ref.name))
         self._writer.forget(ref)
         _log.info("child_deleted", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
