@@ -70,8 +70,7 @@ async def test_server_reads_the_same_values_from_a_good_manifest(
     loaded = load_manifests(text.encode(), path.name)
     assert not [problem for problem in loaded.problems if problem.severity == "error"]
     for loaded_object in loaded.objects:
-        manifest = plain(loaded_object.resource)
-        manifest["metadata"].pop("generation", None)
+        manifest = written_fields(loaded_object.resource, "", loaded_object.lines)
         manifest["metadata"].pop("namespace", None)
         place = api.Resource(
             loaded_object.resource.kind_name, "", namespace if loaded_object.resource.namespaced else ""
@@ -81,15 +80,18 @@ async def test_server_reads_the_same_values_from_a_good_manifest(
         assert answer.body.get("spec") == manifest.get("spec")
 
 
-def plain(resource: resources.Resource) -> Any:
-    """Return a resource as JSON values without unset fields."""
-    return without_nothing(msgspec.to_builtins(resource))
-
-
-def without_nothing(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: without_nothing(inner) for name, inner in value.items() if inner is not None}
-    return [without_nothing(inner) for inner in value] if isinstance(value, list) else value
+def written_fields(value: Any, path: str, lines: dict[str, int]) -> Any:
+    """Return a resource as JSON values, with the fields that its file has. ``lines``: of the fields in the file."""
+    if isinstance(value, list):
+        return [written_fields(item, f"{path}[{index}]", lines) for index, item in enumerate(value)]
+    if not isinstance(value, msgspec.Struct):
+        return value
+    fields = [(field, f"{path}.{field.encode_name}".lstrip(".")) for field in msgspec.structs.fields(value)]
+    return {
+        field.encode_name: written_fields(getattr(value, field.name), place, lines)
+        for field, place in fields
+        if place in lines
+    }
 
 
 def samples() -> list[tuple[resources.Resource, list[mutants.Mutant]]]:
@@ -97,9 +99,10 @@ def samples() -> list[tuple[resources.Resource, list[mutants.Mutant]]]:
     loaded = [load_manifests(path.read_bytes(), path.name) for path in manifests.files("good")]
     pairs: list[tuple[resources.Resource, list[mutants.Mutant]]] = []
     known_shapes: set[str] = set()
-    for resource in (resource.resource for each in loaded for resource in each.objects):
+    for loaded_object in (loaded_object for each in loaded for loaded_object in each.objects):
+        resource = loaded_object.resource
         if not isinstance(resource, resources.Secret):
-            good = plain(resource) | {"metadata": {"name": "a"}}
+            good = {"spec": {}} | written_fields(resource, "", loaded_object.lines) | {"metadata": {"name": "a"}}
             pairs.append(
                 (resource, list(mutants.mutants(good, definition.object_schema(type(resource)), known_shapes)))
             )

@@ -10,7 +10,8 @@ import yaml
 
 from definitions import chart, definition, output
 from support import plan_reasons, source
-from usher_gateway.resources import conditions, types
+from usher_gateway.resources import conditions
+from usher_gateway.resources.listener import DEFAULT_CLASS
 from usher_gateway.resources.manifests import MAX_OBJECT_BYTES, load_manifests
 
 MADE = output.files()
@@ -87,11 +88,6 @@ def test_kubectl_shows_the_reason_beside_ready(kind: definition.Kind) -> None:
     assert heads[heads.index("Ready") + 1] == "Reason"
 
 
-def test_every_default_belongs_to_a_field() -> None:
-    paths = {path for kind in KINDS for path, _ in all_schemas(kind)}
-    assert set(types.DEFAULTS) <= paths
-
-
 def test_reference_pages_list_exactly_the_reasons_of_each_kind() -> None:
     """A reason that Ready copies from another condition is listed with that condition only."""
     own_reasons = {"Ready", "Suspended", "ListenersNotReady", "Pending"}
@@ -149,9 +145,8 @@ def test_examples_of_the_kinds_have_no_errors() -> None:
 
 
 def test_hostname_policy_assumes_the_default_listener_class() -> None:
-    default = types.DEFAULTS["Listener.spec.listenerClassName"]
     text = (ACCESS / "hostnames.yaml").read_text("utf-8")
-    assert f'object.spec.listenerClassName : "{default}")' in text
+    assert f'object.spec.listenerClassName : "{DEFAULT_CLASS}")' in text
 
 
 def test_roles_name_every_kind_and_only_read_listener_classes() -> None:

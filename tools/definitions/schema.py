@@ -1,5 +1,6 @@
 """Turns types into structural OpenAPI v3 schemas, with every limit, list type, rule and description."""
 
+import functools
 import inspect as docstrings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,7 +9,7 @@ import msgspec
 from msgspec import inspect
 
 from definitions import cel
-from usher_gateway import documents
+from usher_gateway import documents, resources
 from usher_gateway.resources import types
 
 Schema = dict[str, Any]  # A JSON schema, limited to the keywords of custom resource definitions
@@ -74,10 +75,37 @@ def default_of(path: str) -> str:
     name = path.removeprefix("Listener.spec.fields.")
     if name != path and name in documents.DEFAULT_FIELDS:
         return ", then ".join(f"`{pointer}`" for pointer in documents.DEFAULT_FIELDS[name])
-    value = types.DEFAULTS.get(path)
-    if isinstance(value, list):
-        return f"`[{', '.join(value)}]`"
-    return f"`{value}`" if value else ""
+    value = _defaults().get(path)
+    if not value:
+        return ""
+    return f"`[{', '.join(value)}]`" if isinstance(value, list) else f"`{value}`"
+
+
+@functools.cache
+def _defaults() -> dict[str, object]:
+    """The default of each field of every kind, by its path."""
+    kinds = (resources.ListenerClass, resources.Tenant, resources.Listener, resources.Destination)
+    return {
+        path: default for kind in kinds for path, default in _defaults_below(inspect.type_info(kind), kind.kind_name)
+    }
+
+
+def _defaults_below(kind: inspect.Type, path: str, value: object = None) -> Iterator[tuple[str, object]]:
+    """Yield the path and the default of the fields below a type. ``value``: the default of the whole, if it has one."""
+    match plain(kind).type:
+        case inspect.StructType(fields=fields):
+            for field in fields:
+                default = getattr(value, field.name) if isinstance(value, msgspec.Struct) else _default(field)
+                here = f"{path}.{field.encode_name}"
+                if isinstance(default, str | int | list):
+                    yield here, default
+                yield from _defaults_below(field.type, here, default)
+        case inspect.ListType(item_type=item_type):
+            yield from _defaults_below(item_type, f"{path}[]")
+
+
+def _default(field: inspect.Field) -> object:
+    return field.default_factory() if callable(field.default_factory) else field.default
 
 
 def _in_order(literal: inspect.LiteralType) -> tuple[Any, ...]:

@@ -355,7 +355,7 @@ class Cache(Lookups):
 
     def _limits(self, kind: str) -> set[int]:
         """The limits of our classes for a kind in a namespace."""
-        maximums = [each.resource.spec.maximums for each in self.our_classes() if each.resource.spec.maximums]
+        maximums = [listener_class.resource.spec.maximums for listener_class in self.our_classes()]
         limits = [getattr(maximum, f"{kind.lower()}s_per_namespace") for maximum in maximums]
         return {limit for limit in limits if limit is not None}
 

@@ -12,6 +12,7 @@ import msgspec
 
 from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import types
+from usher_gateway.resources.listener import DEFAULT_CLASS
 from usher_operator import children
 from usher_operator.view import (
     CachedResource,
@@ -201,7 +202,7 @@ def parse_resource(kind: str, raw: JsonObject) -> ResourceRecord:
             generation=metadata.get("generation", 0),
             message=_without_values(str(error)),
             controller_name=str(spec.get("controllerName", "")),
-            class_name=str(spec.get("listenerClassName", types.DEFAULTS["Listener.spec.listenerClassName"])),
+            class_name=str(spec.get("listenerClassName", DEFAULT_CLASS)),
             **common,
         )
     return ResourceRecord(

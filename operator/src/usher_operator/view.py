@@ -9,7 +9,6 @@ import msgspec
 from usher_gateway import documents, resources
 from usher_gateway.config_secret import HeldHostnames
 from usher_gateway.config_secret import Owner as DocumentOwner
-from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import Removal
 
 ADDRESSES_FIELD = "addresses"  # Status field of a Listener: its addresses with shortened URLs
@@ -299,11 +298,10 @@ class ListenerReadiness(msgspec.Struct, frozen=True):
     def of(cls, cached: CachedResource[resources.Listener]) -> "ListenerReadiness":
         """The readiness of a Listener."""
         ready = next((condition for condition in cached.conditions if condition.type == ConditionType.Ready), None)
-        state = types.value_or_default(cached.resource.spec.state, "Listener.spec.state")
         return cls(
             ready=ready.status if ready is not None else "Unknown",
             is_held=ready is not None and ready.reason == "Suspended",
-            is_suspended=state == "Suspended",
+            is_suspended=cached.resource.spec.state == "Suspended",
         )
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from usher_gateway import documents, model
-from usher_gateway.resources import compiler, conditions, types
+from usher_gateway.resources import compiler, conditions
 from usher_gateway.resources.manifests import load_manifests
 
 KEYS = model.derive_keys(bytes(range(32)))
@@ -88,14 +88,6 @@ def test_order_of_the_ids_of_a_once_per_rule_does_not_matter() -> None:
     ]
     documents_made = [compiled(CLASS, TENANT, DESTINATION, LISTENER + route).snapshot.listeners for route in routes]
     assert documents_made[0] == documents_made[1]
-
-
-def test_default_of_an_unknown_field_raises() -> None:
-    table = types.DEFAULTS
-    assert table["Listener.spec.dedupe.windowSeconds"] == 3600
-    assert table["Destination.spec.retry.maxAgeSeconds"] == 7 * 86400
-    with pytest.raises(KeyError):
-        types.value_or_default(None, "Listener.spec.nothing")
 
 
 def test_token_address_is_derived_from_the_install_key() -> None:

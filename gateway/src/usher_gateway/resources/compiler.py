@@ -19,7 +19,7 @@ from usher_gateway.resources.conditions import Finding, Reason, finding
 from usher_gateway.resources.destination import Destination
 from usher_gateway.resources.destination_document import destination_document
 from usher_gateway.resources.hostnames import AddressClaims, HostnamePolicy
-from usher_gateway.resources.listener import AddressSpec, Listener
+from usher_gateway.resources.listener import DEFAULT_CLASS, AddressSpec, Listener
 from usher_gateway.resources.listener_class import ListenerClass, ListenerClassSpec, check_class
 from usher_gateway.resources.listener_document import addresses_of, check_listener, listener_document, token_paths
 from usher_gateway.resources.secret import Secret, SecretResolver
@@ -201,9 +201,8 @@ def _implicit_class_findings(resources: Resources, context: CompileContext) -> I
         f"there is no ListenerClass: listeners answer at `{IMPLICIT_CLASS.hostname}` and at the hostnames they name"
     )
     yield Finding("ListenerClass", "", "", Reason.ImplicitClass, message, "notice")
-    usual = types.DEFAULTS["Listener.spec.listenerClassName"]
     for listener in resources.listeners.values():
-        if listener.class_name != usual:
+        if listener.class_name != DEFAULT_CLASS:
             message = (
                 f"ListenerClass `{listener.class_name}` is not in this set; in a cluster nothing answers without it"
             )
@@ -318,7 +317,7 @@ def compile_listener(
     """
     previous = _previous(listener, context)
     found_class = resources.classes.get(listener.class_name)
-    limit = listener_limit(found_class.spec) if found_class else None
+    limit = found_class.spec.maximums.listeners_per_namespace if found_class else None
     if limit is not None and is_over_limit(limit):
         return None, [_over_limit(listener, limit)]
     resolver = _resolver(listener, resources, context)
@@ -423,10 +422,7 @@ def retire_addresses(
 def _retired_address_days(listener: Listener, resources: Resources) -> int:
     """Return how long a listener's retired addresses are served after their last arrival."""
     found_class = resources.classes.get(listener.class_name)
-    days: int = types.value_or_default(
-        found_class.spec.retired_address_days if found_class else None, "ListenerClass.spec.retiredAddressDays"
-    )
-    return days
+    return (found_class.spec if found_class else IMPLICIT_CLASS).retired_address_days
 
 
 def _as_retired(address: documents.Address, days: int, context: CompileContext) -> documents.Address | None:
@@ -554,14 +550,9 @@ def _destination_findings(listener: Listener, resources: Resources) -> Iterable[
             yield finding(listener, path, Reason.DestinationNotFound, message)
 
 
-def listener_limit(spec: ListenerClassSpec) -> int | None:
-    """Return how many listeners of a class a namespace may have; None: any number."""
-    return spec.maximums.listeners_per_namespace if spec.maximums else None
-
-
 def destination_limit(permitting: Iterable[ListenerClassSpec]) -> int | None:
     """Return how many destinations a namespace may have: the highest number among the classes that permit it."""
-    limits = [spec.maximums.destinations_per_namespace if spec.maximums else None for spec in permitting]
+    limits = [spec.maximums.destinations_per_namespace for spec in permitting]
     given = [limit for limit in limits if limit is not None]
     return max(given) if given and len(given) == len(limits) else None
 

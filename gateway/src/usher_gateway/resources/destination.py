@@ -28,7 +28,7 @@ class Header(types.Model, frozen=True, kw_only=True):
     )
 
     name: types.HeaderName
-    value: types.HeaderValue | None = None
+    value: types.HeaderValue = ""
     value_from: ValueFrom | None = None
 
 
@@ -50,18 +50,15 @@ class HeaderCredential(types.Model, frozen=True, kw_only=True):
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Forbidden("name", RESERVED_HEADERS),)
 
     name: types.HeaderName
-    scheme: (
-        Annotated[
-            str,
-            msgspec.Meta(
-                min_length=1,
-                max_length=64,
-                pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
-                description="Word before the credential, such as `Klaviyo-API-Key`.",
-            ),
-        ]
-        | None
-    ) = None
+    scheme: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            max_length=64,
+            pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
+            description="Word before the credential, such as `Klaviyo-API-Key`.",
+        ),
+    ] = ""
     secret_ref: types.SecretKeyRef
 
 
@@ -72,32 +69,24 @@ class ClientCredentials(types.Model, frozen=True, kw_only=True):
         str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[\x21-\x7e]*$", description="Id of the client.")
     ] = msgspec.field(name="clientID")
     secret_ref: types.SecretKeyRef
-    send_as: (
-        Annotated[
-            Literal["Basic", "Form"],
-            msgspec.Meta(
-                description="Basic: HTTP Basic authentication. Form: fields of the request's body. Basic if left out."
-            ),
-        ]
-        | None
-    ) = None
+    send_as: Annotated[
+        Literal["Basic", "Form"],
+        msgspec.Meta(description="Basic: HTTP Basic authentication. Form: fields of the request's body."),
+    ] = "Basic"
 
 
 class JWTBearer(types.Model, frozen=True, kw_only=True):
     """The grant of RFC 7523, with RS256. The Secret has a private key in PEM, or a Google service account's JSON."""
 
     secret_ref: types.SecretKeyRef
-    issuer: (
-        Annotated[
-            str,
-            msgspec.Meta(min_length=1, max_length=512, description="`iss`; a service account's JSON has its own."),
-        ]
-        | None
-    ) = None
-    subject: Annotated[str, msgspec.Meta(min_length=1, max_length=512, description="`sub`.")] | None = None
-    audience: (
-        Annotated[str, msgspec.Meta(min_length=1, max_length=512, description="`aud`; `tokenURL` if left out.")] | None
-    ) = None
+    issuer: Annotated[
+        str,
+        msgspec.Meta(min_length=1, max_length=512, description="`iss`; a service account's JSON has its own."),
+    ] = ""
+    subject: Annotated[str, msgspec.Meta(min_length=1, max_length=512, description="`sub`.")] = ""
+    audience: Annotated[
+        str, msgspec.Meta(min_length=1, max_length=512, description="`aud`; `tokenURL` if left out.")
+    ] = ""
 
 
 class OAuth2(types.Model, frozen=True, kw_only=True):
@@ -160,15 +149,10 @@ class DestinationTLS(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    server_name: (
-        Annotated[
-            types.Hostname,
-            msgspec.Meta(
-                description="Name that the destination's certificate must have. The host of `url` if left out."
-            ),
-        ]
-        | None
-    ) = None
+    server_name: Annotated[
+        types.Hostname,
+        msgspec.Meta(description="Name that the destination's certificate must have. The host of `url` if left out."),
+    ] = ""
 
 
 class Signing(types.Model, frozen=True, kw_only=True):
@@ -198,16 +182,13 @@ class UrlVariable(types.Model, frozen=True, kw_only=True):
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Exactly(("value", "valueFrom")),)
 
     name: types.UrlVariableName
-    value: (
-        Annotated[
-            types.Transform,
-            msgspec.Meta(
-                description="CEL over `visit` and `body`, whose value is a text or a whole number. Use a digest and no "
-                "personal data, because URLs get into the logs of the destination."
-            ),
-        ]
-        | None
-    ) = None
+    value: Annotated[
+        types.Transform,
+        msgspec.Meta(
+            description="CEL over `visit` and `body`, whose value is a text or a whole number. Use a digest and no "
+            "personal data, because URLs get into the logs of the destination."
+        ),
+    ] = ""
     value_from: ValueFrom | None = None
 
 
@@ -226,16 +207,13 @@ class Answer(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    when: (
-        Annotated[
-            types.AnswerFilter,
-            msgspec.Meta(
-                description="CEL over `answer.status`, `answer.headers` (names in lower case) and `answer.body` (JSON, "
-                "or text; at most 64 KiB). Always if left out."
-            ),
-        ]
-        | None
-    ) = None
+    when: Annotated[
+        types.AnswerFilter,
+        msgspec.Meta(
+            description="CEL over `answer.status`, `answer.headers` (names in lower case) and `answer.body` (JSON, "
+            "or text; at most 64 KiB). Always if left out."
+        ),
+    ] = ""
     effect: Annotated[
         Literal["Delivered", "Retry", "Throttle", "Dead"],
         msgspec.Meta(
@@ -281,14 +259,11 @@ class ErasureCall(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    method: Annotated[Literal["POST", "PUT", "DELETE"], msgspec.Meta(description="HTTP method.")] | None = None
-    transform: (
-        Annotated[
-            types.Transform,
-            msgspec.Meta(description="CEL over `visit` that makes the JSON document. No body if left out."),
-        ]
-        | None
-    ) = None
+    method: Annotated[Literal["POST", "PUT", "DELETE"], msgspec.Meta(description="HTTP method.")] = "POST"
+    transform: Annotated[
+        types.Transform,
+        msgspec.Meta(description="CEL over `visit` that makes the JSON document. No body if left out."),
+    ] = ""
 
 
 class Http(types.Model, frozen=True, kw_only=True):
@@ -306,7 +281,7 @@ class Http(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    method: Annotated[Literal["POST", "PUT", "PATCH"], msgspec.Meta(description="HTTP method.")] | None = None
+    method: Annotated[Literal["POST", "PUT", "PATCH"], msgspec.Meta(description="HTTP method.")] = "POST"
     headers: (
         Annotated[
             list[Header],
@@ -318,22 +293,19 @@ class Http(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    authentication: DestinationAuthentication | None = None
+    authentication: DestinationAuthentication = DestinationAuthentication(type="None")
     tls: DestinationTLS | None = None
     signing: Signing | None = None
-    content_type: (
-        Annotated[
-            str,
-            msgspec.Meta(
-                min_length=3,
-                max_length=128,
-                pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[\x20-\x7e]*[\x21-\x7e]$",
-                description="Content type of every request, such as `application/vnd.api+json`. What the format says "
-                "if left out.",
-            ),
-        ]
-        | None
-    ) = None
+    content_type: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=3,
+            max_length=128,
+            pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[\x20-\x7e]*[\x21-\x7e]$",
+            description="Content type of every request, such as `application/vnd.api+json`. What the format says "
+            "if left out.",
+        ),
+    ] = ""
     success_header: SuccessHeader | None = None
     answers: (
         Annotated[
@@ -346,58 +318,45 @@ class Http(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    retry_after_header: (
-        Annotated[
-            types.HeaderName,
-            msgspec.Meta(
-                description="Header of an answer that says when to try again, besides `Retry-After`: seconds, an HTTP "
-                "date, or a Unix time; numbers over a day are milliseconds."
-            ),
-        ]
-        | None
-    ) = None
+    retry_after_header: Annotated[
+        types.HeaderName,
+        msgspec.Meta(
+            description="Header of an answer that says when to try again, besides `Retry-After`: seconds, an HTTP "
+            "date, or a Unix time; numbers over a day are milliseconds."
+        ),
+    ] = ""
     redirects: Redirects | None = None
     erasure: ErasureCall | None = None
-    timeout_seconds: (
-        Annotated[int, msgspec.Meta(ge=1, le=30, description="Seconds that one attempt may take.")] | None
-    ) = None
+    timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=30, description="Seconds that one attempt may take.")] = 10
 
 
 class RateLimit(types.Model, frozen=True, kw_only=True):
     """Limit of the requests to a destination, over all replicas. A tenth of them may go at once."""
 
     requests: Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="Requests in any `perSeconds`.")]
-    per_seconds: (
-        Annotated[int, msgspec.Meta(ge=1, le=86_400, description="Seconds of the limit: up to a day.")] | None
-    ) = None
-    shared_by: (
-        Annotated[
-            types.ItemName,
-            msgspec.Meta(
-                description="Lower-case letters and digits, with `-` in between. Destinations of the namespace with "
-                "the same text use one limit together, such as those of one account. If their limits differ, the "
-                "slowest counts."
-            ),
-        ]
-        | None
-    ) = None
+    per_seconds: Annotated[int, msgspec.Meta(ge=1, le=86_400, description="Seconds of the limit: up to a day.")] = 1
+    shared_by: Annotated[
+        types.ItemName,
+        msgspec.Meta(
+            description="Lower-case letters and digits, with `-` in between. Destinations of the namespace with "
+            "the same text use one limit together, such as those of one account. If their limits differ, the "
+            "slowest counts."
+        ),
+    ] = ""
 
 
 class Retry(types.Model, frozen=True, kw_only=True):
     """How long Usher retries."""
 
-    max_age_seconds: (
-        Annotated[
-            int,
-            msgspec.Meta(
-                ge=60,
-                le=2_592_000,
-                description="Seconds from the time when Usher accepted the visit, or when a user redrove the delivery,"
-                " after which Usher makes a last attempt. Time on hold does not count.",
-            ),
-        ]
-        | None
-    ) = None
+    max_age_seconds: Annotated[
+        int,
+        msgspec.Meta(
+            ge=60,
+            le=2_592_000,
+            description="Seconds from the time when Usher accepted the visit, or when a user redrove the delivery,"
+            " after which Usher makes a last attempt. Time on hold does not count.",
+        ),
+    ] = 604_800
 
 
 class DestinationSpec(types.Model, frozen=True, kw_only=True):
@@ -418,37 +377,29 @@ class DestinationSpec(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    state: (
-        Annotated[Literal["Active", "Paused"], msgspec.Meta(description="Paused: the gateway holds deliveries.")] | None
-    ) = None
+    state: Annotated[Literal["Active", "Paused"], msgspec.Meta(description="Paused: the gateway holds deliveries.")] = (
+        "Active"
+    )
     type: Annotated[Literal["HTTP"], msgspec.Meta(description="Protocol of the destination.")]
     http: Http | None = None
-    format: (
-        Annotated[
-            Literal["Verbatim", "CloudEvents", "CloudEventsBinary", "Form"],
-            msgspec.Meta(
-                description="Verbatim: the document, or the body as Purple sent it. CloudEvents: wrapped as a "
-                "CloudEvent in structured mode. CloudEventsBinary: in binary mode. Form: the document, which must be "
-                "a map of texts, numbers, true, false and null, as `application/x-www-form-urlencoded`."
-            ),
-        ]
-        | None
-    ) = None
-    transform: (
-        Annotated[
-            types.Transform,
-            msgspec.Meta(
-                description="CEL over `visit` and `body` that makes the document for every route without a transform "
-                "of its own. The body as received if left out."
-            ),
-        ]
-        | None
-    ) = None
-    concurrency: (
-        Annotated[int, msgspec.Meta(ge=1, le=1000, description="Concurrent requests, over all replicas.")] | None
-    ) = None
-    rate_limit: RateLimit | None = None
-    retry: Retry | None = None
+    format: Annotated[
+        Literal["Verbatim", "CloudEvents", "CloudEventsBinary", "Form"],
+        msgspec.Meta(
+            description="Verbatim: the document, or the body as Purple sent it. CloudEvents: wrapped as a "
+            "CloudEvent in structured mode. CloudEventsBinary: in binary mode. Form: the document, which must be "
+            "a map of texts, numbers, true, false and null, as `application/x-www-form-urlencoded`."
+        ),
+    ] = "Verbatim"
+    transform: Annotated[
+        types.Transform,
+        msgspec.Meta(
+            description="CEL over `visit` and `body` that makes the document for every route without a transform "
+            "of its own. The body as received if left out."
+        ),
+    ] = ""
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=1000, description="Concurrent requests, over all replicas.")] = 8
+    rate_limit: RateLimit = RateLimit(requests=0)
+    retry: Retry = Retry()
 
     @property
     def url(self) -> str:
@@ -474,18 +425,18 @@ class Destination(types.ResourceBase, frozen=True, kw_only=True):
         declared: list[types.DeclaredExpression] = []
         for path, transform in (
             ("spec.transform", self.spec.transform),
-            ("spec.http.erasure.transform", erasure.transform if erasure else None),
+            ("spec.http.erasure.transform", erasure.transform if erasure else ""),
         ):
-            if transform is not None:
+            if transform:
                 declared.append((path, transform, "transform"))
         for path, variables in (
             ("spec.http.urlVariables", self.spec.http.url_variables if self.spec.http else None),
             ("spec.http.erasure.urlVariables", erasure.url_variables if erasure else None),
         ):
             for index, variable in enumerate(variables or ()):
-                if variable.value is not None:
+                if variable.value:
                     declared.append((f"{path}[{index}].value", variable.value, "variable"))
         for index, rule in enumerate(self.spec.http.answers or () if self.spec.http else ()):
-            if rule.when is not None:
+            if rule.when:
                 declared.append((f"spec.http.answers[{index}].when", rule.when, "answer"))
         return declared

@@ -26,11 +26,9 @@ def destination_document(
     A value that is not supported keeps the previous document in force. If a Secret disappeared, the last known
     credentials stay, together with the URL that they were given for. ``now``: microseconds; 0: unknown.
     """
-    spec = destination.spec
-    http, rate = spec.http, spec.rate_limit
+    spec, http = destination.spec, destination.spec.http
     if http is None:  # cannot happen: the reader has checked the rule of the union
         raise ValueError("a Destination of type HTTP must have http")
-    pick = types.value_or_default
     document = documents.DestinationDocument(
         namespace=destination.metadata.namespace,
         name=destination.metadata.name,
@@ -39,27 +37,27 @@ def destination_document(
         erasure=_erasure(http, resolver),
         generation=destination.metadata.generation,
         tenant=spec.tenant_ref.name if spec.tenant_ref else "",
-        state=pick(spec.state, "Destination.spec.state"),
-        method=pick(http.method, "Destination.spec.http.method"),
+        state=spec.state,
+        method=http.method,
         headers=_headers(http, resolver),
         oauth2=_oauth2(http, resolver),
         tls=_tls(http, resolver, now),
         signing_secrets=_signing_secrets(http, resolver),
         success_header=(http.success_header.name, http.success_header.value) if http.success_header else None,
         answers=tuple(
-            documents.AnswerRule(rule.effect, tuple(rule.status or ()), rule.when or "") for rule in http.answers or ()
+            documents.AnswerRule(rule.effect, tuple(rule.status or ()), rule.when) for rule in http.answers or ()
         ),
-        retry_after_header=(http.retry_after_header or "").lower(),
+        retry_after_header=http.retry_after_header.lower(),
         redirect_hosts=tuple(http.redirects.hosts) if http.redirects else (),
-        timeout_seconds=pick(http.timeout_seconds, "Destination.spec.http.timeoutSeconds"),
-        content_type=http.content_type or "",
-        format=pick(spec.format, "Destination.spec.format"),
-        transform=spec.transform or "",
-        concurrency=pick(spec.concurrency, "Destination.spec.concurrency"),
-        rate_requests=pick(rate and rate.requests, "Destination.spec.rateLimit.requests"),
-        rate_seconds=pick(rate and rate.per_seconds, "Destination.spec.rateLimit.perSeconds"),
-        rate_shared_by=(rate and rate.shared_by) or "",
-        retry_max_age_seconds=pick(spec.retry and spec.retry.max_age_seconds, "Destination.spec.retry.maxAgeSeconds"),
+        timeout_seconds=http.timeout_seconds,
+        content_type=http.content_type,
+        format=spec.format,
+        transform=spec.transform,
+        concurrency=spec.concurrency,
+        rate_requests=spec.rate_limit.requests,
+        rate_seconds=spec.rate_limit.per_seconds,
+        rate_shared_by=spec.rate_limit.shared_by,
+        retry_max_age_seconds=spec.retry.max_age_seconds,
     )
     invalid = [
         *_unsupported_values(destination, http, document),
@@ -104,19 +102,19 @@ def _with_last_credentials(
 def _headers(http: Http, resolver: SecretResolver) -> tuple[tuple[str, str], ...]:
     headers = []
     for index, header in enumerate(http.headers or ()):
-        value = header.value or ""
+        value = header.value
         if header.value_from is not None:
             path = f"spec.http.headers[{index}].valueFrom.secretKeyRef"
             value = resolver.text(header.value_from.secret_key_ref, path)
         headers.append((header.name, value))
     authentication = http.authentication
-    if authentication and authentication.basic:
+    if authentication.basic:
         value = resolver.basic(authentication.basic.secret_ref, "spec.http.authentication.basic.secretRef")
         headers.append(("Authorization", value))
-    if authentication and authentication.bearer:
+    if authentication.bearer:
         token = resolver.text(authentication.bearer.secret_ref, "spec.http.authentication.bearer.secretRef")
         headers.append(("Authorization", f"Bearer {token}"))
-    if authentication and authentication.header:
+    if authentication.header:
         own = authentication.header
         secret = resolver.text(own.secret_ref, "spec.http.authentication.header.secretRef")
         headers.append((own.name, f"{own.scheme} {secret}" if own.scheme else secret))
@@ -132,7 +130,7 @@ class _ServiceAccount(msgspec.Struct):
 
 
 def _oauth2(http: Http, resolver: SecretResolver) -> documents.OAuth2 | None:
-    oauth2 = http.authentication.oauth2 if http.authentication else None
+    oauth2 = http.authentication.oauth2
     if oauth2 is None:
         return None
     document = documents.OAuth2(oauth2.grant, oauth2.token_url, tuple(oauth2.scopes or ()))
@@ -143,7 +141,7 @@ def _oauth2(http: Http, resolver: SecretResolver) -> documents.OAuth2 | None:
             document,
             client_id=client.client_id,
             client_secret=resolver.text(client.secret_ref, f"{path}.clientCredentials.secretRef"),
-            client_authentication=client.send_as or "Basic",
+            client_authentication=client.send_as,
         )
     bearer = oauth2.jwt_bearer
     if bearer is None:  # cannot happen: the reader has checked the rule of the union
@@ -155,8 +153,8 @@ def _oauth2(http: Http, resolver: SecretResolver) -> documents.OAuth2 | None:
     return msgspec.structs.replace(
         document,
         issuer=bearer.issuer or (account.client_email if account else ""),
-        subject=bearer.subject or "",
-        audience=bearer.audience or "",
+        subject=bearer.subject,
+        audience=bearer.audience,
         private_key=account.private_key if account else key,
         key_id=account.private_key_id if account else "",
     )
@@ -181,7 +179,7 @@ def _tls(http: Http, resolver: SecretResolver, now: int) -> documents.Tls | None
         problem = tls_material.client_problem(chain, key, now) if key else None
         if problem is not None:
             resolver.refuse(at, conditions.Reason.CertificateInvalid, f"of Secret `{name}`, {problem}")
-    return documents.Tls(authority, chain, key, spec.server_name or "")
+    return documents.Tls(authority, chain, key, spec.server_name)
 
 
 def _erasure(http: Http, resolver: SecretResolver) -> documents.ErasureCall | None:
@@ -192,8 +190,8 @@ def _erasure(http: Http, resolver: SecretResolver) -> documents.ErasureCall | No
         by=call.by,
         url=call.url,
         url_variables=_url_variables(call.url_variables, f"{path}.urlVariables", resolver),
-        method=types.value_or_default(call.method, "Destination.spec.http.erasure.method"),
-        transform=call.transform or "",
+        method=call.method,
+        transform=call.transform,
     )
 
 
@@ -205,7 +203,7 @@ def _url_variables(
         secret = ""
         if variable.value_from is not None:
             secret = resolver.text(variable.value_from.secret_key_ref, f"{path}[{index}].valueFrom.secretKeyRef")
-        variables.append(documents.UrlVariable(variable.name, variable.value or "", secret))
+        variables.append(documents.UrlVariable(variable.name, variable.value, secret))
     return tuple(variables)
 
 
@@ -274,7 +272,7 @@ def _rules_without_use(http: Http) -> Iterator[tuple[str, str]]:
         if None not in earlier_rules:
             numbers = " and ".join(str(number) for number in sorted({number for number in earlier_rules if number}))
             yield f"spec.http.answers[{index}]", f"never applies, because rule {numbers} before it takes its answers"
-        if rule.when is None:
+        if not rule.when:
             taken.update({status: index + 1 for status in rule.status or (None,) if status not in taken})
 
 

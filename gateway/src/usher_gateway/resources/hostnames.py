@@ -76,7 +76,7 @@ class AddressClaims:
 
     def is_over_limit(self, hostname: str, namespace: str, spec: listener_class.ListenerClassSpec) -> bool:
         """Return True if a namespace has as many other hostnames already as its class allows."""
-        limit = spec.maximums.hostnames_per_namespace if spec.maximums else None
+        limit = spec.maximums.hostnames_per_namespace
         return limit is not None and self._is_over_limit(namespace, hostname, limit)
 
     def take(self, address: documents.Address, listener_key: str) -> bool:
@@ -130,9 +130,9 @@ def _parents(hostname: str) -> list[str]:
     return [".".join(labels[start:]) for start in range(1, len(labels))]
 
 
-def permits(namespaces: listener_class.Namespaces | None, labels: Mapping[str, str]) -> bool:
-    """Return True if ``namespaces`` of a ListenerClass selects a namespace with these labels. None selects all."""
-    if namespaces is None or namespaces.from_ == "All":
+def permits(namespaces: listener_class.Namespaces, labels: Mapping[str, str]) -> bool:
+    """Return True if ``namespaces`` of a ListenerClass selects a namespace with these labels."""
+    if namespaces.from_ == "All":
         return True
     selector = namespaces.selector or listener_class.LabelSelector()
     if any(labels.get(key) != value for key, value in (selector.match_labels or {}).items()):

@@ -6,6 +6,7 @@ import msgspec
 
 from usher_gateway.resources import types
 
+DEFAULT_CLASS = "public"  # Name of the ListenerClass of a listener that names none
 _SECRET_LENGTH = 20  # A path or query value this long, with letters and digits, cannot be guessed
 
 _Generation = Annotated[
@@ -59,28 +60,22 @@ class AlsoAccept(types.Model, frozen=True, kw_only=True):
     """An older or newer token that is also accepted."""
 
     generation: _Generation
-    until_time: (
-        Annotated[
-            types.Timestamp,
-            msgspec.Meta(description="Time until which the token is accepted (RFC 3339). No limit if left out."),
-        ]
-        | None
-    ) = None
-    action: (
-        Annotated[
-            Literal["Accept", "Hold"],
-            msgspec.Meta(
-                description="Hold: the gateway accepts visits at the URL with this token and holds their deliveries."
-            ),
-        ]
-        | None
-    ) = None
+    until_time: Annotated[
+        types.Timestamp,
+        msgspec.Meta(description="Time until which the token is accepted (RFC 3339). No limit if left out."),
+    ] = ""
+    action: Annotated[
+        Literal["Accept", "Hold"],
+        msgspec.Meta(
+            description="Hold: the gateway accepts visits at the URL with this token and holds their deliveries."
+        ),
+    ] = "Accept"
 
 
 class Token(types.Model, frozen=True, kw_only=True):
     """The tokens in the URLs of the listener. Several tokens allow a rotation without a gap."""
 
-    generation: _Generation | None = None
+    generation: _Generation = 0
     also_accept: (
         Annotated[
             list[AlsoAccept],
@@ -132,16 +127,13 @@ class AllowedSources(types.Model, frozen=True, kw_only=True):
             extra_json_schema=types.LIST_SET,
         ),
     ]
-    policy: (
-        Annotated[
-            Literal["Report", "Enforce"],
-            msgspec.Meta(
-                description="Report: requests from other addresses are only counted. Enforce: the gateway "
-                "answers them with 403."
-            ),
-        ]
-        | None
-    ) = None
+    policy: Annotated[
+        Literal["Report", "Enforce"],
+        msgspec.Meta(
+            description="Report: requests from other addresses are only counted. Enforce: the gateway "
+            "answers them with 403."
+        ),
+    ] = "Report"
 
 
 class Fields(types.Model, frozen=True, kw_only=True):
@@ -165,77 +157,58 @@ class Fields(types.Model, frozen=True, kw_only=True):
     occurred_at: (
         Annotated[types.JsonPointer, msgspec.Meta(description="Place of the time of the authentication.")] | None
     ) = None
-    occurred_at_zone: (
-        Annotated[
-            types.TimeZone,
-            msgspec.Meta(
-                description="IANA time zone of times without an offset. Without it such times are not trusted."
-            ),
-        ]
-        | None
-    ) = None
+    occurred_at_zone: Annotated[
+        types.TimeZone,
+        msgspec.Meta(description="IANA time zone of times without an offset. Without it such times are not trusted."),
+    ] = ""
 
 
 class Dedupe(types.Model, frozen=True, kw_only=True):
     """The rules by which arrivals count as the same visit."""
 
-    per: (
-        Annotated[
-            list[types.VisitorKey],
-            msgspec.Meta(
-                min_length=1,
-                max_length=3,
-                description="The ids that two arrivals of the same visit have in common, all of them.",
-                extra_json_schema=types.LIST_SET,
-            ),
-        ]
-        | None
-    ) = None
-    window_seconds: (
-        Annotated[
-            int,
-            msgspec.Meta(
-                ge=0,
-                le=604_800,
-                description="Seconds in which an arrival of the same visitor is a repeat. 0: every "
-                "authentication is a visit.",
-            ),
-        ]
-        | None
-    ) = None
-    redelivery_seconds: (
-        Annotated[
-            int,
-            msgspec.Meta(
-                ge=0,
-                le=604_800,
-                description="Seconds in which identical content without a time in it counts as Purple's retry.",
-            ),
-        ]
-        | None
-    ) = None
+    per: Annotated[
+        list[types.VisitorKey],
+        msgspec.Meta(
+            min_length=1,
+            max_length=3,
+            description="The ids that two arrivals of the same visit have in common, all of them.",
+            extra_json_schema=types.LIST_SET,
+        ),
+    ] = msgspec.field(default_factory=lambda: ["User", "Venue"])
+    window_seconds: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=604_800,
+            description="Seconds in which an arrival of the same visitor is a repeat. 0: every "
+            "authentication is a visit.",
+        ),
+    ] = 3600
+    redelivery_seconds: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=604_800,
+            description="Seconds in which identical content without a time in it counts as Purple's retry.",
+        ),
+    ] = 12_600
 
 
 class Late(types.Model, frozen=True, kw_only=True):
     """When a visit counts as late."""
 
-    after_seconds: (
-        Annotated[int, msgspec.Meta(ge=1, le=604_800, description="Seconds from the visit time to the arrival.")] | None
-    ) = None
+    after_seconds: Annotated[
+        int, msgspec.Meta(ge=1, le=604_800, description="Seconds from the visit time to the arrival.")
+    ] = 300
 
 
 class Silence(types.Model, frozen=True, kw_only=True):
     """How long a listener may be silent."""
 
-    after_seconds: (
-        Annotated[
-            int,
-            msgspec.Meta(
-                ge=60, le=31_536_000, description="Seconds without any arrival before `Receiving` turns False."
-            ),
-        ]
-        | None
-    ) = None
+    after_seconds: Annotated[
+        int,
+        msgspec.Meta(ge=60, le=31_536_000, description="Seconds without any arrival before `Receiving` turns False."),
+    ] = 86_400
 
 
 class OncePerSpec(types.Model, frozen=True, kw_only=True):
@@ -251,17 +224,14 @@ class OncePerSpec(types.Model, frozen=True, kw_only=True):
         ),
     ]
     every: Annotated[Literal["Day", "Week", "Month"], msgspec.Meta(description="The period. A week begins on Monday.")]
-    name: (
-        Annotated[
-            types.ItemName,
-            msgspec.Meta(
-                description="Routes of one tenant with the same name share one limit, also those of other listeners: a "
-                "visitor whom two webhooks report gets one mail a day. They need the same `every`, and share nothing "
-                "with a route that has another `per`. Without it, each route has its own limit.",
-            ),
-        ]
-        | None
-    ) = None
+    name: Annotated[
+        types.ItemName,
+        msgspec.Meta(
+            description="Routes of one tenant with the same name share one limit, also those of other listeners: a "
+            "visitor whom two webhooks report gets one mail a day. They need the same `every`, and share nothing "
+            "with a route that has another `per`. Without it, each route has its own limit.",
+        ),
+    ] = ""
 
 
 class RouteSpec(types.Model, frozen=True, kw_only=True):
@@ -269,53 +239,37 @@ class RouteSpec(types.Model, frozen=True, kw_only=True):
 
     name: types.ItemName
     destination_ref: types.DestinationRef
-    state: (
-        Annotated[
-            Literal["Active", "Paused", "Shadow"],
-            msgspec.Meta(
-                description="Paused: visits are skipped and can be replayed. Shadow: the gateway decides "
-                "and records, and sends nothing."
-            ),
-        ]
-        | None
-    ) = None
-    when: (
-        Annotated[
-            types.Filter,
-            msgspec.Meta(description="CEL over `visit` and `body` that selects the visits. All if left out."),
-        ]
-        | None
-    ) = None
-    repeats: (
-        Annotated[
-            Literal["Skip", "Forward"],
-            msgspec.Meta(description="Skip: a repeat of a visit makes no delivery. Forward: it makes one."),
-        ]
-        | None
-    ) = None
+    state: Annotated[
+        Literal["Active", "Paused", "Shadow"],
+        msgspec.Meta(
+            description="Paused: visits are skipped and can be replayed. Shadow: the gateway decides "
+            "and records, and sends nothing."
+        ),
+    ] = "Active"
+    when: Annotated[
+        types.Filter,
+        msgspec.Meta(description="CEL over `visit` and `body` that selects the visits. All if left out."),
+    ] = ""
+    repeats: Annotated[
+        Literal["Skip", "Forward"],
+        msgspec.Meta(description="Skip: a repeat of a visit makes no delivery. Forward: it makes one."),
+    ] = "Skip"
     once_per: OncePerSpec | None = None
-    deliver_within_seconds: (
-        Annotated[
-            int,
-            msgspec.Meta(
-                ge=1,
-                le=604_800,
-                description="Seconds from the visit time after which a delivery is useless and is "
-                "cancelled. No limit if left out.",
-            ),
-        ]
-        | None
-    ) = None
-    transform: (
-        Annotated[
-            types.Transform,
-            msgspec.Meta(
-                description="CEL over `visit` and `body` that makes the document to send. The body as "
-                "received if left out."
-            ),
-        ]
-        | None
-    ) = None
+    deliver_within_seconds: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=604_800,
+            description="Seconds from the visit time after which a delivery is useless and is "
+            "cancelled. No limit if left out.",
+        ),
+    ] = 0
+    transform: Annotated[
+        types.Transform,
+        msgspec.Meta(
+            description="CEL over `visit` and `body` that makes the document to send. The body as received if left out."
+        ),
+    ] = ""
 
 
 class ListenerSpec(types.Model, frozen=True, kw_only=True):
@@ -327,13 +281,10 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     )
 
     tenant_ref: types.TenantRef
-    listener_class_name: (
-        Annotated[
-            types.ResourceName,
-            msgspec.Meta(description="The ListenerClass that exposes this listener. It cannot be changed."),
-        ]
-        | None
-    ) = None
+    listener_class_name: Annotated[
+        types.ResourceName,
+        msgspec.Meta(description="The ListenerClass that exposes this listener. It cannot be changed."),
+    ] = DEFAULT_CLASS
     addresses: (
         Annotated[
             list[AddressSpec],
@@ -346,20 +297,17 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    token: Token | None = None
-    state: (
-        Annotated[
-            Literal["Active", "Suspended"],
-            msgspec.Meta(description="Suspended: the gateway accepts visits and holds their deliveries."),
-        ]
-        | None
-    ) = None
+    token: Token = Token()
+    state: Annotated[
+        Literal["Active", "Suspended"],
+        msgspec.Meta(description="Suspended: the gateway accepts visits and holds their deliveries."),
+    ] = "Active"
     authentication: AuthenticationSpec | None = None
-    allowed_sources: AllowedSources | None = None
-    fields: Fields | None = None
-    dedupe: Dedupe | None = None
-    late: Late | None = None
-    silence: Silence | None = None
+    allowed_sources: AllowedSources = AllowedSources(ranges=[])
+    fields: Fields = Fields()
+    dedupe: Dedupe = Dedupe()
+    late: Late = Late()
+    silence: Silence = Silence()
     routes: (
         Annotated[
             list[RouteSpec],
@@ -387,7 +335,7 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
     @property
     def class_name(self) -> str:
         """Name of the ListenerClass that exposes this listener."""
-        return str(types.value_or_default(self.spec.listener_class_name, "Listener.spec.listenerClassName"))
+        return self.spec.listener_class_name
 
     @property
     def owner(self) -> tuple[str, str]:
@@ -401,15 +349,15 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
             (f"spec.routes[{index}].oncePer.every", route.once_per)
             for index, route in enumerate(self.spec.routes or ())
         ]
-        return [(path, rule) for path, rule in rules if rule is not None and rule.name is not None]
+        return [(path, rule) for path, rule in rules if rule is not None and rule.name]
 
     @property
     def expressions(self) -> list[types.DeclaredExpression]:
         """The expressions of the routes."""
         expressions: list[types.DeclaredExpression] = []
         for index, route in enumerate(self.spec.routes or ()):
-            if route.when is not None:
+            if route.when:
                 expressions.append((f"spec.routes[{index}].when", route.when, "when"))
-            if route.transform is not None:
+            if route.transform:
                 expressions.append((f"spec.routes[{index}].transform", route.transform, "transform"))
         return expressions

@@ -62,7 +62,7 @@ class AllowedHostname(types.Model, frozen=True, kw_only=True):
     """A host name or a pattern that listeners of some namespaces may use."""
 
     hostname: types.HostnamePattern
-    namespaces: Namespaces | None = None
+    namespaces: Namespaces = Namespaces(from_="All")
 
 
 class Ingress(types.Model, frozen=True, kw_only=True):
@@ -194,40 +194,31 @@ class ClientAddress(types.Model, frozen=True, kw_only=True):
 class Maximums(types.Model, frozen=True, kw_only=True):
     """Limits of a listener or a namespace of this class."""
 
-    max_body_bytes: (
-        Annotated[
-            int,
-            msgspec.Meta(
-                ge=1024,
-                le=8 * 1024 * 1024,
-                description="Largest body after inflating, in bytes. Larger bodies are quarantined.",
-            ),
-        ]
-        | None
-    ) = None
-    requests_per_second: (
-        Annotated[
-            int,
-            msgspec.Meta(
-                ge=1,
-                le=100_000,
-                description="Requests per second of one listener, as a mean over 8 s. Above it the answer is 503.",
-            ),
-        ]
-        | None
-    ) = None
-    stored_bytes_per_tenant: (
-        Annotated[
-            int,
-            msgspec.Meta(
-                ge=1024 * 1024,
-                le=2**50,
-                description="Bytes of bodies that a gateway stores for one tenant. At the limit it answers only this "
-                "tenant's arrivals with 503. If left out: half of the free space.",
-            ),
-        ]
-        | None
-    ) = None
+    max_body_bytes: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1024,
+            le=8 * 1024 * 1024,
+            description="Largest body after inflating, in bytes. Larger bodies are quarantined.",
+        ),
+    ] = 256 * 1024
+    requests_per_second: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=100_000,
+            description="Requests per second of one listener, as a mean over 8 s. Above it the answer is 503.",
+        ),
+    ] = 500
+    stored_bytes_per_tenant: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1024 * 1024,
+            le=2**50,
+            description="Bytes of bodies that a gateway stores for one tenant. At the limit it answers only this "
+            "tenant's arrivals with 503. If left out: half of the free space.",
+        ),
+    ] = 0
     listeners_per_namespace: (
         Annotated[
             int,
@@ -289,12 +280,9 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
             )
         ),
     ]
-    namespaces: (
-        Annotated[
-            Namespaces, msgspec.Meta(description="Namespaces whose listeners may use this class. All if left out.")
-        ]
-        | None
-    ) = None
+    namespaces: Annotated[
+        Namespaces, msgspec.Meta(description="Namespaces whose listeners may use this class. All if left out.")
+    ] = Namespaces(from_="All")
     allowed_hostnames: (
         Annotated[
             list[AllowedHostname],
@@ -308,19 +296,16 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
     ) = None
     exposure: Exposure | None = None
     tls: TlsSpec | None = None
-    client_address: ClientAddress | None = None
-    maximums: Maximums | None = None
-    retired_address_days: (
-        Annotated[
-            int,
-            msgspec.Meta(
-                ge=0,
-                le=365,
-                description="Days from the last arrival at a retired address until it ends. 0 ends it at once.",
-            ),
-        ]
-        | None
-    ) = None
+    client_address: ClientAddress = ClientAddress(from_="Connection")
+    maximums: Maximums = Maximums()
+    retired_address_days: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=365,
+            description="Days from the last arrival at a retired address until it ends. 0 ends it at once.",
+        ),
+    ] = 7
     removal_limit: (
         Annotated[
             int,
@@ -354,7 +339,6 @@ class ListenerClass(types.ResourceBase, frozen=True, kw_only=True):
 
 def check_class(listener_class: ListenerClass) -> list[conditions.Finding]:
     """Return what the schema cannot check in one class."""
-    client = listener_class.spec.client_address
     return [
         conditions.finding(
             listener_class,
@@ -362,6 +346,6 @@ def check_class(listener_class: ListenerClass) -> list[conditions.Finding]:
             conditions.Reason.UnsupportedValue,
             "is not an address range; write one such as 203.0.113.0/24",
         )
-        for index, proxy in enumerate((client and client.trusted_proxies) or ())
+        for index, proxy in enumerate(listener_class.spec.client_address.trusted_proxies or ())
         if types.network_of(proxy) is None
     ]

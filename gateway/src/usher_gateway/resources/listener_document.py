@@ -11,7 +11,7 @@ import msgspec
 
 from usher_gateway import documents, model
 from usher_gateway.resources import conditions, listener_class, types
-from usher_gateway.resources.listener import AddressSpec, AlsoAccept, Dedupe, Fields, Listener, RouteSpec, Token
+from usher_gateway.resources.listener import AddressSpec, AlsoAccept, Fields, Listener, RouteSpec
 
 
 class TokenPath(msgspec.Struct, frozen=True):
@@ -25,9 +25,7 @@ class TokenPath(msgspec.Struct, frozen=True):
 
 def token_paths(listener: Listener, install_key: bytes) -> list[TokenPath]:
     """Return every token path that a listener answers at: the present one first, then those also accepted."""
-    token = listener.spec.token or Token()
-    generation = types.value_or_default(token.generation, "Listener.spec.token.generation")
-    action = "Listener.spec.token.alsoAccept[].action"
+    token = listener.spec.token
 
     def path(number: int) -> str:
         namespace, tenant = listener.owner
@@ -36,15 +34,15 @@ def token_paths(listener: Listener, install_key: bytes) -> list[TokenPath]:
         )
 
     also = [
-        TokenPath(path(old.generation), types.value_or_default(old.action, action), _until(old))
+        TokenPath(path(old.generation), old.action, _until(old))
         for old in token.also_accept or ()
-        if old.generation != generation
+        if old.generation != token.generation
     ]
-    return [TokenPath(path(generation)), *also]
+    return [TokenPath(path(token.generation)), *also]
 
 
 def _until(old: AlsoAccept) -> int:
-    if old.until_time is None or not _is_time(old.until_time):
+    if not _is_time(old.until_time):
         return 0
     moment = datetime.datetime.fromisoformat(old.until_time)
     return int(moment.timestamp() * model.MICROSECONDS)
@@ -88,12 +86,12 @@ def check_listener(listener: Listener) -> list[conditions.Finding]:
 def _value_findings(listener: Listener) -> Iterator[conditions.Finding]:
     unsupported = conditions.Reason.UnsupportedValue
     spec = listener.spec
-    zone = spec.fields.occurred_at_zone if spec.fields else None
-    if zone is not None and not types.is_time_zone(zone):
+    zone = spec.fields.occurred_at_zone
+    if zone and not types.is_time_zone(zone):
         message = f"`{zone}` is not an IANA time zone; write one such as Europe/London"
         yield conditions.finding(listener, "spec.fields.occurredAtZone", unsupported, message)
-    for index, old in enumerate((spec.token and spec.token.also_accept) or ()):
-        if old.until_time is not None and not _is_time(old.until_time):
+    for index, old in enumerate(spec.token.also_accept or ()):
+        if old.until_time and not _is_time(old.until_time):
             path = f"spec.token.alsoAccept[{index}].untilTime"
             message = "this time does not exist; write one such as 2027-01-31T12:00:00Z"
             yield conditions.finding(listener, path, unsupported, message)
@@ -104,7 +102,7 @@ def _value_findings(listener: Listener) -> Iterator[conditions.Finding]:
 
 
 def _period_findings(listener: Listener) -> Iterator[conditions.Finding]:
-    periods: dict[str | None, str] = {}
+    periods: dict[str, str] = {}
     for path, rule in listener.named_rules:
         every = periods.setdefault(rule.name, rule.every)
         if every != rule.every:
@@ -113,7 +111,7 @@ def _period_findings(listener: Listener) -> Iterator[conditions.Finding]:
 
 
 def _range_findings(listener: Listener) -> Iterator[conditions.Finding]:
-    for index, text in enumerate(listener.spec.allowed_sources.ranges if listener.spec.allowed_sources else ()):
+    for index, text in enumerate(listener.spec.allowed_sources.ranges):
         if types.network_of(text) is None:
             path = f"spec.allowedSources.ranges[{index}]"
             message = f"`{text}` is not an address range; write one such as 203.0.113.0/24"
@@ -139,37 +137,30 @@ def listener_document(
         class_spec: Of its ListenerClass.
         trusted_proxies: Added to those of the class (``--trusted-proxies``).
     """
-    spec = listener.spec
-    dedupe = spec.dedupe or Dedupe()
-    fields = spec.fields or Fields()
-    sources = spec.allowed_sources
-    maximums = class_spec.maximums or listener_class.Maximums()
-    client = class_spec.client_address
-    proxies = (*((client and client.trusted_proxies) or ()), *trusted_proxies)
-    pick = types.value_or_default
-    address_from = pick(client and client.from_, "ListenerClass.spec.clientAddress.from")
+    spec, dedupe, maximums = listener.spec, listener.spec.dedupe, class_spec.maximums
+    proxies = (*(class_spec.client_address.trusted_proxies or ()), *trusted_proxies)
     return documents.ListenerDocument(
         namespace=listener.metadata.namespace,
         name=listener.metadata.name,
         tenant=tenant,
         addresses=addresses,
         generation=listener.metadata.generation,
-        state=pick(spec.state, "Listener.spec.state"),
+        state=spec.state,
         authentication=authentication,
-        source_ranges=tuple(network for network in map(types.network_of, sources.ranges if sources else ()) if network),
-        source_policy=pick(sources and sources.policy, "Listener.spec.allowedSources.policy"),
-        client_address_from="XForwardedFor" if trusted_proxies else address_from,
+        source_ranges=tuple(network for network in map(types.network_of, spec.allowed_sources.ranges) if network),
+        source_policy=spec.allowed_sources.policy,
+        client_address_from="XForwardedFor" if trusted_proxies else class_spec.client_address.from_,
         trusted_proxies=tuple(dict.fromkeys(types.network_of(proxy) or proxy for proxy in proxies)),
-        max_body_bytes=pick(maximums.max_body_bytes, "ListenerClass.spec.maximums.maxBodyBytes"),
-        requests_per_second=pick(maximums.requests_per_second, "ListenerClass.spec.maximums.requestsPerSecond"),
-        max_stored_bytes=pick(maximums.stored_bytes_per_tenant, "ListenerClass.spec.maximums.storedBytesPerTenant"),
-        fields=_fields(fields),
-        occurred_at_zone=pick(fields.occurred_at_zone, "Listener.spec.fields.occurredAtZone"),
-        dedupe_per=tuple(pick(dedupe.per, "Listener.spec.dedupe.per")),
-        window_seconds=pick(dedupe.window_seconds, "Listener.spec.dedupe.windowSeconds"),
-        redelivery_seconds=pick(dedupe.redelivery_seconds, "Listener.spec.dedupe.redeliverySeconds"),
-        late_after_seconds=pick(spec.late and spec.late.after_seconds, "Listener.spec.late.afterSeconds"),
-        silence_after_seconds=pick(spec.silence and spec.silence.after_seconds, "Listener.spec.silence.afterSeconds"),
+        max_body_bytes=maximums.max_body_bytes,
+        requests_per_second=maximums.requests_per_second,
+        max_stored_bytes=maximums.stored_bytes_per_tenant,
+        fields=_fields(spec.fields),
+        occurred_at_zone=spec.fields.occurred_at_zone,
+        dedupe_per=tuple(dedupe.per),
+        window_seconds=dedupe.window_seconds,
+        redelivery_seconds=dedupe.redelivery_seconds,
+        late_after_seconds=spec.late.after_seconds,
+        silence_after_seconds=spec.silence.after_seconds,
         routes=routes_of(listener),
     )
 
@@ -199,14 +190,13 @@ def _fields(fields: Fields) -> dict[str, tuple[str, ...]]:
 
 def _route(listener: Listener, route: RouteSpec) -> documents.Route:
     once = route.once_per
-    pick = types.value_or_default
     return documents.Route(
         name=route.name,
         destination=f"{listener.metadata.namespace}/{route.destination_ref.name}",
-        state=pick(route.state, "Listener.spec.routes[].state"),
-        when=pick(route.when, "Listener.spec.routes[].when"),
-        repeats=pick(route.repeats, "Listener.spec.routes[].repeats"),
-        once_per=documents.OncePer(tuple(sorted(once.per)), once.every, once.name or "") if once else None,
-        deliver_within_seconds=pick(route.deliver_within_seconds, "Listener.spec.routes[].deliverWithinSeconds"),
-        transform=pick(route.transform, "Listener.spec.routes[].transform"),
+        state=route.state,
+        when=route.when,
+        repeats=route.repeats,
+        once_per=documents.OncePer(tuple(sorted(once.per)), once.every, once.name) if once else None,
+        deliver_within_seconds=route.deliver_within_seconds,
+        transform=route.transform,
     )

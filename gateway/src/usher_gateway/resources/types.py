@@ -1,4 +1,4 @@
-"""The types that resources are made of, the rules between fields, the metadata of objects, and the defaults.
+"""The types that resources are made of, the rules between fields, and the metadata of objects.
 
 Limits and rules are declared once, as data. ``yaml_reader.py`` checks files against them, and ``tools/definitions``
 makes the custom resource definitions from them. ``Meta.description`` is the text of ``kubectl explain``. The keys of
@@ -9,7 +9,7 @@ import ipaddress
 import re
 import zoneinfo
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -231,8 +231,13 @@ LIST_SET = {"x-kubernetes-list-type": "set"}  # Extra schema of a list without d
 LIST_ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
 
-class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
-    """Base of all structs in a resource: camelCase in YAML, frozen, and unknown fields are errors."""
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True, omit_defaults=True):
+    """Base of all structs in a resource: camelCase in YAML, frozen, and unknown fields are errors.
+
+    A default of `0` means no limit, and `""` means not set. Encoding leaves defaults out, because a manifest may not
+    have these two. The schema of the API server has no defaults, because GitOps tools would report those of list items
+    as drift.
+    """
 
 
 class Union(msgspec.Struct, frozen=True):
@@ -446,61 +451,6 @@ def _dig(value: object, path: str) -> object:
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
-
-
-# Field path -> default. `0` means no limit and `""` means not set. The compiler fills the defaults in;
-# `docs/resources.md` lists them. The schema sets no default inside list items, because GitOps tools would report drift.
-DEFAULTS: dict[str, Any] = {
-    "ListenerClass.spec.namespaces.from": "All",
-    "ListenerClass.spec.allowedHostnames[].namespaces.from": "All",
-    "ListenerClass.spec.clientAddress.from": "Connection",
-    "ListenerClass.spec.maximums.maxBodyBytes": 256 * 1024,
-    "ListenerClass.spec.maximums.requestsPerSecond": 500,
-    "ListenerClass.spec.maximums.storedBytesPerTenant": 0,
-    "ListenerClass.spec.retiredAddressDays": 7,
-    "Tenant.spec.companyID": "",
-    "Tenant.spec.companyCheck": "Warn",
-    "Tenant.spec.displayName": "",
-    "Tenant.spec.timeZone": "UTC",
-    "Tenant.spec.state": "Active",
-    "Tenant.spec.quota.visitsPerMonth": 0,
-    "Tenant.spec.quota.whenExceeded": "Forward",
-    "Tenant.spec.retention.bodyDays": 30,
-    "Tenant.spec.retention.meterMonths": 25,
-    "Listener.spec.listenerClassName": "public",
-    "Listener.spec.token.generation": 0,
-    "Listener.spec.token.alsoAccept[].action": "Accept",
-    "Listener.spec.token.alsoAccept[].untilTime": "",
-    "Listener.spec.state": "Active",
-    "Listener.spec.authentication.type": "None",
-    "Listener.spec.allowedSources.policy": "Report",
-    "Listener.spec.fields.occurredAtZone": "",
-    "Listener.spec.dedupe.per": ["User", "Venue"],
-    "Listener.spec.dedupe.windowSeconds": 3600,
-    "Listener.spec.dedupe.redeliverySeconds": 12_600,
-    "Listener.spec.late.afterSeconds": 300,
-    "Listener.spec.silence.afterSeconds": 86_400,
-    "Listener.spec.routes[].state": "Active",
-    "Listener.spec.routes[].when": "",
-    "Listener.spec.routes[].repeats": "Skip",
-    "Listener.spec.routes[].deliverWithinSeconds": 0,
-    "Listener.spec.routes[].transform": "",
-    "Destination.spec.state": "Active",
-    "Destination.spec.http.method": "POST",
-    "Destination.spec.http.erasure.method": "POST",
-    "Destination.spec.http.authentication.type": "None",
-    "Destination.spec.http.timeoutSeconds": 10,
-    "Destination.spec.format": "Verbatim",
-    "Destination.spec.concurrency": 8,
-    "Destination.spec.rateLimit.requests": 0,
-    "Destination.spec.rateLimit.perSeconds": 1,
-    "Destination.spec.retry.maxAgeSeconds": 604_800,
-}
-
-
-def value_or_default(given: Any, path: str) -> Any:
-    """Return the given value, or the default of the field if it is None."""
-    return DEFAULTS[path] if given is None else given
 
 
 def is_time_zone(name: str) -> bool:

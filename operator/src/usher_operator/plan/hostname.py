@@ -409,8 +409,7 @@ def _namespace_of(view: Lookups, hostname: str, spec: listener_class.ListenerCla
 
     ``""`` if the class has no such limit, and for a hostname of a class.
     """
-    is_limited = spec.maximums is not None and spec.maximums.hostnames_per_namespace is not None
-    if hostname == spec.hostname or not is_limited:
+    if hostname == spec.hostname or spec.maximums.hostnames_per_namespace is None:
         return ""
     holding = (document.namespace for document in view.listeners_at(hostname) if hostname in document.own_hostnames)
     return min(holding, default="")

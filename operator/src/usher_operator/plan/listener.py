@@ -3,7 +3,7 @@
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import conditions, types
+from usher_gateway.resources import conditions
 from usher_gateway.resources.removal_limit import Removal
 from usher_operator import children
 from usher_operator.lookups import Lookups
@@ -165,10 +165,10 @@ def _reported_suspension(
 
 def suspension(view: Lookups, listener: resources.Listener) -> str:
     """Why the deliveries of a listener are held; ``""`` if they are not."""
-    if types.value_or_default(listener.spec.state, "Listener.spec.state") == "Suspended":
+    if listener.spec.state == "Suspended":
         return "`state` is Suspended: visits are accepted and their deliveries are held"
     tenant = view.tenant(f"{listener.metadata.namespace}/{listener.spec.tenant_ref.name}")
-    if tenant and types.value_or_default(tenant.resource.spec.state, "Tenant.spec.state") == "Suspended":
+    if tenant and tenant.resource.spec.state == "Suspended":
         return "the Tenant's `state` is Suspended: visits are accepted and their deliveries are held"
     return ""
 

@@ -10,7 +10,7 @@ import urllib.parse
 import msgspec
 
 from usher_gateway import config_secret, documents, model, resources
-from usher_gateway.resources import hostnames, types
+from usher_gateway.resources import hostnames
 from usher_gateway.resources.listener_class import check_class
 from usher_gateway.resources.removal_limit import (
     HaltedRemovals,
@@ -154,7 +154,7 @@ def plan_tenant(view: Lookups, key: Key) -> Plan:
         return common.plan_held_back(key, cached, held_back, ())
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     (accepted,) = builder.from_findings(check_tenant(cached.resource), [_Type.Accepted])
-    is_suspended = types.value_or_default(cached.resource.spec.state, "Tenant.spec.state") == "Suspended"
+    is_suspended = cached.resource.spec.state == "Suspended"
     shared = _company_shared(view, key, cached.resource, builder)
     status = builder.status([accepted, *shared], "`state` is Suspended: deliveries are held" if is_suspended else "")
     if accepted.status == "True":
@@ -231,7 +231,7 @@ def plan_destination(view: Lookups, key: Key) -> Plan:
     parts[0] = publication.accepted or parts[0]
     programmed = reports.programmed(view, key, publication.wanted, builder)
     parts += [programmed.condition, *reports.of_destination(view, key.path, builder)]
-    is_paused = types.value_or_default(cached.resource.spec.state, "Destination.spec.state") == "Paused"
+    is_paused = cached.resource.spec.state == "Paused"
     desired = (publication.child,) if publication.child else ()
     return Plan(
         key,
