@@ -1,5 +1,6 @@
 """The table of test_reasons.py: each cause with the condition and the reason that it gives."""
 
+import datetime
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
 from usher_operator.view import (
     AppliedDocument,
     ConditionStatus,
+    DegradedRoute,
     DestinationReport,
+    HeldRoute,
     Key,
     Kind,
     ListenerReport,
@@ -238,7 +241,7 @@ def class_moves(cluster: Cluster) -> None:
 
 def retired_address_is_used(cluster: Cluster) -> None:
     class_moves(cluster)
-    reports(retired_arrivals={"any": planning.NOW})(cluster)
+    reports(retired_arrivals={"any": datetime.datetime.now(datetime.UTC)})(cluster)
 
 
 def destination_reports(**about: Any) -> Callable[[Cluster], None]:
@@ -411,9 +414,14 @@ _LISTENER = [
     ("Receiving", "False", "Silent", reports(receiving="Silent")),
     ("Receiving", "False", "Refusing", reports(refusing=True, refused_reason="Unauthenticated")),
     ("Quarantining", "True", "Quarantining", reports(quarantined_share=0.051)),
-    ("RoutesDegraded", "True", "ExpressionTooSlow", reports(slow_routes=("crm",))),
+    (
+        "RoutesDegraded",
+        "True",
+        "ExpressionTooSlow",
+        reports(degraded_routes=(DegradedRoute("crm", "ExpressionTooSlow"),)),
+    ),
     ("RoutesDegraded", "True", "CompanyMismatch", reports(company_mismatch=True)),
-    ("DeliveriesHeld", "True", "DeliveriesHeld", reports(held_routes=(("crm", "SecretNotFound"),))),
+    ("DeliveriesHeld", "True", "DeliveriesHeld", reports(held_deliveries=(HeldRoute("crm", "SecretNotFound"),))),
     ("TimesUntrusted", "True", "TimesUntrusted", reports(times_untrusted=True)),
     ("AddressRetired", "True", "AddressRetired", class_moves),
     ("AddressRetired", "True", "RetiredAddressUsed", retired_address_is_used),
@@ -427,14 +435,14 @@ _DESTINATION = [
     ("Ready", "True", "Suspended", and_run(edit_destination(state="Paused"))),
     ("ResolvedRefs", "False", "CertificateInvalid", edit_destination(http=_BAD_TLS)),
     ("ResolvedRefs", "False", "TenantNotFound", edit_destination(tenantRef={"name": "nobody"})),
-    ("Healthy", "True", "Healthy", destination_reports()),
+    ("Healthy", "True", "Healthy", destination_reports(health="Healthy")),
     ("Healthy", "Unknown", "NotTried", destination_reports(health="NotTried")),
-    ("Healthy", "False", "Failing", destination_reports(health="Failing", error="ServerError 503")),
+    ("Healthy", "False", "Failing", destination_reports(health="Failing", error="ServerError", status=503)),
     ("Healthy", "False", "CircuitOpen", destination_reports(health="CircuitOpen", error="Timeout")),
     ("Healthy", "False", "AddressForbidden", destination_reports(health="AddressForbidden", error="AddressForbidden")),
     ("Healthy", "False", "SecretNotFound", destination_reports(health="SecretNotFound")),
     ("Healthy", "False", "TokenFailed", destination_reports(health="TokenFailed", error="TokenRefused")),
-    ("Healthy", "False", "Gone", destination_reports(health="Gone", error="Gone 410")),
+    ("Healthy", "False", "Gone", destination_reports(health="Gone", error="Gone", status=410)),
 ]
 _TENANT = [
     ("Accepted", "False", "UnsupportedValue", edit_tenant(timeZone="Mars/Olympus")),

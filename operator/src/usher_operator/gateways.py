@@ -57,37 +57,6 @@ class _Vanished(msgspec.Struct):
     hostnames: tuple[str, ...] = ()
 
 
-class _DegradedRoute(msgspec.Struct):
-    route: str
-    reason: str = ""
-
-
-class _HeldRoute(msgspec.Struct):
-    route: str
-    reason: str = ""
-    missing: str = ""
-
-
-class _Listener(msgspec.Struct, rename="camel"):
-    receiving: str = "NoVisitYet"
-    refusing: bool = False
-    refused_reason: str | None = None
-    verified_addresses: list[str] = []
-    probed_addresses: list[str] = []
-    quarantined_share: float = 0.0
-    company_mismatch: bool = False
-    degraded_routes: list[_DegradedRoute] = []
-    held_deliveries: list[_HeldRoute] = []
-    times_untrusted: bool = False
-    retired_arrivals: dict[str, datetime.datetime] = {}
-
-
-class _Destination(msgspec.Struct):
-    health: str = "NotTried"
-    error: str | None = None
-    status: int | None = None
-
-
 class ConfigReport(msgspec.Struct, rename="camel"):
     """The answer to ``GET /api/config``: the fields that the operator uses."""
 
@@ -97,12 +66,9 @@ class ConfigReport(msgspec.Struct, rename="camel"):
     removed: list[_Removed] = []
     now: datetime.datetime | None = None
     vanished: list[_Vanished] = []
-    listeners: dict[str, _Listener] = {}
-    destinations: dict[str, _Destination] = {}
+    listeners: dict[str, ListenerReport] = {}
+    destinations: dict[str, DestinationReport] = {}
 
-
-_Receiving = Literal["Receiving", "NoVisitYet", "Silent"]
-_RECEIVING: dict[str, _Receiving] = {"Receiving": "Receiving", "NoVisitYet": "NoVisitYet", "Silent": "Silent"}
 
 _decode = msgspec.json.Decoder(ConfigReport).decode
 
@@ -149,13 +115,10 @@ class GatewayAnswers:
                 document.hash or "", document.rejected or ""
             )
         ahead = _hours_ahead(answer.now, now)
-        for path, state in answer.listeners.items():
-            self._listeners[path] = _listener(state, ahead)
-        for path, destination in answer.destinations.items():
-            error = destination.error or ""
-            self._destinations[path] = DestinationReport(
-                health=destination.health, error=f"{error} {destination.status}" if destination.status else error
-            )
+        for path, listener in answer.listeners.items():
+            arrivals = {address: at + ahead for address, at in listener.retired_arrivals.items()}
+            self._listeners[path] = msgspec.structs.replace(listener, retired_arrivals=arrivals)
+        self._destinations |= answer.destinations
         self._stale = {
             _key(vanished.kind, vanished.key): vanished.uid
             for vanished in answer.vanished
@@ -194,39 +157,16 @@ class GatewayAnswers:
         )
 
 
-def _hours_ahead(gateway_time: datetime.datetime | None, now: int) -> int:
-    """Return by how many microseconds the confirmed time is ahead of a gateway's clock, in whole hours; 0 if it is not.
+def _hours_ahead(gateway_time: datetime.datetime | None, now: int) -> datetime.timedelta:
+    """Return by how much the confirmed time is ahead of a gateway's clock, in whole hours; 0 if it is not.
 
     Without it an address in use could end, because its last arrival would count as an old one. Whole hours keep
     documents as they are while clocks differ by minutes.
     """
     if gateway_time is None:
-        return 0
+        return datetime.timedelta()
     hours = round((now / model.MICROSECONDS - gateway_time.timestamp()) / 3600)
-    return max(0, hours) * 3600 * model.MICROSECONDS
-
-
-def _listener(state: _Listener, ahead: int) -> ListenerReport:
-    """Return the report of a listener. ``ahead``: microseconds that are added to the gateway's times."""
-    receiving = _RECEIVING.get(state.receiving, "NoVisitYet")
-    return ListenerReport(
-        receiving=receiving,
-        verified_addresses=tuple(state.verified_addresses),
-        probed_addresses=tuple(state.probed_addresses),
-        refusing=state.refusing,
-        refused_reason=state.refused_reason or "",
-        quarantined_share=state.quarantined_share,
-        slow_routes=tuple(route.route for route in state.degraded_routes if route.reason == "ExpressionTooSlow"),
-        company_mismatch=state.company_mismatch,
-        held_routes=tuple(
-            (held.route, f"{held.reason}: {held.missing}" if held.missing else held.reason)
-            for held in state.held_deliveries
-        ),
-        times_untrusted=state.times_untrusted,
-        retired_arrivals={
-            address: int(at.timestamp()) * model.MICROSECONDS + ahead for address, at in state.retired_arrivals.items()
-        },
-    )
+    return datetime.timedelta(hours=max(0, hours))
 
 
 def _key(kind: Literal["Listener", "Destination"], path: str) -> Key:

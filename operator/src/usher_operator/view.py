@@ -1,5 +1,6 @@
 """The values that plan() reads (with `lookups.Lookups`), and its result (``Plan``). No I/O."""
 
+import datetime
 import enum
 from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar
@@ -353,39 +354,55 @@ class ClusterFeatures(msgspec.Struct, frozen=True, kw_only=True):
     operator cannot list them."""
 
 
-class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One gateway's report about a listener."""
+class DegradedRoute(msgspec.Struct, frozen=True, order=True):
+    """A route that works only in part."""
 
-    receiving: Literal["Receiving", "NoVisitYet", "Silent"] = "NoVisitYet"
-    """Since the gateway's start."""
+    route: str
+    reason: str = ""
+
+
+class HeldRoute(msgspec.Struct, frozen=True, order=True):
+    """A route whose deliveries are held."""
+
+    route: str
+    reason: str = ""
+    missing: str = ""
+    """What must exist, such as a Secret."""
+
+
+class ListenerReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One gateway's report about a listener, in the form of ``GET /api/config``."""
+
+    receiving: str = "NoVisitYet"
+    """``Receiving``, ``NoVisitYet`` or ``Silent``, since the gateway's start."""
     verified_addresses: tuple[str, ...] = ()
     """``Address.id`` of each present address at which a visit was ever accepted."""
     probed_addresses: tuple[str, ...] = ()
     """``Address.id`` of each present address that was probed since the gateway's start."""
     refusing: bool = False
     """True if the gateway refuses requests and accepted none in between."""
-    refused_reason: str = ""
+    refused_reason: str | None = None
     """Why it refused the last one."""
     quarantined_share: float = 0.0
     """Share of quarantined arrivals in the last 15 minutes, 0 to 1."""
-    slow_routes: tuple[str, ...] = ()
-    """Routes whose deliveries are held because an expression is too slow."""
+    degraded_routes: tuple[DegradedRoute, ...] = ()
     company_mismatch: bool = False
-    held_routes: tuple[tuple[str, str], ...] = ()
-    """(route, reason) of the deliveries that are held; a reason names the missing Secret."""
+    held_deliveries: tuple[HeldRoute, ...] = ()
     times_untrusted: bool = False
     """True if many bodies had a time that is not trusted."""
-    retired_arrivals: Mapping[str, int] = {}
-    """``Address.id`` of a retired address -> the end of the hour of its last arrival, in microseconds."""
+    retired_arrivals: dict[str, datetime.datetime] = {}
+    """``Address.id`` of a retired address -> the end of the hour of its last arrival."""
 
 
 class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One gateway's report about a destination."""
+    """One gateway's report about a destination, in the form of ``GET /api/config``."""
 
-    health: str = "Healthy"
+    health: str = "NotTried"
     """A reason of the condition Healthy."""
-    error: str = ""
-    """Code of the last error while it is failing, with the HTTP status if there was an answer: ``ServerError 503``."""
+    error: str | None = None
+    """Code of the last error while it is failing, such as ``ServerError``."""
+    status: int | None = None
+    """HTTP status of the last answer while it is failing."""
 
 
 class AppliedDocument(msgspec.Struct, frozen=True):

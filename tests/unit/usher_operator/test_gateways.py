@@ -9,7 +9,7 @@ import pytest
 from support import work
 from usher_gateway import config_secret, model
 from usher_operator import gateways
-from usher_operator.view import AppliedDocument, DestinationReport, Key, ListenerReport
+from usher_operator.view import AppliedDocument, DegradedRoute, DestinationReport, HeldRoute, Key, ListenerReport
 
 LOBBY = Key("Listener", "agency", "lobby")
 CRM = Key("Destination", "agency", "crm")
@@ -75,9 +75,7 @@ def test_arrival_counts_never_earlier_than_by_the_confirmed_time(
         answer(now=by_gateway.isoformat(), listeners={LOBBY.path: state}), round(now.timestamp()) * model.MICROSECONDS
     )
     counted = arrival + datetime.timedelta(days=counted_day - gateway_day)
-    assert report.report().listeners[LOBBY.path].retired_arrivals == {
-        "a": round(counted.timestamp()) * model.MICROSECONDS
-    }
+    assert report.report().listeners[LOBBY.path].retired_arrivals == {"a": counted}
 
 
 def vanished(**fields: str) -> dict[str, str]:
@@ -131,13 +129,13 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
         refusing=True,
         refused_reason="Unauthenticated",
         quarantined_share=0.2,
-        slow_routes=("slow",),
+        degraded_routes=(DegradedRoute("slow", "ExpressionTooSlow"), DegradedRoute("other", "New")),
         company_mismatch=True,
-        held_routes=(("crm", "SecretNotFound: Secret `key` must exist"),),
+        held_deliveries=(HeldRoute("crm", "SecretNotFound", "Secret `key` must exist"),),
         times_untrusted=True,
     )
     assert report.report().destinations["agency/crm"] == DestinationReport(
-        health="CircuitOpen", error="ServerError 503"
+        health="CircuitOpen", error="ServerError", status=503
     )
 
 

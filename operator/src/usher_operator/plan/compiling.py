@@ -176,7 +176,8 @@ def _retired_arrivals(view: Lookups, path: str) -> dict[str, int]:
     for gateway in view.gateways or ():
         report = gateway.listeners.get(path)
         for address, at in report.retired_arrivals.items() if report is not None else ():
-            last_arrivals[address] = max(at, last_arrivals.get(address, 0))
+            arrived_at = int(at.timestamp()) * model.MICROSECONDS
+            last_arrivals[address] = max(arrived_at, last_arrivals.get(address, 0))
     return last_arrivals
 
 

@@ -248,8 +248,9 @@ def of_destination(view: Lookups, path: str, builder: ConditionBuilder) -> list[
     by_health = {report.health: report for report in reports}
     for reason, message in _UNHEALTHY.items():
         if reason in by_health:
-            error = by_health[reason].error
-            remedy = _REMEDIES.get(error.partition(" ")[0], _REPAIR)
+            report = by_health[reason]
+            remedy = _REMEDIES.get(report.error or "", _REPAIR)
+            error = " ".join(str(part) for part in (report.error, report.status) if part)
             return [builder.false(_Type.Healthy, reason, message.format(error=error, remedy=remedy))]
     if _Reason.Healthy in by_health:
         return [builder.true(_Type.Healthy, _Reason.Healthy)]
@@ -289,7 +290,7 @@ def _next_step(reports: list[ListenerReport], path: str, addresses: Sequence[doc
 
 def _receiving(reports: list[ListenerReport], builder: ConditionBuilder, next_step: str) -> StatusCondition:
     states = {report.receiving for report in reports}
-    refused = [report.refused_reason for report in reports if report.refusing]
+    refused = [report.refused_reason or "" for report in reports if report.refusing]
     if refused:
         message = _REFUSING.format(reason=refused[0], remedy=_REFUSED_REMEDIES.get(refused[0], _SEE_REASONS))
         return builder.false(_Type.Receiving, _Reason.Refusing, message)
@@ -304,12 +305,15 @@ def _receiving(reports: list[ListenerReport], builder: ConditionBuilder, next_st
 
 
 def _held(reports: list[ListenerReport], builder: ConditionBuilder) -> list[StatusCondition]:
-    routes = sorted({route for report in reports for route in report.held_routes})
+    routes = sorted({route for report in reports for route in report.held_deliveries})
     if not routes:
         return []
-    named = ", ".join(f"`{route}` ({reason})" for route, reason in routes[:_MAX_NAMED])
+    named = ", ".join(
+        f"`{held.route}` ({held.reason}: {held.missing})" if held.missing else f"`{held.route}` ({held.reason})"
+        for held in routes[:_MAX_NAMED]
+    )
     more = " and others" if len(routes) > _MAX_NAMED else ""
-    advice = _TRY_CORRECTION if any(reason.startswith(_EXPRESSION_FAILED) for _, reason in routes) else ""
+    advice = _TRY_CORRECTION if any(held.reason in _EXPRESSION_FAILED for held in routes) else ""
     return [builder.true(_Type.DeliveriesHeld, _Reason.DeliveriesHeld, _HELD.format(named + more) + advice)]
 
 
@@ -320,7 +324,8 @@ def _untrusted(reports: list[ListenerReport], builder: ConditionBuilder) -> list
 
 
 def _degraded(reports: list[ListenerReport], builder: ConditionBuilder) -> list[StatusCondition]:
-    slow = sorted({route for report in reports for route in report.slow_routes})
+    degraded = {route for report in reports for route in report.degraded_routes}
+    slow = sorted({route.route for route in degraded if route.reason == _Reason.ExpressionTooSlow})
     if slow:
         names = ", ".join(f"`{route}`" for route in slow)
         message = (

@@ -56,7 +56,7 @@ def load(file: pathlib.Path) -> tuple[Cluster, list[Key]]:
 
 def gateway(cluster: Cluster, given: dict[str, Any]) -> GatewayReport:
     reports = {
-        name: {path: report_type(**fields) for path, fields in given.get(name, {}).items()}
+        name: {path: msgspec.convert(fields, report_type) for path, fields in given.get(name, {}).items()}
         for name, report_type in SUBJECTS.items()
     }
     return cluster.gateway(given["name"], **reports)

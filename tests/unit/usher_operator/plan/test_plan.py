@@ -1,5 +1,6 @@
 """Plans of resources and hostnames: which children they keep and remove."""
 
+import datetime
 from collections.abc import Callable
 from typing import Any
 
@@ -222,7 +223,8 @@ def test_arrival_at_a_retired_address_prolongs_it(cluster: Cluster) -> None:
     assert isinstance(listener, documents.ListenerDocument)
     (retired,) = listener.retired_addresses
     cluster.now = planning.NOW + 6 * DAY
-    report = ListenerReport(retired_arrivals={retired.id: planning.NOW + 6 * DAY})
+    arrived_at = datetime.datetime.fromtimestamp((planning.NOW + 6 * DAY) / model.MICROSECONDS, datetime.UTC)
+    report = ListenerReport(retired_arrivals={retired.id: arrived_at})
     cluster.gateways_run_it(listeners={plan_samples.LISTENER: report})
     assert cluster.condition("Listener", plan_samples.LISTENER, "AddressRetired").reason == "RetiredAddressUsed"
     cluster.settle()

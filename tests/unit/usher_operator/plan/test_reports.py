@@ -6,7 +6,7 @@ from support import plan_samples, planning
 from support.planning import Cluster
 from usher_gateway import documents, model
 from usher_operator.plan import reports
-from usher_operator.view import DestinationReport, Key, ListenerReport, WriteFailure
+from usher_operator.view import DegradedRoute, DestinationReport, HeldRoute, Key, ListenerReport, WriteFailure
 
 KEY = Key("Listener", "default", "lobby")
 
@@ -41,11 +41,11 @@ def test_restarted_gateway_does_not_reset_receiving_and_verified(cluster: Cluste
 
 @pytest.mark.parametrize(
     ("reason", "advises_a_try"),
-    [("FilterError: `body.tier`", True), ("TransformError", True), ("SecretNotFound", False)],
+    [("FilterError", True), ("TransformError", True), ("SecretNotFound", False)],
 )
 def test_hold_of_a_failed_expression_names_usher_try(cluster: Cluster, reason: str, advises_a_try: bool) -> None:
     cluster.settle()
-    report(cluster, held_routes=(("crm", reason),))
+    report(cluster, held_deliveries=(HeldRoute("crm", reason, "`body.tier`"),))
     cluster.settle()
     held = cluster.condition("Listener", plan_samples.LISTENER, "DeliveriesHeld")
     assert ("`usher try`" in held.message) is advises_a_try
@@ -112,7 +112,7 @@ def test_refusing_ends_when_a_visit_is_accepted(cluster: Cluster) -> None:
 
 
 def test_negative_conditions_disappear_when_they_end(cluster: Cluster) -> None:
-    report(cluster, quarantined_share=0.5, slow_routes=("crm",))
+    report(cluster, quarantined_share=0.5, degraded_routes=(DegradedRoute("crm", "ExpressionTooSlow"),))
     cluster.settle()
     report(cluster, quarantined_share=0.05)
     status = cluster.plan(KEY).status
@@ -130,7 +130,7 @@ def test_status_stays_before_the_gateways_are_asked(cluster: Cluster) -> None:
 
 
 def test_destination_that_was_tried_before_a_restart_stays_healthy(cluster: Cluster) -> None:
-    cluster.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport()})
+    cluster.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport(health="Healthy")})
     cluster.settle()
     cluster.gateways_run_it(destinations={plan_samples.DESTINATION: DestinationReport(health="NotTried")})
     assert cluster.condition("Destination", plan_samples.DESTINATION, "Healthy").reason == "Healthy"
@@ -148,25 +148,34 @@ def test_destination_without_reports_keeps_healthy(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("health", "error", "says"),
+    ("health", "error", "status", "says"),
     [
-        ("CircuitOpen", "ServerError 503", "many deliveries in a row failed (ServerError 503), so Usher tries one a"),
+        ("CircuitOpen", "ServerError", 503, "many deliveries in a row failed (ServerError 503), so Usher tries one a"),
         (
             "Failing",
             "TLSNameMismatch",
+            None,
             "failed (TLSNameMismatch), and Usher tries them again: the destination's certif",
         ),
-        ("Failing", "Timeout", "the destination's system must be repaired"),
-        ("AddressForbidden", "AddressForbidden", "`--allow-destination` (in the chart: `gateway.allowDestinations`)"),
+        ("Failing", "Timeout", None, "the destination's system must be repaired"),
+        (
+            "AddressForbidden",
+            "AddressForbidden",
+            None,
+            "`--allow-destination` (in the chart: `gateway.allowDestinations`)",
+        ),
         (
             "NotTried",
-            "",
+            None,
+            None,
             "yet; `usher destinations test default/crm` sends a sample visit, which this condition does not count",
         ),
     ],
 )
-def test_message_names_the_error_and_what_to_do(cluster: Cluster, health: str, error: str, says: str) -> None:
-    destination_report = DestinationReport(health=health, error=error)
+def test_message_names_the_error_and_what_to_do(
+    cluster: Cluster, health: str, error: str | None, status: int | None, says: str
+) -> None:
+    destination_report = DestinationReport(health=health, error=error, status=status)
     cluster.gateways_run_it(destinations={plan_samples.DESTINATION: destination_report})
     assert says in cluster.condition("Destination", plan_samples.DESTINATION, "Healthy").message
 
