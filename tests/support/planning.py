@@ -330,11 +330,8 @@ class Cluster:
 
     def gateway(self, name: str, **about: Any) -> GatewayReport:
         """The report of a gateway that runs everything that is published."""
-        applied = {}
-        for key in self.cache.published_keys():
-            published = self.cache.published(key)
-            assert published is not None
-            applied[key] = AppliedDocument(published.hash)
+        children = self.cache.child_index.by_ref.values()
+        applied = {child.key: AppliedDocument(child.published.hash) for child in children if child.published}
         return GatewayReport(name=name, **{"applied": applied, **about})
 
     def set_halted(self, *halted: HaltedRemovals) -> None:

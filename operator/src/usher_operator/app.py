@@ -21,13 +21,7 @@ import structlog
 from usher_gateway import logs, process
 from usher_gateway.kube import access
 from usher_gateway.kube.client import ApiError, Client, ClientLimits
-from usher_operator import (
-    install_change,
-    kinds,
-    leader,
-    resync,
-    watch,
-)
+from usher_operator import install_change, kinds, leader, resync, watch
 from usher_operator.agency_secrets import AgencySecrets
 from usher_operator.cache import Cache
 from usher_operator.confirmed_clock import ConfirmedClock
@@ -153,6 +147,8 @@ class Operator:
             kinds.SECRET: self.settings.configuration_namespace,
             **dict.fromkeys((kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE), self.settings.data_plane_namespace),
         }
+        handler = watch.EventHandler(cache=self.cache, queue=self.queue, health=self.health, metrics=self.metrics)
+        self.agency_secrets = AgencySecrets(client=self.watch_api, cache=self.cache, queue=self.queue, handler=handler)
         self.resync = resync.Resync(
             client=self.api,
             cache=self.cache,
@@ -163,16 +159,9 @@ class Operator:
             read_kinds={kind: namespaces.get(kind, "") for kind in self._kinds()},
             after_all=self.children.rewrite_all,
             after_restore=self._restart_watches,
-            on_missed_changes=self._read_agency_secrets,
-        )
-        handler = watch.EventHandler(
-            cache=self.cache,
-            queue=self.queue,
-            health=self.health,
-            metrics=self.metrics,
+            on_missed_changes=self.agency_secrets.read_again,
         )
         self.watcher = watch.Watcher(client=self.api, reader=self.resync, handler=handler)
-        self.agency_secrets = AgencySecrets(client=self.watch_api, cache=self.cache, queue=self.queue, handler=handler)
         self.kopf = watch.KopfRunner(
             access=self._access,
             watched=tuple(kind for kind in self._kinds() if kind in kinds.WATCHED_BY_KOPF),
@@ -191,9 +180,6 @@ class Operator:
         """Start all watches again after a restore, because `Resync` itself only lists."""
         self.kopf.restart()
         self.watcher.restart()
-        self.agency_secrets.read_again()
-
-    def _read_agency_secrets(self) -> None:
         self.agency_secrets.read_again()
 
     def _build_writers(self) -> None:

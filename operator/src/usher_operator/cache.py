@@ -553,8 +553,7 @@ def _desired(child: kinds.ChildRecord | None) -> str:
 
 
 def _published_document(child: kinds.ChildRecord | None) -> documents.ListenerDocument | None:
-    document = child.published.document if child is not None and child.published is not None else None
-    return document if isinstance(document, documents.ListenerDocument) else None
+    return child.published.listener if child is not None and child.published is not None else None
 
 
 def _published_hosts(child: kinds.ChildRecord | None) -> set[str]:

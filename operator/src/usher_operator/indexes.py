@@ -156,11 +156,7 @@ class ChildIndex:
     def listener_document(self, key: Key) -> documents.ListenerDocument | None:
         """The published document of a Listener."""
         published = self.published(key)
-        return (
-            published.document
-            if published is not None and isinstance(published.document, documents.ListenerDocument)
-            else None
-        )
+        return published.listener if published is not None else None
 
     def has_own(self, namespace: str, hostname: str) -> bool:
         """True if a document of a namespace has a hostname that is its tenant's."""
@@ -261,8 +257,8 @@ class ChildIndex:
 
 def _address_counts(child: kinds.ChildRecord) -> dict[tuple[RemovalKind, str], int]:
     """The number of addresses in a document, and of retired ones."""
-    document = child.published.document if child.published is not None else None
-    if not isinstance(document, documents.ListenerDocument):
+    document = child.published.listener if child.published is not None else None
+    if document is None:
         return {}
     retired, namespace = len(document.retired_addresses), child.key.namespace
     return {("Address", namespace): len(document.addresses) - retired, ("RetiredAddress", namespace): retired}

@@ -405,10 +405,6 @@ class Lookups:
         hosts = itertools.chain(self.child_index.hosts, (each.resource.spec.hostname for each in self.classes.values()))
         return frozenset((*self.records, *self._ending, *self.child_index.keys, *map(hostname_key, hosts)))
 
-    def published_keys(self) -> list[Key]:
-        """The keys whose document is in force."""
-        return [child.key for child in self.child_index.by_ref.values() if child.published is not None]
-
     def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
         """The ListenerClasses that this install serves."""
         controller_name = self.install.controller_name

@@ -96,9 +96,9 @@ class Resync:
         self._wake = asyncio.Event()
         self._start_versions: dict[kinds.WatchedKind, str] = {}
 
-    def request(self, kind: kinds.WatchedKind) -> None:
-        """Read a kind soon, because its watch may have missed something."""
-        self.requested.add(kind)
+    def request(self, *some: kinds.WatchedKind) -> None:
+        """Read kinds soon, because their watches may have missed something."""
+        self.requested.update(some)
         self._wake.set()
 
     def saw_version(self, kind: kinds.WatchedKind, version: str) -> None:
@@ -138,12 +138,8 @@ class Resync:
         """Read kinds, and request those again that could not be read; returns whether all could."""
         failed = {kind for kind in requested if not await self.read(kind) and not self.is_absent(kind)}
         if failed:
-            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._request_all, failed)
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.request, *failed)
         return not failed
-
-    def _request_all(self, failed: set[kinds.WatchedKind]) -> None:
-        for kind in failed:
-            self.request(kind)
 
     async def _read_all(self) -> None:
         self.requested.clear()
@@ -157,7 +153,7 @@ class Resync:
             self._gate.resume(_RESTORE)
             self._after_restore()
             # what is deleted before kopf lists again shows only in a later list
-            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._request_all, set(kinds.WATCHED_BY_KOPF))
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.request, *kinds.WATCHED_BY_KOPF)
         elif self._is_restored:
             asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._wake.set)
 

@@ -74,8 +74,7 @@ class ClaimIndex:
             listener, tenant = cached.resource, cached.resource.spec.tenant_ref.name
             claims: set[Claim] = {address.hostname for address in listener.spec.addresses or ()}
             claims |= {(tenant, address_path(key.namespace, address)) for address in fixed_addresses(listener)}
-            age = cached.created, cached.uid
-            places = {(claim, key.namespace, tenant, listener.class_name): age for claim in claims}
+            places = {(claim, key.namespace, tenant, listener.class_name): cached.age for claim in claims}
         changed = self._order.groups_of(key) ^ places.keys()
         self._order.set(key, places)
         for group in changed:

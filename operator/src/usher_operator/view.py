@@ -269,6 +269,17 @@ class CachedResource(msgspec.Struct, Generic[ResourceT], frozen=True, kw_only=Tr
     fields: Mapping[str, Any] = {}
     """The other fields of its status, such as ``installKeyFingerprint``."""
 
+    @property
+    def key(self) -> Key:
+        """The key of a resource that is in a namespace."""
+        metadata = self.resource.metadata
+        return Key(self.resource.kind_name, metadata.namespace, metadata.name)  # type: ignore[arg-type]
+
+    @property
+    def age(self) -> tuple[str, str]:
+        """Sort key: the oldest resource first. The uid decides between equal times, because no user can choose it."""
+        return self.created, self.uid
+
 
 class UnreadableResource(msgspec.Struct, frozen=True, kw_only=True):
     """A resource that exists but that this version cannot parse, because another version's schema accepted it."""
@@ -315,6 +326,11 @@ class PublishedDocument(msgspec.Struct, frozen=True):
     """The object that it was made for."""
     version: str = ""
     """``resourceVersion`` of the config Secret."""
+
+    @property
+    def listener(self) -> documents.ListenerDocument | None:
+        """The document, if it is a Listener's."""
+        return self.document if isinstance(self.document, documents.ListenerDocument) else None
 
 
 class ChildState(msgspec.Struct, frozen=True):

@@ -7,7 +7,6 @@ already published come first, then the oldest (creationTimestamp, then uid).
 
 import itertools
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
-from typing import Any
 
 import msgspec
 
@@ -99,7 +98,8 @@ def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], 
     listener = cached.resource
     namespace = listener.metadata.namespace
     tenant = _tenant(view, namespace, listener.spec.tenant_ref.name)
-    own, held = versions.own_listener_document(view, cached), versions.held_version(view, cached)
+    published, held = versions.own_version(view, cached), versions.held_version(view, cached)
+    own = published.listener if published is not None else None
     held = versions.bind_routes(view, held, own) if held is not None else None
     if isinstance(tenant, UnreadableResource):
         return _blocked(listener, listener.spec.tenant_ref.name, held)
@@ -127,14 +127,13 @@ def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], 
         declared,
         context,
         claims=claims,
-        is_over_limit=lambda limit: view.is_over_limit(Key("Listener", namespace, listener.metadata.name), limit),
+        is_over_limit=lambda limit: view.is_over_limit(cached.key, limit),
     )
     document = compiler.retire_addresses(listener, document, declared, context, claims=claims)
     ended: tuple[documents.Address, ...] = ()
     if document is not None:
         ended = _ended_addresses(view, listener, previous, document, claims)
-        key = Key("Listener", namespace, listener.metadata.name)
-        waiting = [address for address in ended if not view.may_retire(key, frozenset((address.id,)))]
+        waiting = [address for address in ended if not view.may_retire(cached.key, frozenset((address.id,)))]
         document = msgspec.structs.replace(document, addresses=(*document.addresses, *waiting))
         if held is not None and _lacks_credential(findings):
             document = versions.hold(document)
@@ -212,9 +211,9 @@ def compile_destination(
                 {}, {destination.key: previous} if isinstance(previous, documents.DestinationDocument) else {}
             ),
         ),
-        is_over_limit=lambda limit: view.is_over_limit(Key("Destination", namespace, destination.metadata.name), limit),
+        is_over_limit=lambda limit: view.is_over_limit(cached.key, limit),
     )
-    unreadable_class = _unreadable_class(view, destination)
+    unreadable_class = _unreadable_class(view, cached.key)
     if unreadable_class is not None and any(each.reason is conditions.Reason.ClassNotPermitted for each in findings):
         findings = [msgspec.structs.replace(each, missing=("ListenerClass", unreadable_class)) for each in findings]
         return CompiledDocument(None, _not_missing(view, findings), (), is_blocked=True)
@@ -223,9 +222,9 @@ def compile_destination(
     return CompiledDocument(document, findings, tuple(secrets.unknown))
 
 
-def _unreadable_class(view: Lookups, destination: resources.Destination) -> str | None:
+def _unreadable_class(view: Lookups, destination: Key) -> str | None:
     """The name of a ListenerClass that this version cannot read, among those of the listeners with a route to it."""
-    names = view.classes_using(Key("Destination", destination.metadata.namespace, destination.metadata.name))
+    names = view.classes_using(destination)
     return next((name for name in sorted(names) if view.unreadable(Key("ListenerClass", "", name)) is not None), None)
 
 
@@ -285,11 +284,6 @@ def _listeners(view: Lookups, keys: Iterable[Key]) -> Iterator[CachedResource[re
     return (listener for listener in listeners if listener is not None)
 
 
-def age(cached: CachedResource[Any]) -> tuple[str, str]:
-    """Sort key: the oldest resource first. The uid decides between equal timestamps, because no user can choose it."""
-    return cached.created, cached.uid
-
-
 def _claims(
     view: Lookups,
     cached: CachedResource[resources.Listener],
@@ -299,7 +293,7 @@ def _claims(
     """The owners of the hostnames that a listener names, and the addresses of it that other listeners have already."""
     listener = cached.resource
     named = {address.hostname for address in listener.spec.addresses or () if not view.is_reserved(address.hostname)}
-    staying = {host for host in named if _is_alone_at(view, listener, host)}
+    staying = {host for host in named if _is_alone_at(view, cached.key, host)}
     owners = {host: owner for host in sorted(named - staying) if (owner := _owner_of(view, host)) is not None}
     owners |= dict.fromkeys(staying, listener.owner)
     claims = hostnames.AddressClaims(
@@ -315,9 +309,8 @@ def _claims(
     return claims
 
 
-def _is_alone_at(view: Lookups, listener: resources.Listener, host: str) -> bool:
+def _is_alone_at(view: Lookups, key: Key, host: str) -> bool:
     """True if only this listener has a hostname, perhaps by its former tenant. Then the hostname stays with it."""
-    key = Key("Listener", listener.metadata.namespace, listener.metadata.name)
     is_holder = view.holds(key, host) and view.only_holder(host) == key
     return is_holder and versions.is_of_present_namespace(view, key)
 
@@ -346,7 +339,9 @@ def _oldest_of(view: Lookups, holders: Collection[hostnames.Owner], host: str) -
     )
     of_holders = (claimant for claimant in claims if claimant.resource.owner in holders)
     oldest = min(
-        (claimant for claimant in of_holders if _can_claim(view, claimant.resource, host)), key=age, default=None
+        (claimant for claimant in of_holders if _can_claim(view, claimant.resource, host)),
+        key=lambda claimant: claimant.age,
+        default=None,
     )
     return oldest.resource.owner if oldest is not None else None
 
@@ -436,10 +431,8 @@ def _take_for_absent(
 
 def _published(view: Lookups, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
     """The document that is published under the name of a listener, also if it is a former listener's."""
-    meta = cached.resource.metadata
-    published = view.published(Key("Listener", meta.namespace, meta.name))
-    document = published.document if published is not None else None
-    return document if isinstance(document, documents.ListenerDocument) else None
+    published = view.published(cached.key)
+    return published.listener if published is not None else None
 
 
 def _precedence(
@@ -448,4 +441,4 @@ def _precedence(
     """Lower comes first: a listener that is published with an address, else the oldest."""
     document = _published(view, cached)
     has_it = any(hostnames.address_key(published) == address for published in (document.addresses if document else ()))
-    return not has_it, age(cached)
+    return not has_it, cached.age

@@ -43,7 +43,7 @@ def class_of(view: Lookups, hostname: str) -> CachedResource[resources.ListenerC
     """
     own = [cached for cached in view.classes.values() if cached.resource.spec.hostname == hostname]
     if own:
-        first = min(own, key=compiling.age)
+        first = min(own, key=lambda cached: cached.age)
         return first if compiling.is_ours(view, first) else None
     return compiling.our_class(view, view.class_at(hostname))
 

@@ -105,11 +105,9 @@ def _retiring(
 ) -> Removal | None:
     """The addresses that the newest version takes out of service; None if it takes none."""
     published, newest = view.published(key), compiled.document
-    if published is None or not isinstance(published.document, documents.ListenerDocument):
+    if published is None or published.listener is None or not isinstance(newest, documents.ListenerDocument):
         return None
-    if not isinstance(newest, documents.ListenerDocument):
-        return None
-    leaving = tuple(address.id for address in documents.retiring_addresses(published.document, newest, view.time))
+    leaving = tuple(address.id for address in documents.retiring_addresses(published.listener, newest, view.time))
     if not leaving:
         return None
     return Removal("Address", key.namespace, key.name, leaving, cached.uid, published.version)

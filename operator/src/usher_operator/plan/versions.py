@@ -28,7 +28,7 @@ _NOT_VALID_YET = 0  # Generation in the document of a Listener that was made aga
 
 def own_version(view: Lookups, cached: CachedResource[Any]) -> PublishedDocument | None:
     """The published document of this very object."""
-    published = _published(view, cached)
+    published = view.published(cached.key)
     if published is None or published.owner.uid != cached.uid:
         return None
     # they differ if the operator heard of the new namespace after it had published the document
@@ -36,20 +36,11 @@ def own_version(view: Lookups, cached: CachedResource[Any]) -> PublishedDocument
     return published if len(namespace_uids - {""}) <= 1 else None
 
 
-def own_listener_document(
-    view: Lookups, cached: CachedResource[resources.Listener]
-) -> documents.ListenerDocument | None:
-    """The document in ``own_version``."""
-    published = own_version(view, cached)
-    document = published.document if published is not None else None
-    return document if isinstance(document, documents.ListenerDocument) else None
-
-
 def held_version(view: Lookups, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
     """The document of a Listener that was made again for its tenant, while it is not valid; None for any other one."""
-    listener, published = cached.resource, _published(view, cached)
-    document = published.document if published is not None else None
-    if published is None or not isinstance(document, documents.ListenerDocument):
+    listener, published = cached.resource, view.published(cached.key)
+    document = published.listener if published is not None else None
+    if published is None or document is None:
         return None
     if own_version(view, cached) is not None:
         is_made_again = document.generation == _NOT_VALID_YET
@@ -94,8 +85,3 @@ def _uid_of(view: Lookups, path: str) -> str:
     namespace, _, name = path.partition("/")
     present = view.destination(path) or view.unreadable(Key("Destination", namespace, name))
     return present.uid if present is not None else ""
-
-
-def _published(view: Lookups, cached: CachedResource[Any]) -> PublishedDocument | None:
-    meta = cached.resource.metadata
-    return view.published(Key(cached.resource.kind_name, meta.namespace, meta.name))

@@ -112,7 +112,8 @@ def test_operator_publishes_the_documents_that_files_give(manifests: list[dict[s
     cluster = cluster_of([CLASS, *manifests])
     cluster.settle()
     cache = cluster.cache
-    published = {key: stored.document for key in cache.published_keys() if (stored := cache.published(key)) is not None}
+    children = cache.child_index.by_ref.values()
+    published = {child.key: child.published.document for child in children if child.published is not None}
     readable = (record.parsed for record in cache.records.values() if isinstance(record.parsed, CachedResource))
     oldest_first = sorted(readable, key=lambda cached: (cached.created, cached.uid))
     collected = compiler.collect((cached.resource for cached in oldest_first), {})
