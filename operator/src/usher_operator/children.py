@@ -325,7 +325,7 @@ def build_ingress(
         install: has the namespace and the Service.
         features: has the cluster's IngressClasses.
     """
-    given = (spec.exposure and spec.exposure.ingress) or listener_class.Ingress()
+    given = spec.exposure.ingress or listener_class.Ingress()
     class_name = given.class_name or features.default_ingress_class
     key = Key("Hostname", "", part.hostname)
     manifest: dict[str, Any] = {
@@ -402,8 +402,7 @@ def parent_reference(parent: listener_class.ParentRef) -> dict[str, str]:
     return {**reference, "sectionName": parent.section_name} if parent.section_name else reference
 
 
-CERT_MANAGER_GROUP = "cert-manager.io"  # API group of cert-manager
-_CERTIFICATE_API = f"{CERT_MANAGER_GROUP}/v1"  # Of every Certificate and issuer
+_CERTIFICATE_API = f"{listener_class.CERT_MANAGER_GROUP}/v1"  # Of every Certificate and issuer
 
 
 def build_certificate(
@@ -421,7 +420,7 @@ def build_certificate(
     spec = {
         "secretName": secret_name,
         "dnsNames": [hostname],
-        "issuerRef": issuer_reference(issuer),
+        "issuerRef": {"group": issuer.group, "kind": issuer.kind, "name": issuer.name},
         # a stolen key becomes useless with the next renewal
         "privateKey": {"rotationPolicy": "Always"},
     }
@@ -449,8 +448,3 @@ def _certificate(hostname: str, spec: dict[str, Any], noted: dict[str, str], ins
         "spec": spec,
     }
     return finish(manifest)
-
-
-def issuer_reference(issuer: listener_class.IssuerRef) -> dict[str, str]:
-    """A class's issuer, with cert-manager's own defaults filled in."""
-    return {"group": issuer.group or CERT_MANAGER_GROUP, "kind": issuer.kind or "Issuer", "name": issuer.name}

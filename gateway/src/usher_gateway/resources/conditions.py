@@ -94,8 +94,8 @@ def _common_start(first: str, second: str) -> int:
     return next((index for index, (left, right) in pairs if left != right), min(len(first), len(second)))
 
 
-def has_errors(problems: Iterable[Problem]) -> bool:
-    """Return True if any of the problems is an error."""
+def has_errors(problems: "Iterable[Problem | Finding]") -> bool:
+    """Return True if any of the problems or findings is an error."""
     return any(problem.severity == "error" for problem in problems)
 
 

@@ -64,7 +64,7 @@ def destination_document(
         *conditions.expression_findings(destination),
     ]
     findings = [*resolver.findings, *invalid]
-    if any(finding.severity == "error" for finding in invalid):
+    if conditions.has_errors(invalid):
         return previous, findings
     return _with_last_credentials(document, resolver, previous), findings
 

@@ -6,6 +6,8 @@ import msgspec
 
 from usher_gateway.resources import conditions, types
 
+CERT_MANAGER_GROUP = "cert-manager.io"  # API group of cert-manager
+
 
 class SelectorRequirement(types.Model, frozen=True, kw_only=True):
     """One condition on a namespace's labels."""
@@ -112,13 +114,10 @@ class Exposure(types.Model, frozen=True, kw_only=True):
             "to the gateway."
         ),
     ]
-    scope: (
-        Annotated[
-            Literal["Hostname", "Path"],
-            msgspec.Meta(description="Hostname: every path is routed. Path: `/v1/` and the listeners' own paths."),
-        ]
-        | None
-    ) = None
+    scope: Annotated[
+        Literal["Hostname", "Path"],
+        msgspec.Meta(description="Hostname: every path is routed. Path: `/v1/` and the listeners' own paths."),
+    ] = "Hostname"
     ingress: Ingress | None = None
     http_route: HttpRoute | None = None
 
@@ -127,19 +126,16 @@ class IssuerRef(types.Model, frozen=True, kw_only=True):
     """A cert-manager issuer."""
 
     name: Annotated[types.ObjectName, msgspec.Meta(description="Name of the issuer.")]
-    kind: (
-        Annotated[
-            str,
-            msgspec.Meta(
-                min_length=1,
-                max_length=63,
-                pattern=r"^[A-Z][A-Za-z0-9]*$",
-                description="Kind of the issuer, such as `Issuer` or `ClusterIssuer`.",
-            ),
-        ]
-        | None
-    ) = None
-    group: Annotated[types.ObjectName, msgspec.Meta(description="API group of the issuer.")] | None = None
+    kind: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            max_length=63,
+            pattern=r"^[A-Z][A-Za-z0-9]*$",
+            description="Kind of the issuer, such as `Issuer` or `ClusterIssuer`.",
+        ),
+    ] = "Issuer"
+    group: Annotated[types.ObjectName, msgspec.Meta(description="API group of the issuer.")] = CERT_MANAGER_GROUP
 
 
 class TlsSpec(types.Model, frozen=True, kw_only=True):
@@ -294,8 +290,8 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    exposure: Exposure | None = None
-    tls: TlsSpec | None = None
+    exposure: Exposure = Exposure(type="None")
+    tls: TlsSpec = TlsSpec(mode="External")
     client_address: ClientAddress = ClientAddress(from_="Connection")
     maximums: Maximums = Maximums()
     retired_address_days: Annotated[

@@ -64,7 +64,7 @@ def overlay_documents(in_force: documents.Snapshot, objects: Iterable[resources.
             message = f"Tenant `{listener.owner[1]}` is neither in force nor among the manifests"
             reason = conditions.Reason.TenantNotFound
             findings.append(conditions.finding(listener, "spec.tenantRef.name", reason, message))
-        elif not _has_errors(findings):
+        elif not conditions.has_errors(findings):
             listeners[key] = _bound(_listener(listener, tenant, in_force.listeners.get(key)), destinations)
     changed_destinations = dict(destinations)
     for key, destination in declared.destinations.items():
@@ -84,10 +84,6 @@ def _changed_listeners(in_force: documents.Snapshot, changed: documents.Snapshot
     for key, document in changed.listeners.items():
         if key in listeners or any(route.destination in destinations for route in document.routes):
             yield key
-
-
-def _has_errors(findings: Iterable[conditions.Finding]) -> bool:
-    return any(finding.severity == "error" for finding in findings)
 
 
 def _tenant_key(document: documents.ListenerDocument) -> str:

@@ -48,20 +48,10 @@ def class_of(view: Lookups, hostname: str) -> CachedResource[resources.ListenerC
     return compiling.our_class(view, view.class_at(hostname))
 
 
-def exposure_type(spec: listener_class.ListenerClassSpec) -> str:
-    """``Ingress``, ``HTTPRoute`` or ``None``."""
-    return spec.exposure.type if spec.exposure else "None"
-
-
-def is_by_path(spec: listener_class.ListenerClassSpec) -> bool:
-    """True if routes name the prefix of tokens and exact paths, instead of the whole hostname."""
-    return spec.exposure is not None and spec.exposure.scope == "Path"
-
-
 def tls_of(spec: listener_class.ListenerClassSpec, hostname: str) -> CertificateSource:
     """Where the certificate of a hostname comes from."""
     tls = spec.tls
-    if tls is None or tls.mode == "External":
+    if tls.mode == "External":
         return CertificateSource()
     generated_name = f"{children.object_name(hostname)}-tls"
     if tls.mode == "PerHostname":
@@ -124,12 +114,11 @@ def _provided(view: Lookups, name: str) -> ConditionState:
 
 
 def _missing_issuer(view: Lookups, issuer: listener_class.IssuerRef) -> ConditionState | None:
-    ref = children.issuer_reference(issuer)
     usable = view.features.issuers
-    if usable is None or ref["group"] != children.CERT_MANAGER_GROUP or (ref["kind"], ref["name"]) in usable:
+    if usable is None or issuer.group != listener_class.CERT_MANAGER_GROUP or (issuer.kind, issuer.name) in usable:
         return None
-    where = f" in namespace `{view.install.data_plane_namespace}`" if ref["kind"] == "Issuer" else ""
-    message = f"{ref['kind']} `{ref['name']}` must exist{where}"
+    where = f" in namespace `{view.install.data_plane_namespace}`" if issuer.kind == "Issuer" else ""
+    message = f"{issuer.kind} `{issuer.name}` must exist{where}"
     return ConditionState("False", OperatorReason.IssuerNotFound, message)
 
 
@@ -162,7 +151,7 @@ def exposed_state(view: Lookups, spec: listener_class.ListenerClassSpec, hostnam
 
 
 def _missing_ingress_class(view: Lookups, spec: listener_class.ListenerClassSpec) -> ConditionState | None:
-    name = spec.exposure.ingress.class_name if spec.exposure and spec.exposure.ingress else None
+    name = spec.exposure.ingress.class_name if spec.exposure.ingress else None
     if name is None and view.features.default_ingress_class:
         return None
     if name is not None and name in view.features.ingress_classes:
@@ -278,7 +267,7 @@ def checked_addresses(view: Lookups, hostname: str) -> frozenset[str] | None:
     be made or does not work yet, is checked.
     """
     cached_class = class_of(view, hostname)
-    if cached_class is None or exposure_type(cached_class.resource.spec) == "None":
+    if cached_class is None or cached_class.resource.spec.exposure.type == "None":
         return None
     has_token = any(
         address.host == hostname and address.path.startswith(documents.TOKEN_PREFIX)
@@ -318,11 +307,11 @@ def unroutable(
 ) -> list[conditions.Finding]:
     """Findings about a hostname that the class cannot expose. They do not name the path, which may be a secret."""
     paths = [address.path for address in document.addresses if address.host == host]
-    if exposure_type(spec) == "None":
+    if spec.exposure.type == "None":
         return []
     if not children.is_host_routable(host):
         message = f"`{host}` must be a hostname: Usher cannot expose an IP address"
-    elif is_by_path(spec) and not all(map(children.is_path_routable, paths)):
+    elif spec.exposure.scope == "Path" and not all(map(children.is_path_routable, paths)):
         message = (
             f"a path at `{host}` must not have `%`, `//`, `/./` or `/../`, because the class routes exact paths "
             "(`exposure.scope: Path`)"
@@ -349,7 +338,7 @@ def plan(view: Lookups, key: Key) -> Plan:
     if key.name != spec.hostname and _is_left(view, key.name):
         # its route and its certificate stay as they were, as the retired addresses do
         return Plan(key, None)
-    if exposure_type(spec) == "HTTPRoute" and not view.features.gateway_api:
+    if spec.exposure.type == "HTTPRoute" and not view.features.gateway_api:
         # an old Ingress stays until the cluster can have the HTTPRoute
         return Plan(key, None)
     desired = tuple(_children(view, key.name, spec))
@@ -416,9 +405,9 @@ def _namespace_of(view: Lookups, hostname: str, spec: listener_class.ListenerCla
 
 
 def _parts(view: Lookups, hostname: str, spec: listener_class.ListenerClassSpec) -> list[RoutePart]:
-    if exposure_type(spec) == "None" or not children.is_host_routable(hostname):
+    if spec.exposure.type == "None" or not children.is_host_routable(hostname):
         return []
-    if not is_by_path(spec):
+    if spec.exposure.scope == "Hostname":
         return children.whole_hostname(hostname)
     published = view.listeners_at(hostname)
     paths = [address.path for document in published for address in document.addresses if address.host == hostname]
