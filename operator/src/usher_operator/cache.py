@@ -476,7 +476,7 @@ def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[s
 
     The status of a Listener that had the address of its class until now may still show the class's hostname.
     """
-    named = {address.hostname for address in cached.resource.spec.addresses or ()}
+    named = {address.hostname for address in cached.resource.spec.addresses}
     shown = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
     return frozenset(named & {entry.get("hostname") for entry in shown if entry.get("name") != children.CLASS_ADDRESS})
 
@@ -508,7 +508,7 @@ def _needed_secrets(resource: resources.Resource | None) -> list[str]:
 def _uses(listener: resources.Listener) -> set[tuple[Key, str]]:
     """The Tenant and the Destinations to which a Listener refers, each with the name of its class."""
     namespace, class_name = listener.metadata.namespace, listener.class_name
-    destinations = [route.destination_ref.name for route in listener.spec.routes or ()]
+    destinations = [route.destination_ref.name for route in listener.spec.routes]
     used = [Key("Tenant", namespace, listener.spec.tenant_ref.name)]
     return {(key, class_name) for key in (*used, *(Key("Destination", namespace, name) for name in destinations))}
 

@@ -185,7 +185,7 @@ def named_addresses(
     live = {(address.host, address.path, address.query): address for address in document.live_addresses}
     named = {}
     for declared in listener.spec.addresses:
-        query = tuple((pair.name, pair.value) for pair in declared.query or ())
+        query = tuple((pair.name, pair.value) for pair in declared.query)
         address = live.get((declared.hostname, declared.path or token, query))
         if address is not None:
             named[declared.name] = address
@@ -337,7 +337,7 @@ def build_ingress(
             "labels": labels(install.controller_name),
             "annotations": {
                 **INGRESS_ANNOTATIONS.get(features.ingress_classes.get(class_name, ""), {}),
-                **(given.annotations or {}),
+                **given.annotations,
                 **annotations(key),
             },
         },

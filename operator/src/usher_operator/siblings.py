@@ -72,7 +72,7 @@ class ClaimIndex:
         places: dict[ClaimGroup, Place] = {}
         if cached is not None:
             listener, tenant = cached.resource, cached.resource.spec.tenant_ref.name
-            claims: set[Claim] = {address.hostname for address in listener.spec.addresses or ()}
+            claims: set[Claim] = {address.hostname for address in listener.spec.addresses}
             claims |= {(tenant, address_path(key.namespace, address)) for address in fixed_addresses(listener)}
             places = {(claim, key.namespace, tenant, listener.class_name): cached.age for claim in claims}
         changed = self._order.groups_of(key) ^ places.keys()

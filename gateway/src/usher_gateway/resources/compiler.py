@@ -179,7 +179,7 @@ def _hostname_ranks(resources: Resources, context: CompileContext) -> dict[str, 
     named = {
         f"{listener.metadata.namespace}/{address.hostname}": True
         for listener in resources.listeners.values()
-        for address in listener.spec.addresses or ()
+        for address in listener.spec.addresses
     }
     in_force = {
         f"{document.namespace}/{host}": True
@@ -454,7 +454,7 @@ def _grant_addresses(
     listener: Listener, policy: HostnamePolicy, claims: AddressClaims, keys: model.Keys
 ) -> tuple[tuple[documents.Address, ...], list[Finding]]:
     """Return every address that a listener gets, and a finding for each one that it may not have."""
-    declared = listener.spec.addresses or ()
+    declared = listener.spec.addresses
     has_token = not declared or any(address.path is None for address in declared)
     tokens = token_paths(listener, keys.install) if has_token else []
     if not declared:
@@ -531,7 +531,7 @@ def _authentication(
 
 def _destination_findings(listener: Listener, resources: Resources) -> Iterable[Finding]:
     """Yield a finding for each route whose destination is missing or belongs to another tenant."""
-    for index, route in enumerate(listener.spec.routes or ()):
+    for index, route in enumerate(listener.spec.routes):
         path = f"spec.routes[{index}].destinationRef.name"
         key = f"{listener.metadata.namespace}/{route.destination_ref.name}"
         destination = resources.destinations.get(key)

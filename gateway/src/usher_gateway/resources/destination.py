@@ -98,20 +98,17 @@ class OAuth2(types.Model, frozen=True, kw_only=True):
 
     grant: Annotated[Literal["ClientCredentials", "JWTBearer"], msgspec.Meta(description="How tokens are obtained.")]
     token_url: types.TokenUrl = msgspec.field(name="tokenURL")
-    scopes: (
-        Annotated[
-            list[
-                Annotated[
-                    str,
-                    msgspec.Meta(
-                        min_length=1, max_length=256, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]*$", description="A scope."
-                    ),
-                ]
-            ],
-            msgspec.Meta(max_length=16, description="Scopes to ask for.", extra_json_schema=types.LIST_ATOMIC),
-        ]
-        | None
-    ) = None
+    scopes: Annotated[
+        list[
+            Annotated[
+                str,
+                msgspec.Meta(
+                    min_length=1, max_length=256, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]*$", description="A scope."
+                ),
+            ]
+        ],
+        msgspec.Meta(max_length=16, description="Scopes to ask for.", extra_json_schema=types.LIST_ATOMIC),
+    ] = msgspec.field(default_factory=list)
     client_credentials: ClientCredentials | None = None
     jwt_bearer: JWTBearer | None = None
 
@@ -195,18 +192,15 @@ class UrlVariable(types.Model, frozen=True, kw_only=True):
 class Answer(types.Model, frozen=True, kw_only=True):
     """A rule for answers. It applies if the answer has one of the statuses and `when` is true."""
 
-    status: (
-        Annotated[
-            list[Annotated[int, msgspec.Meta(ge=200, le=599, description="HTTP status.")]],
-            msgspec.Meta(
-                min_length=1,
-                max_length=16,
-                description="HTTP statuses. Any if left out.",
-                extra_json_schema=types.LIST_SET,
-            ),
-        ]
-        | None
-    ) = None
+    status: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=200, le=599, description="HTTP status.")]],
+        msgspec.Meta(
+            min_length=1,
+            max_length=16,
+            description="HTTP statuses. Any if left out.",
+            extra_json_schema=types.LIST_SET,
+        ),
+    ] = msgspec.field(default_factory=list)
     when: Annotated[
         types.AnswerFilter,
         msgspec.Meta(
@@ -248,17 +242,14 @@ class ErasureCall(types.Model, frozen=True, kw_only=True):
         msgspec.Meta(description="Kind of the value that the request needs. It is not sent for a value of another."),
     ]
     url: Annotated[types.DestinationUrl, msgspec.Meta(description="URL of the request, at the host of `http.url`.")]
-    url_variables: (
-        Annotated[
-            list[UrlVariable],
-            msgspec.Meta(
-                max_length=8,
-                description="The variables of this `url`.",
-                extra_json_schema=types.LIST_MAP,
-            ),
-        ]
-        | None
-    ) = None
+    url_variables: Annotated[
+        list[UrlVariable],
+        msgspec.Meta(
+            max_length=8,
+            description="The variables of this `url`.",
+            extra_json_schema=types.LIST_MAP,
+        ),
+    ] = msgspec.field(default_factory=list)
     method: Annotated[Literal["POST", "PUT", "DELETE"], msgspec.Meta(description="HTTP method.")] = "POST"
     transform: Annotated[
         types.Transform,
@@ -270,29 +261,23 @@ class Http(types.Model, frozen=True, kw_only=True):
     """A destination that receives HTTP requests."""
 
     url: types.DestinationUrl
-    url_variables: (
-        Annotated[
-            list[UrlVariable],
-            msgspec.Meta(
-                max_length=8,
-                description="The variables of `url`.",
-                extra_json_schema=types.LIST_MAP,
-            ),
-        ]
-        | None
-    ) = None
+    url_variables: Annotated[
+        list[UrlVariable],
+        msgspec.Meta(
+            max_length=8,
+            description="The variables of `url`.",
+            extra_json_schema=types.LIST_MAP,
+        ),
+    ] = msgspec.field(default_factory=list)
     method: Annotated[Literal["POST", "PUT", "PATCH"], msgspec.Meta(description="HTTP method.")] = "POST"
-    headers: (
-        Annotated[
-            list[Header],
-            msgspec.Meta(
-                max_length=32,
-                description="Headers of every request, besides those that Usher sets.",
-                extra_json_schema=types.LIST_MAP,
-            ),
-        ]
-        | None
-    ) = None
+    headers: Annotated[
+        list[Header],
+        msgspec.Meta(
+            max_length=32,
+            description="Headers of every request, besides those that Usher sets.",
+            extra_json_schema=types.LIST_MAP,
+        ),
+    ] = msgspec.field(default_factory=list)
     authentication: DestinationAuthentication = DestinationAuthentication(type="None")
     tls: DestinationTLS | None = None
     signing: Signing | None = None
@@ -307,17 +292,14 @@ class Http(types.Model, frozen=True, kw_only=True):
         ),
     ] = ""
     success_header: SuccessHeader | None = None
-    answers: (
-        Annotated[
-            list[Answer],
-            msgspec.Meta(
-                max_length=16,
-                description="What answers mean: the first rule that applies, else the standard meaning of the status.",
-                extra_json_schema=types.LIST_ATOMIC,
-            ),
-        ]
-        | None
-    ) = None
+    answers: Annotated[
+        list[Answer],
+        msgspec.Meta(
+            max_length=16,
+            description="What answers mean: the first rule that applies, else the standard meaning of the status.",
+            extra_json_schema=types.LIST_ATOMIC,
+        ),
+    ] = msgspec.field(default_factory=list)
     retry_after_header: Annotated[
         types.HeaderName,
         msgspec.Meta(
@@ -430,13 +412,13 @@ class Destination(types.ResourceBase, frozen=True, kw_only=True):
             if transform:
                 declared.append((path, transform, "transform"))
         for path, variables in (
-            ("spec.http.urlVariables", self.spec.http.url_variables if self.spec.http else None),
-            ("spec.http.erasure.urlVariables", erasure.url_variables if erasure else None),
+            ("spec.http.urlVariables", self.spec.http.url_variables if self.spec.http else ()),
+            ("spec.http.erasure.urlVariables", erasure.url_variables if erasure else ()),
         ):
-            for index, variable in enumerate(variables or ()):
+            for index, variable in enumerate(variables):
                 if variable.value:
                     declared.append((f"{path}[{index}].value", variable.value, "variable"))
-        for index, rule in enumerate(self.spec.http.answers or () if self.spec.http else ()):
+        for index, rule in enumerate(self.spec.http.answers if self.spec.http else ()):
             if rule.when:
                 declared.append((f"spec.http.answers[{index}].when", rule.when, "answer"))
         return declared

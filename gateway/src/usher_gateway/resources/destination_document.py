@@ -44,9 +44,7 @@ def destination_document(
         tls=_tls(http, resolver, now),
         signing_secrets=_signing_secrets(http, resolver),
         success_header=(http.success_header.name, http.success_header.value) if http.success_header else None,
-        answers=tuple(
-            documents.AnswerRule(rule.effect, tuple(rule.status or ()), rule.when) for rule in http.answers or ()
-        ),
+        answers=tuple(documents.AnswerRule(rule.effect, tuple(rule.status), rule.when) for rule in http.answers),
         retry_after_header=http.retry_after_header.lower(),
         redirect_hosts=tuple(http.redirects.hosts) if http.redirects else (),
         timeout_seconds=http.timeout_seconds,
@@ -101,7 +99,7 @@ def _with_last_credentials(
 
 def _headers(http: Http, resolver: SecretResolver) -> tuple[tuple[str, str], ...]:
     headers = []
-    for index, header in enumerate(http.headers or ()):
+    for index, header in enumerate(http.headers):
         value = header.value
         if header.value_from is not None:
             path = f"spec.http.headers[{index}].valueFrom.secretKeyRef"
@@ -133,7 +131,7 @@ def _oauth2(http: Http, resolver: SecretResolver) -> documents.OAuth2 | None:
     oauth2 = http.authentication.oauth2
     if oauth2 is None:
         return None
-    document = documents.OAuth2(oauth2.grant, oauth2.token_url, tuple(oauth2.scopes or ()))
+    document = documents.OAuth2(oauth2.grant, oauth2.token_url, tuple(oauth2.scopes))
     path = "spec.http.authentication.oauth2"
     if oauth2.client_credentials is not None:
         client = oauth2.client_credentials
@@ -196,10 +194,10 @@ def _erasure(http: Http, resolver: SecretResolver) -> documents.ErasureCall | No
 
 
 def _url_variables(
-    declared: list[UrlVariable] | None, path: str, resolver: SecretResolver
+    declared: list[UrlVariable], path: str, resolver: SecretResolver
 ) -> tuple[documents.UrlVariable, ...]:
     variables = []
-    for index, variable in enumerate(declared or ()):
+    for index, variable in enumerate(declared):
         secret = ""
         if variable.value_from is not None:
             secret = resolver.text(variable.value_from.secret_key_ref, f"{path}[{index}].valueFrom.secretKeyRef")
@@ -250,10 +248,10 @@ def _origin(url: str) -> str:
     return f"{scheme}://{re.split('[/?]', rest, maxsplit=1)[0].lower()}"
 
 
-def _template_problems(url: str, variables: list[UrlVariable] | None) -> Iterator[str]:
+def _template_problems(url: str, variables: list[UrlVariable]) -> Iterator[str]:
     """Yield what is wrong with the variables of a URL."""
     used = set(documents.URL_VARIABLE.findall(url))
-    declared = {variable.name for variable in variables or ()}
+    declared = {variable.name for variable in variables}
     if set("{}") & set(documents.URL_VARIABLE.sub("", url)):
         yield "`{` and `}` must enclose the name of a variable: letters, digits and `_`"
     if used and documents.DOT_SEGMENT.search(url.partition("?")[0]):
@@ -267,7 +265,7 @@ def _template_problems(url: str, variables: list[UrlVariable] | None) -> Iterato
 def _rules_without_use(http: Http) -> Iterator[tuple[str, str]]:
     """Yield the path of each rule for answers that never applies, and why."""
     taken: dict[int | None, int] = {}  # Status -> the rule that takes every answer with it; None: every answer
-    for index, rule in enumerate(http.answers or ()):
+    for index, rule in enumerate(http.answers):
         earlier_rules = [taken.get(status, taken.get(None)) for status in rule.status or (None,)]
         if None not in earlier_rules:
             numbers = " and ".join(str(number) for number in sorted({number for number in earlier_rules if number}))

@@ -42,7 +42,7 @@ class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
             return None
         if hostname in self.reserved:
             return conditions.Reason.HostnameReserved
-        for allowed in self.spec.allowed_hostnames or ():
+        for allowed in self.spec.allowed_hostnames:
             if matches(allowed.hostname, hostname) and permits(allowed.namespaces, self.namespace_labels):
                 return None
         return conditions.Reason.HostnameNotAllowed
@@ -135,13 +135,13 @@ def permits(namespaces: listener_class.Namespaces, labels: Mapping[str, str]) ->
     if namespaces.from_ == "All":
         return True
     selector = namespaces.selector or listener_class.LabelSelector()
-    if any(labels.get(key) != value for key, value in (selector.match_labels or {}).items()):
+    if any(labels.get(key) != value for key, value in selector.match_labels.items()):
         return False
-    return all(_meets(requirement, labels) for requirement in selector.match_expressions or ())
+    return all(_meets(requirement, labels) for requirement in selector.match_expressions)
 
 
 def _meets(requirement: listener_class.SelectorRequirement, labels: Mapping[str, str]) -> bool:
-    values = requirement.values or []
+    values = requirement.values
     match requirement.operator:
         case "In":
             return labels.get(requirement.key) in values

@@ -27,29 +27,26 @@ class AddressSpec(types.Model, frozen=True, kw_only=True):
     name: types.ItemName
     hostname: types.Hostname
     path: types.UrlPath | None = None
-    query: (
-        Annotated[
-            list[QueryPair],
-            msgspec.Meta(
-                max_length=16,
-                description="Query parameters that a request must have, all of them.",
-                extra_json_schema=types.LIST_ATOMIC,
-            ),
-        ]
-        | None
-    ) = None
+    query: Annotated[
+        list[QueryPair],
+        msgspec.Meta(
+            max_length=16,
+            description="Query parameters that a request must have, all of them.",
+            extra_json_schema=types.LIST_ATOMIC,
+        ),
+    ] = msgspec.field(default_factory=list)
 
     @property
     def query_pairs(self) -> tuple[tuple[str, str], ...]:
         """The query parameters that a request must have, as (name, value)."""
-        return tuple((pair.name, pair.value) for pair in self.query or ())
+        return tuple((pair.name, pair.value) for pair in self.query)
 
     @property
     def has_secret(self) -> bool:
         """True if the URL cannot be guessed: it has a token, or a part with 20 or more letters and digits."""
         if self.path is None:
             return True
-        parts = [*self.path.split("/"), *(pair.value for pair in self.query or ())]
+        parts = [*self.path.split("/"), *(pair.value for pair in self.query)]
         return any(
             len(part) >= _SECRET_LENGTH and any(map(str.isdigit, part)) and any(map(str.isalpha, part))
             for part in parts
@@ -76,17 +73,14 @@ class Token(types.Model, frozen=True, kw_only=True):
     """The tokens in the URLs of the listener. Several tokens allow a rotation without a gap."""
 
     generation: _Generation = 0
-    also_accept: (
-        Annotated[
-            list[AlsoAccept],
-            msgspec.Meta(
-                max_length=8,
-                description="Older tokens that are also accepted, until the portal has the new URL.",
-                extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["generation"]},
-            ),
-        ]
-        | None
-    ) = None
+    also_accept: Annotated[
+        list[AlsoAccept],
+        msgspec.Meta(
+            max_length=8,
+            description="Older tokens that are also accepted, until the portal has the new URL.",
+            extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["generation"]},
+        ),
+    ] = msgspec.field(default_factory=list)
 
 
 class BasicAuthentication(types.Model, frozen=True, kw_only=True):
@@ -285,18 +279,15 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
         types.ResourceName,
         msgspec.Meta(description="The ListenerClass that exposes this listener. It cannot be changed."),
     ] = DEFAULT_CLASS
-    addresses: (
-        Annotated[
-            list[AddressSpec],
-            msgspec.Meta(
-                min_length=1,
-                max_length=types.MAX_ADDRESSES,
-                description="All URLs of the listener. If left out: the class's hostname, and `/v1/` with the token.",
-                extra_json_schema=types.LIST_MAP,
-            ),
-        ]
-        | None
-    ) = None
+    addresses: Annotated[
+        list[AddressSpec],
+        msgspec.Meta(
+            min_length=1,
+            max_length=types.MAX_ADDRESSES,
+            description="All URLs of the listener. If left out: the class's hostname, and `/v1/` with the token.",
+            extra_json_schema=types.LIST_MAP,
+        ),
+    ] = msgspec.field(default_factory=list)
     token: Token = Token()
     state: Annotated[
         Literal["Active", "Suspended"],
@@ -308,17 +299,14 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     dedupe: Dedupe = Dedupe()
     late: Late = Late()
     silence: Silence = Silence()
-    routes: (
-        Annotated[
-            list[RouteSpec],
-            msgspec.Meta(
-                max_length=types.MAX_ROUTES,
-                description="Rules that send visits to destinations. A listener without routes only counts.",
-                extra_json_schema=types.LIST_MAP,
-            ),
-        ]
-        | None
-    ) = None
+    routes: Annotated[
+        list[RouteSpec],
+        msgspec.Meta(
+            max_length=types.MAX_ROUTES,
+            description="Rules that send visits to destinations. A listener without routes only counts.",
+            extra_json_schema=types.LIST_MAP,
+        ),
+    ] = msgspec.field(default_factory=list)
 
 
 class Listener(types.ResourceBase, frozen=True, kw_only=True):
@@ -346,8 +334,7 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
     def named_rules(self) -> list[tuple[str, OncePerSpec]]:
         """The rules ``oncePer`` with a name, each after the path of its period."""
         rules = [
-            (f"spec.routes[{index}].oncePer.every", route.once_per)
-            for index, route in enumerate(self.spec.routes or ())
+            (f"spec.routes[{index}].oncePer.every", route.once_per) for index, route in enumerate(self.spec.routes)
         ]
         return [(path, rule) for path, rule in rules if rule is not None and rule.name]
 
@@ -355,7 +342,7 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
     def expressions(self) -> list[types.DeclaredExpression]:
         """The expressions of the routes."""
         expressions: list[types.DeclaredExpression] = []
-        for index, route in enumerate(self.spec.routes or ()):
+        for index, route in enumerate(self.spec.routes):
             if route.when:
                 expressions.append((f"spec.routes[{index}].when", route.when, "when"))
             if route.transform:

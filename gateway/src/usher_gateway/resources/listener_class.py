@@ -21,32 +21,26 @@ class SelectorRequirement(types.Model, frozen=True, kw_only=True):
     operator: Annotated[
         Literal["In", "NotIn", "Exists", "DoesNotExist"], msgspec.Meta(description="How the label is compared.")
     ]
-    values: (
-        Annotated[
-            list[types.LabelValue],
-            msgspec.Meta(
-                max_length=16,
-                description="Values for In and NotIn.",
-                extra_json_schema=types.LIST_ATOMIC,
-            ),
-        ]
-        | None
-    ) = None
+    values: Annotated[
+        list[types.LabelValue],
+        msgspec.Meta(
+            max_length=16,
+            description="Values for In and NotIn.",
+            extra_json_schema=types.LIST_ATOMIC,
+        ),
+    ] = msgspec.field(default_factory=list)
 
 
 class LabelSelector(types.Model, frozen=True, kw_only=True):
     """Selects namespaces by their labels, as everywhere in Kubernetes."""
 
-    match_labels: types.Labels | None = None
-    match_expressions: (
-        Annotated[
-            list[SelectorRequirement],
-            msgspec.Meta(
-                max_length=8, description="Conditions that must hold, all of them.", extra_json_schema=types.LIST_ATOMIC
-            ),
-        ]
-        | None
-    ) = None
+    match_labels: types.Labels = msgspec.field(default_factory=dict)
+    match_expressions: Annotated[
+        list[SelectorRequirement],
+        msgspec.Meta(
+            max_length=8, description="Conditions that must hold, all of them.", extra_json_schema=types.LIST_ATOMIC
+        ),
+    ] = msgspec.field(default_factory=list)
 
 
 class Namespaces(types.Model, frozen=True, kw_only=True):
@@ -74,16 +68,13 @@ class Ingress(types.Model, frozen=True, kw_only=True):
         Annotated[types.ObjectName, msgspec.Meta(description="The IngressClass. The cluster's default if left out.")]
         | None
     ) = None
-    annotations: (
-        Annotated[
-            dict[
-                types.AnnotationKey,
-                Annotated[str, msgspec.Meta(max_length=4096, description="Value of an annotation.")],
-            ],
-            msgspec.Meta(max_length=32, description="Annotations of each Ingress."),
-        ]
-        | None
-    ) = None
+    annotations: Annotated[
+        dict[
+            types.AnnotationKey,
+            Annotated[str, msgspec.Meta(max_length=4096, description="Value of an annotation.")],
+        ],
+        msgspec.Meta(max_length=32, description="Annotations of each Ingress."),
+    ] = msgspec.field(default_factory=dict)
 
 
 class ParentRef(types.Model, frozen=True, kw_only=True):
@@ -174,17 +165,14 @@ class ClientAddress(types.Model, frozen=True, kw_only=True):
             "of trusted proxies."
         ),
     ] = msgspec.field(name="from")
-    trusted_proxies: (
-        Annotated[
-            list[types.Cidr],
-            msgspec.Meta(
-                max_length=64,
-                description="Address ranges of the proxies whose X-Forwarded-For is trusted.",
-                extra_json_schema=types.LIST_SET,
-            ),
-        ]
-        | None
-    ) = None
+    trusted_proxies: Annotated[
+        list[types.Cidr],
+        msgspec.Meta(
+            max_length=64,
+            description="Address ranges of the proxies whose X-Forwarded-For is trusted.",
+            extra_json_schema=types.LIST_SET,
+        ),
+    ] = msgspec.field(default_factory=list)
 
 
 class Maximums(types.Model, frozen=True, kw_only=True):
@@ -279,17 +267,14 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
     namespaces: Annotated[
         Namespaces, msgspec.Meta(description="Namespaces whose listeners may use this class. All if left out.")
     ] = Namespaces(from_="All")
-    allowed_hostnames: (
-        Annotated[
-            list[AllowedHostname],
-            msgspec.Meta(
-                max_length=256,
-                description="Host names that listeners may use, and from which namespaces. None if left out.",
-                extra_json_schema=types.LIST_ATOMIC,
-            ),
-        ]
-        | None
-    ) = None
+    allowed_hostnames: Annotated[
+        list[AllowedHostname],
+        msgspec.Meta(
+            max_length=256,
+            description="Host names that listeners may use, and from which namespaces. None if left out.",
+            extra_json_schema=types.LIST_ATOMIC,
+        ),
+    ] = msgspec.field(default_factory=list)
     exposure: Exposure = Exposure(type="None")
     tls: TlsSpec = TlsSpec(mode="External")
     client_address: ClientAddress = ClientAddress(from_="Connection")
@@ -318,7 +303,7 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
     @property
     def hostname_patterns(self) -> list[str]:
         """The class's own hostname, and those that its listeners may name."""
-        return [self.hostname, *(allowed.hostname for allowed in self.allowed_hostnames or ())]
+        return [self.hostname, *(allowed.hostname for allowed in self.allowed_hostnames)]
 
 
 class ListenerClass(types.ResourceBase, frozen=True, kw_only=True):
@@ -342,6 +327,6 @@ def check_class(listener_class: ListenerClass) -> list[conditions.Finding]:
             conditions.Reason.UnsupportedValue,
             "is not an address range; write one such as 203.0.113.0/24",
         )
-        for index, proxy in enumerate(listener_class.spec.client_address.trusted_proxies or ())
+        for index, proxy in enumerate(listener_class.spec.client_address.trusted_proxies)
         if types.network_of(proxy) is None
     ]

@@ -35,7 +35,7 @@ def token_paths(listener: Listener, install_key: bytes) -> list[TokenPath]:
 
     also = [
         TokenPath(path(old.generation), old.action, _until(old))
-        for old in token.also_accept or ()
+        for old in token.also_accept
         if old.generation != token.generation
     ]
     return [TokenPath(path(token.generation)), *also]
@@ -68,7 +68,7 @@ def addresses_of(declared: AddressSpec, tokens: Iterable[TokenPath]) -> Iterator
 
 def fixed_addresses(listener: Listener) -> Iterator[documents.Address]:
     """Yield the declared addresses with a path of their own. Other listeners may name them too, unlike tokens."""
-    for declared in listener.spec.addresses or ():
+    for declared in listener.spec.addresses:
         if declared.path is not None:
             yield from addresses_of(declared, ())
 
@@ -90,12 +90,12 @@ def _value_findings(listener: Listener) -> Iterator[conditions.Finding]:
     if zone and not types.is_time_zone(zone):
         message = f"`{zone}` is not an IANA time zone; write one such as Europe/London"
         yield conditions.finding(listener, "spec.fields.occurredAtZone", unsupported, message)
-    for index, old in enumerate(spec.token.also_accept or ()):
+    for index, old in enumerate(spec.token.also_accept):
         if old.until_time and not _is_time(old.until_time):
             path = f"spec.token.alsoAccept[{index}].untilTime"
             message = "this time does not exist; write one such as 2027-01-31T12:00:00Z"
             yield conditions.finding(listener, path, unsupported, message)
-    for index, address in enumerate(spec.addresses or ()):
+    for index, address in enumerate(spec.addresses):
         if spec.authentication is None and not address.has_secret:
             message = "can be guessed: must have `authentication`, or `authentication: {type: None}` spelled out"
             yield conditions.finding(listener, f"spec.addresses[{index}].path", unsupported, message)
@@ -138,7 +138,7 @@ def listener_document(
         trusted_proxies: Added to those of the class (``--trusted-proxies``).
     """
     spec, dedupe, maximums = listener.spec, listener.spec.dedupe, class_spec.maximums
-    proxies = (*(class_spec.client_address.trusted_proxies or ()), *trusted_proxies)
+    proxies = (*class_spec.client_address.trusted_proxies, *trusted_proxies)
     return documents.ListenerDocument(
         namespace=listener.metadata.namespace,
         name=listener.metadata.name,
@@ -167,7 +167,7 @@ def listener_document(
 
 def routes_of(listener: Listener) -> tuple[documents.Route, ...]:
     """Return the routes that a listener declares."""
-    return tuple(_route(listener, route) for route in listener.spec.routes or ())
+    return tuple(_route(listener, route) for route in listener.spec.routes)
 
 
 # (attribute, name) of each field of a body that a listener may override; looked up once because that is slow.

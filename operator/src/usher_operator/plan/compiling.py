@@ -271,7 +271,7 @@ def _is_there(finding: conditions.Finding) -> conditions.Finding:
 
 def _destinations(view: Lookups, listener: resources.Listener) -> dict[str, resources.Destination]:
     destinations = {}
-    for route in listener.spec.routes or ():
+    for route in listener.spec.routes:
         path = f"{listener.metadata.namespace}/{route.destination_ref.name}"
         cached = view.destination(path)
         if cached is not None:
@@ -292,7 +292,7 @@ def _claims(
 ) -> hostnames.AddressClaims:
     """The owners of the hostnames that a listener names, and the addresses of it that other listeners have already."""
     listener = cached.resource
-    named = {address.hostname for address in listener.spec.addresses or () if not view.is_reserved(address.hostname)}
+    named = {address.hostname for address in listener.spec.addresses if not view.is_reserved(address.hostname)}
     staying = {host for host in named if _is_alone_at(view, cached.key, host)}
     owners = {host: owner for host in sorted(named - staying) if (owner := _owner_of(view, host)) is not None}
     owners |= dict.fromkeys(staying, listener.owner)
@@ -353,7 +353,7 @@ def awaits_gateways(view: Lookups, listener: resources.Listener) -> bool:
     """
     if view.gateways is not None:
         return False
-    named = {address.hostname for address in listener.spec.addresses or ()}
+    named = {address.hostname for address in listener.spec.addresses}
     return any(not view.holders(host) and _is_contested(view, listener, host) for host in named)
 
 
@@ -382,7 +382,7 @@ def _can_claim(view: Lookups, listener: resources.Listener, host: str) -> bool:
 
 def _declared_addresses(listener: resources.Listener, keys: model.Keys) -> Iterator[documents.Address]:
     """The addresses that a listener names, with its tokens."""
-    declared = listener.spec.addresses or ()
+    declared = listener.spec.addresses
     tokens = token_paths(listener, keys.install) if any(address.path is None for address in declared) else ()
     for address in declared:
         yield from addresses_of(address, tokens)

@@ -144,7 +144,7 @@ def _name_taken(view: Lookups, key: Key, builder: ConditionBuilder) -> StatusCon
 
 def _granted(listener: resources.Listener, document: documents.ListenerDocument | None) -> tuple[str, ...]:
     """The hostnames that a listener names and that its document has."""
-    named = {address.hostname for address in listener.spec.addresses or ()}
+    named = {address.hostname for address in listener.spec.addresses}
     return tuple(sorted(named & {address.host for address in (document.live_addresses if document else ())}))
 
 
