@@ -129,7 +129,7 @@ class AgencySecrets:
         The list is right about every Secret that did not change in the cache meanwhile, even if the cache has a later
         version, as after a restore of etcd.
         """
-        kind, cached_versions = kinds.AGENCY_SECRET, self._cache.agency_secrets(namespace)
+        kind, cached_versions = kinds.AGENCY_SECRET, self._cache.secrets.versions(namespace)
         listed: set[tuple[str, str]] = set()
         version = ""
         async for page in self._client.pages(kind.collection(namespace), JsonObject, selector=kind.selector):
@@ -179,7 +179,7 @@ class AgencySecrets:
             self._denied[namespace] = None
 
     def _forget(self, namespace: str) -> None:
-        for name in self._cache.agency_secrets(namespace):
+        for name in self._cache.secrets.versions(namespace):
             self._queue.add_all(self._cache.remove(kinds.AGENCY_SECRET, *name))
 
     def _stop(self, namespace: str) -> None:

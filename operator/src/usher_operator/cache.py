@@ -153,7 +153,7 @@ class Cache(Lookups):
 
     def set_secret_access(self, namespace: str, access: SecretAccess) -> KeySet:
         """Set whether the operator may use the Secrets of a namespace; `""`: of all namespaces at once."""
-        self._secrets.set_access(namespace, access)
+        self.secrets.set_access(namespace, access)
         if not namespace:
             return frozenset(key for key in self.records if key.kind in {"Listener", "Destination"})
         return self.reads.changed(self, [("Namespace", namespace)])
@@ -219,12 +219,8 @@ class Cache(Lookups):
 
     def note_missing(self, path: str, state: SecretState) -> KeySet:
         """Note the result of a lookup of a missing Secret."""
-        self._secrets.note_missing(path, state)
+        self.secrets.note_missing(path, state)
         return self.reads.changed(self, [("Secret", path)])
-
-    def forget_missing(self) -> None:
-        """Forget the results of all lookups."""
-        self._secrets.forget_missing()
 
     # Parts of the changes above.
 
@@ -300,7 +296,7 @@ class Cache(Lookups):
             self._companies.set(key, dict.fromkeys(companies, ()))
             return
         if resource is not None or record is None:
-            change.subjects |= {("Secret", path) for path in self._secrets.set_needed(key, _needed_secrets(resource))}
+            change.subjects |= {("Secret", path) for path in self.secrets.set_needed(key, _needed_secrets(resource))}
             self._with_documents.set(key, [key.namespace] if resource is not None else [])
         if key.kind == "Listener":
             if resource is not None or record is None:
@@ -399,20 +395,20 @@ class Cache(Lookups):
     def _put_agency_secret(self, namespace: str, name: str, raw: dict[str, Any]) -> KeySet:
         metadata, path = raw["metadata"], f"{namespace}/{name}"
         labels = metadata.get("labels") or {}
-        self._secrets.set_version(namespace, name, (metadata["uid"], metadata["resourceVersion"]))
+        self.secrets.set_version(namespace, name, (metadata["uid"], metadata["resourceVersion"]))
         is_child = labels.get(config_secret.MANAGED_LABEL) == "true"
         concerned = self._put_child(kinds.ref_of(kinds.SECRET, namespace, name), raw if is_child else None)
         if labels.get(types.WATCH_LABEL) == "true":
-            self._secrets.put(path, raw)
+            self.secrets.put(path, raw)
         else:
-            self._secrets.remove(path)
+            self.secrets.remove(path)
         return concerned | self.reads.changed(self, [("Secret", path)])
 
     def _remove_agency_secret(self, namespace: str, name: str) -> KeySet:
         path = f"{namespace}/{name}"
-        self._secrets.set_version(namespace, name, None)
+        self.secrets.set_version(namespace, name, None)
         concerned = self._put_child(kinds.ref_of(kinds.SECRET, namespace, name), None)
-        self._secrets.remove(path)
+        self.secrets.remove(path)
         return concerned | self.reads.changed(self, [("Secret", path)])
 
     def _set_namespace(self, name: str, labels: dict[str, str] | None) -> KeySet:

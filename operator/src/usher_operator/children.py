@@ -185,8 +185,7 @@ def named_addresses(
     live = {(address.host, address.path, address.query): address for address in document.live_addresses}
     named = {}
     for declared in listener.spec.addresses:
-        query = tuple((pair.name, pair.value) for pair in declared.query)
-        address = live.get((declared.hostname, declared.path or token, query))
+        address = live.get((declared.hostname, declared.path or token, declared.query_pairs))
         if address is not None:
             named[declared.name] = address
     return named

@@ -9,18 +9,22 @@ import time
 from collections.abc import Callable
 
 
-def _steady() -> int:
+def steady_microseconds() -> int:
+    """Microseconds of a clock that never jumps."""
     return time.monotonic_ns() // 1000
 
 
-def _wall() -> int:
+def wall_microseconds() -> int:
+    """Microseconds since the epoch, by the clock of this machine."""
     return time.time_ns() // 1000
 
 
 class ConfirmedClock:
     """Microseconds since the epoch: a saved time plus the steady time since. ``wall``: read once, at the start."""
 
-    def __init__(self, *, steady: Callable[[], int] = _steady, wall: Callable[[], int] = _wall) -> None:
+    def __init__(
+        self, *, steady: Callable[[], int] = steady_microseconds, wall: Callable[[], int] = wall_microseconds
+    ) -> None:
         self._steady = steady
         self._offset = wall() - steady()
 

@@ -6,7 +6,6 @@ costs no more than the size of its answer, because plan() makes thousands of the
 
 import collections
 import itertools
-import time
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -15,6 +14,7 @@ from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
 from usher_operator import kinds
+from usher_operator.confirmed_clock import steady_microseconds, wall_microseconds
 from usher_operator.indexes import ChildIndex, GroupIndex, HolderIndex, OptionalApis, SecretIndex
 from usher_operator.reads import Reads, lookup
 from usher_operator.settings import OperatorSettings
@@ -52,14 +52,6 @@ _LISTENER_STATES = tuple(
 )
 
 
-def _monotonic_microseconds() -> int:
-    return time.monotonic_ns() // 1000
-
-
-def _wall_microseconds() -> int:
-    return time.time_ns() // 1000
-
-
 class Lookups:
     """The present state of the cluster.
 
@@ -75,8 +67,8 @@ class Lookups:
         self,
         settings: OperatorSettings,
         *,
-        clock: Callable[[], int] = _monotonic_microseconds,
-        confirmed_clock: Callable[[], int] = _wall_microseconds,
+        clock: Callable[[], int] = steady_microseconds,
+        confirmed_clock: Callable[[], int] = wall_microseconds,
         expect_event: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._expect_event = expect_event
@@ -112,7 +104,7 @@ class Lookups:
         self._claims = ClaimIndex()
         self._uses: GroupIndex[tuple[Key, str]] = GroupIndex()
         """Listeners by the Tenant and the Destinations that they refer to, each with the name of their class."""
-        self._secrets = SecretIndex(clock)
+        self.secrets = SecretIndex(clock)
         self._with_documents: GroupIndex[str] = GroupIndex()  # Listeners and Destinations by namespace
         self.reads = Reads()  # The lookups of the last plan of each key
         self._granted: dict[str, tuple[Key, Owner]] = {}
@@ -344,11 +336,7 @@ class Lookups:
     @lookup("Namespace")
     def secret_access(self, namespace: str) -> SecretAccess:
         """The operator's access to the Secrets of a namespace, or of all namespaces at once if the name is empty."""
-        return self._secrets.access(namespace)
-
-    def agency_secrets(self, namespace: str) -> dict[tuple[str, str], tuple[str, str]]:
-        """(namespace, name) -> (uid, resourceVersion) of the known Secrets of an agency's namespace; `""`: of all."""
-        return self._secrets.versions(namespace)
+        return self.secrets.access(namespace)
 
     def kind_of(self, child: ObjectRef) -> kinds.WatchedKind:
         """The kind whose watch reports a child."""
@@ -362,12 +350,12 @@ class Lookups:
     @lookup("Secret")
     def secret(self, path: str) -> resources.Secret | None:
         """A labelled Secret by ``namespace/name``."""
-        return self._secrets.get(path)
+        return self.secrets.get(path)
 
     @lookup("Secret")
     def secret_state(self, path: str) -> SecretState | None:
         """State of a Secret; None if it has to be looked up."""
-        return self._secrets.state(path)
+        return self.secrets.state(path)
 
     def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
         """True if a Listener's new document may take these addresses (``Address.id``) out of service."""
@@ -433,7 +421,7 @@ class Lookups:
             record = self.record_of(key)
             return (record.uid, record.resource_version) if record is not None else ("", "")
         if kind is kinds.AGENCY_SECRET:
-            return self._secrets.version_of(namespace, name)
+            return self.secrets.version_of(namespace, name)
         if kind not in kinds.CHILDREN:
             return self._versions.get((kind.name, namespace, name), ("", ""))
         ref = kinds.ref_of(kind, namespace, name)
@@ -470,11 +458,6 @@ class Lookups:
     def behind(self) -> Collection[Key]:
         """The keys whose document is not in force on every gateway."""
         return self._behind.keys()
-
-    @property
-    def missing(self) -> dict[str, SecretState]:
-        """State of each missing Secret, by path."""
-        return self._secrets.missing
 
     # Parts of the lookups above.
 

@@ -168,7 +168,7 @@ class Reconciler:
         """Look up missing Secrets at an interval, until cancelled. Many of one namespace do not delay another's."""
         while True:
             await asyncio.sleep(_LOOKUP_INTERVAL_SECONDS)
-            for path in in_turns(self._cache.missing, lane_of=lambda path: path.partition("/")[0]):
+            for path in in_turns(self._cache.secrets.missing, lane_of=lambda path: path.partition("/")[0]):
                 await self._gate.wait()
                 try:
                     await self._look_up(path)

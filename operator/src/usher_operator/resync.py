@@ -145,7 +145,7 @@ class Resync:
         self.requested.clear()
         is_complete = await self._read_some(self.kinds)
         self._metrics.resyncs.labels("success" if is_complete else "incomplete").inc()
-        self._cache.forget_missing()
+        self._cache.secrets.forget_missing()
         self._after_all()
         self.add_all_keys()
         if self._is_restored and is_complete:

@@ -173,7 +173,7 @@ def klass_of_ours(name: str) -> dict[str, Any]:
 def test_url_secret_is_a_child_and_no_credential(full: Cluster) -> None:
     assert [child.ref.name for child in full.cache.children(LOBBY) if child.ref.namespace == "agency"] == ["lobby-url"]
     assert full.cache.secret("agency/lobby-url") is None
-    assert full.cache.agency_secrets("agency").keys() == {("agency", "token"), ("agency", "lobby-url")}
+    assert full.cache.secrets.versions("agency").keys() == {("agency", "token"), ("agency", "lobby-url")}
     assert full.delete("Secret", "agency/lobby-url") == {LOBBY}
 
 
@@ -286,8 +286,8 @@ def test_lookup_of_a_missing_secret_is_used_for_a_minute(full: Cluster) -> None:
     assert full.cache.secret_state("agency/token") == "NotFound"
     full.now += 61_000_000
     assert full.cache.secret_state("agency/token") is None
-    full.cache.forget_missing()
-    assert full.cache.missing == {}
+    full.cache.secrets.forget_missing()
+    assert full.cache.secrets.missing == {}
 
 
 def test_access_to_a_namespace_counts_without_access_to_all(cluster: Cluster) -> None:

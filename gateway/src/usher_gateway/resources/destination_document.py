@@ -169,14 +169,14 @@ def _tls(http: Http, resolver: SecretResolver, now: int) -> documents.Tls | None
         problem = tls_material.authority_problem(authority, now) if authority else None
         if problem is not None:
             message = f"the value under `{ref.key}` of Secret `{ref.name}` {problem}"
-            resolver.refuse(f"{path}.authoritySecretRef", conditions.Reason.CertificateInvalid, message)
+            resolver.report(f"{path}.authoritySecretRef", conditions.Reason.CertificateInvalid, message)
     if spec.client_certificate_secret_ref is not None:
         name, at = spec.client_certificate_secret_ref.name, f"{path}.clientCertificateSecretRef"
         chain = resolver.document(types.SecretKeyRef(name=name, key="tls.crt"), at)
         key = resolver.document(types.SecretKeyRef(name=name, key="tls.key"), at) if chain else ""
         problem = tls_material.client_problem(chain, key, now) if key else None
         if problem is not None:
-            resolver.refuse(at, conditions.Reason.CertificateInvalid, f"of Secret `{name}`, {problem}")
+            resolver.report(at, conditions.Reason.CertificateInvalid, f"of Secret `{name}`, {problem}")
     return documents.Tls(authority, chain, key, spec.server_name)
 
 

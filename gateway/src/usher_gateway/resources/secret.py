@@ -105,35 +105,31 @@ class SecretResolver:
         secret = self._secrets.get(secret_key)
         if secret is None:
             message = f"Secret `{name}` must exist in the same namespace"
-            return self._report(path, conditions.Reason.SecretNotFound, message, missing=secret_key)
+            return self.report(path, conditions.Reason.SecretNotFound, message, missing=secret_key)
         if secret.metadata.labels.get(types.WATCH_LABEL) != "true" and not self._may_lack_label(name, path):
             return ""
         value = secret.value_of(key).rstrip(b"\r\n")
         if not value:
             message = f"Secret `{name}` must have a value under the key `{key}`"
-            return self._report(path, conditions.Reason.SecretKeyNotFound, message)
+            return self.report(path, conditions.Reason.SecretKeyNotFound, message)
         if len(value) > MAX_VALUE_BYTES:
             message = f"the value under `{key}` of Secret `{name}` must have at most {MAX_VALUE_BYTES} bytes"
-            return self._report(path, conditions.Reason.SecretKeyNotFound, message)
+            return self.report(path, conditions.Reason.SecretKeyNotFound, message)
         if not (allowed or _PRINTABLE).fullmatch(value):
             message = f"the value under `{key}` of Secret `{name}` must be {form}"
-            return self._report(path, conditions.Reason.SecretKeyNotFound, message)
+            return self.report(path, conditions.Reason.SecretKeyNotFound, message)
         return value.decode("ascii")
-
-    def refuse(self, path: str, reason: conditions.Reason, message: str) -> None:
-        """Report that the values at a path cannot be used."""
-        self._report(path, reason, message)
 
     def _may_lack_label(self, name: str, path: str) -> bool:
         message = f'Secret `{name}` must have the label {types.WATCH_LABEL}: "true"'
         if self._require_label:
-            self._report(path, conditions.Reason.SecretNotLabelled, message)
+            self.report(path, conditions.Reason.SecretNotLabelled, message)
             return False
         message += " before it can be used in a cluster"
-        self._report(path, conditions.Reason.SecretNotLabelled, message, severity="warning")
+        self.report(path, conditions.Reason.SecretNotLabelled, message, severity="warning")
         return True
 
-    def _report(
+    def report(
         self,
         path: str,
         reason: conditions.Reason,
