@@ -83,59 +83,57 @@ class GatewayAnswers:
     """
 
     def __init__(self, url: str, *, install: str, stale_seconds: float) -> None:
-        self.url, self._install, self._stale_seconds = url, install, stale_seconds
+        self._install, self._stale_seconds = install, stale_seconds
         self.cursor = ""  # Sent with the next request, so that the answer has only what changed since
-        self.is_reachable = True
-        self.refuses_token = False
         self.has_answered = False
-        self._applied: dict[Key, AppliedDocument] = {}
-        self._listeners: dict[str, ListenerReport] = {}
-        self._destinations: dict[str, DestinationReport] = {}
-        self._stale: dict[Key, str] = {}
-        self._held: dict[Key, HeldHostnames] = {}
+        self.report = GatewayReport(name=url)  # As plans read it. Its first three maps change, between plans.
 
     def take(self, answer: ConfigReport, now: int = 0) -> set[Key]:
         """Take an answer; returns the keys whose state changed. ``now``: the operator's confirmed time."""
         entries: tuple[_Document | _Removed | _Vanished, ...] = (*answer.documents, *answer.removed, *answer.vanished)
         named = {_key(entry.kind, entry.key) for entry in entries}
-        named |= {*map(_listener_key, answer.listeners), *map(_destination_key, answer.destinations), *self._stale}
+        report = self.report
+        named |= {*map(_listener_key, answer.listeners), *map(_destination_key, answer.destinations), *report.stale}
         if answer.complete:
-            previously_reported = (map(_listener_key, self._listeners), map(_destination_key, self._destinations))
-            named = named.union(self._applied, *previously_reported)
+            previously_reported = (map(_listener_key, report.listeners), map(_destination_key, report.destinations))
+            named = named.union(report.applied, *previously_reported)
         previous_states = {key: self._state(key) for key in named}
         if answer.complete:
-            self._applied.clear()
-            self._listeners.clear()
-            self._destinations.clear()
+            report.applied.clear()
+            report.listeners.clear()
+            report.destinations.clear()
         for gone in answer.removed:
-            self._applied.pop(_key(gone.kind, gone.key), None)
-            (self._listeners if gone.kind == "Listener" else self._destinations).pop(gone.key, None)
+            report.applied.pop(_key(gone.kind, gone.key), None)
+            (report.listeners if gone.kind == "Listener" else report.destinations).pop(gone.key, None)
         for document in answer.documents:
-            self._applied[_key(document.kind, document.key)] = AppliedDocument(
+            report.applied[_key(document.kind, document.key)] = AppliedDocument(
                 document.hash or "", document.rejected or ""
             )
         ahead = _hours_ahead(answer.now, now)
         for path, listener in answer.listeners.items():
             arrivals = {address: at + ahead for address, at in listener.retired_arrivals.items()}
-            self._listeners[path] = msgspec.structs.replace(listener, retired_arrivals=arrivals)
-        self._destinations |= answer.destinations
-        self._stale = {
+            report.listeners[path] = msgspec.structs.replace(listener, retired_arrivals=arrivals)
+        report.destinations.update(answer.destinations)
+        stale_documents = {
             _key(vanished.kind, vanished.key): vanished.uid
             for vanished in answer.vanished
             if self._is_stale(vanished, answer.now)
         }
-        self._held = {
+        held_hostnames = {
             _key(vanished.kind, vanished.key): HeldHostnames(vanished.tenant, vanished.hostnames)
             for vanished in answer.vanished
             if vanished.tenant and vanished.install == self._install
         }
-        self.cursor, self.is_reachable, self.has_answered = answer.cursor, True, True
-        self.refuses_token = False
+        self.cursor, self.has_answered = answer.cursor, True
+        self.report = msgspec.structs.replace(
+            report, reachable=True, refuses_token=False, stale=stale_documents, held=held_hostnames
+        )
         return {key for key, state in previous_states.items() if self._state(key) != state}
 
     def _state(self, key: Key) -> tuple[object, ...]:
-        reports = self._listeners if key.kind == "Listener" else self._destinations
-        return self._applied.get(key), reports.get(key.path), self._stale.get(key)
+        report = self.report
+        reports = report.listeners if key.kind == "Listener" else report.destinations
+        return report.applied.get(key), reports.get(key.path), report.stale.get(key)
 
     def _is_stale(self, vanished: _Vanished, now: datetime.datetime | None) -> bool:
         """Return whether a document of this install vanished long ago, by the gateway's own clock."""
@@ -143,18 +141,10 @@ class GatewayAnswers:
             return False
         return (now - vanished.since).total_seconds() >= self._stale_seconds
 
-    def report(self) -> GatewayReport:
-        """The state as plan() reads it. The maps are shared: they change only between plans."""
-        return GatewayReport(
-            name=self.url,
-            reachable=self.is_reachable,
-            refuses_token=self.refuses_token,
-            applied=self._applied,
-            listeners=self._listeners,
-            destinations=self._destinations,
-            stale=self._stale,
-            held=self._held,
-        )
+    @property
+    def reach(self) -> tuple[str, bool, bool, bool]:
+        """Its URL, whether it ever answered, whether it answers now, and whether it refuses the token."""
+        return self.report.name, self.has_answered, self.report.reachable, self.report.refuses_token
 
 
 def _hours_ahead(gateway_time: datetime.datetime | None, now: int) -> datetime.timedelta:
@@ -247,18 +237,14 @@ class GatewayObserver:
         for url in gone:
             del self._gateways[url]
         gateways = [self._gateways.setdefault(url, self._new_answers(url)) for url in urls]
-        previous = [
-            (gateway.url, gateway.has_answered, gateway.is_reachable, gateway.refuses_token) for gateway in gateways
-        ]
+        previous = [gateway.reach for gateway in gateways]
         changed_keys = await asyncio.gather(*(self._ask(session, gateway) for gateway in gateways))
         changed: set[Key] = set().union(*changed_keys)
-        present = [
-            (gateway.url, gateway.has_answered, gateway.is_reachable, gateway.refuses_token) for gateway in gateways
-        ]
-        changed |= self._cache.set_gateways(tuple(gateway.report() for gateway in gateways))
+        reports = tuple(gateway.report for gateway in gateways)
+        changed |= self._cache.set_gateways(reports)
         for label, is_reachable in (("reachable", True), ("unreachable", False)):
-            self._metrics.gateways.labels(label).set(sum(gateway.is_reachable is is_reachable for gateway in gateways))
-        if is_first or gone or previous != present:
+            self._metrics.gateways.labels(label).set(sum(report.reachable is is_reachable for report in reports))
+        if is_first or gone or previous != [gateway.reach for gateway in gateways]:
             changed |= {key for key in self._cache.all_keys() if key.kind in {"Listener", "Destination"}}
         self._queue.add_all(changed)
 
@@ -268,7 +254,7 @@ class GatewayObserver:
 
     async def _ask(self, session: aiohttp.ClientSession, gateway: GatewayAnswers) -> set[Key]:
         """Ask one gateway; returns the keys whose state changed."""
-        url = yarl.URL(gateway.url) / "api/config"
+        url = yarl.URL(gateway.report.name) / "api/config"
         if gateway.cursor:
             url = url.with_query(since=gateway.cursor)
         headers = {"Authorization": f"Bearer {self._installation.observe_token}"}
@@ -282,9 +268,9 @@ class GatewayObserver:
             return self._not_reached(gateway, type(error).__name__)
 
     def _not_reached(self, gateway: GatewayAnswers, reason: str, *, refuses_token: bool = False) -> set[Key]:
-        if gateway.is_reachable:
-            _log.warning("gateway_not_reached", gateway=gateway.url, reason=reason)
-        gateway.is_reachable, gateway.refuses_token = False, refuses_token
+        if gateway.report.reachable:
+            _log.warning("gateway_not_reached", gateway=gateway.report.name, reason=reason)
+        gateway.report = msgspec.structs.replace(gateway.report, reachable=False, refuses_token=refuses_token)
         return set()
 
     async def _admin_urls(self) -> tuple[str, ...] | None:

@@ -438,10 +438,10 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
     """True if its admin port answers. If not, the other fields are its last report."""
     refuses_token: bool = False
     """True if its admin port answers that the operator's token is wrong. It is not reachable then."""
-    applied: Mapping[Key, AppliedDocument] = {}
-    listeners: Mapping[str, ListenerReport] = {}
+    applied: dict[Key, AppliedDocument] = {}
+    listeners: dict[str, ListenerReport] = {}
     """By ``namespace/name``."""
-    destinations: Mapping[str, DestinationReport] = {}
+    destinations: dict[str, DestinationReport] = {}
     stale: Mapping[Key, str] = {}
     """Documents of this install that the gateway runs although their config Secrets are gone for a while, with their
     owners' uids."""

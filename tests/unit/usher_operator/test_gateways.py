@@ -32,7 +32,7 @@ def report() -> gateways.GatewayAnswers:
 
 def test_complete_answer_replaces_earlier_answers(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(complete=True, documents=[document()])) == {CRM}
-    assert dict(report.report().applied) == {LOBBY: AppliedDocument("h1")}
+    assert dict(report.report.applied) == {LOBBY: AppliedDocument("h1")}
     assert report.cursor == "c.1"
 
 
@@ -54,12 +54,12 @@ def test_work_for_an_answer_does_not_grow_with_the_documents_in_force() -> None:
 
 def test_rejected_document_has_its_reason(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(documents=[document(content_hash=None, rejected="too new")])) == {LOBBY}
-    assert report.report().applied[LOBBY] == AppliedDocument("", "too new")
+    assert report.report.applied[LOBBY] == AppliedDocument("", "too new")
 
 
 def test_removed_document_is_forgotten(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(removed=[{"kind": "Destination", "key": "agency/crm"}])) == {CRM}
-    assert CRM not in report.report().applied
+    assert CRM not in report.report.applied
 
 
 @pytest.mark.parametrize(("gateway_day", "counted_day"), [(10, 10), (40, 40), (3, 10)])
@@ -75,7 +75,7 @@ def test_arrival_counts_never_earlier_than_by_the_confirmed_time(
         answer(now=by_gateway.isoformat(), listeners={LOBBY.path: state}), round(now.timestamp()) * model.MICROSECONDS
     )
     counted = arrival + datetime.timedelta(days=counted_day - gateway_day)
-    assert report.report().listeners[LOBBY.path].retired_arrivals == {"a": counted}
+    assert report.report.listeners[LOBBY.path].retired_arrivals == {"a": counted}
 
 
 def vanished(**fields: str) -> dict[str, str]:
@@ -86,23 +86,23 @@ def vanished(**fields: str) -> dict[str, str]:
 def test_document_without_a_secret_is_stale_after_a_while(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(now="2027-01-31T12:00:59Z", vanished=[vanished()])) == set()
     assert report.take(answer(now="2027-01-31T12:01:00Z", vanished=[vanished()])) == {LOBBY}
-    assert report.report().stale == {LOBBY: "1"}
+    assert report.report.stale == {LOBBY: "1"}
     assert report.take(answer(now="2027-01-31T12:01:05Z")) == {LOBBY}
-    assert report.report().stale == {}
+    assert report.report.stale == {}
 
 
 @pytest.mark.parametrize("fields", [{"install": "usher.dev_other"}, {"install": ""}, {"uid": ""}])
 def test_document_of_another_install_is_not_stale(report: gateways.GatewayAnswers, fields: dict[str, str]) -> None:
     report.take(answer(now="2027-01-31T13:00:00Z", vanished=[vanished(**fields)]))
-    assert report.report().stale == {}
+    assert report.report.stale == {}
 
 
 def test_document_without_a_secret_holds_its_hostnames_at_once(report: gateways.GatewayAnswers) -> None:
     told = {**vanished(), "tenant": "acme", "hostnames": ["www.example.com"]}
     report.take(answer(now="2027-01-31T12:00:00Z", vanished=[told]))
-    assert report.report().held == {LOBBY: config_secret.HeldHostnames("acme", ("www.example.com",))}
+    assert report.report.held == {LOBBY: config_secret.HeldHostnames("acme", ("www.example.com",))}
     report.take(answer(now="2027-01-31T12:00:05Z", vanished=[{**told, "install": "usher.dev_other"}]))
-    assert report.report().held == {}
+    assert report.report.held == {}
 
 
 def test_answer_is_read_into_listener_and_destination_reports(report: gateways.GatewayAnswers) -> None:
@@ -122,7 +122,7 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
     crm = {"health": "CircuitOpen", "error": "ServerError", "status": 503}
     changed = report.take(answer(listeners={"agency/lobby": states}, destinations={"agency/crm": crm}))
     assert changed == {LOBBY, CRM}
-    assert report.report().listeners["agency/lobby"] == ListenerReport(
+    assert report.report.listeners["agency/lobby"] == ListenerReport(
         receiving="Silent",
         verified_addresses=("one",),
         probed_addresses=("one", "two"),
@@ -134,7 +134,7 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
         held_deliveries=(HeldRoute("crm", "SecretNotFound", "Secret `key` must exist"),),
         times_untrusted=True,
     )
-    assert report.report().destinations["agency/crm"] == DestinationReport(
+    assert report.report.destinations["agency/crm"] == DestinationReport(
         health="CircuitOpen", error="ServerError", status=503
     )
 
