@@ -6,7 +6,7 @@ import pytest
 
 from support import engines, samples
 from usher_gateway import model
-from usher_gateway.store.base import AttemptRecord
+from usher_gateway.store.base import AttemptRecord, Filter
 
 SECOND, HOUR, NOW = samples.SECOND, samples.HOUR, samples.NOW
 SettledAs = model.SettledAs
@@ -160,14 +160,44 @@ async def test_one_unhold_call_changes_more_than_a_slice(bench: engines.Bench) -
     assert await bench.store.unhold(group, NOW) == group.count == 2_700
 
 
-async def test_held_delivery_is_claimed_under_another_route(bench: engines.Bench) -> None:
-    plan = samples.plan(hold=model.HoldReason.FilterError)
-    await bench.accept(samples.arrival("a", if_visit=(plan,)))
+MENDED = model.RouteDefinition(samples.LOBBY, "crm", "agency/crm", when="true")
+
+
+async def release_undecided(bench: engines.Bench) -> model.Delivery:
+    """Accept a delivery whose filter fails, release it under another definition of its route, and claim it."""
+    await bench.accept(samples.arrival("a", if_visit=(samples.plan(hold=model.HoldReason.FilterError),)))
     (group,) = await bench.store.held_groups()
-    mended = model.RouteDefinition(samples.LOBBY, "crm", "agency/crm", when="true")
-    (claimed,) = await bench.store.claim_held(group, mended, 10, NOW)
-    assert bench.store.route(claimed.route) == mended
+    assert await bench.store.unhold(group, NOW, newest=MENDED) == 1
+    (claimed,) = await bench.claim()
+    return claimed
+
+
+async def test_held_delivery_is_released_under_another_route(bench: engines.Bench) -> None:
+    claimed = await release_undecided(bench)
+    assert (bench.store.route(claimed.route), claimed.filter_hold) == (MENDED, model.HoldReason.FilterError)
     assert await bench.store.held_groups() == []
+    assert await bench.violations() == []
+
+
+@pytest.mark.parametrize("event", ["crash", "defer", "undecided retry", "cancel and redrive"])
+async def test_released_delivery_waits_for_its_filter_until_it_has_decided(bench: engines.Bench, event: str) -> None:
+    claimed = await release_undecided(bench)
+    match event:
+        case "crash":
+            assert (await bench.reopen(crash=True)).recovered == 1
+        case "defer":
+            await bench.store.defer([claimed.key])
+        case "undecided retry":
+            await settle(bench, claimed, SettledAs.Retry, attempts=0, due_at=NOW, hold=claimed.filter_hold)
+        case _:
+            assert await bench.store.cancel(Filter(), NOW, lambda _: None) == 1
+            assert await bench.store.redrive(Filter(state="cancelled"), NOW) == 1
+    (again,) = await bench.claim()
+    assert again.filter_hold is model.HoldReason.FilterError
+    await settle(bench, again, SettledAs.Retry, due_at=NOW)
+    (decided,) = await bench.claim()
+    assert decided.filter_hold is None
+    assert await bench.violations() == []
 
 
 # Restarts

@@ -11,7 +11,7 @@ from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter
 
-HOLDS = (model.HoldReason.DestinationPaused, model.HoldReason.SecretNotFound)
+HOLDS = (model.HoldReason.DestinationPaused, model.HoldReason.FilterError)
 ENDS = {
     model.SettledAs.Delivered: "delivered",
     model.SettledAs.Dead: "dead",

@@ -32,16 +32,15 @@ def delivery(**changes: Any) -> model.Delivery:
         "attempts": 0,
         "started_at": RECEIVED_AT,
         "expires_at": 0,
-        "hold": None,
         "body": b'{"user":{"id":7,"email":"jane@example.com"}}',
         "content_type": b"application/json",
     }
     return model.Delivery(**(values | changes))
 
 
-def snapshot(transform: str = "", /, **changes: Any) -> documents.Snapshot:
+def snapshot(transform: str = "", /, when: str = "", **changes: Any) -> documents.Snapshot:
     """Return a configuration with the destination `agency/crm` and a listener with one route to it."""
-    routes = (documents.Route("crm", "agency/crm", transform=transform),)
+    routes = (documents.Route("crm", "agency/crm", when=when, transform=transform),)
     listener = documents.ListenerDocument(
         "agency", "lobby", documents.TenantDocument("acme"), addresses=(), routes=routes
     )

@@ -11,7 +11,6 @@ deliveries go back to the store, the store closes, and the admin port closes las
 
 import asyncio
 import contextlib
-import functools
 import signal
 from collections.abc import Coroutine, Mapping
 from typing import Any
@@ -153,10 +152,8 @@ class Gateway:
             store=self.store,
             route_documents=route_documents,
             clock=self.clock,
-            offer=functools.partial(self.dispatcher.offer, fresh=False),
-            has_slow_transform=self.worker.is_too_slow,
+            has_slow_expression=self.worker.is_too_slow,
             held_routes=self.held_routes,
-            budgets=budgets,
         )
 
         self.counters = ArrivalCounters()

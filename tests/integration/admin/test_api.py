@@ -413,7 +413,6 @@ async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(serve
     unchanged = await served.get("/api/deliveries"), await served.get("/api/visits")
     one = {
         "leftOut": 0,
-        "heldAgain": 0,
         "selected": 1,
         "destinations": {"agency/crm": 1},
         "tenants": {"agency/acme": 1},
@@ -423,7 +422,7 @@ async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(serve
     redriven = {**one, "redriven": 0, "reasons": {"Status": 1}}
     assert await served.post("/api/deliveries/redrive", tenant="acme", dryRun=True) == redriven
     none: dict[str, object] = {"reasons": {}, "destinations": {}, "tenants": {}}
-    retried = {**none, "retried": 0, "leftOut": 1, "heldAgain": 0, "selected": 0}
+    retried = {**none, "retried": 0, "leftOut": 1, "selected": 0}
     assert await served.post("/api/deliveries/retry", all=True, dryRun=True) == retried
     released = {"released": 0, "deliveries": 0, "unfit": {}, "selected": 1, "reasons": {"NoUser": 1}}
     assert await served.post("/api/quarantine/release", all=True, dryRun=True) == released

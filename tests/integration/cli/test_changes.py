@@ -167,18 +167,6 @@ async def test_redrive_names_the_ids_and_deliveries_that_it_leaves_out(served: a
     assert (await served.post("/api/deliveries/redrive", all=True, dryRun=True))["leftOut"] == 1
 
 
-async def test_redrive_says_that_a_failed_filter_holds_its_deliveries_again(served: admin_port.Served) -> None:
-    undecided = samples.plan(samples.MAILER, hold=model.HoldReason.FilterError)
-    await served.bench.accept(samples.arrival("undecided", if_visit=(undecided,)))
-    selection = ("--route", samples.MAILER.route, "--state")
-    await served.output_of("deliveries", "cancel", *selection, "held", "--yes")
-    run = await served.command("deliveries", "redrive", *selection, "cancelled")
-    assert "Held again, because the filter had failed: 1 delivery." in run.err
-    run = await served.command("deliveries", "redrive", *selection, "cancelled", "--yes")
-    assert run.out == "Redriven: 1 delivery.\n"
-    assert "Deliveries of the selection are held (FilterError): " in " ".join(run.err.split())
-
-
 async def test_dead_delivery_that_was_replayed_names_the_new_one(served: admin_port.Served) -> None:
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     await served.output_of("visits", "replay", "--state", "dead", "--tenant", "acme", "--yes")

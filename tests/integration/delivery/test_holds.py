@@ -8,7 +8,6 @@ import pytest
 
 from support import gateway as gateways
 from support import waiting, wire
-from usher_gateway import model
 from usher_gateway.delivery import holds
 from usher_gateway.ingest import cpu_limits
 from usher_gateway.store.base import Filter
@@ -93,42 +92,16 @@ async def test_filter_without_time_in_its_arrival_is_evaluated_at_every_review(
             await wait_held(gateway, {"DestinationNotFound": user})
 
 
-async def test_review_waits_while_the_namespace_has_no_time_for_filters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cpu_limits, "EXPENSIVE_SECONDS", 0.0)  # so the arrival has no time either
-    listener = gateways.LISTENER.replace("  routes: []\n", ROUTES.replace(BROKEN, MENDED))
-    async with gateways.running(tmp_path, gateways.CLASS + gateways.TENANT + listener) as gateway:
-        reviewer = gateway.gateway.hold_reviewer
-        reviewer._budgets.spend("agency", 1000.0)
-        assert (await gateway.post(visit(1))).acknowledges
-        await reviewer.review()
-        await wait_held(gateway, {"ExpressionTooSlow": 1})
-        reviewer._budgets.spend("agency", -1000.0)
-        await reviewer.review()
-        await wait_held(gateway, {"DestinationNotFound": 1})
-
-
-async def test_cancelled_hold_that_is_redriven_waits_for_its_filter_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_review, review = asyncio.Lock(), holds.HoldReviewer.review
-
-    async def review_if_permitted(self: holds.HoldReviewer) -> None:
-        async with may_review:
-            await review(self)
-
-    monkeypatch.setattr(holds.HoldReviewer, "review", review_if_permitted)
+async def test_cancelled_hold_that_is_redriven_waits_for_its_filter_again(tmp_path: Path) -> None:
     manifests = gateways.CLASS + gateways.TENANT + gateways.LISTENER.replace("  routes: []\n", ROUTES)
     async with gateways.running(tmp_path, manifests) as gateway:
         assert (await gateway.post(visit(1))).acknowledges
         store, now = gateway.gateway.store, gateway.gateway.clock.now
-        async with may_review:  # a review claims deliveries for a moment
-            assert await held(gateway) == {"FilterError": 1}
-            assert await store.cancel(Filter(), now(), lambda _: None) == 1
-            assert await held(gateway) == {}
-            assert await store.redrive(Filter(state="cancelled"), now()) == 1
-            assert await held(gateway) == {"FilterError": 1}
+        await wait_held(gateway, {"FilterError": 1})
+        assert await store.cancel(Filter(), now(), lambda _: None) == 1
+        assert await held(gateway) == {}
+        assert await store.redrive(Filter(state="cancelled"), now()) == 1
+        await wait_held(gateway, {"FilterError": 1})
         gateway.write(manifests.replace(BROKEN, "visit.visitCount != null"))
 
         async def reason_of_the_end() -> object:
@@ -138,19 +111,16 @@ async def test_cancelled_hold_that_is_redriven_waits_for_its_filter_again(
         assert await waiting.until(reason_of_the_end, lambda reason: reason is not None) == "Filter"
 
 
-async def test_hold_lasts_although_its_filter_fails_again(tmp_path: Path) -> None:
+async def test_delivery_is_held_again_if_the_edited_filter_fails_too(tmp_path: Path) -> None:
     manifests = gateways.CLASS + gateways.TENANT + gateways.LISTENER.replace("  routes: []\n", ROUTES)
     async with gateways.running(tmp_path, manifests) as gateway:
         assert (await gateway.post(visit(1))).acknowledges
         await wait_held(gateway, {"FilterError": 1})
-        store, reviewer = gateway.gateway.store, gateway.gateway.hold_reviewer
+        store = gateway.gateway.store
         (first,) = await store.held_groups()
         gateway.write(manifests.replace(BROKEN, "visit.visitCount > 1"))
         await waiting.until(store.held_groups, lambda groups: any(group.since > first.since for group in groups))
-        name = gateway.gateway.registry.listeners["agency/wifi"].name
-        await reviewer.review()
-        (held_route,) = gateway.gateway.held_routes.of(name)
-        assert held_route.since <= model.format_time(first.since)
+        await wait_held(gateway, {"FilterError": 1})
 
 
 async def test_quota_hold_remains_after_the_filter_is_repaired(tmp_path: Path) -> None:

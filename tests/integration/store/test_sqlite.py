@@ -261,7 +261,7 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
         lambda opened: claims.claim(opened, "agency/crm", 10, 1000, NOW),
         lambda opened: claims.defer(opened, deliveries, NOW),
         lambda opened: claims.cancel_held(opened, group, model.CancelReason.OnRequest, 0, NOW),
-        lambda opened: claims.claim_held(opened, group, samples.CRM, 0, NOW),
+        lambda opened: claims.unhold(opened, group, NOW, newest=samples.CRM),
         lambda opened: claims.unhold(opened, group, NOW),
         lambda opened: claims.unhold(opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]),
         lambda opened: changes.redrive(opened, deliveries, NOW, {}),

@@ -130,8 +130,8 @@ def test_held_delivery_counts_no_attempt(reason: model.HoldReason) -> None:
     assert (result.settled_as, result.hold, result.attempts) == (model.SettledAs.Held, reason, 2)
 
 
-def test_expired_delivery_counts_no_attempt() -> None:
-    result = outcome.expired(delivery_samples.delivery(attempts=2), NOW).settlement
+def test_cancelled_delivery_counts_no_attempt() -> None:
+    result = outcome.cancelled(delivery_samples.delivery(attempts=2), model.CancelReason.Expired, NOW).settlement
     assert (result.settled_as, result.cancel) == (model.SettledAs.Cancelled, model.CancelReason.Expired)
     assert (result.attempts_before, result.attempts) == (2, 2)
 

@@ -72,7 +72,7 @@ def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> Deliv
     return delivery_worker
 
 
-async def settled(worker: DeliveryWorker, **delivery: int) -> model.Settlement:
+async def settled(worker: DeliveryWorker, **delivery: object) -> model.Settlement:
     """Make an attempt; return what the store gets of its result."""
     result = await worker.attempt(delivery_samples.delivery(**delivery))
     assert result is not None
@@ -193,6 +193,40 @@ async def test_expired_delivery_is_cancelled_before_holds_are_checked(worker: De
     result = await settled(worker, expires_at=1)
     assert (result.settled_as, result.cancel) == (model.SettledAs.Cancelled, model.CancelReason.Expired)
     assert await hold_of_attempt(worker) is model.HoldReason.DestinationPaused
+
+
+@pytest.mark.parametrize(
+    ("when", "changes", "expected"),
+    [
+        pytest.param('visit.userId == "7"', {"state": "Paused"}, model.HoldReason.DestinationPaused, id="passes"),
+        pytest.param("", {"state": "Paused"}, model.HoldReason.DestinationPaused, id="removed"),
+        pytest.param('visit.userId == "8"', {"state": "Paused"}, model.CancelReason.Filter, id="rejects"),
+        pytest.param("visit.visitCount > 0", {"state": "Paused"}, model.HoldReason.FilterError, id="fails"),
+        pytest.param('visit.userId == "7"', {}, None, id="is sent"),
+    ],
+)
+async def test_filter_that_had_failed_decides_before_other_holds(
+    worker: DeliveryWorker, when: str, changes: dict[str, Any], expected: object
+) -> None:
+    worker.apply(delivery_samples.snapshot(TRANSFORM, when=when, **changes))
+    result = await settled(worker, filter_hold=model.HoldReason.FilterError)
+    assert (result.hold or result.cancel) is expected
+
+
+async def test_arrival_that_came_with_a_hold_is_held_after_its_filter_passes(worker: DeliveryWorker) -> None:
+    arrival_holds = (model.HoldReason.TokenHeld,)
+    result = await settled(worker, filter_hold=model.HoldReason.FilterError, arrival_holds=arrival_holds)
+    assert (result.settled_as, result.hold) == (model.SettledAs.Held, model.HoldReason.TokenHeld)
+
+
+async def test_slow_filter_holds_its_route_until_it_changes(
+    worker: DeliveryWorker, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = expressions.Evaluation(value=False, cpu_seconds=SLOW_SECONDS)
+    monkeypatch.setattr(route_documents, "evaluate_all", lambda *_: [slow])
+    worker.apply(delivery_samples.snapshot(when="visit.late"))
+    results = [await settled(worker, filter_hold=model.HoldReason.ExpressionTooSlow) for _ in range(4)]
+    assert [result.hold for result in results] == [None] * 3 + [model.HoldReason.ExpressionTooSlow]
 
 
 async def test_change_of_another_listener_keeps_a_slow_transform_held(

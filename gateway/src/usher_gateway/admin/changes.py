@@ -74,7 +74,6 @@ async def _change(
                 "destinations": preview.destinations,
                 "tenants": preview.tenants,
                 "leftOut": preview.left_out,
-                "heldAgain": preview.held_again,
             }
             return _preview_response({counted: 0, **more}, preview.reasons)
     async with parts.audit.change(request, change, audited) as changed:

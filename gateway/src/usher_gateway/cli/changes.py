@@ -148,9 +148,6 @@ def _change(
         warn_of_failing_destinations(client, preview["destinations"])
     group = "quarantined arrivals" if noun == "arrival" else "deliveries"
     print_left_out_ids(client, selection, group)
-    if sends and preview["heldAgain"]:
-        again = counted(preview["heldAgain"], "delivery")
-        tables.print_text(f"Held again, because the filter had failed: {again}.", err=True)
     if sends and preview["leftOut"]:
         tables.print_text(f"Left out: {counted(preview['leftOut'], 'delivery')} {_NOT_REDRIVEN}.", err=True)
     if not yes:
@@ -335,8 +332,8 @@ def _redrive(client: AdminClient, selection: dict[str, object], *, yes: bool, ou
 def cancel_deliveries(client: AdminClient, selection: dict[str, object], *, yes: bool, output: OutputFormat) -> None:
     """Cancel pending deliveries, held ones too, so that they are not sent.
 
-    An attempt that already runs is not interrupted. `usher deliveries redrive --state cancelled` takes it back; what
-    was held because its filter failed is then held again.
+    An attempt that already runs is not interrupted. `usher deliveries redrive --state cancelled` takes it back; a
+    filter that had failed is then asked again.
     """
     why_none = functools.partial(_without_state, client, selection)
     answer = _change(client, "/api/deliveries/cancel", selection, "delivery", why_none, yes=yes, output=output)

@@ -71,8 +71,8 @@ _TO_INCLUDE = {
 # Result -> what a replay of it means for the filter of the route.
 _FILTER_NOTES = {
     "Filter": "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now.",
-    "cancelled": "The filter `when` is not asked again of cancelled deliveries, but one that was cancelled while its "
-    "filter failed is held again.",
+    "cancelled": "The filter `when` is not asked again of cancelled deliveries, except of those that were cancelled "
+    "while it failed.",
 }
 
 _CONFIRM = "give --yes to do it"

@@ -221,7 +221,7 @@ class Dispatcher:
         if self._documents.destination(entry.destination) is None:
             outcome = None  # an open circuit would keep its deliveries in the backlog, where nothing holds them
         self._store.settle(settlement)
-        if settlement.hold is not None:
+        if settlement.settled_as is model.SettledAs.Held and settlement.hold is not None:
             self._note_holds([model.Hold(entry.delivery.route, settlement.hold, settlement.at)])
         self._claimed.discard(key)
         self._cancelled.discard(key)

@@ -63,12 +63,8 @@ class HeldRoutes:
         has_new, self._new = bool(self._new), {}
         return has_new
 
-    def end_review(self, groups: Sequence[HeldGroup], reviewed: Sequence[HeldGroup]) -> None:
-        """Take what the store holds after a review.
-
-        ``reviewed``: the holds before the review. A delivery whose expression fails again gets a new hold, but the
-        hold of its route has lasted.
-        """
+    def end_review(self, groups: Sequence[HeldGroup]) -> None:
+        """Take what the store holds after a review."""
         previously_held, self._held = self._held, {}
         counts: dict[tuple[model.ListenerName, model.HoldReason], int] = {}
         for group in groups:
@@ -79,11 +75,6 @@ class HeldRoutes:
             since = previously_held.get(name, {}).get(key, group.since)
             held_since[key] = min(group.since, since, held_since.get(key, since))
             counts[name, group.reason] = counts.get((name, group.reason), 0) + group.count
-        for group in reviewed:
-            definition = self._store.route(group.route)
-            held_since, key = self._held.get(definition.listener, {}), (definition.route, group.reason)
-            if key in held_since:
-                held_since[key] = min(held_since[key], group.since)
         for name, new_holds in self._new.items():  # they may not be in the groups, which were read meanwhile
             self._held[name] = new_holds | self._held.get(name, {})
         for (name, reason), count in counts.items():

@@ -291,17 +291,11 @@ def conclude(
     return AttemptResult(settlement, outcome)
 
 
-def expired(delivery: model.Delivery, now: int) -> AttemptResult:
-    """Cancel a delivery instead of an attempt, because the time that its route allows is over."""
-    settlement = model.Settlement(
-        delivery.key,
-        model.SettledAs.Cancelled,
-        now,
-        delivery.attempts,
-        delivery.attempts,
-        cancel=model.CancelReason.Expired,
-    )
-    return AttemptResult(settlement)
+def cancelled(delivery: model.Delivery, reason: model.CancelReason, now: int) -> AttemptResult:
+    """Cancel a delivery instead of an attempt."""
+    attempts = delivery.attempts
+    settled_as = model.SettledAs.Cancelled
+    return AttemptResult(model.Settlement(delivery.key, settled_as, now, attempts, attempts, cancel=reason))
 
 
 def held(delivery: model.Delivery, reason: model.HoldReason, now: int) -> AttemptResult:
@@ -313,14 +307,21 @@ def held(delivery: model.Delivery, reason: model.HoldReason, now: int) -> Attemp
 def postponed(delivery: model.Delivery, now: int) -> AttemptResult:
     """Look at a delivery again in a minute, because its time is over only if the clock is right (Clock.confirmed)."""
     attempts, due_at = delivery.attempts, now + UNCONFIRMED_RETRY_SECONDS * model.MICROSECONDS
-    return AttemptResult(model.Settlement(delivery.key, model.SettledAs.Retry, now, attempts, attempts, due_at=due_at))
+    settled_as, hold = model.SettledAs.Retry, delivery.filter_hold
+    return AttemptResult(model.Settlement(delivery.key, settled_as, now, attempts, attempts, due_at=due_at, hold=hold))
 
 
 def internal_error(delivery: model.Delivery, now: int) -> AttemptResult:
     """Retry a delivery later whose attempt failed by an error in Usher."""
     attempts, due_at = delivery.attempts, now + INTERNAL_ERROR_RETRY_SECONDS * model.MICROSECONDS
-    return AttemptResult(
-        model.Settlement(
-            delivery.key, model.SettledAs.Retry, now, attempts, attempts, due_at=due_at, error=INTERNAL_ERROR
-        )
+    settlement = model.Settlement(
+        delivery.key,
+        model.SettledAs.Retry,
+        now,
+        attempts,
+        attempts,
+        due_at=due_at,
+        hold=delivery.filter_hold,
+        error=INTERNAL_ERROR,
     )
+    return AttemptResult(settlement)

@@ -118,6 +118,11 @@ class RouteDocuments:
         own = live.transform if live is not None else definition.transform
         return own or (destination.transform if destination is not None else "")
 
+    def filter_of(self, definition: model.RouteDefinition) -> str:
+        """Return the newest filter of a delivery's route; ``""`` if there is none."""
+        live = self.live_route(definition)
+        return live.when if live is not None else definition.when
+
     def destination_of(self, listener: model.ListenerName, route: str) -> str | None:
         """Return the destination of a route that exists."""
         live = self._routes.get((listener.key, route))

@@ -166,7 +166,6 @@ def unstored_delivery(body: bytes, now: int) -> model.Delivery:
         attempts=0,
         started_at=now,
         expires_at=0,
-        hold=None,
         body=body,
         content_type=b"application/json",
     )

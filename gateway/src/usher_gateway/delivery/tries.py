@@ -174,7 +174,6 @@ def _delivery(stored: model.Arrival, rebuilt: model.Arrival, visit_id: bytes, *,
         attempts=0,
         started_at=stored.received_at,
         expires_at=0,
-        hold=None,
         body=stored.body,
         content_type=stored.content_type,
     )

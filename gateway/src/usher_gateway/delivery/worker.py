@@ -79,7 +79,7 @@ class DeliveryWorker:
         self._expressions = expressions or ExpressionCounters()
         self._pacer = pacer or AttemptPacer()
         self._costs: dict[tuple[model.ListenerName, str], RouteCost] = {}
-        """(listener, route) -> what the evaluations of its transform cost, after the first one."""
+        """(listener, route) -> what the evaluations of its expressions cost, after the first one."""
 
     async def attempt(
         self, delivery: model.Delivery, may_send: Callable[[], bool] | None = None
@@ -100,7 +100,14 @@ class DeliveryWorker:
         now = self._clock.now()
         if outcome.is_expired(delivery, now):
             is_certain = outcome.is_expired(delivery, self._clock.confirmed())
-            return outcome.expired(delivery, now) if is_certain else outcome.postponed(delivery, now)
+            expired = model.CancelReason.Expired
+            return outcome.cancelled(delivery, expired, now) if is_certain else outcome.postponed(delivery, now)
+
+        # If the filter had failed, evaluate it before a hold for another reason hides that.
+        if delivery.filter_hold is not None:
+            result = self._filter(delivery, definition, now)
+            if result is not None:
+                return result
 
         # Hold the delivery while something stops the route.
         hold = self._documents.hold_of(definition)
@@ -148,9 +155,28 @@ class DeliveryWorker:
         }
 
     def is_too_slow(self, listener: model.ListenerName, route_name: str) -> bool:
-        """Return whether a route is held because its transform is too slow."""
+        """Return whether a route is held because its expressions are too slow."""
         cost = self._costs.get((listener, route_name))
         return cost is not None and cost.is_too_slow
+
+    def _filter(self, delivery: model.Delivery, definition: model.RouteDefinition, now: int) -> AttemptResult | None:
+        """Evaluate the filter of a delivery on which it has not decided; return None if the attempt may go on."""
+        when = self._documents.filter_of(definition)
+        if when:
+            if self.is_too_slow(definition.listener, definition.route):
+                return outcome.held(delivery, model.HoldReason.ExpressionTooSlow, now)
+            started = time.thread_time()
+            evaluation = self._documents.evaluate(when, "when", delivery, definition)
+            self._note_cost(definition, evaluation.cpu_seconds, time.thread_time() - started)
+            if evaluation.error_code:
+                code, field = evaluation.error_code, evaluation.missing_field
+                self._expressions.expression_failed(definition.listener, definition.route, code, field)
+                return outcome.held(delivery, model.HoldReason.FilterError, now)
+            if not evaluation.value:
+                return outcome.cancelled(delivery, model.CancelReason.Filter, now)
+        delivery.filter_hold = None
+        # The next review ends this hold if its cause is gone.
+        return outcome.held(delivery, delivery.arrival_holds[0], now) if delivery.arrival_holds else None
 
     def _evaluate(
         self,
@@ -159,23 +185,27 @@ class DeliveryWorker:
         destination: documents.DestinationDocument,
     ) -> EvaluatedDelivery | model.HoldReason:
         """Return the values of the transform and of the URL's variables, or why the delivery is held."""
-        name = (definition.listener, definition.route)
-        cost = self._costs.get(name)
-        if cost is not None and cost.is_too_slow:
+        if self.is_too_slow(definition.listener, definition.route):
             return model.HoldReason.ExpressionTooSlow
         started = time.thread_time()
         evaluated = self._documents.evaluate_delivery(delivery, definition, destination)
         if evaluated is NOTHING_EVALUATED:
             return evaluated
-        self._pacer.spend(definition.listener.namespace, definition.listener.tenant, time.thread_time() - started)
-        if cost is None:
-            cost = self._costs[name] = RouteCost(definition.listener.namespace, self._budgets)
-        cost.note(evaluated.cpu_seconds)
+        self._note_cost(definition, evaluated.cpu_seconds, time.thread_time() - started)
         if evaluated.error_code:
             code, field = evaluated.error_code, evaluated.missing_field
             self._expressions.transform_failed(definition.listener, definition.route, code, field)
             return model.HoldReason.TransformError
         return evaluated
+
+    def _note_cost(self, definition: model.RouteDefinition, evaluation_seconds: float, cpu_seconds: float) -> None:
+        """Note what an evaluation cost, and what it cost together with reading the body."""
+        name = definition.listener
+        self._pacer.spend(name.namespace, name.tenant, cpu_seconds)
+        cost = self._costs.get((name, definition.route))
+        if cost is None:
+            cost = self._costs[name, definition.route] = RouteCost(name.namespace, self._budgets)
+        cost.note(evaluation_seconds)
 
     def _classify(
         self,

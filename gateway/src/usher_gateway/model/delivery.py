@@ -147,13 +147,14 @@ class Delivery(msgspec.Struct, gc=False):
     """Start of the time that retries may take. It moves on by the time spent held, because the clock stops then."""
     expires_at: int
     """0 means no limit."""
-    hold: HoldReason | None
     body: bytes | None
     content_type: bytes
     arrival_holds: tuple[HoldReason, ...] = ()
-    """Reasons that hold every delivery of the arrival, even if ``hold`` names another (set by the store only)."""
+    """Reasons that hold every delivery of the arrival, even if another one came first (set by the store only)."""
     replay: bytes = b""
     """Id of the replay that created it; empty if none did."""
+    filter_hold: HoldReason | None = None
+    """Why the filter of its route has not decided on it yet. The next attempt evaluates the filter first."""
 
 
 class SettledAs(enum.IntEnum):
@@ -181,6 +182,7 @@ class Settlement(msgspec.Struct, frozen=True):
     due_at: int = 0
     """For Retry."""
     hold: HoldReason | None = None
+    """For Held, and for Retry of a delivery on which its filter has not decided (``Delivery.filter_hold``)."""
     cancel: CancelReason | None = None
     status: int = 0
     """HTTP status of the last answer; 0 if there was none."""

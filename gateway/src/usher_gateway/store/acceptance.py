@@ -229,7 +229,6 @@ class ArrivalRows:
             0,
             now,
             plan.expires_at,
-            hold,
             arrival.body,
             arrival.content_type,
         )

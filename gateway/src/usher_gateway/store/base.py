@@ -448,8 +448,6 @@ class ChangePreview(msgspec.Struct):
     """By ``namespace/tenant``."""
     left_out: int = 0
     """Selected deliveries that it would not change."""
-    held_again: int = 0
-    """Cancelled deliveries that a redrive holds again, because their filter had failed."""
 
 
 # Returns the reasons that hold deliveries of a route now, the first one first. TokenHeld and QuotaExceeded hold only

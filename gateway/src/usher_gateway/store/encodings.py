@@ -67,17 +67,9 @@ def first_hold(flags: int, reasons: Sequence[model.HoldReason]) -> int:
     return int(lasting[0]) if lasting else 0
 
 
-# Holds of deliveries on which the filter of their route has not decided.
+# Holds of deliveries on which the filter of their route has not decided. When one is released or cancelled, the column
+# ``hold`` keeps the reason as a negative number, so that the next attempt evaluates the filter first.
 FILTER_HOLDS = (int(model.HoldReason.FilterError), int(model.HoldReason.ExpressionTooSlow))
-
-
-def hold_again(hold: int) -> int:
-    """Return the hold that a cancelled delivery takes when it is sent again, or 0.
-
-    It was held because its filter could not decide, and was cancelled then: the column ``hold`` has the reason as a
-    negative number. No redrive and no replay may send it past the filter.
-    """
-    return max(0, -hold)
 
 
 # Names that the database has lost

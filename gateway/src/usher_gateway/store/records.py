@@ -133,9 +133,8 @@ class Records(PersonRecords, ReplayRecords):
             job = functools.partial(changes.count_changeable, change=kind, keys=keys, now=now)
             counts = await self._look_up(job)
             preview.left_out += len(keys) - counts.total()
-            await self._load_routes({key.route for key in counts})
-            for (reason, route, is_held_again), count in counts.items():
-                preview.held_again += count if is_held_again else 0
+            await self._load_routes({route for _, route in counts})
+            for (reason, route), count in counts.items():
                 definition = self.route(route)
                 preview.reasons[reason] += count
                 preview.destinations[definition.destination] += count

@@ -68,7 +68,7 @@ class ReplayRecords(JobRunner):
             )
             chosen, report, pending = await self._look_up(count)
             result.held += sum(candidate.hold > 0 for candidate in pending)
-            result.waiting += sum(candidate.hold == 0 for candidate in pending)
+            result.waiting += sum(candidate.hold <= 0 for candidate in pending)
             taken |= replays.marks_of(chosen, facts).keys()
             result.report.add(report)
             routes = [self.route(candidate.verdict.route) for candidate in chosen]

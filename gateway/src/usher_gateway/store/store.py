@@ -81,7 +81,6 @@ class DeliveryQueue(JobRunner):
     """
 
     claim = change(claims.claim)
-    claim_held = change(claims.claim_held)
     unhold = change_in_slices(claims.unhold)
     cancel_held = change_in_slices(claims.cancel_held)
     expire_held = change_in_slices(claims.expire_held)

@@ -6,7 +6,7 @@ rows in the order of their keys and checks them again before it changes them.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -17,7 +17,6 @@ from usher_gateway.store.encodings import (
     FILTER_HOLDS,
     FLAG_RELEASED,
     first_hold,
-    hold_again,
     split_person_keys,
 )
 from usher_gateway.store.jobs import creation, scopes, suppressions
@@ -48,14 +47,13 @@ _REDRIVABLE = f"""
     and {_NOT_REPLAYED} order by d.key
 """  # noqa: S608 - constants
 _REDRIVE = """
-    update deliveries as d set state = 0, hold = new.hold, waiting = new.hold = 0, owner = 0, attempts = 0, due_at = $3,
-        started_at = $3, settled_at = 0, cancel = 0, status = 0, error = '', answer = null
+    update deliveries as d set state = 0, hold = new.hold, waiting = new.hold <= 0, owner = 0, attempts = 0,
+        due_at = $3, started_at = $3, settled_at = 0, cancel = 0, status = 0, error = '', answer = null
     from unnest($1::bigint[], $2::smallint[]) as new (key, hold) where d.key = new.key
 """
-# A delivery that the filter of its route has not decided on keeps its hold as a negative number (`hold_again`).
 _CANCEL = f"""
     update deliveries set state = $2,
-        hold = case when hold in ({", ".join(map(str, FILTER_HOLDS))}) then -hold else 0 end, waiting = false,
+        hold = case when abs(hold) in ({", ".join(map(str, FILTER_HOLDS))}) then -abs(hold) else 0 end, waiting = false,
         owner = 0, due_at = 0, settled_at = $3, cancel = $4
     where key = any($1::bigint[]) and state = 0 returning key, route
 """  # noqa: S608 - constants
@@ -127,7 +125,7 @@ async def routes_of(session: Session, keys: Sequence[int]) -> set[int]:
 async def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds: Holds) -> list[bytes]:
     """Make dead or cancelled deliveries due again, or held, if they have a body and time left; return their ids.
 
-    Leaves out those of suppressed persons.
+    Leaves out those of suppressed persons. If the filter of a delivery had not decided, the next attempt evaluates it.
     """
     session = transaction.session
     await session.fetch(_LOCK, keys)
@@ -135,7 +133,7 @@ async def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds
     suppressed = await suppressions.suppressed_arrivals(session, {row[3] for row in rows})
     rows = [row for row in rows if row[3] not in suppressed]
     new_holds = [
-        (key, hold_again(hold) or first_hold(flags, holds.get(route, ()))) for key, route, flags, _, _, hold in rows
+        (key, min(0, hold) or first_hold(flags, holds.get(route, ()))) for key, route, flags, _, _, hold in rows
     ]
     await session.execute(_REDRIVE, *columns(new_holds, 2), now)
     await transaction.meter_routes([route for _, route, *_ in rows], now, model.Counter.redriven)
@@ -171,17 +169,8 @@ async def retry(transaction: Transaction, keys: Sequence[int], now: int) -> int:
     return await transaction.session.execute(_RETRY, keys, now)
 
 
-class ChangeCount(NamedTuple):
-    """The key by which a preview counts deliveries."""
-
-    reason: str
-    route: int
-    is_held_again: bool
-    """A redrive holds it again (`hold_again`)."""
-
-
-async def count_changeable(session: Session, change: Change, keys: Sequence[int], now: int) -> Counter[ChangeCount]:
-    """Count the deliveries with given keys that a change would change."""
+async def count_changeable(session: Session, change: Change, keys: Sequence[int], now: int) -> Counter[tuple[str, int]]:
+    """Count the deliveries with given keys that a change would change, by reason and route."""
     statement = f"""
         select arrival, route, hold, cancel, error from deliveries d
         where d.key = any($1::bigint[]) and {_CHANGEABLE[change]}
@@ -192,7 +181,7 @@ async def count_changeable(session: Session, change: Change, keys: Sequence[int]
         suppressed = await suppressions.suppressed_arrivals(session, {row[0] for row in rows})
     return Counter(
         [
-            ChangeCount(_reason_name(hold, cancel, error), route, is_held_again=hold < 0)
+            (_reason_name(hold, cancel, error), route)
             for arrival, route, hold, cancel, error in rows
             if arrival not in suppressed
         ]

@@ -1,10 +1,9 @@
 """Pending deliveries: the backlog and the held ones, which a job claims, releases or cancels.
 
 A pending delivery is claimed (in a lane or an attempt of its owner), in the backlog (``waiting``), or held
-(``hold > 0``); the column ``due_at`` of a held one says since when. A negative ``hold`` is that of a cancelled delivery
-(`encodings.hold_again`). A job that moves many rows moves at most a slice of
-2,000 and locks them in the order of their keys, because arrivals wait for its transaction, and other gateways may move
-them too.
+(``hold > 0``); the column ``due_at`` of a held one says since when. With a negative ``hold`` its next attempt evaluates
+the filter first (`encodings.FILTER_HOLDS`). A job that moves many rows moves at most a slice of 2,000 and locks them in
+the order of their keys, because arrivals wait for its transaction, and other gateways may move them too.
 
 Several statements find the keys of a slice in ``array(select …)``, because the planner of PostgreSQL then looks up each
 row by its key, whatever it thinks about the limit. Some conditions say ``hold > 0`` next to ``hold = $1``, because an
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 
 from usher_gateway import model
 from usher_gateway.store.base import HeldGroup, RouteBacklog
-from usher_gateway.store.encodings import FLAG_LATE, HOLD_FLAGS
+from usher_gateway.store.encodings import FILTER_HOLDS, FLAG_LATE, HOLD_FLAGS
 from usher_gateway.store.session import Row, Session
 from usher_gateway.store.transaction import SLICE_ROWS, Transaction
 
@@ -29,7 +28,7 @@ _LOCK_DUE = """
 # Load deliveries with their bodies.
 _LOAD = """
     select d.key, d.id, d.arrival, d.route, d.attempts, d.created_at, d.started_at, d.expires_at,
-        a.id, a.counted_as, a.received_at, a.visit_time, a.flags, a.hops, b.body, b.content_type, r.id
+        a.id, a.counted_as, a.received_at, a.visit_time, a.flags, a.hops, b.body, b.content_type, r.id, d.hold
     from deliveries d join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival
         left join replays r on r.key = d.replay
     where d.key = any($1::bigint[])
@@ -40,10 +39,10 @@ _CLAIM = "update deliveries set waiting = false, owner = $2 where key = any($1::
 _DEFER = """
     update deliveries set waiting = true, due_at = least(due_at, $3)
     where key = any(array(select key from deliveries
-        where key = any($1::bigint[]) and state = 0 and hold = 0 and owner = $2 order by key for no key update))
+        where key = any($1::bigint[]) and state = 0 and hold <= 0 and owner = $2 order by key for no key update))
 """
 
-_CLAIMED = "select key from deliveries where state = 0 and hold = 0 and not waiting and owner = $1"
+_CLAIMED = "select key from deliveries where state = 0 and hold <= 0 and not waiting and owner = $1"
 
 # Find a slice of a destination's backlog that waits for a later retry.
 _LATE = """
@@ -83,18 +82,6 @@ _BACKLOG_BY_ROUTE = """
     join deliveries d on d.key = w.oldest
 """
 
-# Lock deliveries of a held group; other gateways skip these rows.
-_LOCK_HELD = """
-    select key from deliveries where hold = $1 and hold > 0 and route = $2
-    order by key limit $3 for no key update skip locked
-"""
-
-# Move held deliveries to a lane under another route; their retry clock stood still while they were held.
-_CLAIM_HELD = """
-    update deliveries set hold = 0, route = $2, destination = $3, owner = $4,
-        started_at = started_at + greatest(0, $5 - due_at) where key = any($1::bigint[])
-"""
-
 _CANCEL_HELD = """
     update deliveries set hold = 0, state = $1, cancel = $2, settled_at = $3, owner = 0
     where key = any(array(select key from deliveries where hold = $4 and hold > 0 and route = $5 and due_at < $6
@@ -114,11 +101,12 @@ _HELD_GROUPS = """
     ) held join deliveries oldest on oldest.key = held.key
 """
 
-# Make a slice of a held group due, except deliveries that another reason still holds.
+# Make a slice of a held group due, except deliveries that another reason still holds. Their retry clock stood still.
 _UNHOLD = """
-    update deliveries as d set hold = {still_held}, waiting = {still_held} = 0, owner = 0,
-        started_at = case when {still_held} > 0 then started_at else started_at + greatest(0, $1 - due_at) end,
-        due_at = case when {still_held} > 0 then due_at else $1 end
+    update deliveries as d set hold = {hold}, waiting = {hold} <= 0, owner = 0,
+        route = coalesce($5, d.route), destination = coalesce($6, d.destination),
+        started_at = case when {hold} > 0 then started_at else started_at + greatest(0, $1 - due_at) end,
+        due_at = case when {hold} > 0 then due_at else $1 end
     from arrivals a where a.key = d.arrival and d.key = any(array(select key from deliveries
         where hold = $2 and hold > 0 and route = $3 order by key limit $4 for no key update))
 """
@@ -155,7 +143,7 @@ async def load(session: Session, keys: Sequence[int]) -> list[model.Delivery]:
 
 def _delivery(row: Row) -> model.Delivery:
     key, identifier, arrival, route, attempts, created_at, started_at, expires_at, *rest = row
-    visit_id, counted_as, received_at, visit_time, flags, hops, body, content_type, replay = rest
+    visit_id, counted_as, received_at, visit_time, flags, hops, body, content_type, replay, hold = rest
     return model.Delivery(
         key=key,
         id=identifier,
@@ -171,11 +159,11 @@ def _delivery(row: Row) -> model.Delivery:
         attempts=attempts,
         started_at=started_at,
         expires_at=expires_at,
-        hold=None,
         body=body,
         content_type=content_type,
         arrival_holds=tuple([reason for reason, flag in HOLD_FLAGS.items() if flags & flag]),
         replay=replay or b"",
+        filter_hold=model.HoldReason(-hold) if hold < 0 else None,
     )
 
 
@@ -227,32 +215,26 @@ async def held_groups(session: Session) -> list[HeldGroup]:
     return [HeldGroup(model.HoldReason(hold), route, count, since) for hold, route, count, since in rows]
 
 
-async def unhold(transaction: Transaction, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
+async def unhold(
+    transaction: Transaction,
+    group: HeldGroup,
+    now: int,
+    lasting: Sequence[model.HoldReason] = (),
+    newest: model.RouteDefinition | None = None,
+) -> int:
     """Make a slice of a held group due, and move on its retry clock by the time held; return how many left the group.
 
-    If the arrival of a delivery came with one of the reasons in ``lasting``, the delivery stays held for that reason,
-    and its clock stays stopped. The reason of the group itself does not count, although it can hold again by now:
-    otherwise the next slice would be the same one.
+    The deliveries move to the ``newest`` definition of their route. If the arrival of a delivery came with one of the
+    reasons in ``lasting``, the delivery stays held for that reason, and its clock stays stopped. The reason of the
+    group itself does not count, although it can hold again by now: otherwise the next slice would be the same one.
     """
     other_reasons = [reason for reason in lasting if reason is not group.reason]
     cases = [f"when a.flags & {HOLD_FLAGS[reason]} > 0 then {int(reason)}" for reason in other_reasons]
-    statement = _UNHOLD.format(still_held=f"case {' '.join(cases)} else 0 end" if cases else "0")
-    return await transaction.session.execute(statement, now, int(group.reason), group.route, SLICE_ROWS)
-
-
-async def claim_held(
-    transaction: Transaction, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
-) -> list[model.Delivery]:
-    """Claim held deliveries of a group, under another route definition."""
-    session = transaction.session
-    route = transaction.route(definition)
-    keys = [key for (key,) in await session.fetch(_LOCK_HELD, int(group.reason), group.route, limit)]
-    claimed = await load(session, keys)
-    for delivery in claimed:
-        delivery.route = route.number
-    await session.execute(_CLAIM_HELD, keys, route.number, route.destination, transaction.owner, now)
-    transaction.add_claimed(keys)
-    return claimed
+    released = -int(group.reason) if group.reason in FILTER_HOLDS else 0
+    statement = _UNHOLD.format(hold=f"case {' '.join(cases)} else {released} end" if cases else str(released))
+    route = transaction.route(newest) if newest is not None else None
+    moved = (route.number, route.destination) if route is not None else (None, None)
+    return await transaction.session.execute(statement, now, int(group.reason), group.route, SLICE_ROWS, *moved)
 
 
 async def cancel_held(

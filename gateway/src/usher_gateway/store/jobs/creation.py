@@ -22,7 +22,7 @@ INSERT = """
     insert into deliveries
         (key, id, arrival, route, destination, hold, waiting, owner, due_at, created_at, started_at, expires_at, origin,
         replay)
-    select key, id, arrival, route, destination, hold, hold = 0, 0, $9, $9, $9, expires_at, $8, $10
+    select key, id, arrival, route, destination, hold, hold <= 0, 0, $9, $9, $9, expires_at, $8, $10
     from unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::smallint[], $7::bigint[])
         as new (key, id, arrival, route, destination, hold, expires_at)
 """

@@ -31,7 +31,7 @@ _ARRIVALS = """
 """
 # An attempt of a claimed delivery may run; a redrive forgets the number of attempts, but not their log.
 _DELIVERIES = """
-    select d.key, d.state, d.settled_at, n.key, d.attempts > 0 or (d.state = 0 and d.hold = 0 and not d.waiting)
+    select d.key, d.state, d.settled_at, n.key, d.attempts > 0 or (d.state = 0 and d.hold <= 0 and not d.waiting)
         or exists (select 1 from attempts t where t.delivery = d.key)
     from deliveries d left join destinations n on n.number = d.destination
     where d.key = any($1::bigint[]) order by d.key

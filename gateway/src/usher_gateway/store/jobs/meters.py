@@ -54,7 +54,7 @@ _PENDING = Statement(
         select r.listener, count(*) from (
             select route from deliveries where waiting
             union all select route from deliveries where hold > 0
-            union all select route from deliveries where state = 0 and hold = 0 and not waiting
+            union all select route from deliveries where state = 0 and hold <= 0 and not waiting
         ) open join routes r on r.number = open.route group by r.listener
     """,
     sqlite="""
@@ -63,7 +63,7 @@ _PENDING = Statement(
             union all select route, count(*) from deliveries where hold > 0 group by route
             union all select route, count(*) from deliveries
                 where key >= coalesce((select cast(value as integer) from meta where name = 'lanes_from'), 0)
-                and state = 0 and hold = 0 and not waiting group by route
+                and state = 0 and hold <= 0 and not waiting group by route
         ) open join routes r on r.number = open.route group by r.listener
     """,
 )

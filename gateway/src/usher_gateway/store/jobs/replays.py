@@ -14,7 +14,7 @@ import msgspec
 
 from usher_gateway import model, timing
 from usher_gateway.store.base import MarkOf, Replay, ReplayReport, ReplayRequest, ReplayState
-from usher_gateway.store.encodings import first_hold, hold_again
+from usher_gateway.store.encodings import first_hold
 from usher_gateway.store.jobs import changes, creation, scopes, suppressions
 from usher_gateway.store.session import Row, Session, columns
 from usher_gateway.store.transaction import Transaction
@@ -54,7 +54,7 @@ _COUNT = """
     where replay = any($1::bigint[]) group by replay, state, hold > 0
 """
 _COUNT_DUE = """
-    select count(*) from (select 1 from deliveries where replay = $1 and state = 0 and hold = 0 limit $2) due
+    select count(*) from (select 1 from deliveries where replay = $1 and state = 0 and hold <= 0 limit $2) due
 """
 _INSERT = "insert into replays values ($1, $2, $3, $4, $5, 0, '', $5, $6)"
 _MOVE = "update replays set place = $2, next_at = $3, report = $4, state = $5, ended_at = $6 where key = $1"
@@ -339,7 +339,7 @@ async def take_step(
             transaction,
             candidate.verdict.arrival,
             candidate.verdict.route,
-            hold=hold_again(candidate.hold) or first_hold(candidate.flags, holds.get(candidate.verdict.route, ())),
+            hold=min(0, candidate.hold) or first_hold(candidate.flags, holds.get(candidate.verdict.route, ())),
             expires_at=0 if replay.request.ignores_expiry else candidate.expires_at,
         )
         for candidate in chosen

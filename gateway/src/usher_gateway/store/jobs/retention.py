@@ -179,11 +179,11 @@ async def _cancel_held(transaction: Transaction, deliveries: Mapping[int, set[in
     if not undelivered:
         return undelivered
     locked: list[Any] = await session.fetch(_LOCK_UNDELIVERED, sorted(undelivered))
-    held = [key for key, _, hold in locked if hold]
+    held = [key for key, _, hold in locked if hold > 0]
     state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Retention)
     cancelled = await session.fetch(_CANCEL, held, state, reason, now)
     await transaction.meter_routes([route for (route,) in cancelled], now, model.Counter.cancelled)
-    return undelivered - {key for key, state, hold in locked if state or hold}
+    return undelivered - {key for key, state, hold in locked if state or hold > 0}
 
 
 def release_bytes(transaction: Transaction, arrival: ExpiredArrival) -> None:

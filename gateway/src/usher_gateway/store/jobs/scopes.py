@@ -189,7 +189,7 @@ def _add_delivery_reason(scope: RowScope, reason: str) -> None:
     elif reason in model.CancelReason.__members__:
         scope.add("cancel = {}", int(model.CancelReason[reason]))
     elif reason == NOT_TRIED:
-        scope.terms.append("state = 0 and hold = 0 and error = ''")
+        scope.terms.append("state = 0 and hold <= 0 and error = ''")
     else:
         scope.add("error = {}", reason)
 

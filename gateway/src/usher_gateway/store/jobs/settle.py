@@ -90,11 +90,12 @@ async def _settle_round(transaction: Transaction, settlements: dict[int, model.S
 def _outcome(settlement: model.Settlement) -> tuple[object, ...]:
     in_backlog = settlement.settled_as is model.SettledAs.Retry
     held = settlement.settled_as is model.SettledAs.Held
+    hold = int(settlement.hold or 0)
     return (
         settlement.key,
         settlement.attempts_before,
         int(SETTLED[settlement.settled_as][0]),
-        int(settlement.hold or 0),
+        hold if held else -hold,
         in_backlog,
         settlement.attempts,
         settlement.at if held else settlement.due_at,

@@ -27,7 +27,7 @@ _LOOK_SECONDS = 1.0  # Pause between two looks for heartbeats
 # Columns that are not copied as they are. No gateway lives, so what is pending and not held is in the backlog, also if
 # another session locked its row while the copy took it over.
 _DUMPED = {
-    "delivery": COLUMNS["delivery"].replace("waiting", "(state = 0 and hold = 0)::integer"),
+    "delivery": COLUMNS["delivery"].replace("waiting", "(state = 0 and hold <= 0)::integer"),
 }
 
 _DUMP_TIMES = "select name, value from meta where name = any($1::text[]) order by name"

@@ -55,8 +55,8 @@ _END_DEAD = """
 # Move a slice of what ended incarnations had claimed to the backlog; what is locked is left to the next try.
 _TAKE_OVER = """
     update deliveries set waiting = true, owner = 0, due_at = least(due_at, $1)
-    where key = any(array(select key from deliveries where state = 0 and hold = 0 and not waiting and key =
-        any(array(select key from deliveries where state = 0 and hold = 0 and not waiting and owner =
+    where key = any(array(select key from deliveries where state = 0 and hold <= 0 and not waiting and key =
+        any(array(select key from deliveries where state = 0 and hold <= 0 and not waiting and owner =
             any(array(select number from incarnations where ended_at is not null)) limit $2))
         order by key for no key update skip locked))
 """
@@ -88,7 +88,7 @@ _HASTEN_WRONG = f"""
 _FORGET = """
     delete from incarnations where ended_at < clock_timestamp() - make_interval(secs => $1)
     and not exists (select 1 from deliveries
-        where state = 0 and hold = 0 and not waiting and owner = incarnations.number)
+        where state = 0 and hold <= 0 and not waiting and owner = incarnations.number)
     returning noted_at
 """
 _FREE_SLOT = """

@@ -52,7 +52,7 @@ _NUMBER_COMMIT = "insert or replace into meta values ('commit_number', ?)"
 # Move the deliveries that a dead process had claimed to the backlog, due now even if the clock was set back.
 _RECOVER_CLAIMED = (
     "update deliveries set waiting = true, due_at = min(due_at, ?)"
-    " where key >= ? and state = 0 and hold = 0 and not waiting"
+    " where key >= ? and state = 0 and hold <= 0 and not waiting"
 )
 
 

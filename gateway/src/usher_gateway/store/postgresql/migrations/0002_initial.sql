@@ -84,7 +84,7 @@ create table deliveries (
     route bigint not null,
     destination bigint not null,
     state smallint not null default 0,
-    hold smallint not null,             -- model.HoldReason, or 0
+    hold smallint not null,             -- model.HoldReason, or 0; negative: the filter has not decided
     waiting boolean not null,           -- true: in the backlog; false: in a lane, held or settled
     owner bigint not null,              -- the incarnation that claimed it last; 0 if none may settle it
     attempts integer not null default 0,
@@ -104,7 +104,7 @@ create table deliveries (
 -- With ten million deliveries, the default (20 %) would let a million of them gather.
 alter table deliveries set (autovacuum_vacuum_scale_factor = 0.02);
 create index deliveries_backlog on deliveries (destination, due_at, route) where waiting;
-create index deliveries_claimed on deliveries (owner, route) where state = 0 and hold = 0 and not waiting;
+create index deliveries_claimed on deliveries (owner, route) where state = 0 and hold <= 0 and not waiting;
 create index deliveries_held on deliveries (hold, route, key) where hold > 0;
 create index deliveries_held_expiry on deliveries (expires_at) where hold > 0 and expires_at > 0;
 create index deliveries_ended on deliveries (state, key) where state >= 2;

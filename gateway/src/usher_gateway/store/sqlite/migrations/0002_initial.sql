@@ -70,7 +70,7 @@ create table deliveries (
     route integer not null,
     destination integer not null,
     state integer not null default 0,
-    hold integer not null,              -- model.HoldReason, or 0
+    hold integer not null,              -- model.HoldReason, or 0; negative: the filter has not decided
     waiting integer not null,           -- 1: in the backlog; 0: in a lane, held or settled
     owner integer not null default 0,   -- 0, because only one gateway uses this store
     attempts integer not null default 0,
