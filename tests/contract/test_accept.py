@@ -209,32 +209,30 @@ async def test_repeat_leaves_the_mark_of_the_visit_plan_unused(bench: engines.Be
 # Quota
 
 
-@pytest.mark.parametrize("reopen", [False, True])
-async def test_visits_over_the_quota_are_held_and_repeats_do_not_count(bench: engines.Bench, reopen: bool) -> None:
-    month = (NOW // DAY * DAY - DAY, NOW + DAY)
-    limited: dict[str, Any] = {"quota": 2, "quota_month": month, "if_repeat": (samples.plan(),)}
-    await bench.accept(*[samples.arrival("a", **limited) for _ in range(3)])
-    if reopen:
+async def test_deliveries_of_tenants_over_their_quota_are_held(bench: engines.Bench) -> None:
+    paused = (samples.plan(hold=model.HoldReason.DestinationPaused),)
+    bench.store.hold_visits_of({("agency", "acme")})
+    await bench.accept(samples.arrival("a"), samples.arrival("b", if_visit=paused), samples.quarantined("q"))
+    (other,) = await bench.accept(samples.arrival("c", listener=samples.BAR))
+    assert len(other.deliveries) == 1
+    bench.store.hold_visits_of(())
+    (later,) = await bench.accept(samples.arrival("d"))
+    assert len(later.deliveries) == 1
+    assert [row["held"] for row in await bench.deliveries(state="held")] == ["DestinationPaused", "QuotaExceeded"]
+    (group,) = [group for group in await bench.store.held_groups() if group.reason.name == "DestinationPaused"]
+    assert await bench.store.unhold(group, NOW, [model.HoldReason.QuotaExceeded]) == 1
+    assert [row["held"] for row in await bench.deliveries(state="held")] == ["QuotaExceeded"] * 2
+
+
+@pytest.mark.parametrize("is_folded", [False, True])
+async def test_visits_of_a_month_are_counted_by_tenant_without_repeats(bench: engines.Bench, is_folded: bool) -> None:
+    for content, listener in (("a", samples.LOBBY), ("a", samples.LOBBY), ("b", samples.POOL), ("c", samples.BAR)):
+        await bench.accept(samples.arrival(content, listener=listener))
+    await bench.accept(samples.arrival("later", NOW + 2 * DAY))
+    if is_folded:
         await bench.engine.upkeep(bench.store)
-        await bench.reopen()
-    await bench.accept(samples.arrival("b", **limited))
-    assert await bench.deliveries(state="held") == []
-    (third,) = await bench.accept(samples.arrival("c", listener=samples.POOL, **limited))
-    assert third.deliveries == ()
-    assert [row["held"] for row in await bench.deliveries(state="held")] == ["QuotaExceeded"]
-    (other_month,) = await bench.accept(
-        samples.arrival("d", NOW + 2 * DAY, **limited | {"quota_month": (NOW + DAY, NOW + 30 * DAY)})
-    )
-    assert len(other_month.deliveries) == 1
-
-
-async def test_quota_counts_visits_from_a_time_without_quota(bench: engines.Bench) -> None:
-    limited: dict[str, Any] = {"quota": 3, "quota_month": (NOW // DAY * DAY, NOW + DAY)}
-    await bench.accept(samples.arrival("a", **limited))
-    for content in "bc":
-        await bench.accept(samples.arrival(content))
-    (accepted,) = await bench.accept(samples.arrival("d", **limited))
-    assert accepted.deliveries == ()
+    tenants = {("agency", "acme"), ("agency", "none")}
+    assert await bench.store.visits_of_tenants(tenants, NOW - DAY, NOW + DAY) == {("agency", "acme"): 2}
 
 
 # Comparison with an independent implementation of the rules

@@ -259,11 +259,11 @@ async def test_verdicts_have_the_route_as_it_was_and_the_reason(bench: engines.B
 # Holds of redriven deliveries
 
 
-async def paused(_: model.RouteDefinition) -> list[model.HoldReason]:
+def paused(_: model.RouteDefinition) -> list[model.HoldReason]:
     return [model.HoldReason.DestinationPaused]
 
 
-async def old_address(_: model.RouteDefinition) -> list[model.HoldReason]:
+def old_address(_: model.RouteDefinition) -> list[model.HoldReason]:
     return [model.HoldReason.TokenHeld]
 
 

@@ -170,11 +170,11 @@ async def test_paused_route_gets_nothing_unless_the_replay_ignores_that(bench: e
     assert await bench.replay("delivered", facts=facts, ignores_pause=True) == ReplayReport(results={"delivered": 1})
 
 
-async def paused_destination(_: model.RouteDefinition) -> list[model.HoldReason]:
+def paused_destination(_: model.RouteDefinition) -> list[model.HoldReason]:
     return [model.HoldReason.DestinationPaused]
 
 
-async def old_address(_: model.RouteDefinition) -> list[model.HoldReason]:
+def old_address(_: model.RouteDefinition) -> list[model.HoldReason]:
     return [model.HoldReason.TokenHeld]
 
 

@@ -146,6 +146,7 @@ class Served:
                 is_rejecting=self.is_rejecting,
                 store=self.bench.store,
                 clock=clock,
+                quota_used={},
             ),
             tokens=self.book,
             kubernetes_tokens=None,

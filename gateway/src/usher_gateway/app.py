@@ -38,6 +38,7 @@ from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
 from usher_gateway.delivery.held_routes import HeldRoutes
 from usher_gateway.delivery.holds import HoldReviewer
+from usher_gateway.delivery.quotas import QuotaCounter
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.sample import SampleSender
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
@@ -148,12 +149,14 @@ class Gateway:
             limits=dispatcher.DispatcherLimits(settings.lane_bytes, descriptors.attempts),
             note_holds=self.held_routes.note,
         )
+        quotas = QuotaCounter(store=self.store, clock=self.clock)
         self.hold_reviewer = HoldReviewer(
             store=self.store,
             route_documents=route_documents,
             clock=self.clock,
             has_slow_expression=self.worker.is_too_slow,
             held_routes=self.held_routes,
+            quotas=quotas,
         )
 
         self.counters = ArrivalCounters()
@@ -202,6 +205,7 @@ class Gateway:
             is_rejecting=self.health.is_rejecting,
             store=self.store,
             clock=self.clock,
+            quota_used=quotas.used,
         )
         self._loop_lag = gateway_metrics.LoopLag()
         self.metrics = gateway_metrics.GatewayMetrics(

@@ -1,4 +1,4 @@
-"""Folding of counts into the meters, and counting of months for quotas."""
+"""Folding of counts into the meters, and counting of visits for quotas."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,10 @@ import pytest
 
 from support import engines, samples
 from usher_gateway import model
-from usher_gateway.store.sqlite import accept, database
+from usher_gateway.store.jobs import meters
+from usher_gateway.store.session import for_sqlite
+from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite import meters as folding
 
 NOW = samples.NOW
 
@@ -25,9 +28,7 @@ async def visits_by_listener(store: Any) -> dict[str, int]:
 
 
 async def test_counts_of_many_listeners_are_folded_in_parts(bench: engines.Bench, monkeypatch: Any) -> None:
-    from usher_gateway.store.sqlite import meters
-
-    monkeypatch.setattr(meters, "_MOST_METERS", 4)
+    monkeypatch.setattr(folding, "_MOST_METERS", 4)
     store: Any = bench.store
     for arrivals in (many(5), many(3), many(4)):
         await bench.accept(*arrivals)
@@ -42,9 +43,7 @@ async def test_counts_of_many_listeners_are_folded_in_parts(bench: engines.Bench
 async def test_crash_during_a_fold_neither_loses_nor_doubles_counts(
     bench: engines.Bench, monkeypatch: Any, jobs: int
 ) -> None:
-    from usher_gateway.store.sqlite import meters
-
-    monkeypatch.setattr(meters, "_MOST_METERS", 1)
+    monkeypatch.setattr(folding, "_MOST_METERS", 1)
     for arrival in many(3):
         await bench.accept(arrival)
     store: Any = bench.store
@@ -68,21 +67,20 @@ async def test_crash_during_a_fold_neither_loses_nor_doubles_counts(
 
 
 async def test_fold_rejects_batches_that_changed_since_gathering(bench: engines.Bench) -> None:
-    from usher_gateway.store.sqlite import meters
-
     await bench.accept(*many(2))
     store: Any = bench.store
-    gathered = await store._query_reader.run(meters.gather)
+    gathered = await store._query_reader.run(folding.gather)
     gathered.batches += 1
     with pytest.raises(model.StoreUnavailableError):
-        await store._commits.run_job(lambda opened: meters.fold(opened, gathered))
+        await store._commits.run_job(lambda opened: folding.fold(opened, gathered))
     assert await visits_by_listener(store) == {"l0": 1, "l1": 1}
 
 
-async def test_month_is_counted_from_a_covering_index(bench: engines.Bench) -> None:
+async def test_visits_are_counted_from_a_covering_index(bench: engines.Bench) -> None:
     await bench.accept(*many(3))
+    statement = for_sqlite(meters._VISITS).with_rows(2)
     with contextlib.closing(sqlite3.connect(bench.place / database.FILE_NAME)) as connection:
-        plan = connection.execute(f"explain query plan {accept.MONTH_VISITS}", (1, 0, 1)).fetchall()
+        plan = connection.execute(f"explain query plan {statement}", (0, 0, 1, 1, 2)).fetchall()
     assert [row[3] for row in plan] == [
         "SEARCH meters USING COVERING INDEX meters_visits (listener=? AND slot>? AND slot<?)"
     ]

@@ -17,7 +17,7 @@ PAGE = (pathlib.Path(__file__).parents[3] / "docs" / "simulate.md").read_text()
 
 def counted_as(seconds: int, **changes: Any) -> model.CountedAs:
     """Return the decision about a redelivery that comes this long after the acknowledgement."""
-    facts = DedupeFacts(contents={}, sightings={}, once_marks=set(), month_visits={})
+    facts = DedupeFacts(contents={}, sightings={}, once_marks=set())
     later = samples.NOW + seconds * samples.SECOND
     assert decide(samples.arrival("a", **changes), facts).counted_as is model.CountedAs.Visit
     return decide(samples.arrival("a", later, **changes), facts).counted_as

@@ -38,16 +38,6 @@ def test_tenants_with_one_arrival_are_served_during_a_flood() -> None:
     assert sum(tenant.startswith("once") for tenant in drawn) >= 6
 
 
-def test_busy_tenants_keep_their_turn() -> None:
-    queued = ArrivalQueue(QueueLimits(batch_entries=3))
-    for tenant in ("a", "b", "c", "d", "e"):
-        queued.push(entry(tenant))
-    first = queued.draw({("agency", "a"), ("agency", "c")})
-    assert [queued_arrival.arrival.listener.tenant for queued_arrival in first] == ["b", "d", "e"]
-    assert [queued_arrival.arrival.listener.tenant for queued_arrival in queued.draw()] == ["a", "c"]
-    assert (queued.entries, queued.bytes) == (0, 0)
-
-
 @pytest.mark.parametrize(
     "limits", [QueueLimits(entries=64, tenant_entries=16), QueueLimits(bytes=512, tenant_bytes=128)]
 )

@@ -110,33 +110,6 @@ async def test_first_line_takes_what_the_second_left(bench: Bench) -> None:
     assert all(future.done() for future in futures)
 
 
-async def test_tenant_with_a_quota_is_in_one_line_at_a_time(bench: Bench) -> None:
-    limited = {"quota": 10, "quota_month": (0, 1)}
-    await bench.accept(1, "limited", **limited)
-    futures = await bench.accept(2, "limited", **limited) + await bench.accept(MANY_WAITING, "other")
-    assert bench.sizes == {0: 1, 1: MANY_WAITING}
-    bench.committer.end(1)
-    assert bench.sizes == {0: 1}
-    bench.committer.end(0)
-    assert bench.sizes == {0: 2}
-    bench.committer.end(0)
-    assert all(future.done() for future in futures)
-
-
-async def test_first_line_waits_for_a_tenant_with_a_quota_in_the_second(bench: Bench) -> None:
-    limited = {"quota": 10, "quota_month": (0, 1)}
-    await bench.accept(1)
-    await bench.accept(MANY_WAITING, "limited", **limited)
-    (last,) = await bench.accept(1, "limited", **limited)
-    bench.committer.end(0)
-    assert bench.sizes == {1: MANY_WAITING}
-    bench.committer.end(1)
-    await drawn()
-    assert bench.sizes == {0: 1}
-    bench.committer.end(0)
-    assert last.done()
-
-
 async def test_flush_waits_for_the_commits_of_all_lines(bench: Bench) -> None:
     await bench.accept(1)
     await bench.accept(MANY_WAITING)

@@ -1,8 +1,7 @@
 """The state of each tenant, for metrics and for ``GET /api/tenants``."""
 
 import asyncio
-import zoneinfo
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
@@ -11,7 +10,6 @@ import structlog
 
 from usher_gateway import documents, model
 from usher_gateway.admin import health, run_state
-from usher_gateway.ingest import routing
 from usher_gateway.ingest.counters import ArrivalCounters, ListenerCounters
 from usher_gateway.store.base import Filter
 from usher_gateway.store.store import Store
@@ -20,7 +18,6 @@ from usher_gateway.timing import Clock
 _log = structlog.get_logger(__name__)
 
 _COUNT_SECONDS = 15.0
-_QUOTA_SECONDS = 60.0
 
 TenantKey = tuple[str, str]  # (namespace, name)
 
@@ -118,7 +115,7 @@ async def count_deliveries(
 
 
 class TenantTracker:
-    """Adds up the listeners of each tenant on demand, and its deliveries and the use of its quota regularly.
+    """Adds up the listeners of each tenant on demand, and its deliveries regularly.
 
     Args:
         state: the configuration in force.
@@ -127,6 +124,7 @@ class TenantTracker:
         is_rejecting: returns whether deliveries to a failing destination die at their first attempt.
         store: the store.
         clock: the clock.
+        quota_used: which share of its quota each tenant has used (``delivery.quotas.QuotaCounter.used``).
     """
 
     def __init__(
@@ -138,6 +136,7 @@ class TenantTracker:
         is_rejecting: Callable[[str], bool],
         store: Store,
         clock: Clock,
+        quota_used: Mapping[TenantKey, float],
     ) -> None:
         self._state = state
         self._arrivals = arrivals
@@ -149,19 +148,13 @@ class TenantTracker:
         self._groups: dict[TenantKey, _ListenerGroup] = {}
         self.deliveries: dict[TenantKey, DeliveryCounts] = {}
         """Tenants with deliveries that wait or are dead, also tenants that are not in force any more."""
-        self.quota_used: dict[TenantKey, float] = {}
-        """Visits of the present month as a share of the quota, for tenants with a quota."""
+        self.quota_used = quota_used
 
     async def watch(self) -> None:
-        """Count deliveries every 15 s and visits against quotas every minute. Runs until cancelled."""
-        loop = asyncio.get_running_loop()
-        quotas_due = 0.0
+        """Count deliveries every 15 s. Runs until cancelled."""
         while True:
             try:
                 await self.count_deliveries()
-                if self._state.configured.is_set() and loop.time() >= quotas_due:
-                    self.quota_used = await self._read_quotas()
-                    quotas_due = loop.time() + _QUOTA_SECONDS
             except model.StoreUnavailableError as error:
                 _log.warning("tenants_not_counted", reason=str(error))
             await asyncio.sleep(_COUNT_SECONDS)
@@ -177,26 +170,6 @@ class TenantTracker:
             Filter(),
             lambda route: ((route.listener.namespace, route.listener.tenant), route.destination.rpartition("/")[2]),
         )
-
-    async def _read_quotas(self) -> dict[TenantKey, float]:
-        quotas: dict[TenantKey, float] = {}
-        now = self._clock.now()
-        for key, summary in self.summaries().items():
-            tenant = summary.document
-            if tenant.visits_per_month:
-                since, until = routing.month_of(now, zoneinfo.ZoneInfo(tenant.time_zone))
-                rows = await self._store.usage(since, until, Filter(namespace=key[0], tenant=key[1]), "month")
-                visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
-                quotas[key] = visits / tenant.visits_per_month
-                if quotas[key] >= 1 > self.quota_used.get(key, 0.0):
-                    _log.warning(
-                        "quota_exceeded",
-                        namespace=key[0],
-                        tenant=key[1],
-                        visits=visits,
-                        quota=tenant.visits_per_month,
-                    )
-        return quotas
 
     def summaries(self) -> dict[TenantKey, ListenerSummary]:
         """Add up the listeners in force by tenant."""

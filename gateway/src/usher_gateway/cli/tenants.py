@@ -155,7 +155,7 @@ def _print_tenant(row: listings.Row) -> None:
     }
     if row["quota"]:
         used = f"{row['quotaUsed']:.0%} of {listings.counted(row['quota']['visitsPerMonth'], 'visit')} a month"
-        facts["quota"] = f"{used} (counted every minute), then {row['quota']['whenExceeded']}"
+        facts["quota"] = f"{used} (counted every 30 s), then {row['quota']['whenExceeded']}"
     tables.print_facts(facts)
 
 

@@ -4,16 +4,16 @@ The gateway reviews all held deliveries after each change of configuration and e
 deliveries in groups by reason and route, so a review costs little however many deliveries are held.
 """
 
-import zoneinfo
 from collections.abc import Callable
 
 import structlog
 
-from usher_gateway import documents, model
+from usher_gateway import model
 from usher_gateway.delivery.held_routes import HeldRoutes
+from usher_gateway.delivery.quotas import QuotaCounter
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.ingest import routing
-from usher_gateway.store.base import Filter, HeldGroup
+from usher_gateway.store.base import HeldGroup
 from usher_gateway.store.encodings import FILTER_HOLDS
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
@@ -50,6 +50,7 @@ class HoldReviewer:
         clock: Clock,
         has_slow_expression: Callable[[model.ListenerName, str], bool],
         held_routes: HeldRoutes,
+        quotas: QuotaCounter,
     ) -> None:
         """Take the parts that a review needs.
 
@@ -59,19 +60,20 @@ class HoldReviewer:
             clock: The clock.
             has_slow_expression: Returns whether attempts of a route are held because its expressions are too slow.
             held_routes: Learns what is held after each review.
+            quotas: Counts the visits of tenants with a quota at each review.
         """
         self._store = store
         self._documents = route_documents
         self._clock = clock
         self._has_slow_expression = has_slow_expression
         self._held_routes = held_routes
+        self._quotas = quotas
         self._last_editions: dict[tuple[model.HoldReason, int], int] = {}
         """(reason, route) -> the edition of the route's expressions that was last applied to the group."""
-        self._visits_of_month: dict[tuple[str, str], tuple[int, int]] = {}
-        """(namespace, tenant) -> the start of a month, and the visits of that month when they were last counted."""
 
     async def review(self) -> None:
         """Expire, release or cancel each group of held deliveries."""
+        await self._quotas.count(self._documents.listeners.values())
         has_new = self._held_routes.begin_review()
         expired = await self._store.expire_held(self._clock.confirmed())
         if expired:
@@ -83,9 +85,8 @@ class HoldReviewer:
             definition = self._store.route(group.route)
             if group.reason in _EXPRESSION_HOLDS:
                 await self._release_edited(group, definition)
-            elif await self._has_ended(group.reason, definition):
-                lasting = await self._lasting(definition)
-                await self._store.unhold(group, self._clock.now(), lasting)
+            elif self._has_ended(group.reason, definition):
+                await self._store.unhold(group, self._clock.now(), self._lasting(definition))
             elif group.reason is model.HoldReason.DestinationNotFound:
                 now = self._clock.confirmed()
                 await self._store.cancel_held(group, model.CancelReason.DestinationDeleted, now - DELETED_AFTER, now)
@@ -93,16 +94,16 @@ class HoldReviewer:
             await self._store.flush()  # else what is held since the last review may be in no group yet
         self._held_routes.end_review(await self._store.held_groups())
 
-    async def current_holds(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
+    def current_holds(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
         """Return the reasons that hold deliveries of a route now (``store.base.HoldsOf``)."""
         hold = self._documents.hold_of(definition)
-        return [*([hold] if hold is not None else []), *await self._lasting(definition)]
+        return [*([hold] if hold is not None else []), *self._lasting(definition)]
 
-    async def _lasting(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
+    def _lasting(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
         """Return the reasons of arrivals that still hold, for deliveries that another reason held first."""
-        return [reason for reason in _ARRIVAL_HOLDS if not await self._has_ended(reason, definition)]
+        return [reason for reason in _ARRIVAL_HOLDS if not self._has_ended(reason, definition)]
 
-    async def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:
+    def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:
         if reason in _DESTINATION_HOLDS:
             return self._documents.can_send(definition)
         listener = self._documents.listener(definition.listener)
@@ -114,22 +115,8 @@ class HoldReviewer:
             return listener.state == "Active" and listener.tenant.state == "Active"
         if reason is model.HoldReason.TokenHeld:
             return all(address.action == "Accept" for address in listener.live_addresses)
-        return await self._is_under_quota(listener)
-
-    async def _is_under_quota(self, listener: documents.ListenerDocument) -> bool:
         tenant = listener.tenant
-        if not tenant.visits_per_month or tenant.when_exceeded == "Forward":
-            return True
-        now, key = self._clock.now(), (listener.namespace, tenant.name)
-        since, until = routing.month_of(now, zoneinfo.ZoneInfo(tenant.time_zone))
-        month, visits = self._visits_of_month.get(key, (since, 0))
-        # Visits of a month only grow, so a tenant over its quota stays over. Counting can take a second.
-        if month != since or visits <= tenant.visits_per_month:
-            where = Filter(namespace=listener.namespace, tenant=tenant.name)
-            rows = await self._store.usage(since, until, where, "month")
-            visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
-            self._visits_of_month[key] = (since, visits)
-        return visits <= tenant.visits_per_month
+        return tenant.when_exceeded == "Forward" or not self._quotas.is_over(listener.namespace, tenant.name)
 
     async def _release_edited(self, group: HeldGroup, definition: model.RouteDefinition) -> None:
         """Make a group due whose expressions have changed: its next attempts evaluate them.
@@ -152,5 +139,5 @@ class HoldReviewer:
         self._last_editions[key] = edition
         newest = routing.definition_of(listener, live, self._documents.destination(live.destination))
         # The attempt finds out what still holds a delivery whose filter it evaluates.
-        lasting = [] if group.reason in FILTER_HOLDS else await self._lasting(newest)
+        lasting = [] if group.reason in FILTER_HOLDS else self._lasting(newest)
         await self._store.unhold(group, self._clock.now(), lasting, newest)

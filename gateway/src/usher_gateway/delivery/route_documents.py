@@ -71,6 +71,11 @@ class RouteDocuments:
         return ChangedKeys(listeners, destinations)
 
     @property
+    def listeners(self) -> Mapping[str, documents.ListenerDocument]:
+        """The newest documents of all listeners."""
+        return self._snapshot.listeners
+
+    @property
     def destinations(self) -> Mapping[str, documents.DestinationDocument]:
         """The newest documents of all destinations."""
         return self._snapshot.destinations

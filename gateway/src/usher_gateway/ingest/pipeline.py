@@ -425,8 +425,6 @@ def identify_body(
         other_company=other_company if quarantine is None else "",
         has_untrusted_time=quarantine is None and not person.time_trusted and fields.get("occurredAt") not in _NO_TIME,
         has_marks=listener.planner.has_marks,
-        quota=listener.quota,
-        quota_month=listener.month(now) if listener.quota else (0, 0),
         token_held=match.address.action == "Hold",
         max_stored_bytes=listener.max_stored_bytes,
         body_size=len(content),

@@ -2,7 +2,6 @@
 
 import functools
 import urllib.parse
-import zoneinfo
 from collections.abc import Mapping
 
 import msgspec
@@ -27,8 +26,6 @@ class LiveListener:
     """
 
     __slots__ = (
-        "_month",
-        "_zone",
         "body_days",
         "bucket",
         "counters",
@@ -41,7 +38,6 @@ class LiveListener:
         "max_stored_bytes",
         "name",
         "planner",
-        "quota",
         "redelivery",
         "source_ranges",
         "trusted_proxies",
@@ -84,16 +80,7 @@ class LiveListener:
         self.max_body_bytes = _shared(document.max_body_bytes)
         self.max_stored_bytes = _shared(document.max_stored_bytes)
         self.body_days = document.tenant.body_days
-        self.quota = document.tenant.visits_per_month if document.tenant.when_exceeded == "Hold" else 0
         self.user_is_required = document.fields.get("user") != documents.DEFAULT_FIELDS["user"]
-        self._zone = zoneinfo.ZoneInfo(document.tenant.time_zone)
-        self._month = (0, 0)
-
-    def month(self, now: int) -> tuple[int, int]:
-        """The first instants of the current month and of the next one in the tenant's time zone (microseconds)."""
-        if not self._month[0] <= now < self._month[1]:
-            self._month = routing.month_of(now, self._zone)
-        return self._month
 
 
 @functools.lru_cache(maxsize=1_024)

@@ -142,10 +142,8 @@ class Arrival(msgspec.Struct, gc=False):
     """The time in the body if it is too far in the future to be trusted, else 0."""
     has_marks: bool = False
     """True if a plan has a once_key."""
-    quota: int = 0
-    """Visits a month after which deliveries are held; 0 means no limit."""
-    quota_month: tuple[int, int] = (0, 0)
-    """The month (in the tenant's zone) that the quota counts: its first instant and that of the next month."""
+    is_over_quota: bool = False
+    """True if the deliveries are held because its tenant is over its quota (set by the store)."""
     token_held: bool = False
     """True if it came by an address whose visits are held."""
     max_stored_bytes: int = 0

@@ -16,7 +16,7 @@ class Quota(types.Model, frozen=True, kw_only=True):
     ]
     when_exceeded: Annotated[
         Literal["Forward", "Hold"],
-        msgspec.Meta(description="Whether further visits are forwarded or held."),
+        msgspec.Meta(description="Whether further visits are forwarded or held. Visits are counted every 30 s."),
     ] = "Forward"
 
 

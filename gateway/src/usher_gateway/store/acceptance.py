@@ -56,12 +56,12 @@ def _counters_of(kind: _Kind) -> list[tuple[int, int]]:
     return list(counters.items())
 
 
-def _flags(arrival: model.Arrival, *, is_first: bool, is_over_quota: bool) -> int:
+def _flags(arrival: model.Arrival, *, is_first: bool) -> int:
     flags = (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first)
     flags |= (FLAG_OTHER_COMPANY * bool(arrival.other_company)) | (FLAG_UNTRUSTED_TIME * arrival.has_untrusted_time)
     if arrival.token_held:
         flags |= HOLD_FLAGS[model.HoldReason.TokenHeld]
-    if is_over_quota:
+    if arrival.is_over_quota and arrival.quarantine is None:
         flags |= HOLD_FLAGS[model.HoldReason.QuotaExceeded]
     return flags
 
@@ -191,7 +191,7 @@ class ArrivalRows:
         tally[meter] = tally.get(meter, 0) + 1
         self.accepted.append(model.Accepted(counted_as, tuple(due), plan_skips.reasons, holds))
         is_first = facts.contents[arrival.fingerprint].arrival == arrival.key
-        flags = _flags(arrival, is_first=is_first, is_over_quota=decision.is_over_quota)
+        flags = _flags(arrival, is_first=is_first)
         self.add_arrival(arrival, visit_id, listener, counted_as, verdicts, flags)
 
     def _add_delivery(

@@ -5,7 +5,6 @@ Belongs to the event loop.
 
 import asyncio
 import collections
-from collections.abc import Container
 
 import msgspec
 
@@ -79,16 +78,12 @@ class ArrivalQueue:
         self.entries += 1
         self.bytes += size
 
-    def draw(self, busy: Container[tuple[str, str]] = ()) -> list[QueuedArrival]:
-        """Take the next batch, without ``busy`` tenants. Entries whose future is done go to ``withdrawn`` instead."""
+    def draw(self) -> list[QueuedArrival]:
+        """Take the next batch. Entries whose future is done go to ``withdrawn`` instead."""
         batch: list[QueuedArrival] = []
-        skipped: list[tuple[tuple[str, str], _TenantQueue]] = []
         size = 0
         while self._tenants and len(batch) < self._limits.batch_entries and size < self._limits.batch_bytes:
             tenant, tenant_queue = self._tenants.popitem(last=False)
-            if tenant in busy:
-                skipped.append((tenant, tenant_queue))
-                continue
             entry = self._pop(tenant_queue)
             if tenant_queue.entries:
                 self._tenants[tenant] = tenant_queue  # behind all others, including those that come between two batches
@@ -99,9 +94,6 @@ class ArrivalQueue:
             else:
                 batch.append(entry)
                 size += len(entry.arrival.body)
-        for tenant, tenant_queue in reversed(skipped):
-            self._tenants[tenant] = tenant_queue
-            self._tenants.move_to_end(tenant, last=False)
         return batch
 
     def put_back(self, entries: list[QueuedArrival]) -> None:

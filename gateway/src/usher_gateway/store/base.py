@@ -2,7 +2,7 @@
 
 import enum
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -452,14 +452,14 @@ class ChangePreview(msgspec.Struct):
 
 # Returns the reasons that hold deliveries of a route now, the first one first. TokenHeld and QuotaExceeded hold only
 # deliveries of arrivals that came with them; any other reason holds all.
-HoldsOf = Callable[[model.RouteDefinition], Awaitable[Sequence[model.HoldReason]]]
+HoldsOf = Callable[[model.RouteDefinition], Sequence[model.HoldReason]]
 
 
 def ignore_ids(_: Sequence[bytes]) -> None:
     """Take ids and do nothing."""
 
 
-async def no_holds(_: model.RouteDefinition) -> Sequence[model.HoldReason]:
+def no_holds(_: model.RouteDefinition) -> Sequence[model.HoldReason]:
     """Hold nothing."""
     return ()
 

@@ -27,8 +27,6 @@ class ArrivalDecision(msgspec.Struct, frozen=True, gc=False):
 
     counted_as: model.CountedAs
     verdicts: tuple[model.RoutePlan, ...] = ()
-    is_over_quota: bool = False
-    """True if its tenant has used up the visits of the month."""
 
 
 class DedupeFacts(msgspec.Struct):
@@ -39,8 +37,6 @@ class DedupeFacts(msgspec.Struct):
     sightings: dict[bytes, list[int]]
     """Visitor key -> visit times of accepted visits: for each arrival one inside its window, if there is any."""
     once_marks: set[bytes]
-    month_visits: dict[tuple[str, str, int], int]
-    """(namespace, tenant, first instant of the month) -> visits of that month so far."""
 
 
 _REDELIVERY = ArrivalDecision(model.CountedAs.Redelivery)
@@ -85,22 +81,9 @@ def _is_repeat(arrival: model.Arrival, facts: DedupeFacts) -> bool:
 def _decided(
     counted_as: model.CountedAs, plans: tuple[model.RoutePlan, ...], arrival: model.Arrival, facts: DedupeFacts
 ) -> ArrivalDecision:
-    is_over_quota = arrival.quota > 0 and _count_visits(counted_as, arrival, facts) > arrival.quota
-    if is_over_quota or arrival.has_marks:
-        plans = tuple([_verdict(plan, facts, is_over_quota) for plan in plans])
-    return ArrivalDecision(counted_as, plans, is_over_quota)
-
-
-def _count_visits(counted_as: model.CountedAs, arrival: model.Arrival, facts: DedupeFacts) -> int:
-    """Return the visits of the tenant's month, including this arrival."""
-    month = quota_key(arrival)
-    facts.month_visits[month] = count = facts.month_visits.get(month, 0) + (counted_as is model.CountedAs.Visit)
-    return count
-
-
-def quota_key(arrival: model.Arrival) -> tuple[str, str, int]:
-    """Return the key of DedupeFacts.month_visits that counts an arrival."""
-    return (arrival.listener.namespace, arrival.listener.tenant, arrival.quota_month[0])
+    if arrival.is_over_quota or arrival.has_marks:
+        plans = tuple([_verdict(plan, facts, arrival.is_over_quota) for plan in plans])
+    return ArrivalDecision(counted_as, plans)
 
 
 def _verdict(plan: model.RoutePlan, facts: DedupeFacts, is_over_quota: bool) -> model.RoutePlan:

@@ -5,8 +5,7 @@ lock. The work that comes in while a batch is being committed is the next batch.
 loop puts the batch back and tries again with growing pauses of up to 1 s.
 
 An engine that can commit several transactions at once has several lines. The first line writes everything; the others
-help it with arrivals while many wait or its commit is slow. Arrivals of a tenant with a quota are in one line at a
-time, so that the quota counts every visit.
+help it with arrivals while many wait or its commit is slow.
 """
 
 import asyncio
@@ -96,10 +95,6 @@ class _InFlight(msgspec.Struct):
     is_slow: bool = False
     """True once its commit takes longer than ``_SLOW_COMMIT_SECONDS``: other lines commit the waiting arrivals."""
     slow_timer: asyncio.TimerHandle | None = None
-
-    def tenants_with_quota(self) -> set[tuple[str, str]]:
-        """Return the tenants whose visits must be committed before others of them are counted."""
-        return {entry.tenant for entry in self.entries if entry.arrival.quota}
 
 
 class _Line(msgspec.Struct):
@@ -305,8 +300,7 @@ class GroupCommit:
         return _InFlight(Batch(arrivals=arrivals, now=self._now(), line=line.number), entries)
 
     def _draw_entries(self) -> list[QueuedArrival]:
-        in_flights = [line.in_flight for line in self._lines if line.in_flight is not None]
-        entries = self._arrivals.draw(set().union(*[in_flight.tenants_with_quota() for in_flight in in_flights]))
+        entries = self._arrivals.draw()
         for entry in self._arrivals.withdrawn:
             self._report_abandoned(entry, None)
         self._arrivals.withdrawn.clear()

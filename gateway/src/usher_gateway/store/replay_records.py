@@ -136,4 +136,4 @@ class ReplayRecords(JobRunner):
         new = set(routes) - holds_by_route.keys()
         await self._load_routes(new)
         for route in new:
-            holds_by_route[route] = await holds_of(self.route(route))
+            holds_by_route[route] = holds_of(self.route(route))

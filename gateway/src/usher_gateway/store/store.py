@@ -40,6 +40,8 @@ class Ledger(JobRunner):
         self.unacknowledged = commits.unacknowledged
         self.count = commits.count
         self.flush = commits.flush
+        self._over_quota: Collection[tuple[str, str]] = ()
+        """(namespace, tenant) of the tenants whose deliveries of further visits are held."""
         self._full_tenants: set[tuple[str, str]] = set()
         """Tenants whose last arrival was refused because they store too many bytes."""
 
@@ -71,7 +73,13 @@ class Ledger(JobRunner):
             StorageLimitError: the tenant stores as many bytes as it may (``Arrival.max_stored_bytes``).
         """
         self._check_arrival(arrival)
+        if self._over_quota and (arrival.listener.namespace, arrival.listener.tenant) in self._over_quota:
+            arrival.is_over_quota = True
         return self._commits.accept(arrival)
+
+    def hold_visits_of(self, tenants: Collection[tuple[str, str]]) -> None:
+        """Hold the deliveries of what accept() gets from these tenants (namespace, name) until the next call."""
+        self._over_quota = tenants
 
 
 class DeliveryQueue(JobRunner):

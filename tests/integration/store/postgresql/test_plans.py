@@ -8,7 +8,7 @@ import pytest
 
 from support import databases, engines
 from usher_gateway.store import names
-from usher_gateway.store.jobs import changes, claims, creation, listings, replays, retention, settle
+from usher_gateway.store.jobs import changes, claims, creation, listings, meters, replays, retention, settle
 from usher_gateway.store.postgresql import accept, incarnations, prune, writer
 
 ROWS = 20_000
@@ -41,7 +41,7 @@ STATEMENTS = {
     "accept: marks": creation.ADD_MARKS,
     "accept: insert": accept._INSERT,
     "commit": writer._INSERT_COMMIT,
-    "accept: quota": accept._MONTH_VISITS,
+    "visits of a month": meters._VISITS,
     "names: listeners": names._ADD_LISTENERS,
     "names: routes": names._ADD_ROUTES,
     "settle": settle._SETTLE.postgresql,

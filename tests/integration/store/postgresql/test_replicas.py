@@ -15,7 +15,6 @@ from usher_gateway.store.base import Filter, Replicas
 from usher_gateway.store.jobs import meters
 from usher_gateway.store.postgresql import incarnations
 from usher_gateway.store.postgresql import store as postgresql_store
-from usher_gateway.store.postgresql.accept import Acceptance
 from usher_gateway.store.postgresql.connections import Connection
 from usher_gateway.store.postgresql.incarnations import Incarnation
 
@@ -429,34 +428,6 @@ async def test_start_that_fails_uses_no_slot(tmp_path: Path, monkeypatch: pytest
         await bench.store.close()
     finally:
         engine.forget(bench.place)
-
-
-async def test_quota_counts_each_visit_once_beside_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another gateway may fold counts after any statement."""
-    bench = engines.Bench(engines.Postgresql(), tmp_path / "data")
-    await bench.open()
-    limited: dict[str, Any] = {"quota": 8, "quota_month": (NOW - DAY, NOW + DAY)}
-    for number in range(5):
-        await bench.accept(samples.arrival(f"before {number}", **limited))
-    fetch, count = asyncpg.Connection.fetch, Acceptance._count_months
-
-    async def fetch_and_fold(connection: Any, *arguments: Any) -> Any:
-        rows = await fetch(connection, *arguments)
-        with monkeypatch.context() as patch:
-            patch.setattr(asyncpg.Connection, "fetch", fetch)
-            await bench.engine.upkeep(bench.store)
-        return rows
-
-    async def count_beside_folds(acceptance: Acceptance) -> Any:
-        with monkeypatch.context() as patch:
-            patch.setattr(asyncpg.Connection, "fetch", fetch_and_fold)
-            return await count(acceptance)
-
-    monkeypatch.setattr(Acceptance, "_count_months", count_beside_folds)
-    (accepted,) = await bench.accept(samples.arrival("after", **limited))
-    assert len(accepted.deliveries) == 1
-    await bench.store.close()
-    bench.engine.forget(bench.place)
 
 
 async def test_wrong_clock_of_a_dead_gateway_delays_no_delivery(gateways: Gateways) -> None:

@@ -5,6 +5,7 @@ of the engine sums these rows and adds the sums to ``meters`` (it *folds* them).
 """
 
 import datetime
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
@@ -45,6 +46,12 @@ _USAGE_OF_FEW = f"""
     select m.listener, m.slot, m.counter, m.count from slots join meters m on m.slot = slots.slot
     where m.listener = any($3::bigint[])
 """  # noqa: S608 - constants
+
+# Visits by listener. The planner uses the index of the meters only if the counter is a literal.
+_VISITS = """
+    select listener, sum(count)::bigint from meters
+    where listener = any($1::bigint[]) and slot >= $2 and slot < $3 and counter = 1 group by listener
+"""
 
 _STORED_BYTES = "select listener, count from meters where slot = $1 and counter = $2"
 
@@ -149,6 +156,15 @@ async def sums_by_listener(
             counts = by_listener.setdefault(listener, {})
             counts[counter] = counts.get(counter, 0) + count
     return by_listener
+
+
+async def visits(session: Session, since: int, until: int, listeners: AbstractSet[int]) -> Counter[int]:
+    """Return listener number -> visits, for the slots in [since, until) (seconds)."""
+    counts = Counter[int](dict(await session.fetch(_VISITS, sorted(listeners), since, until)))
+    for listener, slot, counter, count in await unfolded(session):
+        if counter == model.Counter.visits and since <= slot < until and listener in listeners:
+            counts[listener] += count
+    return counts
 
 
 async def totals(session: Session, since: int, until: int) -> dict[int, model.Counts]:

@@ -8,11 +8,9 @@ each sorted), so they cannot wait for each other in a circle.
 
 from collections.abc import Sequence
 
-import msgspec
-
 from usher_gateway import model
 from usher_gateway.store.acceptance import ArrivalRows
-from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
+from usher_gateway.store.decide import DedupeFacts, KnownContent
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
 from usher_gateway.store.jobs import suppressions
 from usher_gateway.store.jobs.changes import DELETE_MARKS
@@ -89,19 +87,6 @@ _MARK_UNACKNOWLEDGED = f"""
     update arrivals set flags = flags | {FLAG_UNACKNOWLEDGED} where key = any($1::bigint[]) returning key
 """  # noqa: S608
 
-_LISTENERS_OF = "select number from listeners where namespace = $1 and tenant = $2"
-
-# The visits of listeners in some months: folded ones by month, and the counts of commits that are not folded yet. One
-# statement, because a fold between two would let visits count twice or not at all. The planner uses the index of the
-# meters only if the counter is a literal.
-_MONTH_VISITS = """
-    with wanted as (select * from unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[])
-        as wanted (month, listener, first, after))
-    select month, sum(count)::bigint, null::bytea from wanted join meters on meters.listener = wanted.listener
-        and slot >= first and slot < after and counter = 1 group by month
-    union all select null, null, counts from commits where counts <> ''
-"""
-
 
 class Acceptance(ArrivalRows):
     """Accepts the arrivals of one batch, and marks unacknowledged ones."""
@@ -129,7 +114,7 @@ class Acceptance(ArrivalRows):
         contents, sightings = await self._lock_keys()
         if not self.arrivals:
             return self.results
-        facts = DedupeFacts(contents, sightings, await self._add_marks(), await self._count_months())
+        facts = DedupeFacts(contents, sightings, await self._add_marks())
         new_marks = self.decide(facts)
         await self._insert()
         await self._replace_contents(facts)
@@ -212,7 +197,7 @@ class Acceptance(ArrivalRows):
         if changed:
             await self._connection.execute(_SET_TIMES, *columns(changed, 2))
 
-    # Once per, and quotas
+    # Once per
 
     async def _add_marks(self) -> set[bytes]:
         candidates = {
@@ -227,38 +212,6 @@ class Acceptance(ArrivalRows):
         new_marks = await self._connection.fetch(ADD_MARKS, *columns(self.marks(candidates), 2))
         self._own_marks = {mark for (mark,) in new_marks}
         return candidates - self._own_marks
-
-    async def _count_months(self) -> dict[tuple[str, str, int], int]:
-        """Return the visits of the months that this batch's quotas need.
-
-        Another gateway that accepts visits of the same tenant right now is not counted, because all gateways would
-        have to wait for each other otherwise.
-        """
-        needed = {quota_key(arrival): arrival for arrival in self.arrivals if arrival.quota}
-        if not needed:
-            return {}
-        months = []
-        for key, arrival in needed.items():
-            first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)
-            numbers = {number for (number,) in await self._connection.fetch(_LISTENERS_OF, key[0], key[1])}
-            months.append((numbers, first, after))
-        month_listeners = [
-            (month, listener, first, after)
-            for month, (listeners, first, after) in enumerate(months)
-            for listener in listeners
-        ]
-        counts = [0] * len(months)
-        for folded_month, folded, unfolded in await self._connection.fetch(_MONTH_VISITS, *columns(month_listeners, 4)):
-            if unfolded is None:
-                counts[folded_month] += folded
-                continue
-            for listener, slot, counter, count in msgspec.msgpack.decode(unfolded):
-                if counter != model.Counter.visits:
-                    continue
-                for month, (listeners, first, after) in enumerate(months):
-                    if listener in listeners and first <= slot < after:
-                        counts[month] += count
-        return dict(zip(needed, counts, strict=True))
 
     # Rows
 

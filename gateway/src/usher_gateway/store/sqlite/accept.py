@@ -5,11 +5,9 @@ For the writer's thread only.
 
 from collections.abc import Sequence
 
-import msgspec
-
 from usher_gateway import model
 from usher_gateway.store.acceptance import ArrivalRows
-from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
+from usher_gateway.store.decide import DedupeFacts, KnownContent
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
 from usher_gateway.store.jobs import suppressions
 from usher_gateway.store.jobs.creation import EXISTING_MARKS
@@ -17,11 +15,6 @@ from usher_gateway.store.session import columns
 from usher_gateway.store.sqlite.recent_index import RecentArrival, short_key
 from usher_gateway.store.sqlite.session import PAIR, insert_rows
 from usher_gateway.store.sqlite.transaction import Transaction
-
-# The visits of a listener in some slots, from an index. The planner uses it only if the counter is a literal.
-MONTH_VISITS = "select sum(count) from meters where listener = ? and slot >= ? and slot < ? and counter = 1"
-
-_LISTENERS_OF = "select number from listeners where namespace = ? and tenant = ?"
 
 _ARRIVAL = f"({','.join('?' * 14)})"
 # A new delivery: pending, in a lane or held, without attempts.
@@ -55,7 +48,6 @@ class Acceptance(ArrivalRows):
         self.leave_out(await suppressions.among(self._session, self.persons()))
         new_marks = self.decide(await self._facts())
         self._insert(new_marks)
-        self._forget_months()
         return self.results, self._recent
 
     def add_arrival(
@@ -119,7 +111,7 @@ class Acceptance(ArrivalRows):
         await self._find_contents(missing_contents, contents)
         await self._find_sightings(missing_windows, visitors, sightings)
         marks = {mark for (mark,) in await self._session.fetch(EXISTING_MARKS, sorted(once_keys))}
-        return DedupeFacts(contents, sightings, marks, self._count_months())
+        return DedupeFacts(contents, sightings, marks)
 
     async def _find_contents(self, missing: dict[int, bytes], contents: dict[bytes, KnownContent]) -> None:
         candidates = {arrival: missing[short] for short, arrival in await self._session.fetch(_PRINTS, sorted(missing))}
@@ -134,43 +126,3 @@ class Acceptance(ArrivalRows):
         for short, time in await self._session.fetch(_SIGHTING_IN_WINDOW, *columns(sorted(windows), 3)):
             if time is not None:
                 sightings.setdefault(visitors[short], []).append(time)
-
-    def _count_months(self) -> dict[tuple[str, str, int], int]:
-        """Return the visits of the months that this batch's quotas need: counted in the meters once, then cached."""
-        month_visits = self._transaction.month_visits
-        missing = {quota_key(arrival): arrival for arrival in self.arrivals if arrival.quota}
-        unfolded: dict[int, list[tuple[int, int]]] | None = None
-        for key in missing.keys() - month_visits.keys():
-            if unfolded is None:
-                unfolded = self._unfolded_visits()
-            month_visits[key] = self._count_month(missing[key], unfolded)
-        return month_visits
-
-    def _forget_months(self) -> None:
-        """Drop cached months of tenants without a quota: nothing keeps them up to date until they have one again."""
-        month_visits = self._transaction.month_visits
-        if not month_visits:
-            return
-        names = [arrival.listener for arrival in self.arrivals if not arrival.quota]
-        without = {(name.namespace, name.tenant) for name in names}
-        if without:
-            for key in [key for key in month_visits if key[:2] in without]:
-                del month_visits[key]
-
-    def _unfolded_visits(self) -> dict[int, list[tuple[int, int]]]:
-        """Return, by listener, the (slot, visits) of commits that are not folded into the meters yet."""
-        visits_by_listener: dict[int, list[tuple[int, int]]] = {}
-        for (packed,) in self._transaction.connection.execute("select counts from meter_batches"):
-            for listener, slot, counter, count in msgspec.msgpack.decode(packed):
-                if counter == model.Counter.visits:
-                    visits_by_listener.setdefault(listener, []).append((slot, count))
-        return visits_by_listener
-
-    def _count_month(self, arrival: model.Arrival, unfolded: dict[int, list[tuple[int, int]]]) -> int:
-        first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)
-        total = 0
-        values = (arrival.listener.namespace, arrival.listener.tenant)
-        for (number,) in self._transaction.connection.execute(_LISTENERS_OF, values).fetchall():
-            (count,) = self._transaction.connection.execute(MONTH_VISITS, (number, first, after)).fetchone()
-            total += (count or 0) + sum(count for slot, count in unfolded.get(number, ()) if first <= slot < after)
-        return total

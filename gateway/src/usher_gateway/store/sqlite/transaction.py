@@ -29,7 +29,6 @@ class Transaction(transaction.Transaction):
         ids: model.IdFactory,
         names: NameNumbers,
         recent_index: RecentIndex,
-        month_visits: dict[tuple[str, str, int], int],
         claimed: set[int],
         lanes_from: int,
     ) -> None:
@@ -37,7 +36,6 @@ class Transaction(transaction.Transaction):
         super().__init__(SqliteSession(connection), ids=ids, names=names, owner=0)
         self.connection = connection
         self.recent_index = recent_index
-        self.month_visits = month_visits  # See DedupeFacts.month_visits
         self._claimed_before = claimed
         self.lanes_from = lanes_from  # Claimed deliveries have this row key or a higher one
         self.claimed: list[int] = []

@@ -16,7 +16,6 @@ from usher_gateway import model
 from usher_gateway.store.base import OpenReport
 from usher_gateway.store.bisection import BisectingWriter
 from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
-from usher_gateway.store.decide import quota_key
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
 from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.jobs import meters, settle
@@ -59,7 +58,7 @@ _RECOVER_CLAIMED = (
 class Writer(BisectingWriter):
     """Commits batches to an open database.
 
-    ``recent_index``, ``month_visits`` and ``claimed`` change only after a commit; a rollback leaves them correct.
+    ``recent_index`` and ``claimed`` change only after a commit; a rollback leaves them correct.
     """
 
     data_errors = (
@@ -91,7 +90,6 @@ class Writer(BisectingWriter):
         self._stored_routes: set[int] = set()  # Numbers of routes that the file has
         self.recent_index = recent_index
         self.report = report
-        self.month_visits: dict[tuple[str, str, int], int] = {}
         self.lanes_from = report.highest_key + 1
         """Claimed deliveries have this row key or a higher one; the stored copy is never above it."""
         self.claimed: set[int] = set()
@@ -126,7 +124,6 @@ class Writer(BisectingWriter):
             ids=self._ids,
             names=self._names,
             recent_index=self.recent_index,
-            month_visits=self.month_visits,
             claimed=self.claimed,
             lanes_from=self.lanes_from,
         )
@@ -156,7 +153,8 @@ class Writer(BisectingWriter):
                 self.connection.execute(_NUMBER_COMMIT, (number,))
             self.connection.execute("commit")
         except BaseException:
-            self._roll_back(batch)
+            if self.connection.in_transaction:
+                self.connection.execute("rollback")
             raise
         self.commit_number = number
         self._note_stored(new_names)
@@ -223,12 +221,6 @@ class Writer(BisectingWriter):
             return True
         self.connection.execute("insert or replace into meta values ('folded_to', ?)", (str(generation.last_key),))
         return True
-
-    def _roll_back(self, batch: Batch) -> None:
-        if self.connection.in_transaction:
-            self.connection.execute("rollback")
-        for arrival in batch.arrivals:  # only these months: to recount all of them would delay every tenant
-            self.month_visits.pop(quota_key(arrival), None)
 
     def _update_recent_index(self, recent: list[RecentArrival], batch: Batch, has_folded: bool) -> None:
         for row in recent:
