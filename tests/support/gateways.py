@@ -345,6 +345,12 @@ class StoreDatabase(StoreData):
         return counts
 
 
+def know_each_other(store: StoreData) -> bool:
+    """Return whether every gateway has sent a heartbeat since the newest one began, which its number says."""
+    newest = "(select to_timestamp(max(number) / 1000000.0) from incarnations)"
+    return store.rows(f"select count(*) from incarnations where beat_at < {newest}") == [(0,)]
+
+
 def balance(meters: collections.Counter[model.Counter]) -> int:
     """Return the number of open deliveries according to the meters."""
     counter = model.Counter

@@ -61,8 +61,7 @@ async def pair(
                 tmp_path / name, manifests(peer), environment={"USHER_INSTALL_KEY": KEY}, database=database
             )
             fleet.append(await stack.enter_async_context(gateway))
-        joined = "select count(*) from incarnations where seen = (select max(number) from incarnations)"
-        await waiting.wait_until(lambda: fleet[0].store.rows(joined)[0][0] == 2, 60, "a share for each")
+        await waiting.wait_until(lambda: gateways.know_each_other(fleet[0].store), 60, "a share for each")
         yield fleet
         peer.answers.set()
 

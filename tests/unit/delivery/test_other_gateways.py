@@ -1,4 +1,4 @@
-"""The shares of a destination's limits: together exactly the limit, also while gateways start and end."""
+"""The shares of a destination's limits: together exactly the limit."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,13 +62,6 @@ def test_destinations_of_a_shared_rate_have_the_same_part_of_it(
             parts[own] |= {own_share.rate.requests} if own_share.rate else set()
     assert all(len(part) <= 1 for part in parts.values())
     assert sum(sum(part) for part in parts.values()) <= most
-
-
-def test_gateway_has_no_share_before_others_made_room() -> None:
-    assert (
-        other_gateways.share_of(LaneLimits(8, RateLimit(20)), "n/a", Replicas(2, (1, 2), has_joined=False))
-        == other_gateways.NOTHING
-    )
 
 
 def test_destinations_with_one_attempt_are_spread_over_gateways() -> None:

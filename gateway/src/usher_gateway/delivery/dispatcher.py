@@ -136,19 +136,19 @@ class Dispatcher:
         rate = self._rates.get(_rate_key(destination))
         return share_of(LaneLimits(destination.concurrency, rate), destination.key, self._replicas)
 
-    def _apply_replicas(self, replicas: Replicas) -> bool:
+    def _apply_replicas(self, replicas: Replicas) -> None:
         """Apply this gateway's shares; see ``Store.follow_replicas``."""
-        if replicas != self._replicas:
-            self._replicas = replicas
-            now = self._clock.steady()
-            for key, destination in self._documents.destinations.items():
-                limits = self._share_of(destination)
-                self.scheduler.share(key, limits, now)
-                if limits.concurrency == 0:
-                    self._empty_lane(key)
-            self.ask_store()
-            self._schedule_pump()
-        return self.scheduler.is_within_limits()
+        if replicas == self._replicas:
+            return
+        self._replicas = replicas
+        now = self._clock.steady()
+        for key, destination in self._documents.destinations.items():
+            limits = self._share_of(destination)
+            self.scheduler.share(key, limits, now)
+            if limits.concurrency == 0:
+                self._empty_lane(key)
+        self.ask_store()
+        self._schedule_pump()
 
     def offer(self, deliveries: Sequence[model.Delivery], *, fresh: bool = True) -> None:
         """Put claimed deliveries into lanes. Those without room go back to the store."""

@@ -8,8 +8,8 @@ these gets the same whole number, and the remainder goes to the first. So the sh
 Destinations that share a rate limit have the same order.
 
 When a gateway ends, no share of the others gets smaller, and when one starts, none gets larger. Hence gateways that
-have not noticed an end use less than their share. A gateway that starts gets its shares only after all others have
-lowered theirs (``Replicas.has_joined``), so the sum is never over the limit.
+have not noticed an end use less than their share. Those that have not noticed a start, which their next heartbeat does,
+may use more.
 
 `UnknownDestinations` decides about deliveries of destinations that are not in the configuration of this gateway.
 The gateways of one store run different manifests for a while, for example during a rolling update. So each tells the
@@ -31,20 +31,18 @@ from usher_gateway.store.store import DeliveryQueue
 
 _log = structlog.get_logger(__name__)
 
-NOTHING = LaneLimits(concurrency=0)
+_NO_SHARE = LaneLimits(concurrency=0)
 
 
 def share_of(limits: LaneLimits, destination: str, replicas: Replicas) -> LaneLimits:
     """Return this gateway's share of a destination's limits."""
-    if not replicas.has_joined:
-        return NOTHING
     count, rate = len(replicas.members), limits.rate
     if count == 1:
         return limits
     sharing = min(count, limits.concurrency, count if rate is None else rate.requests)
     rank = _rank((rate and rate.shared_by) or destination, replicas)
     if rank >= sharing:
-        return NOTHING
+        return _NO_SHARE
     if rate is not None:
         # the other destinations that share it divide it among as many gateways, whatever their concurrency is
         dividing = min(count, rate.requests) if rate.shared_by else sharing

@@ -370,11 +370,6 @@ class LaneScheduler:
         self._rates[name] = _Rate(limit, bucket, former.waiting if former is not None else collections.OrderedDict())
         self._call_waiting(name, now)
 
-    def is_within_limits(self) -> bool:
-        """Return whether no destination has more running attempts than its limit, as after the limit was lowered."""
-        lanes = {entry.destination: self._lanes[entry.destination] for entry, _ in self._attempts.values()}
-        return all(lane.in_flight <= lane.limits.concurrency for lane in lanes.values())
-
     def circuit_of(self, destination: str) -> circuit.Circuit:
         """Return the state of a destination's circuit."""
         lane = self._lanes.get(destination)

@@ -499,13 +499,6 @@ class Replicas(msgspec.Struct, frozen=True):
     """The number of this gateway's run."""
     members: tuple[int, ...] = (0,)
     """The numbers of all runs that have not ended, the oldest first."""
-    has_joined: bool = True
-    """False while other gateways may still use the limits without a share for this one."""
-
-    @property
-    def newest(self) -> int:
-        """The number of the newest run."""
-        return max(self.own, *self.members)
 
 
-ApplyReplicas = Callable[[Replicas], bool]
+ApplyReplicas = Callable[[Replicas], None]

@@ -142,11 +142,7 @@ class DeliveryQueue(JobRunner):
         return False
 
     def follow_replicas(self, apply: ApplyReplicas) -> None:
-        """Call ``apply`` now, and whenever the gateways of this store may have changed.
-
-        It applies this gateway's shares of the destinations' limits, and returns whether the running attempts are
-        within them. A gateway that starts gets its shares when that is so at all others.
-        """
+        """Call ``apply``, which applies this gateway's shares, now and whenever the gateways may have changed."""
         apply(Replicas())
 
     async def tell_destinations(self, destinations: Collection[str]) -> None:

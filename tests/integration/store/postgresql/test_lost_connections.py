@@ -137,12 +137,11 @@ async def test_errors_of_the_database_quote_no_data(bench: engines.Bench) -> Non
 async def test_gateway_without_heartbeats_is_not_ready(bench: engines.Bench) -> None:
     calls = 0
 
-    def apply(_: object) -> bool:
+    def apply(_: object) -> None:
         nonlocal calls
         calls += 1
         if calls > 1:
             raise ZeroDivisionError
-        return True
 
     bench.store.follow_replicas(apply)
     assert await bench.store.outage() is None

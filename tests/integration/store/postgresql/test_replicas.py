@@ -29,7 +29,6 @@ def heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let gateways send a heartbeat, and take over, only when a test says so, and then without a grace period."""
     monkeypatch.setattr(incarnations, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr(incarnations, "HEARTBEAT_SECONDS", 3_600.0)
-    monkeypatch.setattr(incarnations, "_JOINING_SECONDS", 3_600.0)
     monkeypatch.setattr(postgresql_store, "_FLUSH_SECONDS", 1.0)  # a gateway that counts as dead commits nothing
 
 
@@ -367,22 +366,13 @@ async def test_end_of_an_outage_is_logged_once(tmp_path: Path, monkeypatch: pyte
 # Shares of the limits of destinations
 
 
-async def test_new_gateway_does_not_wait_for_a_silent_one(gateways: Gateways) -> None:
-    """Without a heartbeat for 25 s the other one starts no attempts."""
-    first, second = gateways
-    told: list[Replicas] = []
-
-    def apply(replicas: Replicas) -> bool:
-        told.append(replicas)
-        return True
-
-    second.store.follow_replicas(apply)
-    number = engines.postgresql(first.store).incarnation.number
-    silent = f"update incarnations set beat_at = beat_at - interval '26 s' where number = {number}"
-    databases.server().execute(silent, databases.name_of(first.place))
-    await beat(second)
-    assert told[-1].has_joined
-    assert number in told[-1].members, "its attempts may still run"
+async def test_heartbeat_finds_the_gateways_that_share_the_limits(gateways: Gateways) -> None:
+    older, newer = [engines.postgresql(bench.store).incarnation.number for bench in gateways]
+    replicas: list[Replicas] = []
+    gateways[0].store.follow_replicas(replicas.append)
+    await beat(gateways[0])
+    gateways[1].store.follow_replicas(replicas.append)
+    assert replicas == [Replicas(older, (older,)), Replicas(older, (older, newer)), Replicas(newer, (older, newer))]
 
 
 # Usage

@@ -8,7 +8,7 @@ before it has given them the time to send a heartbeat.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import asyncpg
@@ -42,7 +42,6 @@ GRACE_SECONDS = DEAD_SECONDS
 
 SLOTS = 64  # The most gateways on one database. Their slots make the row keys of all gateways different.
 _HASTEN_SECONDS = 60.0  # How often deliveries are looked for that a wrong clock lets wait for too long
-_JOINING_SECONDS = 1.0  # Interval of the heartbeats while this gateway waits for its shares, or others for this one
 _FORGET_SECONDS = 600.0  # An ended incarnation is kept for this long, so that no other one gets its slot soon
 
 # End the incarnations without a heartbeat. One whose row is locked is left to the next try.
@@ -105,13 +104,9 @@ _BEGIN = """
 """
 
 _BEAT = """
-    update incarnations set beat_at = clock_timestamp(), seen = $2 where number = $1 and ended_at is null
-    returning number
+    update incarnations set beat_at = clock_timestamp() where number = $1 and ended_at is null returning number
 """
-_MEMBERS = """
-    select number, seen, beat_at < clock_timestamp() - make_interval(secs => $1) from incarnations
-    where ended_at is null order by number
-"""
+_MEMBERS = "select number from incarnations where ended_at is null order by number"
 _TELL = """
     insert into known_destinations select number, $2 from incarnations where number = $1
     on conflict (incarnation) do update set destinations = excluded.destinations
@@ -133,26 +128,6 @@ class Incarnation(msgspec.Struct, frozen=True):
 
     number: int
     slot: int
-
-
-class Member(msgspec.Struct, frozen=True):
-    """A run of a gateway that has not ended."""
-
-    number: int
-    seen: int
-    """The newest run for which it has lowered its shares of the destinations' limits."""
-    is_silent: bool
-    """Its last heartbeat is so old that it starts no attempts."""
-
-
-def replicas_of(incarnation: Incarnation, members: Sequence[Member], *, has_joined: bool = False) -> Replicas:
-    """Return the gateways that share the limits. This one takes part when all older ones have made room for it.
-
-    The numbers of runs grow in the order of their commits, so each run knows all older ones.
-    """
-    older = [member for member in members if member.number < incarnation.number]
-    has_room = all(member.is_silent or member.seen >= incarnation.number for member in older)
-    return Replicas(incarnation.number, tuple(member.number for member in members), has_joined or has_room)
 
 
 async def end_dead(connection: Connection) -> None:
@@ -191,14 +166,14 @@ async def begin(connection: Connection) -> Incarnation | None:
     return Incarnation(await connection.fetchval(_BEGIN, slot), slot)
 
 
-async def beat(connection: Connection, incarnation: Incarnation, seen: int) -> bool:
+async def beat(connection: Connection, incarnation: Incarnation) -> bool:
     """Write a heartbeat; return False if this incarnation has ended, or the database does not know it."""
-    return await connection.fetchval(_BEAT, incarnation.number, seen) is not None
+    return await connection.fetchval(_BEAT, incarnation.number) is not None
 
 
-async def members(connection: Connection) -> list[Member]:
-    """Return the runs that have not ended, the oldest first."""
-    return [Member(*row) for row in await connection.fetch(_MEMBERS, SEND_SECONDS)]
+async def replicas_of(connection: Connection, incarnation: Incarnation) -> Replicas:
+    """Return the gateways that share the limits: the runs that have not ended."""
+    return Replicas(incarnation.number, tuple([number for (number,) in await connection.fetch(_MEMBERS)]))
 
 
 async def end(connection: Connection, incarnation: Incarnation) -> None:
@@ -269,8 +244,6 @@ class Ownership:
         self.lost = lost  # Set when another gateway has ended this incarnation, or a restored database does not know it
         self.replicas = replicas
         self._apply_replicas: ApplyReplicas | None = None
-        self._seen = incarnation.number
-        """The newest run for which this gateway has made room; its heartbeats tell the others."""
 
     @property
     def is_lost(self) -> bool:
@@ -291,7 +264,7 @@ class Ownership:
         """Send heartbeats, and take over from dead gateways, until this incarnation is lost."""
         has_failed = False
         while not self.is_lost:
-            await asyncio.sleep(HEARTBEAT_SECONDS if self._is_settled else _JOINING_SECONDS)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await self._send()
@@ -312,18 +285,10 @@ class Ownership:
         await self._send()
         await self._take_over()
 
-    @property
-    def _is_settled(self) -> bool:
-        """True if this gateway has its shares, and has made room for all others."""
-        return self.replicas.has_joined and self._seen >= self.replicas.newest
-
     async def _send(self) -> None:
         async with self._pool.acquire() as connection:
             await self._require_durable(connection)
-            previously_seen = self._seen
             await self._beat(connection)
-            if self._seen > previously_seen:
-                await self._beat(connection)  # the new gateway waits for this
 
     async def _require_durable(self, connection: Connection) -> None:
         """Check the server again, because its settings can change. If they broke, no connection is used any more."""
@@ -338,15 +303,14 @@ class Ownership:
 
     async def _beat(self, connection: Connection) -> None:
         sent_at = self._loop.time()
-        if not await beat(connection, self.incarnation, self._seen):
+        if not await beat(connection, self.incarnation):
             self.lost.set()
             _log.error("store_ownership_lost", hint="Another gateway delivers what this one had. Restart this one.")
             return
-        running = await members(connection)
         # Apply the shares before the heartbeat counts, because without one this gateway may have missed a change.
-        self.replicas = replicas_of(self.incarnation, running, has_joined=self.replicas.has_joined)
-        if self._apply_replicas is None or self._apply_replicas(self.replicas):
-            self._seen = self.replicas.newest
+        self.replicas = await replicas_of(connection, self.incarnation)
+        if self._apply_replicas is not None:
+            self._apply_replicas(self.replicas)
         if not self.may_attempt:
             # What silenced this gateway may have silenced the others, which come back now too.
             self._ends_others_from = sent_at + GRACE_SECONDS

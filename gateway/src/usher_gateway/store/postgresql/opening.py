@@ -23,7 +23,7 @@ from usher_gateway.store.postgresql.connections import (
     describe,
     open_pool,
 )
-from usher_gateway.store.postgresql.incarnations import SLOTS, Ownership, replicas_of
+from usher_gateway.store.postgresql.incarnations import SLOTS, Ownership
 from usher_gateway.store.postgresql.writer import Writer
 
 _log = structlog.get_logger(__name__)
@@ -103,7 +103,8 @@ async def _open(
             if incarnation is None:
                 # Otherwise gateways that crash soon after their start use up the slots, and nobody ends them.
                 await incarnations.end_dead(connection)
-            running = await incarnations.members(connection)
+            else:
+                replicas = await incarnations.replicas_of(connection, incarnation)
     if incarnation is None:
         raise model.StoreLockedError(
             f"{SLOTS} gateways use this database already", "Stop some, or wait 10 minutes after their end."
@@ -119,7 +120,7 @@ async def _open(
         pool=pool,
         incarnation=incarnation,
         begun_at=begun_at,
-        replicas=replicas_of(incarnation, running),
+        replicas=replicas,
         durability=settings.durability,
         lost=writer.lost,
         now=now,
