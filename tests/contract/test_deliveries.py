@@ -203,20 +203,6 @@ async def test_released_delivery_waits_for_its_filter_until_it_has_decided(bench
 # Restarts
 
 
-@pytest.mark.parametrize("crash", [False, True])
-async def test_backlog_is_due_soon_after_a_fast_clock_is_corrected(bench: engines.Bench, crash: bool) -> None:
-    day = 24 * samples.HOUR
-    bench.clock.now = NOW + day
-    delivery = await deliver(bench)
-    due_at = NOW + day + 5 * samples.SECOND
-    await settle(bench, delivery, SettledAs.Retry, at=NOW + day, due_at=due_at)
-    bench.clock.now = NOW
-    await bench.reopen(crash=crash)
-    assert await bench.claim() == []
-    bench.clock.now = NOW + 5 * samples.SECOND
-    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
-
-
 async def test_settled_delivery_stays_settled_after_a_crash(bench: engines.Bench) -> None:
     await settle(bench, await deliver(bench), SettledAs.Dead, status=410, error="Gone", answer=b"gone")
     report = await bench.reopen(crash=True)

@@ -2,8 +2,6 @@
 
 import asyncio
 
-import pytest
-
 from support import engines, samples
 from usher_gateway import model
 
@@ -99,16 +97,4 @@ async def test_delivery_deferred_after_the_clock_is_set_back_is_due(bench: engin
     bench.clock.now = NOW
     await bench.store.defer([delivery.key])
     assert list((await bench.store.due()).values()) == [NOW]
-    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
-
-
-@pytest.mark.parametrize("is_killed", [False, True])
-async def test_deferred_delivery_is_due_after_a_start_with_the_clock_set_back(
-    bench: engines.Bench, *, is_killed: bool
-) -> None:
-    bench.clock.now = NOW + TWO_DAYS
-    delivery = await deliver(bench, "a")
-    await bench.store.defer([delivery.key])
-    bench.clock.now = NOW
-    await bench.reopen(crash=is_killed)
     assert [claimed.key for claimed in await bench.claim()] == [delivery.key]

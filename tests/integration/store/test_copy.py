@@ -170,6 +170,7 @@ async def test_store_is_equal_after_a_copy_and_back(places: Path) -> None:
     ]
     await first.open()
     await fill(first, many=1200)
+    await first.store.prune(first.clock.now)  # which records the time
     await first.store.close()
     comparison = await copied((source, first.place), (target, second.place))
     assert comparison.is_complete

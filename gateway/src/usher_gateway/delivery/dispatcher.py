@@ -35,7 +35,9 @@ _POLL_SECONDS = 1.0  # How often the dispatcher asks the store for due deliverie
 
 _CLAIM_ROWS = 500
 _DEFER_SECONDS = 5.0
-_MIN_SET_BACK = 60 * model.MICROSECONDS  # The wall clock was set back if it lost this much against the steady clock
+
+# No retry waits for this long: the last step is 6 hours with a spread of a fifth.
+_TOO_LONG = 8 * 3600 * model.MICROSECONDS
 
 
 class DispatcherLimits(msgspec.Struct, frozen=True):
@@ -86,7 +88,7 @@ class Dispatcher:
         self._crowded: dict[str, float] = {}
         """Destination -> loop time until which nothing is claimed for it, because the last claim found no room."""
         self._changed: set[str] = set()
-        """Destinations with a new document, whose backlog the store has not made due yet."""
+        """Destinations whose backlog the store has not made due yet, because their document or a clock changed."""
         self.open_circuits: set[str] = set()  # Destinations whose circuit is open
         self._outdated: set[int] = set()
         """Keys of running attempts that began before their destination's document changed."""
@@ -102,7 +104,6 @@ class Dispatcher:
         self._next_poll = self._next_review = 0.0
         self._compared_at = self._loop.time()
         """Loop time before the last comparison with the store of which deliveries are claimed."""
-        self._clock_difference = self._clock.now() - self._clock.steady()
         self._unknown = UnknownDestinations(store=store, now=self._loop.time)
         self._replicas = Replicas()
         store.follow_replicas(self._apply_replicas)
@@ -226,7 +227,6 @@ class Dispatcher:
         self._claimed.discard(key)
         self._cancelled.discard(key)
         if settlement.settled_as is model.SettledAs.Retry:
-            self._clock_difference = max(self._clock_difference, self._clock.now() - self._clock.steady())
             self._note_due(entry.destination, settlement.due_at)
         if self.scheduler.done(key, outcome, self._clock.steady()):
             self._circuit_opened(entry.destination, settlement.error, settlement.status)
@@ -388,11 +388,14 @@ class Dispatcher:
         self._ask_store = False  # before the query, so that a change during the query asks again
         # The answer may lack a retry that was settled during the query. The next poll finds it.
         self._due = await self._store.due()
-        apart = self._clock.now() - self._clock.steady()
-        if apart < self._clock_difference - _MIN_SET_BACK:
-            _log.warning("clock_was_set_back", seconds=(self._clock_difference - apart) // model.MICROSECONDS)
-            self._changed.update(self._due)  # retries that were due by the old clock are made due now
-        self._clock_difference = apart
+        now = self._clock.now()
+        if max(self._due.values(), default=0) > now + _TOO_LONG:
+            # Such a time comes from a clock that was wrong. That of this gateway may be behind, so ask the store's.
+            latest = max(now, await self._store.store_time(now)) + _TOO_LONG
+            wrong = [destination for destination, due_at in self._due.items() if due_at > latest]
+            if wrong:
+                _log.warning("due_times_corrected", destinations=len(wrong), hint="A clock is or was wrong: check NTP.")
+                self._changed.update(wrong)
 
     async def _defer(self) -> None:
         if self._deferred:

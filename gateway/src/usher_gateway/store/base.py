@@ -340,7 +340,7 @@ class ErasureReport(msgspec.Struct):
     sent_to: dict[str, SentTo] = msgspec.field(default_factory=dict)
     """``namespace/name`` of a destination -> what it has got."""
     changed_at: int = 0
-    """When the erasure began, or last cancelled a pending delivery, by the store's clock (`Records.store_time`)."""
+    """When the erasure began, or last cancelled a pending delivery, by the store's clock (`Store.store_time`)."""
 
 
 class ErasureState(enum.IntEnum):

@@ -65,7 +65,6 @@ TABLES = {
     "meter": "meters",
 }
 
-TIMES = ("confirmed_at", "noted_at")  # The names of the kind `time`
 COPIED = "copied"  # The name in the table meta that marks a store as copied to another one; its value is the time
 UNFINISHED = "copy_unfinished"  # The name in the table meta that marks a store to which a copy is unfinished
 Row = Sequence[Any]  # A row of a kind

@@ -23,10 +23,6 @@ class PersonRecords(JobRunner):
     settling_seconds = 0
     """Seconds after which no gateway of the store sends what a change has cancelled; 0: only one gateway uses it."""
 
-    async def store_time(self, now: int) -> int:
-        """Return the time in microseconds by a clock that all gateways of the store share. ``now``: by this one's."""
-        return now
-
     async def _end_of_older_writes(self) -> None:
         """Wait until transactions of other gateways have ended that may not have seen the last commit."""
 

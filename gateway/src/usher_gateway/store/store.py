@@ -122,11 +122,9 @@ class DeliveryQueue(JobRunner):
 
     async def note_oldest_claimed(self) -> None:
         """Record the age of the oldest claimed delivery, so that recovery skips older rows."""
-        now = self._now()
 
         async def note(transaction: Transaction) -> None:
             transaction.note_oldest_claimed()
-            transaction.note_time(now)
 
         await self._change(note)
 

@@ -102,9 +102,6 @@ class Transaction:
         }
         return self._names.by_tenant(stored)
 
-    def note_time(self, now: int) -> None:
-        """Record the time, so that a start notices that the clock was set back."""
-
     def note_oldest_claimed(self) -> None:
         """Record the row key of the oldest claimed delivery, so that a start finds them."""
 
@@ -145,6 +142,10 @@ class JobRunner(abc.ABC):
         """Make sure that route() knows some numbers, which other gateways may have added."""
         if not self._names.definitions.keys() >= set(numbers):
             await self._read(self._names.load_routes)
+
+    async def store_time(self, now: int) -> int:
+        """Return the time in microseconds by a clock that all gateways of the store share. ``now``: by this one's."""
+        return now
 
     def route(self, number: int) -> model.RouteDefinition:
         """Return the route definition of a delivery or of a held group."""

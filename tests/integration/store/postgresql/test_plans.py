@@ -57,7 +57,6 @@ STATEMENTS = {
     "late": claims._LATE,
     "late and forbidden": claims._LATE_FORBIDDEN,
     "take over": incarnations._TAKE_OVER,
-    "due times of wrong clocks": incarnations._HASTEN_WRONG,
     "persons": listings._ARRIVALS_OF_PERSON.postgresql,
     "redrive": changes._REDRIVABLE,
     "cancel": changes._CANCEL,

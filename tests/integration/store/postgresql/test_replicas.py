@@ -1,7 +1,6 @@
 """Several gateways on one database: one visit per arrival, one owner per delivery."""
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -418,22 +417,3 @@ async def test_start_that_fails_uses_no_slot(tmp_path: Path, monkeypatch: pytest
         await bench.store.close()
     finally:
         engine.forget(bench.place)
-
-
-async def test_wrong_clock_of_a_dead_gateway_delays_no_delivery(gateways: Gateways) -> None:
-    """Its clock was three days ahead. A delivery that another gateway lets wait keeps its time."""
-    first, second = gateways
-    now = second.clock.now = time.time_ns() // 1000
-    first.clock.now = now + 3 * samples.DAY
-    (late,) = await first.accept(samples.arrival("late", first.clock.now))
-    (soon,) = await second.accept(samples.arrival("soon", now, if_visit=(samples.plan(samples.MAILER),)))
-    for bench, accepted, wait in ((first, late, 5 * samples.SECOND), (second, soon, 7 * samples.HOUR)):
-        due_at = bench.clock.now + wait
-        retry = samples.settlement(accepted.deliveries[0], model.SettledAs.Retry, bench.clock.now, due_at=due_at)
-        bench.store.settle(retry)
-        await bench.store.flush()
-    await first.engine.crash(first.store)
-    await engines.postgresql(second.store).ownership.beat()
-    due = await second.store.due()
-    assert now <= due["agency/crm"] < now + samples.HOUR
-    assert due["agency/mailer"] == now + 7 * samples.HOUR

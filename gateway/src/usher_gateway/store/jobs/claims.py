@@ -171,7 +171,6 @@ async def defer(transaction: Transaction, keys: Sequence[int], now: int) -> None
     """Return claimed deliveries to the backlog, due at once even if the clock was set back since they were due."""
     await transaction.session.execute(_DEFER, sorted(keys), transaction.owner, now)
     transaction.remove_claimed(keys)
-    transaction.note_time(now)
 
 
 async def claimed(session: Session, owner: int) -> list[int]:

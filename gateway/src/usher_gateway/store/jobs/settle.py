@@ -62,9 +62,6 @@ async def settle(transaction: Transaction, settlements: Sequence[model.Settlemen
         rounds[number][settlement.key] = settlement
     for settlements_by_key in rounds:
         await _settle_round(transaction, settlements_by_key)
-    retried_at = [settlement.at for settlement in settlements if settlement.settled_as is model.SettledAs.Retry]
-    if retried_at:
-        transaction.note_time(max(retried_at))  # a start needs to know the clock by which they are due
 
 
 async def _settle_round(transaction: Transaction, settlements: dict[int, model.Settlement]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from usher_gateway import model
-from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, TIMES, UNFINISHED, Row, not_empty, refuse_unusable
+from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, UNFINISHED, Row, not_empty, refuse_unusable
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
 from usher_gateway.store.postgresql import incarnations, meters, schema
 from usher_gateway.store.postgresql.accept import MOST_TIMES
@@ -30,7 +30,7 @@ _DUMPED = {
     "delivery": COLUMNS["delivery"].replace("waiting", "(state = 0 and hold <= 0)::integer"),
 }
 
-_DUMP_TIMES = "select name, value from meta where name = any($1::text[]) order by name"
+_DUMP_TIMES = "select name, value from meta where name = 'confirmed_at'"
 
 _ADD_PRINTS = f"""
     insert into prints (fingerprint, arrival, received_at, unacknowledged)
@@ -109,7 +109,6 @@ class PostgresCopy:
         await self._wait_for_heartbeats()
         async with self._locked() as connection:
             await self._refuse_unusable(connection)
-            await incarnations.adjust_backlog(connection, now)
             await incarnations.take_over(connection, now)
             await schema.set_meta(connection, COPIED, model.format_time(now))
         async with self._connected() as connection, connection.transaction():
@@ -202,7 +201,7 @@ class PostgresCopy:
             for kind, names in COLUMNS.items():
                 cursor: Any
                 if kind == "time":
-                    cursor = await connection.cursor(_DUMP_TIMES, TIMES)
+                    cursor = await connection.cursor(_DUMP_TIMES)
                 else:
                     order = " order by key" if kind == "arrival" else ""
                     statement = f"select {_DUMPED.get(kind, names)} from {TABLES[kind]}{order}"  # noqa: S608

@@ -41,7 +41,6 @@ SEND_SECONDS = DEAD_SECONDS - LONGEST_ATTEMPT_SECONDS - HEARTBEAT_SECONDS
 GRACE_SECONDS = DEAD_SECONDS
 
 SLOTS = 64  # The most gateways on one database. Their slots make the row keys of all gateways different.
-_HASTEN_SECONDS = 60.0  # How often deliveries are looked for that a wrong clock lets wait for too long
 _FORGET_SECONDS = 600.0  # An ended incarnation is kept for this long, so that no other one gets its slot soon
 
 # End the incarnations without a heartbeat. One whose row is locked is left to the next try.
@@ -62,33 +61,10 @@ _TAKE_OVER = """
 
 _TAKE_OVER_SLICE = 2_000
 
-_LATEST_WAIT_SECONDS = 8 * 3600.0  # Longer than a retry waits: the last step is 6 hours with a spread of a fifth
-
-# Make deliveries due that wait for longer than any retry does, because the clock of their gateway was wrong. It jumps
-# through the index of the backlog from one destination to the next. A time is too far ahead only if it is so by the
-# clock of the database and by that of this gateway, because one of them may be behind.
-_HASTEN_WRONG = f"""
-    with recursive clock (now) as (select greatest($1, (extract(epoch from clock_timestamp()) * 1000000)::bigint)),
-    used (number) as (
-        (select destination from deliveries where waiting order by destination limit 1)
-        union all
-        select (select destination from deliveries where waiting and destination > used.number
-            order by destination limit 1)
-        from used where used.number is not null
-    ),
-    late as (select late.key from used, lateral (select key from deliveries
-        where destination = used.number and waiting
-            and due_at > (select now from clock) + {_LATEST_WAIT_SECONDS * 1_000_000:.0f}
-        order by due_at limit $2) late)
-    update deliveries set due_at = (select now from clock) where key = any(array(select key from deliveries
-        where key = any(array(select key from late limit $2)) and waiting order by key for no key update skip locked))
-"""  # noqa: S608 - a number
-
 _FORGET = """
     delete from incarnations where ended_at < clock_timestamp() - make_interval(secs => $1)
     and not exists (select 1 from deliveries
         where state = 0 and hold <= 0 and not waiting and owner = incarnations.number)
-    returning noted_at
 """
 _FREE_SLOT = """
     select slot from generate_series(0, $1 - 1) slot where slot not in (select slot from incarnations)
@@ -137,10 +113,7 @@ async def end_dead(connection: Connection) -> None:
 
 async def forget_ended(connection: Connection) -> None:
     """Forget the incarnations that ended long ago. Needs MIGRATION_LOCK."""
-    forgotten = [noted_at for (noted_at,) in await connection.fetch(_FORGET, _FORGET_SECONDS)]
-    noted = await schema.meta(connection, "noted_at")
-    if forgotten and max(forgotten) > int(noted or 0):
-        await schema.set_meta(connection, "noted_at", str(max(forgotten)))
+    await connection.execute(_FORGET, _FORGET_SECONDS)
 
 
 async def take_over(connection: Connection, now: int) -> int:
@@ -151,11 +124,6 @@ async def take_over(connection: Connection, now: int) -> int:
         total += changed
         if changed < _TAKE_OVER_SLICE:
             return total
-
-
-async def hasten_wrong(connection: Connection, now: int) -> int:
-    """Make a slice of the deliveries due that a wrong clock lets wait for too long; return how many."""
-    return await PostgresSession(connection).execute(_HASTEN_WRONG, now, _TAKE_OVER_SLICE)
 
 
 async def begin(connection: Connection) -> Incarnation | None:
@@ -199,21 +167,6 @@ async def any_runs(connection: Connection) -> bool:
     return bool(await connection.fetchval(_ANY_RUNS, DEAD_SECONDS))
 
 
-async def adjust_backlog(connection: Connection, now: int) -> None:
-    """If the clock was set back since the last start, make the backlog due earlier by the same amount.
-
-    Not while another gateway runs, because then the times in the backlog are those of its clock too.
-    """
-    if await any_runs(connection):
-        return
-    noted = int(await schema.meta(connection, "noted_at") or 0)
-    noted = max(noted, await connection.fetchval("select coalesce(max(noted_at), 0) from incarnations"))
-    if noted > now:
-        await connection.execute("update deliveries set due_at = due_at - $1 where waiting", noted - now)
-    await connection.execute("update incarnations set noted_at = 0")
-    await schema.set_meta(connection, "noted_at", str(now))
-
-
 class Ownership:
     """Sends heartbeats, and knows whether this gateway may start attempts."""
 
@@ -237,7 +190,6 @@ class Ownership:
         """Loop time before the last confirmed heartbeat was sent; the first one is the row of the incarnation."""
         self._ends_others_from = begun_at + GRACE_SECONDS
         """A heartbeat of this gateway after this loop time lets it end others."""
-        self._hastens_from = 0.0  # Loop time of the next look for due times that are too far ahead
         self._durability = durability
         self.undurable = ""
         """Why the last heartbeat found that the server could lose what it confirms; empty: it could not."""
@@ -327,15 +279,3 @@ class Ownership:
                 recovered = await take_over(connection, self._now())
                 if recovered:
                     _log.warning("deliveries_recovered", count=recovered)
-        await self._hasten_wrong()
-
-    async def _hasten_wrong(self) -> None:
-        """Correct the times of a gateway whose clock is or was wrong, once a minute."""
-        if self._loop.time() < self._hastens_from:
-            return
-        self._hastens_from = self._loop.time() + _HASTEN_SECONDS
-        async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
-            hastened = await hasten_wrong(connection, self._now())
-        if hastened:
-            self._hastens_from = 0.0  # there may be more
-            _log.warning("due_times_corrected", count=hastened, hint="A gateway's clock is or was wrong: check NTP.")

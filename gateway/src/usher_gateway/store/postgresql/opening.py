@@ -89,7 +89,6 @@ async def _open(
             await schema.check_key(connection, settings.key_fingerprint)
             refuse_unusable(await schema.meta(connection, COPIED), await schema.meta(connection, UNFINISHED))
             await incarnations.forget_ended(connection)
-            await incarnations.adjust_backlog(connection, now())
             recovered = await incarnations.take_over(connection, now())
             session = PostgresSession(connection)
             await names.load_listeners(session)

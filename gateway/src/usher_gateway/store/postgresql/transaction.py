@@ -34,8 +34,3 @@ class Transaction(transaction.Transaction):
         self.has_commit_row = False
         """True once the row of the commit is inserted; after that, nothing may be counted any more."""
         self.now = now
-        self.noted_at = 0  # The time at which this transaction lets a delivery wait; 0: it does not
-
-    def note_time(self, now: int) -> None:
-        """Record the time, so that a start notices that the clock was set back."""
-        self.noted_at = max(self.noted_at, now)

@@ -36,8 +36,6 @@ _INSERT_COMMIT = """
     select number, $2, $3 from incarnations where number = $1 and ended_at is null returning number
 """
 
-_NOTE_TIME = "update incarnations set noted_at = greatest(noted_at, $2) where number = $1"
-
 # Without a time limit, because a commit that waits for a standby must not be cancelled.
 _COMMIT = "set local statement_timeout = 0; commit"
 
@@ -54,7 +52,7 @@ _VOID = "insert into commits (incarnation, number, counts, is_void) values ($1, 
 _IS_VOID = "select is_void from commits where incarnation = $1 and number = $2"
 
 # Make a transaction wait for the standby, as one without a write would not.
-_WRITE = "update incarnations set noted_at = noted_at where number = $1"
+_WRITE = "update incarnations set beat_at = beat_at where number = $1"
 
 # Transactions that a gateway commits at once, so that it works on one batch while the database works on another.
 LINES = 2
@@ -185,8 +183,6 @@ class Writer(BisectingWriter):
         return accepted, job_result
 
     async def _insert_commit(self, opened: Transaction) -> None:
-        if opened.noted_at:
-            await opened.connection.execute(_NOTE_TIME, self.incarnation, opened.noted_at)
         if not opened.has_commit_row:
             await add_names(opened.session, opened.used)
             values = (self.incarnation, opened.number, opened.packed_meters())

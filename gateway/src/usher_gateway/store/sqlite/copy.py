@@ -24,12 +24,12 @@ _CHECKPOINT_BYTES = 16 * 1024 * 1024
 # Kinds that are only a part of a table.
 _DUMPED = {
     "print": "select fingerprint, arrival from prints join arrivals on arrivals.key = prints.arrival",
-    "time": "select name, value from meta where name in ('confirmed_at', 'noted_at')",
+    "time": "select name, value from meta where name = 'confirmed_at'",
 }
 
 _TABLE_NAMES = "select name from sqlite_master where type = 'table' and name <> 'meta'"
 
-_FORGET_LOADED = "delete from meta where name in ('confirmed_at', 'noted_at', 'folded_to', 'persons_to', 'lanes_from')"
+_FORGET_LOADED = "delete from meta where name in ('confirmed_at', 'folded_to', 'persons_to', 'lanes_from')"
 
 _SET_META = "insert or replace into meta values (?, ?)"
 

@@ -60,10 +60,6 @@ class Transaction(transaction.Transaction):
         """Record the lowest key of a claimed delivery; recovery skips the rows below it."""
         self._set_lanes_from(min(self._claimed_before, default=self.ids.next_key()))
 
-    def note_time(self, now: int) -> None:
-        """Record the time, so that a start notices that the clock was set back."""
-        self.connection.execute("insert or replace into meta values ('noted_at', ?)", (str(now),))
-
     def _set_lanes_from(self, key: int) -> None:
         self.lanes_from = key
         self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))

@@ -338,7 +338,6 @@ def recover(owned: database.OwnedDatabase, names: NameNumbers, fold_rows: int, n
     owned.check_mark(_number(connection, "commit_number"))
     (highest,) = connection.execute(_HIGHEST_KEY).fetchone()
     connection.execute("begin immediate")
-    _adjust_backlog(connection, now)
     recovered = _recover_claimed(connection, now)
     recent_index = RecentIndex(fold_rows)
     _read_recent(connection, recent_index)
@@ -363,15 +362,6 @@ def _read_stored_bytes(connection: sqlite3.Connection, names: NameNumbers) -> di
     run_to_end(names.load_listeners(session))
     run_to_end(names.load_routes(session))
     return names.by_tenant(run_to_end(meters.stored_bytes(session)))
-
-
-def _adjust_backlog(connection: sqlite3.Connection, now: int) -> None:
-    """If the clock was set back since the last start, make the backlog due earlier by the same amount."""
-    noted = connection.execute("select value from meta where name = 'noted_at'").fetchone()
-    behind = int(noted[0]) - now if noted else 0
-    if behind > 0:
-        connection.execute("update deliveries set due_at = due_at - ? where waiting", (behind,))
-    connection.execute("insert or replace into meta values ('noted_at', ?)", (str(now),))
 
 
 def _recover_claimed(connection: sqlite3.Connection, now: int) -> int:

@@ -9,8 +9,7 @@ create table incarnations (
     number bigint primary key,          -- when it began, by the database's clock
     slot smallint not null unique,      -- part of the row keys that it makes, so that two gateways never make the same
     beat_at timestamptz not null,       -- the last heartbeat
-    ended_at timestamptz,               -- when it stopped, or another gateway found it dead; it may commit nothing since
-    noted_at bigint not null default 0  -- the latest time at which this gateway let a delivery wait, by its own clock
+    ended_at timestamptz                -- when it stopped, or another gateway found it dead; it may commit nothing since
 );
 -- The destinations in the configuration of each gateway. A gateway leaves deliveries to others that know their destination.
 create table known_destinations (
