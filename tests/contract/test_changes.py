@@ -32,7 +32,7 @@ async def dead(bench: engines.Bench, content: str = "a", **changes: Any) -> mode
 async def test_redriven_delivery_is_due_with_its_id_and_no_attempts(bench: engines.Bench) -> None:
     dead_delivery = await dead(bench)
     bench.clock.now = NOW + DAY
-    assert await bench.store.redrive(ANY, bench.clock.now) == 1
+    assert await bench.redrive(ANY, bench.clock.now) == 1
     (claimed,) = await bench.claim()
     assert (claimed.id, claimed.attempts, claimed.started_at) == (dead_delivery.id, 0, NOW + DAY)
     assert (await bench.counts())["redriven"] == 1
@@ -44,7 +44,7 @@ async def test_redrive_changes_only_deliveries_that_the_filter_selects(bench: en
     first = await dead(bench, "a")
     bench.clock.now = NOW + HOUR
     await dead(bench, "b", if_visit=(samples.plan(samples.MAILER),))
-    redrive = bench.store.redrive
+    redrive = bench.redrive
     assert await redrive(Filter(destination="agency/nobody"), NOW) == 0
     assert await redrive(Filter(tenant="globex"), NOW) == 0
     assert await redrive(Filter(until=NOW), NOW) == 0
@@ -64,7 +64,7 @@ async def test_visits_are_accepted_during_a_large_redrive(bench: engines.Bench) 
             for delivery in arrival.deliveries:
                 bench.store.settle(samples.settlement(delivery, SettledAs.Dead))
     await bench.store.flush()
-    redriving = asyncio.create_task(bench.store.redrive(ANY, NOW))
+    redriving = asyncio.create_task(bench.redrive(ANY, NOW))
     await asyncio.sleep(0)
     assert await bench.words(samples.arrival("between")) == ["Visit"]
     assert not redriving.done()
@@ -76,10 +76,10 @@ async def test_cancelled_deliveries_are_redriven_only_by_state(bench: engines.Be
     cancel = model.CancelReason.OnRequest
     bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Cancelled, cancel=cancel))
     await bench.store.flush()
-    assert await bench.store.redrive(ANY, NOW) == 0
-    assert await bench.store.redrive(Filter(state="cancelled"), NOW) == 1
+    assert await bench.redrive(ANY, NOW) == 0
+    assert await bench.redrive(Filter(state="cancelled"), NOW) == 1
     with pytest.raises(ValueError, match="only dead and cancelled"):
-        await bench.store.redrive(Filter(state="delivered"), NOW)
+        await bench.redrive(Filter(state="delivered"), NOW)
 
 
 async def test_preview_counts_what_a_redrive_or_retry_would_change(bench: engines.Bench) -> None:
@@ -104,13 +104,13 @@ async def test_preview_counts_what_a_redrive_or_retry_would_change(bench: engine
     assert await bench.store.cancel(Filter(ids=(late.id,)), NOW, ignore) == 1
     on_request = Filter(state="cancelled", reason="OnRequest")
     assert await reasons("redrive", on_request, NOW) == {"OnRequest": 1}
-    assert await bench.store.redrive(on_request, NOW) == 1
+    assert await bench.redrive(on_request, NOW) == 1
 
 
 async def test_expired_delivery_is_not_redriven(bench: engines.Bench) -> None:
     await dead(bench, if_visit=(samples.plan(expires_at=NOW + HOUR),))
-    assert await bench.store.redrive(ANY, NOW + HOUR) == 0
-    assert await bench.store.redrive(ANY, NOW + HOUR - 1) == 1
+    assert await bench.redrive(ANY, NOW + HOUR) == 0
+    assert await bench.redrive(ANY, NOW + HOUR - 1) == 1
 
 
 # Replay
@@ -269,7 +269,7 @@ def old_address(_: model.RouteDefinition) -> list[model.HoldReason]:
 
 async def test_redriven_deliveries_are_held_like_fresh_ones(bench: engines.Bench) -> None:
     await dead(bench, "a")
-    assert await bench.store.redrive(ANY, NOW + HOUR, paused) == 1
+    assert await bench.redrive(ANY, NOW + HOUR, paused) == 1
     (row,) = await bench.deliveries(state="held")
     assert (row["held"], row["heldSince"]) == ("DestinationPaused", model.format_time(NOW + HOUR))
     assert await bench.claim() == []
@@ -278,7 +278,7 @@ async def test_redriven_deliveries_are_held_like_fresh_ones(bench: engines.Bench
 async def test_hold_of_an_arrival_holds_its_redriven_deliveries_only(bench: engines.Bench) -> None:
     await dead(bench, "a")
     await dead(bench, "b", token_held=True)
-    assert await bench.store.redrive(ANY, NOW, old_address) == 2
+    assert await bench.redrive(ANY, NOW, old_address) == 2
     assert [row["held"] for row in await bench.deliveries(state="held")] == ["TokenHeld"]
     assert len(await bench.claim()) == 1
 
@@ -293,7 +293,7 @@ async def test_redrive_of_what_a_filter_held_when_cancelled_asks_the_filter_agai
     cancelled = await bench.deliveries(state="cancelled")
     assert [row["held"] for row in cancelled] == [None, None]
     assert (await bench.store.preview("redrive", Filter(state="cancelled"), NOW)).reasons == {"OnRequest": 2}
-    assert await bench.store.redrive(Filter(state="cancelled"), NOW) == 2
+    assert await bench.redrive(Filter(state="cancelled"), NOW) == 2
     assert {claimed.filter_hold for claimed in await bench.claim()} == {model.HoldReason.FilterError, None}
 
 

@@ -191,7 +191,7 @@ async def test_released_delivery_waits_for_its_filter_until_it_has_decided(bench
             await settle(bench, claimed, SettledAs.Retry, attempts=0, due_at=NOW, hold=claimed.filter_hold)
         case _:
             assert await bench.store.cancel(Filter(), NOW, lambda _: None) == 1
-            assert await bench.store.redrive(Filter(state="cancelled"), NOW) == 1
+            assert await bench.redrive(Filter(state="cancelled"), NOW) == 1
     (again,) = await bench.claim()
     assert again.filter_hold is model.HoldReason.FilterError
     await settle(bench, again, SettledAs.Retry, due_at=NOW)

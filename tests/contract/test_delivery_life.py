@@ -236,7 +236,7 @@ class ModelledStore:
         state = ["dead", "cancelled"][number % 2]
         visits = await self._visits()
         redrivable = [key for key in self.at(state) if not self._is_replaced(key, state, visits)]
-        redriven = await self.store.redrive(Filter(state=state), self.now)
+        redriven = await self.bench.redrive(Filter(state=state), self.now)
         assert redriven == len(redrivable)
         for key in redrivable:
             self.model[key] = ModelDelivery("backlog", due_at=self.now)

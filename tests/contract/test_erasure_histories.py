@@ -92,7 +92,7 @@ class History:
             case "claim":
                 self.in_lanes += await bench.claim()
             case "redrive":
-                await store.redrive(Filter(), now)
+                await bench.redrive(Filter(), now)
             case "replay":
                 await bench.replay("Filter", "delivered")
             case "release":

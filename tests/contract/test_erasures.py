@@ -81,7 +81,7 @@ async def test_destination_of_a_redriven_delivery_is_named(bench: engines.Bench)
     (accepted,) = await bench.accept(of_ada("redriven"))
     bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Dead, NOW + HOUR, error="Timeout"))
     await bench.store.flush()
-    assert await bench.store.redrive(Filter(), NOW + HOUR) == 1
+    assert await bench.redrive(Filter(), NOW + HOUR) == 1
     ended = await finish(bench, await start(bench, ADA))
     assert ended.report.sent_to == {"agency/crm": SentTo(0, 1)}
 
@@ -168,7 +168,7 @@ async def test_erasure_ends_when_no_other_gateway_can_send(tmp_path: Path) -> No
     (accepted,) = await first.accept(of_ada("in a lane of the first gateway"))
     claimed = accepted.deliveries[0].key
     erasure = await start(second, ADA)
-    await second.store.erase(await second.store.left_to_erase([erasure]), NOW, ignore)
+    await second.store.erase(await second.store.left_to_erase([erasure]), NOW, ignore, samples.no_marks)
     second.clock.now += DAY
     assert not await second.store.complete_erasures([erasure], second.clock.now), (
         "by the database's clock it is too early"
@@ -281,7 +281,7 @@ async def test_one_step_erases_several_persons_and_counts_each_in_its_receipt(be
     await bench.accept(of_ada("first"), of_ada("second"), samples.arrival("bob", person_keys=(BOB,)))
     both = [await start(bench, ADA), await start(bench, BOB)]
     cancelled: list[int] = []
-    assert await bench.store.erase(await bench.store.left_to_erase(both), NOW, cancelled.extend)
+    assert await bench.store.erase(await bench.store.left_to_erase(both), NOW, cancelled.extend, samples.no_marks)
     bench.store.settling_seconds = 0
     assert await bench.store.complete_erasures(both, bench.clock.now)
     ended = [await bench.store.find_erasure(erasure.id) for erasure in both]
@@ -294,9 +294,9 @@ async def test_step_leaves_the_arrivals_of_an_erasure_that_was_cancelled_meanwhi
     cancelled, other = [await start(bench, ADA), await start(bench, BOB)]
     left = await bench.store.left_to_erase([cancelled, other])
     await bench.store.cancel_erasure(cancelled, NOW)
-    assert await bench.store.erase(left, NOW, ignore)
+    assert await bench.store.erase(left, NOW, ignore, samples.no_marks)
     assert [len(await bench.ids_of_person(person)) for person in (ADA, BOB)] == [1, 0]
-    assert not await bench.store.erase({cancelled.key: left[cancelled.key]}, NOW, ignore)
+    assert not await bench.store.erase({cancelled.key: left[cancelled.key]}, NOW, ignore, samples.no_marks)
 
 
 async def test_erasure_that_another_gateway_goes_on_with_does_not_end_with_the_others() -> None:
@@ -305,7 +305,7 @@ async def test_erasure_that_another_gateway_goes_on_with_does_not_end_with_the_o
         await bench.accept(of_ada("found late"))
         settled, unsettled = [await start(bench, BOB), await start(bench, ADA)]
         bench.clock.now += DAY
-        await bench.store.erase(await bench.store.left_to_erase([unsettled]), bench.clock.now, ignore)
+        await bench.store.erase(await bench.store.left_to_erase([unsettled]), bench.clock.now, ignore, samples.no_marks)
         assert not await bench.store.complete_erasures([settled, unsettled], bench.clock.now)
         assert [erasure.id for erasure in await bench.store.running_erasures()] == [unsettled.id]
 

@@ -32,8 +32,8 @@ async def test_replays_of_one_token_leave_steps_to_others(bench: engines.Bench) 
     steps = stepping.ReplaySteps(
         store=bench.store,
         now=bench.clock,
-        holds_of=base.no_holds,
-        mark_of_route=base.no_marks,
+        holds_of=samples.no_holds,
+        mark_of_route=samples.no_marks,
         is_paused=lambda _: False,
         ask_store=lambda: None,
     )
@@ -135,7 +135,7 @@ async def test_replay_creates_one_delivery_for_each_once_per_mark(bench: engines
         )
     facts = {"mark_of_route": mark_of_route}
     expected = ReplayReport(results={"Paused": 4}, once_per=2)
-    preview = await bench.store.preview_replay(bench.replay_request("Paused"), NOW, mark_of_route=mark_of_route)
+    preview = await bench.preview_replay(bench.replay_request("Paused"), NOW, mark_of_route=mark_of_route)
     assert preview.report == expected
     assert await bench.replay("Paused", facts=facts) == expected
     assert len(await bench.deliveries(route="welcome")) == 2
@@ -193,10 +193,10 @@ async def test_dead_delivery_that_was_replayed_since_is_not_redriven(bench: engi
     await settled(bench, "a", SettledAs.Dead)
     assert (await bench.replay("dead")).created == 1
     assert (await bench.store.preview("redrive", Filter(), bench.clock.now)).reasons == {}
-    assert await bench.store.redrive(Filter(), bench.clock.now) == 0
+    assert await bench.redrive(Filter(), bench.clock.now) == 0
     (delivery,) = await bench.claim()
     await settle(bench, delivery, SettledAs.Dead)
-    assert await bench.store.redrive(Filter(), bench.clock.now) == 1, "of the two dead ones the newer"
+    assert await bench.redrive(Filter(), bench.clock.now) == 1, "of the two dead ones the newer"
 
 
 async def test_cancelled_delivery_can_be_replayed(bench: engines.Bench) -> None:
@@ -210,9 +210,9 @@ async def test_cancelled_delivery_can_be_replayed(bench: engines.Bench) -> None:
 async def test_preview_counts_deliveries_that_wait_apart_from_held_ones(bench: engines.Bench) -> None:
     held = (samples.plan(hold=model.HoldReason.FilterError), samples.skip(model.SkipReason.Filter, samples.MAILER))
     await bench.accept(samples.arrival("waits"), samples.arrival("held", if_visit=held))
-    preview = await bench.store.preview_replay(bench.replay_request("delivered", "Filter"), NOW)
+    preview = await bench.preview_replay(bench.replay_request("delivered", "Filter"), NOW)
     assert (preview.waiting, preview.held, preview.report.created) == (1, 1, 1)
-    only_skipped = await bench.store.preview_replay(bench.replay_request("Filter"), NOW)
+    only_skipped = await bench.preview_replay(bench.replay_request("Filter"), NOW)
     assert (only_skipped.waiting, only_skipped.held, only_skipped.report.created) == (0, 0, 1)
 
 
@@ -230,7 +230,7 @@ async def test_replay_of_what_a_filter_held_when_cancelled_asks_the_filter_again
 async def test_preview_counts_and_shows_what_a_replay_does_and_changes_nothing(bench: engines.Bench) -> None:
     skips = (samples.skip(model.SkipReason.Filter), samples.skip(model.SkipReason.Paused, samples.MAILER))
     await bench.accept(*[samples.arrival(f"{number}", if_visit=skips) for number in range(130)])
-    preview = await bench.store.preview_replay(bench.replay_request(), NOW)
+    preview = await bench.preview_replay(bench.replay_request(), NOW)
     assert (preview.report, preview.is_complete) == (ReplayReport(results={"Filter": 130, "Paused": 130}), True)
     assert preview.destinations == {"agency/crm": 130, "agency/mailer": 130}
     assert (preview.waiting, preview.held) == (0, 0)
@@ -252,7 +252,7 @@ async def test_step_creates_no_more_than_the_rate_of_a_second(bench: engines.Ben
     created = []
     while (replay := await bench.store.find_replay(started.id)).state is ReplayState.Running:
         assert replay.next_at <= bench.clock.now
-        created.append(await bench.store.step_replay(replay, bench.clock.now))
+        created.append(await bench.step_replay(replay, bench.clock.now))
         bench.clock.now += samples.SECOND
     assert created == [4, 4, 2]
 
@@ -262,10 +262,10 @@ async def test_step_is_taken_once_however_many_gateways_try(bench: engines.Bench
         *[samples.arrival(f"{number}", if_visit=(samples.skip(model.SkipReason.Filter),)) for number in range(150)]
     )
     started = await bench.store.start_replay(bench.replay_request(), NOW)
-    assert [await bench.store.step_replay(started, NOW) for _ in range(2)] == [100, None]
+    assert [await bench.step_replay(started, NOW) for _ in range(2)] == [100, None]
     replay = await bench.store.find_replay(started.id)
     assert (replay.state, replay.report.created, replay.deliveries) == (ReplayState.Running, 100, {"pending": 100})
-    assert [await bench.store.step_replay(replay, NOW) for _ in range(2)] == [50, None]
+    assert [await bench.step_replay(replay, NOW) for _ in range(2)] == [50, None]
     assert (await bench.store.find_replay(started.id)).state is ReplayState.Done
     assert len({row["visit"] for row in await bench.deliveries()}) == len(await bench.deliveries()) == 150
 
@@ -275,12 +275,12 @@ async def test_replay_goes_on_after_a_crash_and_delivers_nothing_twice(bench: en
         *[samples.arrival(f"{number}", if_visit=(samples.skip(model.SkipReason.Filter),)) for number in range(250)]
     )
     started = await bench.store.start_replay(bench.replay_request(ignores_pause=True, started_by="operate"), NOW)
-    await bench.store.step_replay(started, NOW)
+    await bench.step_replay(started, NOW)
     await bench.reopen(crash=True)
     (replay,) = await bench.store.running_replays()
     assert replay.request == started.request
     while replay.state is ReplayState.Running:
-        await bench.store.step_replay(replay, NOW)
+        await bench.step_replay(replay, NOW)
         replay = await bench.store.find_replay(started.id)
     rows = await bench.deliveries()
     assert len({row["visit"] for row in rows}) == len(rows) == replay.report.created == 250
@@ -294,7 +294,7 @@ async def test_replay_waits_while_many_of_its_deliveries_are_due(bench: engines.
     started = await bench.store.start_replay(bench.replay_request(), NOW)
     waits = []
     for _ in range(2):
-        await bench.store.step_replay(await bench.store.find_replay(started.id), NOW)
+        await bench.step_replay(await bench.store.find_replay(started.id), NOW)
         waits.append(await bench.store.is_replay_waiting(started.key))
     assert waits == [False, True]
     (one,) = await bench.claim(limit=1)
@@ -307,16 +307,16 @@ async def test_cancelled_replay_stops_and_can_be_resumed(bench: engines.Bench) -
         *[samples.arrival(f"{number}", if_visit=(samples.skip(model.SkipReason.Filter),)) for number in range(150)]
     )
     started = await bench.store.start_replay(bench.replay_request(), NOW)
-    await bench.store.step_replay(started, NOW)
+    await bench.step_replay(started, NOW)
     replay = await bench.store.find_replay(started.id)
     assert [await bench.store.cancel_replay(replay, NOW + HOUR) for _ in range(2)] == [True, False]
-    assert await bench.store.step_replay(replay, NOW) is None
+    assert await bench.step_replay(replay, NOW) is None
     assert await bench.store.cancel(Filter(replay=started.id), NOW, lambda _: None) == 100
     ended = await bench.store.find_replay(started.id)
     assert (ended.state, ended.ended_at, ended.deliveries) == (ReplayState.Cancelled, NOW + HOUR, {"cancelled": 100})
     assert await bench.store.running_replays() == []
     assert [await bench.store.resume_replay(ended, NOW) for _ in range(2)] == [True, False]
-    assert await bench.store.step_replay(await bench.store.find_replay(started.id), NOW) == 50
+    assert await bench.step_replay(await bench.store.find_replay(started.id), NOW) == 50
     assert len(await bench.deliveries(replay=started.id)) == 150
 
 

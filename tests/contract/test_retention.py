@@ -83,7 +83,7 @@ async def test_arrival_without_body_cannot_be_redriven_or_replayed(bench: engine
     await bench.accept(samples.quarantined("q", body_days=1))
     await later(bench, 3)
     assert len(await bench.visits()) == 2
-    assert await bench.store.redrive(Filter(), bench.clock.now) == 0
+    assert await bench.redrive(Filter(), bench.clock.now) == 0
     assert await bench.replay() == ReplayReport(without_body=1)
     assert await bench.store.quarantined(Filter(), 10) == []
 

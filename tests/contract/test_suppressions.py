@@ -110,10 +110,10 @@ async def test_redrive_leaves_out_suppressed_persons(bench: engines.Bench) -> No
     await bench.store.flush()
     await suppress(bench)
     assert (await bench.store.preview("redrive", Filter(), NOW)).reasons == {"Rejected": 1}
-    assert await bench.store.redrive(Filter(), NOW) == 1
+    assert await bench.redrive(Filter(), NOW) == 1
     await bench.store.unsuppress([ADA])
     assert (await bench.store.preview("redrive", Filter(), NOW)).reasons == {"Rejected": 1}
-    assert await bench.store.redrive(Filter(), NOW) == 1
+    assert await bench.redrive(Filter(), NOW) == 1
     assert await bench.violations() == []
 
 
@@ -123,7 +123,7 @@ async def test_replay_leaves_out_suppressed_persons(bench: engines.Bench) -> Non
         of_ada(if_visit=skipped), samples.arrival("bob", person_keys=(BOB,), if_visit=skipped), samples.arrival("c")
     )
     await suppress(bench)
-    preview = await bench.store.preview_replay(bench.replay_request("Filter"), NOW)
+    preview = await bench.preview_replay(bench.replay_request("Filter"), NOW)
     assert preview.report == ReplayReport(results={"Filter": 1}, suppressed=1)
     assert await bench.replay("Filter") == ReplayReport(results={"Filter": 1}, suppressed=1)
     await bench.store.unsuppress([ADA])

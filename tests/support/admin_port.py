@@ -30,7 +30,6 @@ from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.server import PageServer
 from usher_gateway.pages.sessions import Sessions
-from usher_gateway.store import base
 
 KEYS = model.derive_keys(bytes(32))
 BODY = b'{"visitor":{"ref":7}}'
@@ -83,14 +82,14 @@ class Served:
         steps = ReplaySteps(
             store=bench.store,
             now=lambda: time.time_ns() // 1_000,
-            holds_of=base.no_holds,
-            mark_of_route=base.no_marks,
+            holds_of=samples.no_holds,
+            mark_of_route=samples.no_marks,
             is_paused=lambda route: route.route in self.paused_routes,
             ask_store=lambda: None,
         )
         self.replays = StepRunner("replay", steps.take_all)
         erasing = ErasureSteps(
-            store=bench.store, now=bench.clock, forget_cancelled=lambda _: None, mark_of_route=base.no_marks
+            store=bench.store, now=bench.clock, forget_cancelled=lambda _: None, mark_of_route=samples.no_marks
         )
         self.erasures = StepRunner("erasure", erasing.take_all)
         self.mend()
@@ -134,7 +133,7 @@ class Served:
             store=self.bench.store,
             registry=self.registry,
             dispatcher=mock.Mock(spec=["forget_cancelled", "ask_store"]),
-            hold_reviewer=mock.Mock(current_holds=base.no_holds),
+            hold_reviewer=mock.Mock(current_holds=samples.no_holds),
             held_routes=mock.Mock(of=lambda _: [self.held]),
             sample_sender=self.sample_sender,
             erasure_forwarder=mock.Mock(),
@@ -153,7 +152,7 @@ class Served:
             metrics_page=MetricsPage(lambda: iter(source)),
             audit=self.audit,
             links=self.links,
-            mark_of_route=base.no_marks,
+            mark_of_route=samples.no_marks,
             is_paused=lambda route: route.route in self.paused_routes,
             wake_replays=self.replays.wake,
             wake_erasures=self.erasures.wake,

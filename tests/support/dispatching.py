@@ -98,6 +98,11 @@ class DispatcherBench:
         )
         return cancelled
 
+    async def redrive(self, delivery: model.Delivery) -> int:
+        where = Filter(ids=(delivery.id,), state="cancelled")
+        redriven: int = await self.store.redrive(where, samples.NOW, samples.no_holds, lambda _: None)
+        return redriven
+
     async def stop(self) -> None:
         await self.dispatcher.stop(1)
         await self._running

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 ANY = Filter()
 
+# What routes say now, if a test says nothing else: no once-per rule, and no pause.
+REPLAY_FACTS: dict[str, Any] = {"mark_of_route": samples.no_marks, "is_paused": lambda _: False}
+
 FOREVER = 1 << 62  # Later than every time in a test
 
 
@@ -242,8 +245,17 @@ class Bench:
         """Run a replay to its end; return what it did. ``facts``: arguments of ``step_replay``."""
         started = await self.store.start_replay(self.replay_request(*results, where=where, **changes), self.clock.now)
         while (replay := await self.store.find_replay(started.id)).state is base.ReplayState.Running:
-            assert await self.store.step_replay(replay, self.clock.now, **(facts or {})) is not None
+            assert await self.step_replay(replay, self.clock.now, **(facts or {})) is not None
         return replay.report
+
+    async def redrive(self, where: Filter, now: int, holds_of: base.HoldsOf = samples.no_holds) -> int:
+        return await self.store.redrive(where, now, holds_of, lambda _: None)
+
+    async def preview_replay(self, request: base.ReplayRequest, now: int, **facts: Any) -> base.ReplayPreview:
+        return await self.store.preview_replay(request, now, **REPLAY_FACTS | facts)
+
+    async def step_replay(self, replay: base.Replay, now: int, **facts: Any) -> int | None:
+        return await self.store.step_replay(replay, now, **{"holds_of": samples.no_holds} | REPLAY_FACTS | facts)
 
     async def claim(self, destination: str = "agency/crm", limit: int = 100) -> list[model.Delivery]:
         return await self.store.claim(destination, limit, 1 << 20, self.clock.now)

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from support import databases, engines
+from support import databases, engines, samples
 from usher_gateway.store.base import Erasure, ErasureRequest
 from usher_gateway.store.jobs.erasures import STEP
 
@@ -22,7 +22,7 @@ async def step(bench: engines.Bench, erasure: Erasure, on_cancelled: Callable[[S
     """Erase a part, or end the erasure; return whether it has ended."""
     keys = await left_to_erase(bench, erasure)
     if keys:
-        await bench.store.erase({erasure.key: keys[:STEP]}, bench.clock.now, on_cancelled)
+        await bench.store.erase({erasure.key: keys[:STEP]}, bench.clock.now, on_cancelled, samples.no_marks)
         return False
     return await bench.store.complete_erasures([erasure], bench.clock.now)
 

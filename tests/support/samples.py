@@ -1,9 +1,11 @@
 """Sample arrivals, plans and settlements for the tests of the store."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from usher_gateway import model
+from usher_gateway.store.base import MarkOf
 
 SECOND = model.MICROSECONDS
 HOUR = 3600 * SECOND
@@ -12,6 +14,14 @@ NOW = 1_764_072_000 * SECOND
 LOBBY = model.ListenerName("agency", "acme", "lobby")
 POOL = model.ListenerName("agency", "acme", "pool")
 BAR = model.ListenerName("agency", "globex", "bar")
+
+
+def no_holds(_: model.RouteDefinition) -> Sequence[model.HoldReason]:
+    return ()
+
+
+def no_marks(_: model.RouteDefinition) -> MarkOf | None:
+    return None
 
 
 def digest(text: str, size: int = 16) -> bytes:

@@ -143,7 +143,7 @@ async def test_delivery_redriven_during_its_attempt_is_attempted_afterwards(tmp_
     await waiting.wait_until(lambda: bench.tried == tried, 60, "the second attempt")
 
     assert await bench.cancel(delivery) == 1
-    assert await bench.store.redrive(Filter(ids=(delivery.id,), state="cancelled"), samples.NOW) == 1
+    assert await bench.redrive(delivery) == 1
     bench.dispatcher.ask_store()
     await waiting.wait_until(lambda: len(bench.claimed) >= 2, 60, "its claim")
     bench.may_answer.set()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import gateway as gateways
-from support import waiting, wire
+from support import samples, waiting, wire
 from usher_gateway.delivery import holds
 from usher_gateway.ingest import cpu_limits
 from usher_gateway.store.base import Filter
@@ -100,7 +100,7 @@ async def test_cancelled_hold_that_is_redriven_waits_for_its_filter_again(tmp_pa
         await wait_held(gateway, {"FilterError": 1})
         assert await store.cancel(Filter(), now(), lambda _: None) == 1
         assert await held(gateway) == {}
-        assert await store.redrive(Filter(state="cancelled"), now()) == 1
+        assert await store.redrive(Filter(state="cancelled"), now(), samples.no_holds, lambda _: None) == 1
         await wait_held(gateway, {"FilterError": 1})
         gateway.write(manifests.replace(BROKEN, "visit.visitCount != null"))
 

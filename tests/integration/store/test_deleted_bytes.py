@@ -70,7 +70,9 @@ async def erase_beside_retention(bench: engines.Bench, persons: Sequence[int]) -
     arrivals_of = await bench.store.left_to_erase(erasures)
     bench.clock.now += 4 * DAY
     for erasure in erasures:
-        await bench.store.erase({erasure.key: arrivals_of[erasure.key]}, bench.clock.now, erasing.ignore)
+        await bench.store.erase(
+            {erasure.key: arrivals_of[erasure.key]}, bench.clock.now, erasing.ignore, samples.no_marks
+        )
         await bench.store.prune(bench.clock.now)
     await bench.prune_all()
     return erasures

@@ -19,6 +19,10 @@ def new_state(check: published.DocumentCheck = accept_all) -> published.Publishe
     return published.PublishedDocuments(key=config_samples.KEYS.document, check=check)
 
 
+def put(state: published.PublishedDocuments, secret: published.PublishedSecret) -> published.RejectedDocument | None:
+    return state.take(state.decode(secret))
+
+
 def is_changed(state: published.PublishedDocuments) -> bool:
     return state.is_changed
 
@@ -29,8 +33,8 @@ def garbage(of: config_secret.Document, version: str = "2") -> published.Publish
 
 def test_documents_come_into_force() -> None:
     state = new_state()
-    assert state.put(config_samples.secret(config_samples.listener())) is None
-    assert state.put(config_samples.secret(config_samples.destination())) is None
+    assert put(state, config_samples.secret(config_samples.listener())) is None
+    assert put(state, config_samples.secret(config_samples.destination())) is None
     snapshot = state.snapshot()
     assert snapshot.listeners == {"acme/wifi": config_samples.listener()}
     assert snapshot.destinations == {"acme/crm": config_samples.destination()}
@@ -43,12 +47,12 @@ def test_documents_come_into_force() -> None:
 
 def test_unchanged_document_stays_the_same_object() -> None:
     state = new_state()
-    state.put(config_samples.secret(config_samples.listener()))
-    state.put(config_samples.secret(config_samples.destination()))
+    put(state, config_samples.secret(config_samples.listener()))
+    put(state, config_samples.secret(config_samples.destination()))
     earlier = state.snapshot()
-    state.put(config_samples.secret(config_samples.listener(), version="2"))
+    put(state, config_samples.secret(config_samples.listener(), version="2"))
     assert not is_changed(state)
-    state.put(config_samples.secret(config_samples.destination(concurrency=3), version="3"))
+    put(state, config_samples.secret(config_samples.destination(concurrency=3), version="3"))
     assert is_changed(state)
     later = state.snapshot()
     assert later.listeners["acme/wifi"] is earlier.listeners["acme/wifi"]
@@ -58,9 +62,9 @@ def test_unchanged_document_stays_the_same_object() -> None:
 
 def test_bad_document_leaves_the_last_good_one_in_force() -> None:
     state = new_state()
-    state.put(config_samples.secret(config_samples.listener()))
+    put(state, config_samples.secret(config_samples.listener()))
     state.snapshot()
-    rejected = state.put(garbage(config_samples.listener()))
+    rejected = put(state, garbage(config_samples.listener()))
     assert rejected is not None
     assert (rejected.identity, rejected.code) == (WIFI, "DocumentUnreadable")
     assert not is_changed(state)
@@ -73,12 +77,12 @@ def test_bad_document_leaves_the_last_good_one_in_force() -> None:
 
 def test_corrected_document_is_no_longer_rejected() -> None:
     state = new_state()
-    state.put(garbage(config_samples.listener()))
+    put(state, garbage(config_samples.listener()))
     assert len(state.rejected) == 1
     shown = state.take_touched()[WIFI]
     assert shown is not None
     assert shown.hash is None
-    state.put(config_samples.secret(config_samples.listener(), version="3"))
+    put(state, config_samples.secret(config_samples.listener(), version="3"))
     assert len(state.rejected) == 0
     shown = state.take_touched()[WIFI]
     assert shown is not None
@@ -86,15 +90,15 @@ def test_corrected_document_is_no_longer_rejected() -> None:
 
 
 def test_owner_that_does_not_fit_the_name_is_ignored() -> None:
-    rejected = new_state().put(msgspec.structs.replace(garbage(config_samples.listener()), owner="acme/other"))
+    rejected = put(new_state(), msgspec.structs.replace(garbage(config_samples.listener()), owner="acme/other"))
     assert rejected is not None
     assert rejected.identity is None
 
 
 def test_document_of_another_install_key_changes_nothing() -> None:
     state = new_state()
-    state.put(config_samples.secret(config_samples.listener()))
-    rejected = state.put(config_samples.tombstone(config_samples.listener(), "2", config_samples.OTHER_KEYS))
+    put(state, config_samples.secret(config_samples.listener()))
+    rejected = put(state, config_samples.tombstone(config_samples.listener(), "2", config_samples.OTHER_KEYS))
     assert rejected is not None
     assert rejected.code == "DocumentHash"
     assert list(state.snapshot().listeners) == ["acme/wifi"]
@@ -103,7 +107,7 @@ def test_document_of_another_install_key_changes_nothing() -> None:
 def test_copy_under_another_name_is_rejected() -> None:
     state = new_state()
     copied = msgspec.structs.replace(config_samples.secret(config_samples.listener()), name="listener-copy")
-    rejected = state.put(copied)
+    rejected = put(state, copied)
     assert rejected is not None
     assert "name" in rejected.message
     assert state.snapshot().listeners == {}
@@ -116,8 +120,8 @@ def test_rejection_does_not_quote_the_exception(error: Exception) -> None:
             raise error
 
     state = new_state(refuse)
-    state.put(config_samples.secret(config_samples.listener()))
-    rejected = state.put(config_samples.secret(config_samples.listener(max_body_bytes=1), version="2"))
+    put(state, config_samples.secret(config_samples.listener()))
+    rejected = put(state, config_samples.secret(config_samples.listener(max_body_bytes=1), version="2"))
     assert rejected is not None
     assert "s3cret" not in rejected.message + rejected.hint
     assert state.snapshot().listeners == {"acme/wifi": config_samples.listener()}
@@ -125,11 +129,11 @@ def test_rejection_does_not_quote_the_exception(error: Exception) -> None:
 
 def test_tombstone_removes_its_document() -> None:
     state = new_state()
-    state.put(config_samples.secret(config_samples.listener()))
-    state.put(config_samples.secret(config_samples.destination()))
+    put(state, config_samples.secret(config_samples.listener()))
+    put(state, config_samples.secret(config_samples.destination()))
     state.take_touched()
     state.snapshot()
-    assert state.put(config_samples.tombstone(config_samples.listener())) is None
+    assert put(state, config_samples.tombstone(config_samples.listener())) is None
     assert is_changed(state)
     assert state.snapshot().listeners == {}
     assert list(state.snapshot().destinations) == ["acme/crm"]
@@ -140,7 +144,7 @@ def test_tombstone_removes_its_document() -> None:
 
 def test_vanished_document_stays_and_is_reported() -> None:
     state = new_state()
-    state.put(config_samples.secret(config_samples.listener()))
+    put(state, config_samples.secret(config_samples.listener()))
     state.snapshot()
     assert state.remove_secret(config_samples.secret(config_samples.listener()).name, 7) == WIFI
     assert state.vanished == {WIFI: 7}
@@ -156,7 +160,7 @@ def test_vanished_document_is_reported_with_its_own_hostnames() -> None:
     own = documents.Address("www.example.com", "/own")
     shared = documents.Address("hooks.example.com", "/v1/token", is_class_address=True)
     document = config_samples.listener(addresses=(own, shared))
-    state.put(config_samples.secret(document))
+    put(state, config_samples.secret(document))
     state.remove_secret(config_samples.secret(document).name, 7)
     held = state.vanished_documents[WIFI].holds
     assert held == config_secret.HeldHostnames(document.tenant.name, ("www.example.com",))
@@ -169,10 +173,10 @@ def test_vanished_document_may_return_or_end() -> None:
         (config_samples.tombstone(config_samples.listener()), 0),
     ):
         state = new_state()
-        state.put(config_samples.secret(config_samples.listener()))
+        put(state, config_samples.secret(config_samples.listener()))
         state.remove_secret(again.name, 7)
         assert not state.is_known(again)
-        state.put(again)
+        put(state, again)
         assert state.vanished == {}
         assert len(state.snapshot().listeners) == count
 
@@ -183,8 +187,8 @@ def test_list_without_a_secret_removes_nothing() -> None:
         config_samples.secret(config_samples.listener("kept")),
         config_samples.secret(config_samples.listener("gone")),
     )
-    state.put(kept)
-    state.put(gone)
+    put(state, kept)
+    put(state, gone)
     assert state.retain({kept.name}, 7) == [("Listener", "acme/gone")]
     assert state.retain({kept.name}, 8) == []
     assert sorted(state.snapshot().listeners) == ["acme/gone", "acme/kept"]
@@ -195,13 +199,13 @@ def test_vanished_listener_loses_an_address_that_another_has() -> None:
     state = new_state()
     shared, own = documents.Address("hooks.example.com", "/shared"), documents.Address("hooks.example.com", "/own")
     old = config_samples.listener("a-old", addresses=(shared, own))
-    state.put(config_samples.secret(old))
+    put(state, config_samples.secret(old))
     state.remove_secret(config_samples.secret(old).name, 7)
-    state.put(config_samples.secret(config_samples.listener("new", addresses=(shared,))))
+    put(state, config_samples.secret(config_samples.listener("new", addresses=(shared,))))
     snapshot = state.snapshot()
     assert snapshot.listeners["acme/a-old"].addresses == (own,)
     assert snapshot.listeners["acme/new"].addresses == (shared,)
-    state.put(config_samples.tombstone(config_samples.listener("new")))
+    put(state, config_samples.tombstone(config_samples.listener("new")))
     assert state.snapshot().listeners == {"acme/a-old": old}
 
 
@@ -209,7 +213,7 @@ def test_version_that_was_read_is_known() -> None:
     state = new_state()
     secret = config_samples.secret(config_samples.listener())
     assert not state.is_known(secret)
-    state.put(secret)
+    put(state, secret)
     assert state.is_known(secret)
     assert not state.is_known(msgspec.structs.replace(secret, version="2"))
 
@@ -217,7 +221,7 @@ def test_version_that_was_read_is_known() -> None:
 def test_deleted_secret_is_no_longer_rejected() -> None:
     state = new_state()
     secret = garbage(config_samples.listener())
-    state.put(secret)
+    put(state, secret)
     state.remove_secret(secret.name, 7)
     assert len(state.rejected) == 0
     assert state.take_touched() == {WIFI: None}
@@ -231,8 +235,8 @@ def test_cached_documents_are_in_force_until_the_first_list() -> None:
     ]
     assert state.restore(kept) == []
     assert sorted(state.snapshot().listeners) == ["acme/a", "acme/b", "acme/c"]
-    state.put(config_samples.secret(config_samples.listener("a")))
-    state.put(config_samples.tombstone(config_samples.listener("b")))
+    put(state, config_samples.secret(config_samples.listener("a")))
+    put(state, config_samples.tombstone(config_samples.listener("b")))
     names = {config_samples.secret(config_samples.listener(name)).name for name in ("a", "b")}
     assert state.retain(names, 7) == [("Listener", "acme/c")]
     assert sorted(state.snapshot().listeners) == ["acme/a", "acme/c"]
@@ -256,7 +260,7 @@ def test_proxies_of_gateway_and_document_are_both_trusted() -> None:
     state = published.PublishedDocuments(
         key=config_samples.KEYS.document, check=accept_all, trusted_proxies=("10.0.0.0/8", "fd00::/8")
     )
-    state.put(config_samples.secret(config_samples.listener(trusted_proxies=("192.0.2.0/24", "10.0.0.0/8"))))
+    put(state, config_samples.secret(config_samples.listener(trusted_proxies=("192.0.2.0/24", "10.0.0.0/8"))))
     listener = state.snapshot().listeners["acme/wifi"]
     assert listener.trusted_proxies == ("192.0.2.0/24", "10.0.0.0/8", "fd00::/8")
     assert listener.client_address_from == "XForwardedFor"

@@ -9,13 +9,15 @@ import pytest
 from support import engines, erasing, samples, waiting
 from usher_gateway import model
 from usher_gateway.delivery.stepping import ErasureSteps, StepRunner
-from usher_gateway.store.base import ErasureState, no_marks
+from usher_gateway.store.base import ErasureState
 
 FIRST, OTHER = samples.digest("first", 8), samples.digest("other", 8)
 
 
 def steps_of(bench: engines.Bench) -> ErasureSteps:
-    return ErasureSteps(store=bench.store, now=bench.clock, forget_cancelled=erasing.ignore, mark_of_route=no_marks)
+    return ErasureSteps(
+        store=bench.store, now=bench.clock, forget_cancelled=erasing.ignore, mark_of_route=samples.no_marks
+    )
 
 
 @pytest.mark.parametrize("error", [model.StoreUnavailableError("away"), RuntimeError("odd")])

@@ -184,12 +184,8 @@ class PublishedDocuments:
         except model.ConfigurationError as error:
             return DecodedSecret(secret, error=error)
 
-    def put(self, secret: PublishedSecret) -> RejectedDocument | None:
-        """Read a Secret that was added or changed; returns the rejection if its document does not come into force."""
-        return self.take(self.decode(secret))
-
     def take(self, decoded: DecodedSecret) -> RejectedDocument | None:
-        """Do the same as `put`, with a Secret that is decoded already."""
+        """Take a Secret that was added or changed; return the rejection if its document does not come into force."""
         secret, envelope = decoded.secret, decoded.envelope
         self._versions[secret.name] = secret.version
         if envelope is None:

@@ -455,15 +455,6 @@ class ChangePreview(msgspec.Struct):
 HoldsOf = Callable[[model.RouteDefinition], Sequence[model.HoldReason]]
 
 
-def ignore_ids(_: Sequence[bytes]) -> None:
-    """Take ids and do nothing."""
-
-
-def no_holds(_: model.RouteDefinition) -> Sequence[model.HoldReason]:
-    """Hold nothing."""
-    return ()
-
-
 # Returns the mark of a once-per rule for an arrival, and the instant from which the store may delete it.
 MarkOf = Callable[[model.Arrival], tuple[bytes, int]]
 
@@ -476,16 +467,6 @@ RELEASED, UNRELEASED = "released", "unreleased"  # States of quarantined arrival
 
 # Returns whether a route is paused or in shadow mode now, was removed, or leads to another destination.
 IsPaused = Callable[[model.RouteDefinition], bool]
-
-
-def not_paused(_: model.RouteDefinition) -> bool:
-    """Treat every route as active."""
-    return False
-
-
-def no_marks(_: model.RouteDefinition) -> MarkOf | None:
-    """Ignore the once-per rules."""
-    return None
 
 
 # Receives the result of an abandoned arrival: what the commit decided, or None if the arrival was withdrawn.

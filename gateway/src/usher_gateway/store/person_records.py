@@ -10,7 +10,6 @@ from usher_gateway.store.base import (
     ErasureRequest,
     ErasureState,
     MarkOfRoute,
-    no_marks,
 )
 from usher_gateway.store.jobs import changes, creation, erasures, listings, suppressions
 from usher_gateway.store.jobs.retention import ExpiredArrival
@@ -58,7 +57,7 @@ class PersonRecords(JobRunner):
         arrivals_of: Mapping[int, Sequence[int]],
         now: int,
         on_cancelled: Callable[[Sequence[int]], None],
-        mark_of_route: MarkOfRoute = no_marks,
+        mark_of_route: MarkOfRoute,
     ) -> bool:
         """Erase some arrivals, about `erasures.STEP`, in one transaction; return False if all erasures have ended.
 

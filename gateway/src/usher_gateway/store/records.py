@@ -16,8 +16,6 @@ from usher_gateway.store.base import (
     Period,
     RouteBacklog,
     UsageRow,
-    ignore_ids,
-    no_holds,
 )
 from usher_gateway.store.encodings import unknown_listener
 from usher_gateway.store.ended_slots import EndedSlots
@@ -88,8 +86,8 @@ class Records(PersonRecords, ReplayRecords):
         self,
         where: Filter,
         now: int,
-        holds_of: HoldsOf = no_holds,
-        on_redriven: Callable[[Sequence[bytes]], None] = ignore_ids,
+        holds_of: HoldsOf,
+        on_redriven: Callable[[Sequence[bytes]], None],
     ) -> int:
         """Make dead deliveries pending and due again, or held, with no attempts made; return how many.
 

@@ -16,9 +16,6 @@ from usher_gateway.store.base import (
     ReplayPreview,
     ReplayRequest,
     ReplaySample,
-    no_holds,
-    no_marks,
-    not_paused,
 )
 from usher_gateway.store.jobs import changes, creation, replays
 from usher_gateway.store.transaction import JobRunner, change, look_up, read
@@ -46,8 +43,8 @@ class ReplayRecords(JobRunner):
         request: ReplayRequest,
         now: int,
         *,
-        mark_of_route: MarkOfRoute = no_marks,
-        is_paused: IsPaused = not_paused,
+        mark_of_route: MarkOfRoute,
+        is_paused: IsPaused,
     ) -> ReplayPreview:
         """Return what a replay would do. Counts for a limited time.
 
@@ -86,9 +83,9 @@ class ReplayRecords(JobRunner):
         replay: Replay,
         now: int,
         *,
-        holds_of: HoldsOf = no_holds,
-        mark_of_route: MarkOfRoute = no_marks,
-        is_paused: IsPaused = not_paused,
+        holds_of: HoldsOf,
+        mark_of_route: MarkOfRoute,
+        is_paused: IsPaused,
     ) -> int | None:
         """Take the next step of a replay; return how many deliveries it created, due or held.
 
