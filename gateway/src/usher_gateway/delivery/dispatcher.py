@@ -238,12 +238,8 @@ class Dispatcher:
 
     def _return(self, entry: LaneEntry) -> None:
         """Return a delivery of which nothing was sent to the backlog, due at once, if it is still this gateway's."""
-        key = entry.delivery.key
-        self._outdated.discard(key)
-        self._cancelled.discard(key)
-        self._claimed.discard(key)
-        self._deferred.append(key)
-        self.scheduler.done(key, None, self._clock.steady())
+        self._drop(entry)
+        self._deferred.append(entry.delivery.key)
         self._wake.set()
         self._schedule_pump()
 
@@ -300,8 +296,9 @@ class Dispatcher:
             self._wake.set()
 
     def _drop(self, entry: LaneEntry) -> None:
-        """Give back the slot of a cancelled delivery."""
+        """Give back the slot of a delivery of which nothing was sent."""
         key = entry.delivery.key
+        self._outdated.discard(key)
         self._cancelled.discard(key)
         self._claimed.discard(key)
         self.scheduler.done(key, None, self._clock.steady())

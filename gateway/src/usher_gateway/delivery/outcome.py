@@ -3,6 +3,7 @@
 import email.utils
 import enum
 import re
+from typing import Any
 
 import msgspec
 
@@ -291,37 +292,30 @@ def conclude(
     return AttemptResult(settlement, outcome)
 
 
+def _without_request(delivery: model.Delivery, settled_as: model.SettledAs, now: int, **fields: Any) -> AttemptResult:
+    attempts = delivery.attempts
+    return AttemptResult(model.Settlement(delivery.key, settled_as, now, attempts, attempts, **fields))
+
+
 def cancelled(delivery: model.Delivery, reason: model.CancelReason, now: int) -> AttemptResult:
     """Cancel a delivery instead of an attempt."""
-    attempts = delivery.attempts
-    settled_as = model.SettledAs.Cancelled
-    return AttemptResult(model.Settlement(delivery.key, settled_as, now, attempts, attempts, cancel=reason))
+    return _without_request(delivery, model.SettledAs.Cancelled, now, cancel=reason)
 
 
 def held(delivery: model.Delivery, reason: model.HoldReason, now: int) -> AttemptResult:
     """Hold a delivery instead of an attempt, until a person or a date removes the reason."""
-    attempts = delivery.attempts
-    return AttemptResult(model.Settlement(delivery.key, model.SettledAs.Held, now, attempts, attempts, hold=reason))
+    return _without_request(delivery, model.SettledAs.Held, now, hold=reason)
 
 
 def postponed(delivery: model.Delivery, now: int) -> AttemptResult:
     """Look at a delivery again in a minute, because its time is over only if the clock is right (Clock.confirmed)."""
-    attempts, due_at = delivery.attempts, now + UNCONFIRMED_RETRY_SECONDS * model.MICROSECONDS
-    settled_as, hold = model.SettledAs.Retry, delivery.filter_hold
-    return AttemptResult(model.Settlement(delivery.key, settled_as, now, attempts, attempts, due_at=due_at, hold=hold))
+    due_at = now + UNCONFIRMED_RETRY_SECONDS * model.MICROSECONDS
+    return _without_request(delivery, model.SettledAs.Retry, now, due_at=due_at, hold=delivery.filter_hold)
 
 
 def internal_error(delivery: model.Delivery, now: int) -> AttemptResult:
     """Retry a delivery later whose attempt failed by an error in Usher."""
-    attempts, due_at = delivery.attempts, now + INTERNAL_ERROR_RETRY_SECONDS * model.MICROSECONDS
-    settlement = model.Settlement(
-        delivery.key,
-        model.SettledAs.Retry,
-        now,
-        attempts,
-        attempts,
-        due_at=due_at,
-        hold=delivery.filter_hold,
-        error=INTERNAL_ERROR,
+    due_at = now + INTERNAL_ERROR_RETRY_SECONDS * model.MICROSECONDS
+    return _without_request(
+        delivery, model.SettledAs.Retry, now, due_at=due_at, hold=delivery.filter_hold, error=INTERNAL_ERROR
     )
-    return AttemptResult(settlement)

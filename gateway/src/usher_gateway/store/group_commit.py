@@ -173,7 +173,7 @@ class GroupCommit:
             self._abandoned[future] = on_result
 
     def take_orphans(self) -> list[model.Delivery]:
-        """Return the deliveries of abandoned arrivals that were committed since the last call."""
+        """Return the claimed deliveries of abandoned arrivals that were committed since the last call."""
         orphans = self._orphans
         self._orphans = []
         return orphans
@@ -191,7 +191,7 @@ class GroupCommit:
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def settle(self, settlement: model.Settlement) -> None:
-        """Record the outcome of an attempt with the next commit."""
+        """Record the outcome of an attempt with the next commit; ignored if the delivery has changed meanwhile."""
         self._settlements.append(settlement)
         self.schedule()
 

@@ -149,7 +149,7 @@ class Records(PersonRecords, ReplayRecords):
         """
         total = 0
         async for keys in self._slices(changes.pending, where):
-            total += await self._change(functools.partial(changes.retry, keys=keys, now=now))
+            total += await self._change(functools.partial(claims.make_due, keys=keys, now=now))
         return total
 
     async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:

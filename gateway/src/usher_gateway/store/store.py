@@ -88,6 +88,11 @@ class DeliveryQueue(JobRunner):
     A pending delivery is *claimed* (in a lane or an attempt of this process), in the *backlog*, or *held*.
     """
 
+    def __init__(self, *, commits: GroupCommit, names: NameNumbers, now: Callable[[], int]) -> None:
+        super().__init__(commits=commits, names=names, now=now)
+        self.settle = commits.settle
+        self.take_orphans = commits.take_orphans
+
     claim = change(claims.claim)
     unhold = change_in_slices(claims.unhold)
     cancel_held = change_in_slices(claims.cancel_held)
@@ -95,10 +100,6 @@ class DeliveryQueue(JobRunner):
     hasten = change_in_slices(claims.hasten)
     hasten_forbidden = change_in_slices(claims.hasten_forbidden)
     due = read(claims.due)
-
-    def settle(self, settlement: model.Settlement) -> None:
-        """Record the outcome of an attempt with the next commit; ignored if the delivery has changed meanwhile."""
-        self._commits.settle(settlement)
 
     @property
     def unsettled(self) -> int:
@@ -109,10 +110,6 @@ class DeliveryQueue(JobRunner):
     @abc.abstractmethod
     def may_attempt(self) -> bool:
         """False while the store cannot record outcomes: during an outage, or while the disk is nearly full."""
-
-    def take_orphans(self) -> list[model.Delivery]:
-        """Return the claimed deliveries of arrivals that were committed after abandon(), since the last call."""
-        return self._commits.take_orphans()
 
     async def defer(self, keys: Sequence[int]) -> None:
         """Return claimed deliveries to the backlog, due at once (no room, or shutting down)."""

@@ -58,8 +58,6 @@ _CANCEL = f"""
     where key = any($1::bigint[]) and state = 0 returning key, route
 """  # noqa: S608 - constants
 
-_RETRY = "update deliveries set due_at = $2 where key = any($1::bigint[]) and waiting and due_at > $2"
-
 # The conditions of redrive(), cancel() and retry().
 _CHANGEABLE: Mapping[Change, str] = {
     "redrive": f"""state >= 2 and (expires_at = 0 or expires_at > $2)
@@ -161,12 +159,6 @@ async def cancel(
     cancelled = [key for key, _ in rows]
     transaction.remove_claimed(cancelled)
     return cancelled
-
-
-async def retry(transaction: Transaction, keys: Sequence[int], now: int) -> int:
-    """Make deliveries of the backlog due that wait for a later retry; return how many."""
-    await transaction.session.fetch(_LOCK, keys)
-    return await transaction.session.execute(_RETRY, keys, now)
 
 
 async def count_changeable(session: Session, change: Change, keys: Sequence[int], now: int) -> Counter[tuple[str, int]]:

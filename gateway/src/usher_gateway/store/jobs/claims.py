@@ -180,16 +180,19 @@ async def claimed(session: Session, owner: int) -> list[int]:
 
 async def hasten(transaction: Transaction, destination: str, now: int) -> int:
     """Make a slice of a destination's backlog due at once, because its cause may be gone; return how many changed."""
-    return await _hasten(transaction, await transaction.session.fetch(_LATE, destination, now, SLICE_ROWS), now)
+    rows = await transaction.session.fetch(_LATE, destination, now, SLICE_ROWS)
+    return await make_due(transaction, [key for (key,) in rows], now)
 
 
 async def hasten_forbidden(transaction: Transaction, now: int) -> int:
     """Make a slice of the backlog whose last attempt met a forbidden address due at once; return how many changed."""
-    return await _hasten(transaction, await transaction.session.fetch(_LATE_FORBIDDEN, now, SLICE_ROWS), now)
+    rows = await transaction.session.fetch(_LATE_FORBIDDEN, now, SLICE_ROWS)
+    return await make_due(transaction, [key for (key,) in rows], now)
 
 
-async def _hasten(transaction: Transaction, rows: Sequence[Row], now: int) -> int:
-    return await transaction.session.execute(_HASTEN, now, [key for (key,) in rows])
+async def make_due(transaction: Transaction, keys: Sequence[int], now: int) -> int:
+    """Make deliveries of the backlog due that wait for a later retry; return how many."""
+    return await transaction.session.execute(_HASTEN, now, keys)
 
 
 async def due(session: Session) -> dict[str, int]:
