@@ -220,32 +220,3 @@ async def test_without_configuration_nothing_counts_as_removed(tmp_path: Path, p
         peer.set_behaviour("/crm", receiving.Behaviour())
         gateway.configure(manifests(peer))
         await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 5, 60, "the delivery")
-
-
-async def test_answer_received_during_a_freeze_is_not_sent_again(tmp_path: Path) -> None:
-    asked: list[bytes] = []
-    answer_now = asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        asked.append(head + await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0])))
-        await answer_now.wait()
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/crm"
-    objects = [gateways.TENANT, gateways.listener("hook", [gateways.route("crm", "crm")])]
-    crm = gateways.destination("crm", url, {"timeoutSeconds": 3})
-    async with server, gateways.Gateway(tmp_path, [*objects, crm]) as gateway:
-        await gateway.start()
-        for number in range(6):
-            assert (await gateways.post(gateway.port, "/hook", gateways.visit(number))).is_acknowledgement
-        await waiting.wait_until(lambda: len(asked) == 6, what="six requests")
-        assert gateway.process is not None
-        gateway.process.send_signal(signal.SIGSTOP)
-        answer_now.set()
-        await asyncio.sleep(3.5)
-        gateway.process.send_signal(signal.SIGCONT)
-        await waiting.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
-        assert len(asked) == 6

@@ -26,7 +26,6 @@ import select
 import socket
 import ssl
 import time
-import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -69,10 +68,7 @@ BODY_SECONDS = 1.0
 STALE_SECONDS = 1.0  # If a kept connection ends within this time after a request, the peer had closed it meanwhile
 _STREAMED_BODY_BYTES = 256 * 1024  # aiohttp writes larger bodies in pieces, so that they do not block the event loop
 
-# If a time limit fires this much too late, the event loop gets the same time again to read pending answers.
-_SECOND_LOOK_SECONDS = 0.1
-
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # `_TimeLimit` limits the time instead
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # `_exchange` limits the time instead
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -151,7 +147,7 @@ class DestinationClient:
         except (ssl.SSLError, ValueError, OSError):  # the operator and `usher check` say why
             return DestinationAnswer(error=SendError.TLSError)
         try:
-            async with _TimeLimit(deadline):
+            async with asyncio.timeout_at(deadline):
                 response = await self._session.request(
                     request.method,
                     attempt.url,
@@ -210,36 +206,6 @@ def literal_refusal(guard: AddressGuard, url: str) -> str | None:
     except ValueError:
         return None
     return guard.refusal(host, port, host)
-
-
-class _TimeLimit:
-    """Raises TimeoutError in its task at a moment of the loop's clock.
-
-    If the timer fires late because the process or the machine was suspended, the socket may hold an unread answer. The
-    limit then waits ``_SECOND_LOOK_SECONDS`` for the event loop to read it. Otherwise the gateway would send the same
-    request again.
-    """
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-        self._loop = asyncio.get_running_loop()
-        self._timeout = asyncio.timeout(None)
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-        self._timer = self._loop.call_at(self._deadline, self._expire)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: types.TracebackType | None
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        await self._timeout.__aexit__(kind, error, traceback)
-
-    def _expire(self) -> None:
-        now = self._loop.time()
-        self._timeout.reschedule(now + _SECOND_LOOK_SECONDS if now > self._deadline + _SECOND_LOOK_SECONDS else now)
 
 
 async def _read_start(content: aiohttp.StreamReader, deadline: float, *, whole: bool) -> tuple[bytes, bool]:
