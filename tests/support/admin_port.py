@@ -23,7 +23,7 @@ from usher_gateway.config import SourceStatus
 from usher_gateway.delivery import held_routes
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.cpu_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import TenantBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.customer import CustomerPages
@@ -53,7 +53,9 @@ class Served:
         self.state.open_public_port()
         self.arrivals = ArrivalCounters()
         watcher = ingest_samples.RecordingWatcher()
-        self.registry = ListenerRegistry(keys=KEYS, expressions=watcher, counters=self.arrivals, budgets=CpuBudgets())
+        self.registry = ListenerRegistry(
+            keys=KEYS, expressions=watcher, counters=self.arrivals, budgets=TenantBudgets()
+        )
         self.port = 0
         self.audit = audit.AuditLog(store=bench.store, now=bench.clock)
         self.links = link_sessions.LinkSessions(

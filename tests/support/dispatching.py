@@ -12,7 +12,6 @@ from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.outcome import AttemptResult, Outcome
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.ingest.cpu_limits import CpuBudgets
 from usher_gateway.store.base import Filter
 
 
@@ -83,7 +82,6 @@ class DispatcherBench:
             client=cast("Any", Client()),
             clock=clock,
             route_documents=newest,
-            budgets=CpuBudgets(),
             activity=ActivityRecorder(key=b"k" * 32),
         )
 

@@ -7,7 +7,7 @@ import msgspec
 from support import samples
 from usher_gateway import documents, model
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-from usher_gateway.ingest.cpu_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import TenantBudgets
 from usher_gateway.ingest.identity import Identifier, Identity
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.ingest.routing import Planner, Plans, RoutingContext
@@ -44,7 +44,9 @@ def destination(**changes: Any) -> documents.DestinationDocument:
 
 
 def registry() -> ListenerRegistry:
-    return ListenerRegistry(keys=KEYS, expressions=RecordingWatcher(), counters=ArrivalCounters(), budgets=CpuBudgets())
+    return ListenerRegistry(
+        keys=KEYS, expressions=RecordingWatcher(), counters=ArrivalCounters(), budgets=TenantBudgets()
+    )
 
 
 def live(document: documents.ListenerDocument, *destinations: documents.DestinationDocument) -> LiveListener:
@@ -60,17 +62,17 @@ def identity(body: dict[str, Any], received_at: int = NOON, **changes: Any) -> I
 def planner(
     *routes: documents.Route,
     watcher: RecordingWatcher | None = None,
-    budgets: CpuBudgets | None = None,
+    budgets: TenantBudgets | None = None,
     **changes: Any,
 ) -> "Planning":
     document = listener(routes=routes, **changes)
-    return Planning(document, watcher or RecordingWatcher(), budgets or CpuBudgets())
+    return Planning(document, watcher or RecordingWatcher(), budgets or TenantBudgets())
 
 
 class Planning:
     """A planner with its identifier: from a body to plans."""
 
-    def __init__(self, document: documents.ListenerDocument, watcher: RecordingWatcher, budgets: CpuBudgets) -> None:
+    def __init__(self, document: documents.ListenerDocument, watcher: RecordingWatcher, budgets: TenantBudgets) -> None:
         self.identifier = Identifier(document, KEYS)
         destinations = {"agency/crm": destination()}
         self.planner = Planner(

@@ -4,7 +4,7 @@ from typing import Any
 
 from usher_gateway import documents, model
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-from usher_gateway.ingest.cpu_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import TenantBudgets
 from usher_gateway.ingest.registry import LiveListener
 
 NOW = 1_764_072_000 * model.MICROSECONDS
@@ -31,7 +31,7 @@ def listener(**changes: Any) -> LiveListener:
         keys=KEYS,
         expressions=ExpressionCounters(),
         counters=ArrivalCounters(),
-        budgets=CpuBudgets(),
+        budgets=TenantBudgets(),
         now=0.0,
     )
 

@@ -47,7 +47,7 @@ from usher_gateway.destinations import address_guard
 from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
 from usher_gateway.ingest import acceptor
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-from usher_gateway.ingest.cpu_limits import BodyBudgets, CpuBudgets
+from usher_gateway.ingest.cpu_limits import BodyBudgets, TenantBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline, once_marker
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
@@ -130,13 +130,11 @@ class Gateway:
             guard=address_guard.AddressGuard(allow=allowed), max_idle=descriptors.idle
         )
         self.route_documents = route_documents = RouteDocuments(keys=self._keys)
-        budgets = CpuBudgets()
         self.worker = DeliveryWorker(
             store=self.store,
             client=self.destination_client,
             clock=self.clock,
             route_documents=route_documents,
-            budgets=budgets,
             activity=ActivityRecorder(key=self._keys.document),
             expressions=self._expressions,
         )
@@ -161,7 +159,7 @@ class Gateway:
 
         self.counters = ArrivalCounters()
         self.registry = ListenerRegistry(
-            keys=self._keys, expressions=self._expressions, counters=self.counters, budgets=budgets
+            keys=self._keys, expressions=self._expressions, counters=self.counters, budgets=TenantBudgets()
         )
         self.pipeline = ArrivalPipeline(
             registry=self.registry,

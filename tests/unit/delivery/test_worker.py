@@ -16,9 +16,9 @@ from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest
 from usher_gateway.ingest.cpu_limits import (
     ATTEMPTS_BURST_SECONDS,
+    ATTEMPTS_SHARE,
     SLOW_SECONDS,
-    AttemptPacer,
-    CpuBudgets,
+    TenantBudgets,
 )
 
 KEYS = model.derive_keys(b"k" * 32)
@@ -65,7 +65,6 @@ def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> Deliv
         client=cast("Any", surroundings),
         clock=timing.Clock(),
         route_documents=route_documents,
-        budgets=CpuBudgets(),
         activity=ActivityRecorder(key=KEYS.document),
     )
     delivery_worker.apply(delivery_samples.snapshot(TRANSFORM))
@@ -134,9 +133,8 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
         client=cast("Any", surroundings),
         clock=timing.Clock(),
         route_documents=newest,
-        budgets=CpuBudgets(),
         activity=ActivityRecorder(key=KEYS.document),
-        pacer=AttemptPacer(now=lambda: moment),
+        budgets=TenantBudgets(lambda: moment, share=ATTEMPTS_SHARE, burst_seconds=ATTEMPTS_BURST_SECONDS),
     )
     worker.apply(delivery_samples.snapshot(TRANSFORM))
 

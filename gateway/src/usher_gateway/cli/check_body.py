@@ -79,11 +79,11 @@ def _live(document: "documents.ListenerDocument", keys: "model.Keys") -> "LiveLi
     import msgspec
 
     from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-    from usher_gateway.ingest.cpu_limits import CpuBudgets
+    from usher_gateway.ingest.cpu_limits import TenantBudgets
     from usher_gateway.ingest.registry import ListenerRegistry
 
     registry = ListenerRegistry(
-        keys=keys, expressions=ExpressionCounters(), counters=ArrivalCounters(), budgets=CpuBudgets()
+        keys=keys, expressions=ExpressionCounters(), counters=ArrivalCounters(), budgets=TenantBudgets()
     )
     return registry.prepare(msgspec.structs.replace(document, routes=()), {}, 0.0)
 

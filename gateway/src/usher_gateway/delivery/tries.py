@@ -21,7 +21,7 @@ from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import DestinationRequest
 from usher_gateway.ingest import body
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-from usher_gateway.ingest.cpu_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import TenantBudgets
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 
@@ -95,7 +95,7 @@ class ConfiguredListener:
             keys=keys,
             expressions=self._failures,
             counters=ArrivalCounters(),
-            budgets=CpuBudgets(),
+            budgets=TenantBudgets(),
             now=0.0,
         )
         self._documents = RouteDocuments(keys=keys)

@@ -20,7 +20,7 @@ from usher_gateway.destinations import HINTS, DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.sending import Sender
 from usher_gateway.ingest.counters import ExpressionCounters
-from usher_gateway.ingest.cpu_limits import AttemptPacer, CpuBudgets, RouteCost
+from usher_gateway.ingest.cpu_limits import ATTEMPTS_BURST_SECONDS, ATTEMPTS_SHARE, RouteCost, TenantBudgets
 from usher_gateway.store.store import DeliveryQueue
 from usher_gateway.timing import Clock
 
@@ -62,10 +62,9 @@ class DeliveryWorker:
         client: DestinationClient,
         clock: Clock,
         route_documents: RouteDocuments,
-        budgets: CpuBudgets,
         activity: ActivityRecorder,
         expressions: ExpressionCounters | None = None,
-        pacer: AttemptPacer | None = None,
+        budgets: TenantBudgets | None = None,
     ) -> None:
         self.counters = DeliveryCounters()
         self.forbidden: set[str] = set()  # Destinations whose URL names a forbidden address
@@ -75,9 +74,8 @@ class DeliveryWorker:
         self._sender = Sender(client)
         self._clock = clock
         self._documents = route_documents
-        self._budgets = budgets
         self._expressions = expressions or ExpressionCounters()
-        self._pacer = pacer or AttemptPacer()
+        self._budgets = budgets or TenantBudgets(share=ATTEMPTS_SHARE, burst_seconds=ATTEMPTS_BURST_SECONDS)
         self._costs: dict[tuple[model.ListenerName, str], RouteCost] = {}
         """(listener, route) -> what the evaluations of its expressions cost, after the first one."""
 
@@ -93,8 +91,8 @@ class DeliveryWorker:
         owner = (definition.listener.namespace, definition.listener.tenant)
 
         # Wait first, so that all that follows uses the newest documents.
-        if self._pacer.must_wait(*owner):
-            await self._pacer.wait(*owner)
+        if self._budgets.is_spent(*owner):
+            await self._budgets.wait(*owner)
 
         # Check expiry before anything else, so that a hold does not outlive the route's time limit.
         now = self._clock.now()
@@ -128,7 +126,7 @@ class DeliveryWorker:
             return outcome.held(delivery, model.HoldReason.FormatError, now)
 
         # Send it, and classify the answer.
-        request.charge, request.may_send = functools.partial(self._pacer.spend, *owner), may_send
+        request.charge, request.may_send = functools.partial(self._budgets.spend, *owner), may_send
         started = time.monotonic()
         answer = await self._sender.send(request, prepared.destination)
         milliseconds = int((time.monotonic() - started) * 1000)
@@ -201,10 +199,10 @@ class DeliveryWorker:
     def _note_cost(self, definition: model.RouteDefinition, evaluation_seconds: float, cpu_seconds: float) -> None:
         """Note what an evaluation cost, and what it cost together with reading the body."""
         name = definition.listener
-        self._pacer.spend(name.namespace, name.tenant, cpu_seconds)
+        self._budgets.spend(name.namespace, name.tenant, cpu_seconds)
         cost = self._costs.get((name, definition.route))
         if cost is None:
-            cost = self._costs[name, definition.route] = RouteCost(name.namespace, self._budgets)
+            cost = self._costs[name, definition.route] = RouteCost()
         cost.note(evaluation_seconds)
 
     def _classify(
@@ -221,7 +219,7 @@ class DeliveryWorker:
         started = time.thread_time()
         result = outcome.conclude(delivery, answer, destination, now, randomness, confirmed, milliseconds=milliseconds)
         if destination.answers:
-            self._pacer.spend(definition.listener.namespace, definition.listener.tenant, time.thread_time() - started)
+            self._budgets.spend(definition.listener.namespace, definition.listener.tenant, time.thread_time() - started)
         assert result.outcome is not None
         settled_as, error = result.settlement.settled_as, result.outcome.error
         self.counters.count(definition, settled_as, error)

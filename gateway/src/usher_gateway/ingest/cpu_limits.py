@@ -6,13 +6,14 @@ these limits bound the sum:
 
 - A route has at most ``SLOW_EVALUATIONS`` slow evaluations among the last ``WINDOW`` (`RouteCost`).
 - The evaluations of one arrival take at most ``ARRIVAL_SECONDS`` together (`ArrivalBudget`).
-- The expensive evaluations of one namespace take at most ``NAMESPACE_SHARE`` of a core (`CpuBudgets`). Beyond it
-  a route with an expensive evaluation is held, and each arrival has ``EXPENSIVE_SECONDS``.
-- Transforms and costly answers of a namespace's deliveries take at most ``ATTEMPTS_SHARE`` of a core (`AttemptPacer`).
-  Its tenants share it equally. Beyond it a tenant's attempts wait, because no sender waits for a delivery.
+- The evaluations for the expensive arrivals of one namespace take at most ``ARRIVALS_SHARE`` of a core. Beyond it
+  nothing is evaluated for an arrival.
+- Transforms and costly answers of a namespace's deliveries take at most ``ATTEMPTS_SHARE`` of a core. Beyond it
+  attempts wait, because no sender waits for a delivery.
 
-A route beyond one of the first three limits is held (``ExpressionTooSlow``). All times are CPU times of the evaluating
-thread.
+The tenants of a namespace share its time equally (`TenantBudgets`). What is not evaluated for an arrival is held
+(``ExpressionTooSlow``), and evaluated by an attempt after the next review of holds. All times are CPU times of the
+evaluating thread.
 
 A body of a few hundred bytes can cost a thousand times as much as an ordinary one: it may inflate to 8 MiB, or contain
 thousands of numbers. The budget of bodies (`BodyBudgets`) is checked before a body is inflated and parsed. While it is
@@ -34,33 +35,27 @@ SLOW_EVALUATIONS = 3  # A route is held after this many slow evaluations among t
 
 WINDOW = 100
 
-# An evaluation, or all of an arrival, that takes at least this long counts against the namespace's budget. Most
+# The evaluations for an arrival count against its tenant's budget if they take at least this long together. Most
 # evaluations take 0.02 ms.
 EXPENSIVE_SECONDS = 0.001
 
 # Once the evaluations for an arrival have taken this long together, its other routes are not evaluated.
 ARRIVAL_SECONDS = 0.02
 
-NAMESPACE_SHARE = 0.1
-NAMESPACE_BURST_SECONDS = 0.5  # A namespace that used less than its share may use up to this much at once
+ARRIVALS_SHARE = 0.1
+ARRIVALS_BURST_SECONDS = 0.5  # A tenant that used less than its part may use up to this much at once
 
 ATTEMPTS_SHARE = 0.25
 ATTEMPTS_BURST_SECONDS = 0.05  # Short, because the event loop may stop for all of it
 
 
 class CpuBudgets:
-    """The rest of the CPU time of each owner, such as a namespace: ``share`` of a core.
+    """The rest of the CPU time of each owner, such as a tenant: ``share`` of a core.
 
     ``now`` returns monotonic seconds.
     """
 
-    def __init__(
-        self,
-        now: Callable[[], float] = time.monotonic,
-        *,
-        share: float = NAMESPACE_SHARE,
-        burst_seconds: float = NAMESPACE_BURST_SECONDS,
-    ) -> None:
+    def __init__(self, now: Callable[[], float], *, share: float, burst_seconds: float) -> None:
         self._now = now
         self._share = share
         self._burst_seconds = burst_seconds
@@ -92,21 +87,27 @@ class CpuBudgets:
         return min(self._burst_seconds, left + (now - at) * self._share), now
 
 
-class AttemptPacer:
-    """Delays the attempts of tenants that use more CPU time than their part of the namespace's share.
+class TenantBudgets:
+    """The rest of the CPU time of each tenant: those of a namespace share ``share`` of a core.
 
     The time that a tenant uses counts once for each tenant of its namespace that has used some lately. So together they
     use the share of one, and a tenant that uses less than its part never waits for the others.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._budgets = CpuBudgets(now, share=ATTEMPTS_SHARE, burst_seconds=ATTEMPTS_BURST_SECONDS)
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        *,
+        share: float = ARRIVALS_SHARE,
+        burst_seconds: float = ARRIVALS_BURST_SECONDS,
+    ) -> None:
+        self._budgets = CpuBudgets(now, share=share, burst_seconds=burst_seconds)
         self._recent: dict[str, dict[str, None]] = {}  # Namespace -> the tenants that have used time lately
         self._turns: dict[str, asyncio.Lock] = {}
 
-    def must_wait(self, namespace: str, tenant: str) -> bool:
+    def is_spent(self, namespace: str, tenant: str) -> bool:
         """Return whether a tenant has used up its time."""
-        return self._budgets.is_spent(f"{namespace}/{tenant}")
+        return namespace in self._recent and self._budgets.is_spent(f"{namespace}/{tenant}")
 
     async def wait(self, namespace: str, tenant: str) -> None:
         """Wait until a tenant has time again. Only one of its attempts at a time waits for that."""
@@ -117,7 +118,7 @@ class AttemptPacer:
                 await asyncio.sleep(seconds)
 
     def spend(self, namespace: str, tenant: str, cpu_seconds: float) -> None:
-        """Subtract the time that an attempt has used."""
+        """Subtract the time that an arrival or an attempt has used."""
         recent = self._recent.setdefault(namespace, {})
         # Forget tenants up to the first that lacks time; it goes behind the others, which are checked next.
         while recent:
@@ -133,11 +134,9 @@ class AttemptPacer:
 class RouteCost:
     """The cost of the evaluations of one route's expression, which shows whether it is too slow."""
 
-    __slots__ = ("_budgets", "_evaluations", "_namespace", "_slow", "is_too_slow")
+    __slots__ = ("_evaluations", "_slow", "is_too_slow")
 
-    def __init__(self, namespace: str, budgets: CpuBudgets) -> None:
-        self._namespace = namespace
-        self._budgets = budgets
+    def __init__(self) -> None:
         self._evaluations = 0
         self._slow: collections.deque[int] | None = None
         """Which evaluations were slow: the numbers of the last ``SLOW_EVALUATIONS``. None before the first."""
@@ -146,11 +145,6 @@ class RouteCost:
     def note(self, cpu_seconds: float) -> None:
         """Note the time of an evaluation."""
         self._evaluations += 1
-        if cpu_seconds < EXPENSIVE_SECONDS:
-            return
-        if self._budgets.is_spent(self._namespace):
-            self.is_too_slow = True
-        self._budgets.spend(self._namespace, cpu_seconds)
         if cpu_seconds >= SLOW_SECONDS:
             self._slow = self._slow or collections.deque(maxlen=SLOW_EVALUATIONS)
             self._slow.append(self._evaluations)
@@ -159,35 +153,29 @@ class RouteCost:
 
 
 class ArrivalBudget:
-    """The rest of the time for the evaluations of one arrival, or of deliveries that are evaluated together.
+    """The rest of the time for the evaluations of one arrival: none if its tenant has used up its time."""
 
-    It is shorter in a namespace that has used up its time, because many evaluations that are not expensive by
-    themselves can be expensive together.
-    """
+    __slots__ = ("_budgets", "_limit_seconds", "_listener", "_used_seconds")
 
-    __slots__ = ("_budgets", "_cheap_seconds", "_namespace", "_seconds_left")
-
-    def __init__(self, namespace: str, budgets: CpuBudgets) -> None:
-        self._namespace = namespace
+    def __init__(self, listener: model.ListenerName, budgets: TenantBudgets) -> None:
+        self._listener = listener
         self._budgets = budgets
-        self._seconds_left = EXPENSIVE_SECONDS if budgets.is_spent(namespace) else ARRIVAL_SECONDS
-        self._cheap_seconds = 0.0
+        self._limit_seconds = 0.0 if budgets.is_spent(listener.namespace, listener.tenant) else ARRIVAL_SECONDS
+        self._used_seconds = 0.0
 
     @property
     def is_spent(self) -> bool:
         """True if nothing further may be evaluated."""
-        return self._seconds_left <= 0
+        return self._used_seconds >= self._limit_seconds
 
     def note(self, cpu_seconds: float) -> None:
-        """Note the time of an evaluation. `RouteCost.note` charges an expensive one to the namespace."""
-        self._seconds_left -= cpu_seconds
-        if cpu_seconds < EXPENSIVE_SECONDS:
-            self._cheap_seconds += cpu_seconds
+        """Note the time of an evaluation."""
+        self._used_seconds += cpu_seconds
 
     def close(self) -> None:
-        """Charge the other evaluations to the namespace if they are expensive together."""
-        if self._cheap_seconds >= EXPENSIVE_SECONDS:
-            self._budgets.spend(self._namespace, self._cheap_seconds)
+        """Charge the evaluations to the tenant if they are expensive together."""
+        if self._used_seconds >= EXPENSIVE_SECONDS:
+            self._budgets.spend(self._listener.namespace, self._listener.tenant, self._used_seconds)
 
 
 ORDINARY_SECONDS = 0.00025

@@ -9,7 +9,7 @@ import msgspec
 from usher_gateway import documents, model
 from usher_gateway.ingest import auth, identity, routing
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-from usher_gateway.ingest.cpu_limits import CpuBudgets
+from usher_gateway.ingest.cpu_limits import TenantBudgets
 from usher_gateway.timing import TokenBucket
 
 # The rate of a listener is a mean over this time, in which every arrival is answered. After a stall of the gateway all
@@ -53,7 +53,7 @@ class LiveListener:
         keys: model.Keys,
         expressions: ExpressionCounters,
         counters: ArrivalCounters,
-        budgets: CpuBudgets,
+        budgets: TenantBudgets,
         now: float,
     ) -> None:
         """Prepare a listener. ``now``: a monotonic time in seconds, for its rate limit.
@@ -113,7 +113,7 @@ class ListenerRegistry:
         keys: model.Keys,
         expressions: ExpressionCounters,
         counters: ArrivalCounters,
-        budgets: CpuBudgets,
+        budgets: TenantBudgets,
     ) -> None:
         self._keys = keys
         self._budgets = budgets

@@ -13,7 +13,7 @@ import msgspec
 from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import identity
 from usher_gateway.ingest.counters import ExpressionCounters
-from usher_gateway.ingest.cpu_limits import ArrivalBudget, CpuBudgets, RouteCost
+from usher_gateway.ingest.cpu_limits import ArrivalBudget, RouteCost, TenantBudgets
 
 _DAY = 86_400 * model.MICROSECONDS
 # A once-per mark is kept this long after its period and its delivery, because late visits may still arrive.
@@ -81,15 +81,12 @@ class Planner:
         destinations: Mapping[str, documents.DestinationDocument],
         identifier: identity.Identifier,
         watcher: ExpressionCounters,
-        budgets: CpuBudgets,
+        budgets: TenantBudgets,
     ) -> None:
-        self._namespace = listener.namespace
         self._listener = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
         self._budgets = budgets
         self._normaliser = Normaliser(listener.fields)
-        self._routes = [
-            _PlannedRoute(listener, route, destinations, identifier, watcher, budgets) for route in listener.routes
-        ]
+        self._routes = [_PlannedRoute(listener, route, destinations, identifier, watcher) for route in listener.routes]
         self.has_marks = any(route.once_per is not None for route in listener.routes)
         self.is_constant = all(route.is_constant for route in self._routes)
         """True if the plans are the same for every body, so that `constant` returns them."""
@@ -120,7 +117,7 @@ class Planner:
         visit = expressions.visit_values(
             self._normaliser.visit(context.body, occurred_at), arrival.received_at, self._listener, late=arrival.late
         )
-        budget = ArrivalBudget(self._namespace, self._budgets)
+        budget = ArrivalBudget(self._listener, self._budgets)
         if_visit = [route.plan(context, visit, budget) for route in self._routes]
         budget.close()
         return self._with_repeats(if_visit)
@@ -141,7 +138,6 @@ class _PlannedRoute:
         destinations: Mapping[str, documents.DestinationDocument],
         identifier: identity.Identifier,
         watcher: ExpressionCounters,
-        budgets: CpuBudgets,
     ) -> None:
         self._route = route
         self._identifier = identifier
@@ -153,8 +149,8 @@ class _PlannedRoute:
         self._transform = route.transform or (destination.transform if destination is not None else "")
         self._destination_hold = destination_hold(destination, listener.tenant.name, route.destination_uid)
         self._when = expressions.compile_expression(route.when, "when") if route.when else None
-        self._filter_cost = RouteCost(listener.namespace, budgets)
-        self._shadow_cost = RouteCost(listener.namespace, budgets)
+        self._filter_cost = RouteCost()
+        self._shadow_cost = RouteCost()
         self.forwards_repeats = route.repeats == "Forward"
         self.repeat = self._skip(model.SkipReason.Repeat)
         self.is_constant = (
