@@ -11,7 +11,7 @@ from usher_gateway.store.base import (
     ErasureState,
     MarkOfRoute,
 )
-from usher_gateway.store.jobs import changes, creation, erasures, listings, suppressions
+from usher_gateway.store.jobs import changes, claims, creation, erasures, listings, suppressions
 from usher_gateway.store.jobs.retention import ExpiredArrival
 from usher_gateway.store.transaction import JobRunner, Transaction, change, look_up, read
 
@@ -131,7 +131,7 @@ class PersonRecords(JobRunner):
         pending = await self._look_up(lambda session: erasures.pending_deliveries(session, tenants.keys()))
         for start in range(0, len(pending), changes.SLICE):
             keys, reason = pending[start : start + changes.SLICE], model.CancelReason.Suppressed
-            cancel = functools.partial(changes.cancel, keys=keys, now=now, reason=reason)
+            cancel = functools.partial(claims.cancel, keys=keys, now=now, reason=reason)
             on_cancelled(await self._change(cancel))
         return added
 

@@ -116,7 +116,7 @@ class Records(PersonRecords, ReplayRecords):
         """
         total = 0
         async for keys in self._slices(changes.pending, where):
-            cancelled = await self._change(functools.partial(changes.cancel, keys=keys, now=now))
+            cancelled = await self._change(functools.partial(claims.cancel, keys=keys, now=now))
             on_cancelled(cancelled)
             total += len(cancelled)
         return total

@@ -14,12 +14,11 @@ from usher_gateway import model
 from usher_gateway.store.base import UNRELEASED, Change, Filter
 from usher_gateway.store.encodings import (
     DELIVERY_BYTES,
-    FILTER_HOLDS,
     FLAG_RELEASED,
     first_hold,
     split_person_keys,
 )
-from usher_gateway.store.jobs import creation, scopes, suppressions
+from usher_gateway.store.jobs import claims, creation, scopes, suppressions
 from usher_gateway.store.session import Session, Statement, columns
 from usher_gateway.store.transaction import Transaction
 
@@ -30,8 +29,6 @@ Holds = dict[int, Sequence[model.HoldReason]]
 
 _ENDED = frozenset({model.DeliveryState.Dead.name.lower(), model.DeliveryState.Cancelled.name.lower()})
 _NOT_RELEASABLE = (model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable)
-
-_LOCK = "select key from deliveries where key = any($1::bigint[]) order by key for no key update"
 
 # It is the newest delivery of its route for the visit, for a dead one apart from cancelled ones.
 _NOT_REPLAYED = """not exists (
@@ -51,13 +48,6 @@ _REDRIVE = """
         due_at = $3, started_at = $3, settled_at = 0, cancel = 0, status = 0, error = '', answer = null
     from unnest($1::bigint[], $2::smallint[]) as new (key, hold) where d.key = new.key
 """
-_CANCEL = f"""
-    update deliveries set state = $2,
-        hold = case when abs(hold) in ({", ".join(map(str, FILTER_HOLDS))}) then -abs(hold) else 0 end, waiting = false,
-        owner = 0, due_at = 0, settled_at = $3, cancel = $4
-    where key = any($1::bigint[]) and state = 0 returning key, route
-"""  # noqa: S608 - constants
-
 # The conditions of redrive(), cancel() and retry().
 _CHANGEABLE: Mapping[Change, str] = {
     "redrive": f"""state >= 2 and (expires_at = 0 or expires_at > $2)
@@ -126,7 +116,7 @@ async def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds
     Leaves out those of suppressed persons. If the filter of a delivery had not decided, the next attempt evaluates it.
     """
     session = transaction.session
-    await session.fetch(_LOCK, keys)
+    await session.fetch(claims.LOCK, keys)
     rows = await session.fetch(_REDRIVABLE, keys, now)
     suppressed = await suppressions.suppressed_arrivals(session, {row[3] for row in rows})
     rows = [row for row in rows if row[3] not in suppressed]
@@ -146,19 +136,6 @@ async def pending(session: Session, where: Filter, cursor: str | None) -> tuple[
     chosen = msgspec.structs.replace(where, state=state)
     keys, below = await scopes.delivery_keys(session, chosen, cursor, SLICE)
     return keys, scopes.cursor_of(below)
-
-
-async def cancel(
-    transaction: Transaction, keys: Sequence[int], now: int, reason: model.CancelReason = model.CancelReason.OnRequest
-) -> list[int]:
-    """Cancel pending deliveries; return the keys of those that were still pending."""
-    await transaction.session.fetch(_LOCK, keys)
-    state = int(model.DeliveryState.Cancelled)
-    rows = await transaction.session.fetch(_CANCEL, keys, state, now, int(reason))
-    await transaction.meter_routes([route for _, route in rows], now, model.Counter.cancelled)
-    cancelled = [key for key, _ in rows]
-    transaction.remove_claimed(cancelled)
-    return cancelled
 
 
 async def count_changeable(session: Session, change: Change, keys: Sequence[int], now: int) -> Counter[tuple[str, int]]:

@@ -82,17 +82,25 @@ _BACKLOG_BY_ROUTE = """
     join deliveries d on d.key = w.oldest
 """
 
-_CANCEL_HELD = """
-    update deliveries set hold = 0, state = $1, cancel = $2, settled_at = $3, owner = 0
-    where key = any(array(select key from deliveries where hold = $4 and hold > 0 and route = $5 and due_at < $6
-        order by key limit $7 for no key update))
+LOCK = "select key from deliveries where key = any($1::bigint[]) order by key for no key update"
+
+_CANCEL = f"""
+    update deliveries set state = $2,
+        hold = case when abs(hold) in ({", ".join(map(str, FILTER_HOLDS))}) then -abs(hold) else 0 end, waiting = false,
+        owner = 0, due_at = 0, settled_at = $3, cancel = $4
+    where key = any($1::bigint[]) and state = 0 returning key, route
+"""  # noqa: S608 - constants
+
+# Lock deliveries of a held group that are held since before an instant.
+_LOCK_HELD = """
+    select key from deliveries where hold = $1 and hold > 0 and route = $2 and due_at < $3
+    order by key limit $4 for no key update
 """
 
-_EXPIRE_HELD = """
-    update deliveries set hold = 0, state = $1, cancel = $2, settled_at = $3, owner = 0
-    where key = any(array(select key from deliveries where hold > 0 and expires_at > 0 and expires_at <= $3
-        order by expires_at limit $4 for no key update skip locked))
-    returning route
+# Lock held deliveries that are past their time limit; other gateways skip these rows.
+_LOCK_EXPIRED = """
+    select key from deliveries where hold > 0 and expires_at > 0 and expires_at <= $1
+    order by expires_at limit $2 for no key update skip locked
 """
 
 _HELD_GROUPS = """
@@ -239,20 +247,28 @@ async def unhold(
     return await transaction.session.execute(statement, now, int(group.reason), group.route, SLICE_ROWS, *moved)
 
 
+async def cancel(
+    transaction: Transaction, keys: Sequence[int], now: int, reason: model.CancelReason = model.CancelReason.OnRequest
+) -> list[int]:
+    """Cancel pending deliveries; return the keys of those that were still pending."""
+    await transaction.session.fetch(LOCK, keys)
+    state = int(model.DeliveryState.Cancelled)
+    rows = await transaction.session.fetch(_CANCEL, keys, state, now, int(reason))
+    await transaction.meter_routes([route for _, route in rows], now, model.Counter.cancelled)
+    cancelled = [key for key, _ in rows]
+    transaction.remove_claimed(cancelled)
+    return cancelled
+
+
 async def cancel_held(
-    transaction: Transaction, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int
+    transaction: Transaction, group: HeldGroup, reason: model.CancelReason, held_before: int, now: int
 ) -> int:
     """Cancel a slice of a held group: deliveries that are held since before an instant; return how many."""
-    state = int(model.DeliveryState.Cancelled)
-    values = (state, int(cancel), now, int(group.reason), group.route, held_before, SLICE_ROWS)
-    count = await transaction.session.execute(_CANCEL_HELD, *values)
-    await transaction.meter_routes([group.route] * count, now, model.Counter.cancelled)
-    return count
+    rows = await transaction.session.fetch(_LOCK_HELD, int(group.reason), group.route, held_before, SLICE_ROWS)
+    return len(await cancel(transaction, [key for (key,) in rows], now, reason))
 
 
 async def expire_held(transaction: Transaction, now: int) -> int:
     """Cancel a slice of the held deliveries that are past their time limit (``Expired``); return how many."""
-    state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Expired)
-    expired = await transaction.session.fetch(_EXPIRE_HELD, state, reason, now, SLICE_ROWS)
-    await transaction.meter_routes([route for (route,) in expired], now, model.Counter.cancelled)
-    return len(expired)
+    rows = await transaction.session.fetch(_LOCK_EXPIRED, now, SLICE_ROWS)
+    return len(await cancel(transaction, [key for (key,) in rows], now, model.CancelReason.Expired))

@@ -13,7 +13,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, SentTo
-from usher_gateway.store.jobs import changes, creation, listings, retention
+from usher_gateway.store.jobs import changes, claims, creation, listings, retention
 from usher_gateway.store.jobs.retention import ExpiredArrival
 from usher_gateway.store.session import Row, Session
 from usher_gateway.store.transaction import Transaction
@@ -35,10 +35,6 @@ _DELIVERIES = """
         or exists (select 1 from attempts t where t.delivery = d.key)
     from deliveries d left join destinations n on n.number = d.destination
     where d.key = any($1::bigint[]) order by d.key
-"""
-_CANCEL = """
-    update deliveries set state = $2, hold = 0, waiting = false, owner = 0, due_at = 0, settled_at = $3, cancel = $4
-    where key = any($1::bigint[]) and state = 0 returning key, route
 """
 _VERDICTS = "select key, verdicts from arrivals where key = any($1::bigint[])"
 _PENDING = "select key from deliveries where key = any($1::bigint[]) and state = 0"
@@ -137,10 +133,7 @@ async def erase(
     rows = await session.fetch(f"{_DELIVERIES} for update of d", delivery_keys)
     former = {delivery.key: delivery for delivery in itertools.starmap(_Delivery, rows)}
     pending = [key for key, delivery in former.items() if delivery.state == model.DeliveryState.Pending]
-    state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Erased)
-    cancelled = await session.fetch(_CANCEL, pending, state, now, reason)
-    await transaction.meter_routes([route for _, route in cancelled], now, model.Counter.cancelled)
-    transaction.remove_claimed(pending)
+    await claims.cancel(transaction, pending, now, model.CancelReason.Erased)
     await session.execute(changes.DELETE_MARKS, sorted({mark for key in report_of for mark in marks.get(key, ())}))
     await forget(transaction, arrivals, deliveries)
     for arrival in arrivals:

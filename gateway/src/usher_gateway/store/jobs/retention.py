@@ -17,7 +17,7 @@ from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.base import KeptTimes
 from usher_gateway.store.encodings import row_bytes
-from usher_gateway.store.jobs import audit, links, meters, replays
+from usher_gateway.store.jobs import audit, claims, links, meters, replays
 from usher_gateway.store.session import Session, columns
 from usher_gateway.store.transaction import Transaction
 
@@ -48,10 +48,6 @@ _LOCK_UNDELIVERED = """
     order by key for update skip locked
 """
 
-_CANCEL = """
-    update deliveries set state = $2, hold = 0, cancel = $3, settled_at = $4, owner = 0
-    where key = any($1::bigint[]) and state = 0 and hold > 0 returning route
-"""
 _KEEP_UNTIL = "update bodies set expires_day = $2 where key = any($1::bigint[])"
 
 _EMPTY = """
@@ -179,10 +175,8 @@ async def _cancel_held(transaction: Transaction, deliveries: Mapping[int, set[in
     if not undelivered:
         return undelivered
     locked: list[Any] = await session.fetch(_LOCK_UNDELIVERED, sorted(undelivered))
-    held = [key for key, _, hold in locked if hold > 0]
-    state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Retention)
-    cancelled = await session.fetch(_CANCEL, held, state, reason, now)
-    await transaction.meter_routes([route for (route,) in cancelled], now, model.Counter.cancelled)
+    held = sorted([key for key, _, hold in locked if hold > 0])
+    await claims.cancel(transaction, held, now, model.CancelReason.Retention)
     return undelivered - {key for key, state, hold in locked if state or hold > 0}
 
 
