@@ -266,7 +266,7 @@ class Ownership:
         if not self.may_attempt:
             # What silenced this gateway may have silenced the others, which come back now too.
             self._ends_others_from = sent_at + GRACE_SECONDS
-        self._beat_at = sent_at
+        self._beat_at = max(self._beat_at, sent_at)  # an earlier heartbeat may be confirmed later
 
     async def _take_over(self) -> None:
         if self.is_lost:
