@@ -27,10 +27,7 @@ async def show(api: Api, request: web.Request) -> Values:
         "actions": sorted(ACTIONS),
         "today": requests.link("/ui/audit", filters, since=_midnight(request)),
         "times": {"since": "", "until": ""} | requests.field_times(request, moments),
-        "is_first": not cursor,
-        "first": requests.link("/ui/audit", filters | moments),
-        "next": requests.link("/ui/audit", filters | moments, cursor=answer["nextCursor"]),
-        "has_next": answer["nextCursor"] is not None,
+        **requests.page_links("/ui/audit", filters | moments, cursor, answer["nextCursor"]),
     }
 
 

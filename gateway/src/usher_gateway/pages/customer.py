@@ -4,6 +4,7 @@ A mail program or a chat may load an address that it shows, so a link is opened 
 """
 
 import datetime
+import functools
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Sequence
@@ -203,9 +204,8 @@ async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Values:
         "days": visit_charts.by_day(days["rows"], now, zone),
         "months": _by_month(months["rows"]),
         "periods": list(recent),
-        "counts": periods.counts(_KINDS, recent),
-        "delivered": {row["destination"]: row["delivered"] for row in delivered["rows"]},
-        "last_hour": {row["destination"]: row["lastHour"] for row in delivered["rows"]},
+        "kinds": periods.counts(_KINDS, recent),
+        "delivered_to": functools.partial(periods.delivered_to, delivered),
         "more_delivered": delivered["areMore"],
         "destinations": row["destinations"],
         "visits": visits["rows"] if shows_visits else None,
@@ -222,10 +222,12 @@ _COUNTS = ("visits", "repeats", "delivered", "died")
 _KINDS = {"visits": "visits", "delivered": "delivered", "died": "deliveries that failed for good"}
 
 
-def _by_month(rows: Sequence[Row]) -> list[tuple[str, dict[str, int]]]:
+def _by_month(rows: Sequence[Row]) -> list[list[str | int]]:
     """Return the months that something was counted in, the newest first, with the counts of all listeners."""
     months = sorted({row["period"] for row in rows}, reverse=True)
-    return [(month, periods.sums([row for row in rows if row["period"] == month], _COUNTS)) for month in months]
+    return [
+        [month, *periods.sums([row for row in rows if row["period"] == month], _COUNTS).values()] for month in months
+    ]
 
 
 # Hold reason -> the end of the hold; the other reasons are mistakes in settings.

@@ -54,12 +54,9 @@ async def show(api: Api, request: web.Request) -> Values:
         (await api.get("/api/destinations", {"namespace": namespace}))["rows"], "destination", request
     )
     key = f"{namespace}/{destination['name']}"
-    filters, path = requests.texts(request, "tenant", "state"), path_to("destinations", key)
-    page = {"destination": key, "limit": str(_SHOWN), **filters}
-    if cursor := request.query.get("cursor"):
-        page["cursor"] = cursor
+    filters, cursor = requests.texts(request, "tenant", "state"), requests.texts(request, "cursor")
     deliveries, delivered = await all_of(
-        api.get("/api/deliveries", page),
+        api.get("/api/deliveries", {"destination": key, "limit": str(_SHOWN), **filters, **cursor}),
         api.get("/api/deliveries", {"destination": key, "state": "delivered", "limit": "1"}),
     )
     return {
@@ -76,10 +73,7 @@ async def show(api: Api, request: web.Request) -> Values:
             {**row, "result": listings.delivery_result(row), "rule": rule_effect(row)} for row in deliveries["rows"]
         ],
         "filters": filters,
-        "next_cursor": deliveries["nextCursor"],
-        "next": requests.link(path, filters, cursor=deliveries["nextCursor"]),
-        "newest": requests.link(path, filters),
-        "is_first_page": not cursor,
+        **requests.page_links(path_to("destinations", key), filters, cursor, deliveries["nextCursor"]),
         "sample": None,
     }
 

@@ -57,7 +57,7 @@ async def show(api: Api, request: web.Request) -> Values:
         "visits_of_today": _listed("visit", midnight),
         "quarantine_of_today": _listed("quarantined", midnight),
         "periods": list(compared),
-        "counts": periods.counts(_KINDS, compared),
+        "kinds": periods.counts(_KINDS, compared),
         "waiting": totals["backlog"],
         "dead": totals["dead"],
         "urgent": totals["troubled"],

@@ -38,6 +38,17 @@ def recent(days: Sequence[Row], slots: Sequence[Row], now: datetime.datetime, zo
     }
 
 
+def delivered_to(answer: Row, destination: str) -> list[str]:
+    """Return how many deliveries a destination got in the last hour and in 24 h; ``+``: or more.
+
+    ``answer``: of ``GET /api/deliveries/delivered``.
+    """
+    counts_by_name = {row["destination"]: (row["lastHour"], row["delivered"]) for row in answer["rows"]}
+    hour, day = counts_by_name.get(destination, (0, 0))
+    more = "+" if answer["areMore"] else ""
+    return [f"{hour:,}{more if hour == day else ''}", f"{day:,}{more}"]
+
+
 def sums(rows: Sequence[Row], names: Iterable[str]) -> dict[str, int]:
     """Return the sum of each count over rows."""
     return {name: sum(row[name] for row in rows) for name in names}

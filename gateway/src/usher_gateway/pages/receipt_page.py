@@ -29,7 +29,7 @@ def render(receipt: Mapping[str, Any]) -> str:
     values = {
         "zone": datetime.UTC,
         "receipt": receipt,
-        "facts": facts(receipt),
+        "request": facts(receipt),
         "deliveries": deliveries(receipt),
         "copies": copies(receipt),
         "forwarded": person_words.forwarded,

@@ -36,7 +36,9 @@ class Renderer:
 
 def _without_control_characters(value: object) -> object:
     """Return a value of a template; the text of a macro is markup, whose line feeds stay."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if isinstance(value, Markup):
+        return Markup("\n".join([printable(line) for line in value.split("\n")]))  # noqa: S704 - it is markup already
+    return printable(value) if isinstance(value, str) else value
 
 
 def prose(text: str) -> Markup:

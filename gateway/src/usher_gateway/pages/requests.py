@@ -103,6 +103,19 @@ def field_times(request: web.Request, moments: Mapping[str, str]) -> dict[str, s
     }
 
 
+def page_links(
+    path: str, parameters: Mapping[str, str], cursor: Mapping[str, str], next_cursor: str | None
+) -> dict[str, str]:
+    """Return the values ``first`` and ``next`` of the macro `pager`: paths, empty if there is no such page.
+
+    ``cursor``: the parameter of the present page.
+    """
+    return {
+        "first": link(path, parameters) if cursor else "",
+        "next": link(path, parameters, cursor=next_cursor) if next_cursor else "",
+    }
+
+
 def link(path: str, parameters: Mapping[str, str], **more: str | None) -> str:
     """Return a path with a query; parameters that are None or empty are left out."""
     query = {name: value for name, value in {**parameters, **more}.items() if value}

@@ -1,6 +1,7 @@
 """The page about one tenant: what it needs, charts of its visits, its listeners, destinations and deliveries."""
 
 import datetime
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -91,8 +92,7 @@ async def show(api: Api, request: web.Request) -> Values:
         "more_dead": dead["nextCursor"] is not None,
         "listeners": [(row, listener.fault_sentences(row, now)) for row in listeners["rows"]],
         "destinations": destinations["rows"],
-        "delivered": {row["destination"]: row["delivered"] for row in delivered["rows"]},
-        "last_hour": {row["destination"]: row["lastHour"] for row in delivered["rows"]},
+        "delivered_to": functools.partial(periods.delivered_to, delivered),
         "more_delivered": delivered["areMore"],
         "visits": with_cells(newest["rows"]),
         "more_visits": newest["nextCursor"] is not None,

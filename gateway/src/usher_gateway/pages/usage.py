@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aiohttp import web
+from markupsafe import Markup
 
 from usher_gateway.pages import periods, requests
 from usher_gateway.pages.api import Api, ApiProblemError, Row, Values, all_of
@@ -19,7 +20,16 @@ _SHOWN = 50  # Tenants on one page
 # Months of one tenant. Of all together there are two, because reading the meters of all for a year takes too long.
 _MONTHS = 12
 
-_COUNTS = ("visits", "repeats", "delivered", "died", "quarantined", "refused")
+# Count of `GET /api/usage/totals` -> words.
+_COUNTS = {
+    "visits": "visits",
+    "repeats": "repeats",
+    "delivered": "delivered",
+    "died": "deliveries failed for good",
+    "quarantined": "arrivals quarantined",
+    "refused": "arrivals refused",
+}
+_HEADINGS = [words.capitalize() for words in _COUNTS.values()]
 
 _CSV = {"day", "month", "tenant"}
 
@@ -102,13 +112,25 @@ async def show(api: Api, request: web.Request) -> Values:
         "total": total,
         "before": total_before,
         "changes": {name: change(total[name], total_before[name]) for name in _COUNTS},
-        "days": day_rows,
+        "kinds": _COUNTS,
+        "headings": _HEADINGS,
+        "compared_headings": [_HEADINGS[0], "Change of visits", *_HEADINGS[1:]],
+        "days": [_cells(row["period"], row) for row in day_rows],
         "chart": bar_chart(
             f"Visits by day, {month}", "visits", [Bar(row["period"][5:], row["visits"]) for row in day_rows], 10
         ),
-        "months": _months(months["rows"], first_month, month, change(total["visits"], total_before["visits"])),
+        "months": [
+            _cells(f"{row['period']}{' so far' if row['period'] == str(this_month) else ''}", row, of_visits)
+            for row, of_visits in _months(
+                months["rows"], first_month, month, change(total["visits"], total_before["visits"])
+            )
+        ],
         "tenants": [
-            (row, change(row["visits"], visits_before.get((row["namespace"], row["tenant"]), 0)))
+            _cells(
+                _tenant_link(row, month),
+                row,
+                change(row["visits"], visits_before.get((row["namespace"], row["tenant"]), 0)),
+            )
             for row in ranked[(page - 1) * _SHOWN : page * _SHOWN]
         ],
         "tenant_count": len(ranked),
@@ -186,6 +208,19 @@ def _months(rows: Sequence[Row], first: Month, last: Month, last_change: str) ->
     while counted and counted[0][0]["period"] not in by_month:
         counted.pop(0)
     return list(reversed(counted))
+
+
+def _cells(name: str, row: Row, *changes: str) -> list[str | int]:
+    """Return the cells of a line of the books: its name, visits with their change, and the other counts."""
+    visits, *others = [row[count] for count in _COUNTS]
+    return [name, visits, *changes, *others]
+
+
+def _tenant_link(row: Row, month: Month) -> str:
+    """Return the name of a tenant, which leads to its books."""
+    name = f"{row['namespace']}/{row['tenant']}"
+    path = requests.link("/ui/usage", {"tenant": name, "month": str(month)})
+    return Markup('<a href="{}">{}</a>').format(path, name)
 
 
 def _page_link(month: Month, page: int) -> str:

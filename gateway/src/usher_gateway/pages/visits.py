@@ -39,10 +39,7 @@ async def list_visits(api: Api, request: web.Request) -> Values:
         "kinds": _KINDS,
         "reasons": _REASONS,
         "is_newest": not (cursor or moments or filters.keys() - {"tenant"}),
-        "is_first": not cursor,
-        "first": requests.link("/ui/visits", filters | moments),
-        "next": requests.link("/ui/visits", filters | moments, cursor=answer["nextCursor"]),
-        "has_next": answer["nextCursor"] is not None,
+        **requests.page_links("/ui/visits", filters | moments, cursor, answer["nextCursor"]),
     }
 
 
