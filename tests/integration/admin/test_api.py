@@ -71,7 +71,7 @@ async def test_only_known_hosts_are_answered(served: admin_port.Served, host: st
         ("GET", "/api/visits?limit=0", 400),
         ("GET", "/api/visits/7/body", 400),
         ("GET", "/api/visits/01920000-0000-7000-8000-000000000001/body", 404),
-        ("GET", "/api/usage?format=xml", 400),
+        ("GET", "/api/usage?together=yes", 400),
         ("POST", "/api/deliveries/redrive", 400),
     ],
 )
@@ -100,13 +100,12 @@ async def test_request_refuses_parameters_that_it_does_not_take(
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
-        ("usage?since=2026-10&until=2026-11", "unknown parameter 'since': there are by, format, from, "),
+        ("usage?since=2026-10&until=2026-11", "unknown parameter 'since': there are by, from, "),
         (
             "usage?route=crm",
-            "unknown parameter 'route': there are by, format, from, listener, namespace, tenant, to, zone",
+            "unknown parameter 'route': there are by, from, listener, namespace, tenant, to, together, zone",
         ),
         ("usage/check?tenant=acme", "unknown parameter 'tenant': there are from, to"),
-        ("usage/venues?by=month", "unknown parameter 'by': there are from, listener, namespace, tenant, to, zone"),
         ("quarantine?countedAs=visit", "unknown parameter 'countedAs': there are cursor, id, "),
         ("deliveries?countedAs=visit", "unknown parameter 'countedAs': there are cursor, destination, id, "),
         ("visits?visit=01920000-0000-7000-8000-000000000001", "unknown parameter 'visit': there are countedAs, "),
@@ -365,7 +364,7 @@ async def test_usage_by_venue_reads_the_stored_bodies(served: admin_port.Served)
         body = {"user": {"id": content} | ({"venue": {"id": venue}} if venue is not None else {})}
         await served.bench.accept(samples.arrival(content, body=msgspec.json.encode(body)))
     await served.bench.accept(samples.quarantined("q"))
-    answer = await served.get("/api/usage/venues?tenant=acme&from=2025-11&to=2025-12")
+    answer = await served.get("/api/usage?by=venue&tenant=acme&from=2025-11&to=2025-12")
     assert [(row["tenant"], row["venue"], row["visits"], row["repeats"]) for row in answer["rows"]] == [
         ("acme", "", 1, 0),
         ("acme", "4021", 2, 0),
@@ -380,7 +379,7 @@ async def test_usage_by_venue_shows_no_value_of_a_path_that_a_listener_chose(ser
     served.mend(venue=("/user/email",))
     body = {"user": {"id": 7, "email": leaks.PERSON, "venue": {"id": 1}}}
     await served.bench.accept(samples.arrival("a", body=msgspec.json.encode(body)))
-    answer = await served.get("/api/usage/venues?from=2025-11&to=2025-12")
+    answer = await served.get("/api/usage?by=venue&from=2025-11&to=2025-12")
     assert [(row["venue"], row["visits"]) for row in answer["rows"]] == [("", 1)]
 
 
@@ -390,7 +389,7 @@ async def test_usage_by_venue_counts_visits_whose_body_is_gone(served: admin_por
     )
     served.bench.clock.now += 40 * DAY
     await served.bench.prune_all()
-    answer = await served.get("/api/usage/venues?from=2025-11&to=2025-12")
+    answer = await served.get("/api/usage?by=venue&from=2025-11&to=2025-12")
     assert answer["withoutBody"] == 1
 
 

@@ -62,7 +62,13 @@ async def limited(tmp_path: Path) -> AsyncIterator[Limited]:
     "path",
     [
         *("/api/visits", "/api/deliveries", "/api/quarantine", "/api/replays", "/api/tenants", "/api/listeners"),
-        *("/api/destinations", "/api/usage", "/api/usage?by=tenant", "/api/usage/venues", "/api/usage?format=csv"),
+        *(
+            "/api/destinations",
+            "/api/usage",
+            "/api/usage?by=tenant",
+            "/api/usage?by=venue",
+            "/api/usage?together=true&by=tenant",
+        ),
     ],
 )
 async def test_lists_name_nothing_of_another_tenant(limited: Limited, path: str) -> None:

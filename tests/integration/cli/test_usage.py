@@ -83,7 +83,7 @@ async def test_usage_tells_listeners_of_two_namespaces_apart(served: admin_port.
     ("arguments", "said"),
     [
         (("--by", "week"), "'day', 'month', 'tenant', 'venue'"),
-        (("--by", "venue", "--zone", "tenant"), "--by venue has no days or months"),
+        (("--by", "venue", "--zone", "tenant"), "zone must be one time zone"),
     ],
 )
 async def test_wrong_period_says_which_there_are(

@@ -92,7 +92,7 @@ def rows_of(answer: browsing.Page) -> list[tuple[str, str, str]]:
 
 
 async def test_totals_are_added_up_by_day_or_month_of_a_zone(served: admin_port.Served) -> None:
-    asked = "/api/usage/totals?from=2025-10&to=2025-12&zone=Asia/Tokyo"
+    asked = "/api/usage?together=true&from=2025-10&to=2025-12&zone=Asia/Tokyo"
     days = (await served.get(f"{asked}&by=day"))["rows"]
     assert [(row["period"], row["visits"]) for row in days] == [("2025-11-01", 1), ("2025-11-25", 3)]
     assert [row["visits"] for row in (await served.get(f"{asked}&by=month&tenant=agency/globex"))["rows"]] == [1]
@@ -100,7 +100,7 @@ async def test_totals_are_added_up_by_day_or_month_of_a_zone(served: admin_port.
 
 async def test_totals_by_tenant_are_the_books_without_open_deliveries(served: admin_port.Served) -> None:
     asked = "from=2025-10&to=2025-12&zone=Asia/Tokyo&by=tenant"
-    books, totals = await served.get(f"/api/usage?{asked}"), await served.get(f"/api/usage/totals?{asked}")
+    books, totals = await served.get(f"/api/usage?{asked}"), await served.get(f"/api/usage?{asked}&together=true")
     assert {row["tenant"]: row["visits"] for row in totals["rows"]} == {"acme": 3, "globex": 1}
     assert totals["rows"] == [
         {name: value for name, value in row.items() if not name.startswith("open")} for row in books["rows"]

@@ -1,4 +1,3 @@
-import json
 from typing import Any
 from unittest import mock
 
@@ -61,34 +60,20 @@ def test_check_of_a_part_of_the_books_is_refused(flag: str) -> None:
     assert "--check checks the books of all listeners" in result.output
 
 
-def test_venues_are_printed_page_by_page_and_whole_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [
-        {
-            "period": "2026-11-01/2026-11-29T12:00+00:00",
-            "namespace": "agency",
-            "tenant": "acme",
-            "venue": number,
-            "visits": 3,
-            "repeats": 1,
-        }
-        for number in range(7)
-    ]
-    times = {"from": "2026-11-01T00:00:00Z", "to": "2026-11-29T12:00:00Z"}
-    answer = {**times, "rows": rows, "total": {"visits": 21, "repeats": 7}, "withoutBody": 0}
-    context = mock.Mock(command_path="usher usage", command=mock.Mock(params=[]))
-    usage.print_venues(answer, "text", context, 3, 3)
+def test_venues_are_printed_page_by_page(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"period": "2026-11-01/2026-11-29T12:00+00:00", "namespace": "agency", "tenant": "acme"}
+    rows = [{**names, "venue": number, "visits": 3, "repeats": 1} for number in range(7)]
+    answer = {"by": "venue", **TIMES, "rows": rows, "total": {"visits": 21, "repeats": 7}, "withoutBody": 0}
+    usage.print_text(answer, mock.Mock(command_path="usher usage", command=mock.Mock(params=[])), 3, 3)
     page = capsys.readouterr()
-    period, *lines, total = page.out.splitlines()
-    assert total == "total: 21 visits, 7 repeats"
-    assert period == "From 2026-11-01T00:00 to 2026-11-29T12:00 UTC:"
-    assert [line.split()[1] for line in lines] == ["VENUE", "3", "4", "5"]
+    period, *lines = page.out.splitlines()
+    assert period == "From 2026-11-25T00:00 to 2026-11-25T12:00 UTC:"
+    assert [line.split()[1:] for line in lines] == [
+        ["VENUE", "VISITS", "REPEATS"],
+        *[[str(number), "3", "1"] for number in (3, 4, 5)],
+        ["-", "21", "7"],
+    ]
     assert page.err == "Showing 3 of 7 rows.\nnext: usher usage --cursor 6\n"
-    usage.print_venues(answer, "csv", context, 3, 3)
-    head, *lines = capsys.readouterr().out.splitlines()
-    assert head == "period,namespace,tenant,venue,visits,repeats"
-    assert (len(lines), lines[0].split(",")[0]) == (7, "2026-11-01/2026-11-29T12:00+00:00")
-    usage.print_venues(answer, "json", context, 3, 3)
-    assert json.loads(capsys.readouterr().out) == answer
 
 
 def test_long_name_leaves_room_for_what_is_not_delivered(

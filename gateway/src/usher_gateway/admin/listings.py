@@ -4,8 +4,13 @@
 filters. `api.filter_from_selection` gives them to the store, whose ``jobs/scopes.py`` selects the rows.
 """
 
+import csv
 import dataclasses
 import datetime
+import io
+import itertools
+import json
+import re
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,6 +46,49 @@ def printable(text: str) -> str:
         return text
     replaced = {each for each in text if unicodedata.category(each) in _NOT_PRINTED and each not in _JOINERS}
     return "".join(_REPLACEMENT if each in replaced else each for each in text)
+
+
+# Fields of JSON whose own fields are columns of CSV. Other maps have keys that differ from row to row.
+_OBJECTS = frozenset({"today", "quota", "retention", "lastError", "skipped"})
+
+# The beginning of a cell that a spreadsheet takes for a formula; a number with a sign is none.
+_FORMULA = re.compile(r"[=@]|[+-](?!\d+(\.\d+)?$)")
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Return rows as CSV: a column for each field of JSON. Source: RFC 4180."""
+    file = io.StringIO()
+    lines = [_csv_cells(row) for row in rows]
+    writer = csv.DictWriter(file, dict.fromkeys(itertools.chain(*lines)), restval="")
+    if lines:
+        writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()
+
+
+def _csv_cells(row: Row) -> dict[str, str]:
+    cells: dict[str, str] = {}
+    for name, value in row.items():
+        if name in _OBJECTS:
+            cells |= {f"{name}{field[0].upper()}{field[1:]}": _csv_cell(value[field]) for field in value or ()}
+        else:
+            cells[name] = _csv_cell(value)
+    return cells
+
+
+def _csv_cell(value: object) -> str:
+    """Return a cell of CSV: a text, texts with commas, or JSON.
+
+    It begins with ``'`` if a spreadsheet would run it, because a value from a body may be a formula.
+    """
+    texts: list[Any] = value if isinstance(value, list) else [value]
+    if value in (None, {}):
+        cell = ""
+    elif all(isinstance(text, str) for text in texts):
+        cell = printable(", ".join(texts))
+    else:
+        cell = printable(json.dumps(value, ensure_ascii=False))
+    return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
 def time_cell(name: str) -> Callable[[Row], str]:

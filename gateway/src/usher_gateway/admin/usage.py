@@ -1,8 +1,7 @@
-"""Handlers over the meters: usage, its check, and visits by venue."""
+"""Handlers over the meters: usage, by time, tenant or venue, and its check."""
 
-import csv
+import collections
 import datetime
-import io
 import time
 import zoneinfo
 from collections.abc import Iterable, Mapping
@@ -43,7 +42,7 @@ _USAGE_COUNTERS = (
 )
 
 # Value of `by` -> the period of the rows that are read. For `tenant` they are added up to one row per tenant.
-_PERIODS: Mapping[str, Period] = {"slot": "slot", "day": "day", "month": "month", "tenant": "month"}
+_PERIODS: Mapping[str, Period] = {"slot": "slot", "day": "day", "month": "month", "tenant": "month", "venue": "month"}
 
 Row = dict[str, object]
 
@@ -54,6 +53,7 @@ class UsageRange(msgspec.Struct, frozen=True):
     since: int
     until: int
     period: Period
+    zone: datetime.tzinfo = datetime.UTC
 
 
 def parse_zone(text: str) -> datetime.tzinfo:
@@ -81,7 +81,7 @@ def parse_range(query: Mapping[str, str], now: int, zone: datetime.tzinfo = date
     """
     period = _PERIODS.get(query.get("by", "day"))
     if period is None:
-        raise ValueError("by must be slot, day, month or tenant")
+        raise ValueError("by must be slot, day, month, tenant or venue")
     slot = model.SLOT_SECONDS * model.MICROSECONDS
     since = api.parse_time(query["from"], zone) if "from" in query else _month(now, zone)
     until = api.parse_time(query["to"], zone) if "to" in query else now + 1
@@ -89,7 +89,7 @@ def parse_range(query: Mapping[str, str], now: int, zone: datetime.tzinfo = date
     if since >= until:
         default = "" if "to" in query else ", which by default is the end of this quarter of an hour"
         raise ValueError(f"from must be before to{default}")
-    return UsageRange(since, until, period)
+    return UsageRange(since, until, period, zone)
 
 
 def _month(now: int, zone: datetime.tzinfo) -> int:
@@ -98,121 +98,92 @@ def _month(now: int, zone: datetime.tzinfo) -> int:
     return int(first.timestamp()) * model.MICROSECONDS
 
 
-class _VenueCounts:
-    """Counts visits and repeats by namespace, tenant and venue."""
-
-    def __init__(self) -> None:
-        self._counts: dict[tuple[str, str, str], dict[model.CountedAs, int]] = {}
-        self.total = 0
-
-    def add(self, visit: VisitBody, document: documents.ListenerDocument | None) -> None:
-        """Count a visit; ``document`` is its listener's, None if the listener is gone."""
-        if visit.body is None:
-            return
-        self.total += 1
-        is_present = document is not None and document.tenant.name == visit.listener.tenant
-        content_type = visit.content_type.decode("latin-1")
-        venue = body_reading.read_venue(document, visit.body, content_type) if document and is_present else ""
-        counts = self._counts.setdefault((visit.listener.namespace, visit.listener.tenant, venue), {})
-        counts[visit.counted_as] = counts.get(visit.counted_as, 0) + 1
-
-    def rows(self, period: str) -> list[Row]:
-        """Return a row per venue, sorted by names; ``venue`` is empty for visits that name none."""
-        return [
-            {
-                "period": period,
-                "namespace": namespace,
-                "tenant": tenant,
-                "venue": venue,
-                "visits": counts.get(model.CountedAs.Visit, 0),
-                "repeats": counts.get(model.CountedAs.Repeat, 0),
-            }
-            for (namespace, tenant, venue), counts in sorted(self._counts.items())
-        ]
-
-
+_OPEN = {"openBefore", "openAfter"}  # Fields of a row with open deliveries
 _TENANT_ZONE = "tenant"  # The value of `zone` for the time zone of each tenant
 
 
 async def show_usage(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/usage``. Days and months are those of ``zone``, which may be that of each tenant."""
-    query = request.query
-    zone = query.get("zone", "UTC")
-    with api.parsing():
-        where = api.read_filter(request)
-        common = datetime.UTC if zone == _TENANT_ZONE else parse_zone(zone)
-        asked = parse_range(query, parts.clock.now(), common)
-        if query.get("format", "json") not in {"json", "csv"}:
-            raise ValueError("format must be json or csv")
-    where = await name_check.check_names(parts, where)
-    unsorted_rows = (
-        await _read_by_zone(parts, where, query) if zone == _TENANT_ZONE else await _read(parts, where, asked, common)
-    )
-    if query.get("by") == "tenant":
-        unsorted_rows = _tenant_rows(parts, unsorted_rows, where, name_range(asked, common))
-    rows = sorted(unsorted_rows, key=lambda row: (row["period"], row["namespace"], row["tenant"], row["listener"]))
-    if query.get("format") == "csv":
-        return web.Response(text=as_csv(rows), content_type="text/csv", headers={"Cache-Control": "no-store"})
-    times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until), "zone": zone}
-    by = query.get("by", asked.period)
-    total = _sum_rows(rows) | _open_deliveries(rows)
-    return api.json_response({**times, "by": by, "rows": rows, "total": total})
+    """Answer ``GET /api/usage``. Days and months are those of ``zone``, which may be that of each tenant.
 
-
-async def show_totals(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/usage/totals``: the counts of all tenants together, by slot, day or month of ``zone``.
-
-    By tenant it has the counts of the whole time, without open deliveries, which cost a look at all later counts.
+    ``together`` adds up the listeners. Its rows have no open deliveries, which cost a look at all later counts.
     """
+    query = request.query
+    by, zone, together = query.get("by", "day"), query.get("zone", "UTC"), query.get("together", "false")
     with api.parsing():
         where = api.read_filter(request)
-        zone = parse_zone(request.query.get("zone", "UTC"))
-        asked = parse_range({"by": "slot", **request.query}, parts.clock.now(), zone)
+        if together not in {"true", "false"}:
+            raise ValueError("together must be true or false")
+        if zone == _TENANT_ZONE and (by == "venue" or together == "true"):
+            raise ValueError("by venue, or together, zone must be one time zone, such as Europe/London")
+        common = datetime.UTC if zone == _TENANT_ZONE else parse_zone(zone)
+        span = parse_range(query, parts.clock.now(), common)
     where = await name_check.check_names(parts, where)
-    if request.query.get("by") == "tenant":
-        usage = await parts.store.usage(asked.since, asked.until, where, asked.period, zone)
-        rows = _tenant_rows(parts, usage_rows(usage, {}, asked.period, zone), where, name_range(asked, zone))
-        return api.json_response({"rows": [_without_open(row) for row in rows]})
+    times = {"from": model.format_time(span.since), "to": model.format_time(span.until), "zone": zone, "by": by}
+    if by == "venue":
+        return api.json_response({**times, **await _venues(parts, where, span)})
+    if together == "true":
+        return api.json_response({**times, "rows": await _read_together(parts, where, span, by)})
+    rows = await (_read_by_zone(parts, where, query) if zone == _TENANT_ZONE else _read(parts, where, span))
+    if by == "tenant":
+        rows = _tenant_rows(parts, rows, where, span)
+    rows.sort(key=lambda row: (row["period"], row["namespace"], row["tenant"], row["listener"]))
+    total = _sum_rows(rows) | _open_deliveries(rows)
+    return api.json_response({**times, "rows": rows, "total": total})
+
+
+async def _read_together(parts: Parts, where: Filter, span: UsageRange, by: str) -> list[Row]:
+    """Return a row for each period, or for each tenant, with the counts of all selected listeners."""
+    if by == "tenant":
+        usage = await parts.store.usage(span.since, span.until, where, span.period, span.zone)
+        rows = _tenant_rows(parts, usage_rows(usage, {}, span.period, span.zone), where, span)
+        return [{name: value for name, value in row.items() if name not in _OPEN} for row in rows]
     by_period: dict[str, model.Counts] = {}
-    for slot, counts in sorted((await parts.store.totals(asked.since, asked.until, where)).items()):
+    for slot, counts in sorted((await parts.store.totals(span.since, span.until, where)).items()):
         if slot > 0:
-            period = name_period(books.first_second(slot, asked.period, zone), asked.period, zone)
-            books.add(by_period.setdefault(period, {}), counts)
-    return api.json_response({"rows": [{"period": period} | _counts(counts) for period, counts in by_period.items()]})
+            first_second = books.first_second(slot, span.period, span.zone)
+            books.add(by_period.setdefault(name_period(first_second, span.period, span.zone), {}), counts)
+    return [{"period": period} | _counts(counts) for period, counts in by_period.items()]
 
 
-async def show_venues(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/usage/venues``: visits and repeats by the venue in their bodies, while these are stored.
+async def _venues(parts: Parts, where: Filter, span: UsageRange) -> Row:
+    """Count visits and repeats by the venue in their bodies, while these are stored.
 
     ``withoutBody`` says how many more the meters counted, whose bodies retention has deleted. A venue is read by
     the listener as it is now, and only where Purple puts it, because a listener's own path may lead to personal
-    data.
+    data. A row without a venue counts visits that name none.
     """
-    with api.parsing():
-        where = api.read_filter(request)
-        zone = parse_zone(request.query.get("zone", "UTC"))
-        asked = parse_range(request.query, parts.clock.now(), zone)
-    where = await name_check.check_names(parts, where)
-    where = msgspec.structs.replace(where, since=asked.since, until=asked.until)
-    counts = _VenueCounts()
+    where = msgspec.structs.replace(where, since=span.since, until=span.until)
+    counts: dict[tuple[str, str, str], collections.Counter[model.CountedAs]] = {}
     listeners = parts.state.snapshot.listeners
     deadline, last_key = time.monotonic() + _VENUES_SECONDS, 0
     while visits := await parts.store.visit_bodies(where, _VENUES_SLICE, last_key):
         last_key = visits[-1].key
         for visit in visits:
-            counts.add(visit, listeners.get(visit.listener.key))
+            if visit.body is not None:
+                venue = _venue(visit, visit.body, listeners.get(visit.listener.key))
+                key = (visit.listener.namespace, visit.listener.tenant, venue)
+                counts.setdefault(key, collections.Counter())[visit.counted_as] += 1
         if time.monotonic() > deadline:
             raise api.ProblemError(400, "TooMuch", "there are too many visits", "ask for one tenant or a shorter time")
-    metered = await parts.store.usage(asked.since, asked.until, where, "month")
-    in_all = sum(row.counts.get(counter, 0) for row in metered for counter in (Counter.visits, Counter.repeats))
-    times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until)}
-    rows = counts.rows(name_range(asked, zone))
+    rows: list[Row] = [
+        {"period": name_range(span), "namespace": namespace, "tenant": tenant, "venue": venue}
+        | {"visits": count[model.CountedAs.Visit], "repeats": count[model.CountedAs.Repeat]}
+        for (namespace, tenant, venue), count in sorted(counts.items())
+    ]
     total = {name: sum(int(str(row[name])) for row in rows) for name in ("visits", "repeats")}
-    without_body = max(0, in_all - counts.total)
-    return api.json_response({**times, "rows": rows, "total": total, "withoutBody": without_body})
+    metered = total_of(await parts.store.usage(span.since, span.until, where, "month"))
+    metered_visits = int(str(metered["visits"])) + int(str(metered["repeats"]))
+    return {"rows": rows, "total": total, "withoutBody": max(0, metered_visits - sum(total.values()))}
 
 
-def _tenant_rows(parts: Parts, rows: Iterable[Row], where: Filter, period: str) -> list[Row]:
+def _venue(visit: VisitBody, body: bytes, document: documents.ListenerDocument | None) -> str:
+    """Return the venue that a body names; ``document`` is its listener's, None if the listener is gone."""
+    if document is None or document.tenant.name != visit.listener.tenant:
+        return ""
+    return body_reading.read_venue(document, body, visit.content_type.decode("latin-1"))
+
+
+def _tenant_rows(parts: Parts, rows: Iterable[Row], where: Filter, span: UsageRange) -> list[Row]:
     """Return one row per tenant, also for those in force that nothing was counted for. ``listener`` is empty."""
     listeners = parts.state.snapshot.listeners.values()
     rows_by_tenant: dict[tuple[str, str], list[Row]] = {
@@ -223,7 +194,7 @@ def _tenant_rows(parts: Parts, rows: Iterable[Row], where: Filter, period: str) 
     for row in sorted(rows, key=lambda row: str(row["period"])):
         rows_by_tenant.setdefault((str(row["namespace"]), str(row["tenant"])), []).append(row)
     return [
-        {"period": period, "namespace": namespace, "tenant": tenant, "listener": "", **_sum_rows(of_tenant)}
+        {"period": name_range(span), "namespace": namespace, "tenant": tenant, "listener": "", **_sum_rows(of_tenant)}
         | _open_deliveries(of_tenant)
         for (namespace, tenant), of_tenant in rows_by_tenant.items()
     ]
@@ -236,19 +207,18 @@ async def _read_by_zone(parts: Parts, where: Filter, query: Mapping[str, str]) -
     zones = {name: tenant.time_zone for name, tenant in tenants.items() if where.selects(*name)}
     rows: list[Row] = []
     for name in sorted({"UTC", *zones.values()}):
-        zone = zoneinfo.ZoneInfo(name)
-        zone_rows = await _read(parts, where, parse_range(query, parts.clock.now(), zone), zone)
+        zone_rows = await _read(parts, where, parse_range(query, parts.clock.now(), zoneinfo.ZoneInfo(name)))
         rows += [row for row in zone_rows if zones.get((str(row["namespace"]), str(row["tenant"])), "UTC") == name]
     return rows
 
 
-async def _read(parts: Parts, where: Filter, asked: UsageRange, zone: datetime.tzinfo) -> list[Row]:
-    usage = await parts.store.usage(asked.since, asked.until, where, asked.period, zone)
+async def _read(parts: Parts, where: Filter, span: UsageRange) -> list[Row]:
+    usage = await parts.store.usage(span.since, span.until, where, span.period, span.zone)
     if len(usage) > _MAX_USAGE_ROWS:
         detail = f"{len(usage)} rows are too many"
         raise api.ProblemError(400, "TooMuch", detail, "ask for one tenant, a shorter time or a longer period")
-    open_before = await parts.store.open_deliveries(asked.since, where)
-    return usage_rows(usage, open_before, asked.period, zone)
+    open_before = await parts.store.open_deliveries(span.since, where)
+    return usage_rows(usage, open_before, span.period, span.zone)
 
 
 async def check_books(parts: Parts, request: web.Request) -> web.StreamResponse:
@@ -258,22 +228,22 @@ async def check_books(parts: Parts, request: web.Request) -> web.StreamResponse:
     It also compares all meters ever counted with the deliveries themselves: at the epoch no delivery was open.
     """
     with api.parsing():
-        asked = parse_range(request.query, parts.clock.now())
+        span = parse_range(request.query, parts.clock.now())
     store = parts.store
-    until = min(asked.until, model.slot_of(parts.clock.now() - _SETTLED) * model.MICROSECONDS)
-    usage = await store.usage(asked.since, until) if asked.since < until else []
-    open_before, open_after = await store.open_deliveries(asked.since), await store.open_deliveries(until)
-    violations = books.check(usage, open_before, open_after if asked.since < until else open_before)
+    until = min(span.until, model.slot_of(parts.clock.now() - _SETTLED) * model.MICROSECONDS)
+    usage = await store.usage(span.since, until) if span.since < until else []
+    open_before, open_after = await store.open_deliveries(span.since), await store.open_deliveries(until)
+    violations = books.check(usage, open_before, open_after if span.since < until else open_before)
     violations += books.check([], await store.open_deliveries(0), {})
     rows = [_violation_row(violation) for violation in violations]
-    times = {"from": model.format_time(asked.since), "to": model.format_time(until)}
+    times = {"from": model.format_time(span.since), "to": model.format_time(until)}
     counted = {row.listener for row in usage}
     in_force = {
         model.ListenerName(document.namespace, document.tenant.name, document.name)
         for document in parts.state.snapshot.listeners.values()
     }
     numbers = {"listeners": len(counted), "ofListeners": len(counted | in_force)}
-    is_whole = until == asked.until
+    is_whole = until == span.until
     return api.json_response({**times, "isWholeTime": is_whole, **numbers, "violations": rows})
 
 
@@ -289,15 +259,12 @@ def usage_rows(
     for row in usage:
         at_start = running.get(row.listener, 0)
         running[row.listener] = at_end = at_start + books.opened(row.counts)
-        rows.append(_usage_row(name_period(row.period, period, zone), row.listener, row.counts, at_start, at_end))
+        name = {"namespace": row.listener.namespace, "tenant": row.listener.tenant, "listener": row.listener.listener}
+        rows.append(
+            {"period": name_period(row.period, period, zone), **name, **_counts(row.counts)}
+            | {"openBefore": at_start, "openAfter": at_end}
+        )
     return rows
-
-
-def _usage_row(
-    period: str, listener: model.ListenerName, counts: model.Counts, open_before: int, open_after: int
-) -> Row:
-    name = {"namespace": listener.namespace, "tenant": listener.tenant, "listener": listener.listener}
-    return {"period": period, **name, **_counts(counts), "openBefore": open_before, "openAfter": open_after}
 
 
 def total_of(usage: Iterable[UsageRow]) -> Row:
@@ -320,10 +287,6 @@ def _sum_rows(rows: Iterable[Row]) -> Row:
             elif isinstance(value, int) and isinstance(count, int):
                 total[name] = value + count
     return total
-
-
-def _without_open(row: Row) -> Row:
-    return {name: value for name, value in row.items() if name not in {"openBefore", "openAfter"}}
 
 
 def _open_deliveries(rows: Iterable[Row]) -> Row:
@@ -352,32 +315,11 @@ def name_period(first_second: int, period: Period, zone: datetime.tzinfo = datet
     return day[:7] if period == "month" else day
 
 
-def name_range(asked: UsageRange, zone: datetime.tzinfo = datetime.UTC) -> str:
+def name_range(span: UsageRange) -> str:
     """Format a time with its two ends: ``2026-10-01/2026-11-01``. Source: ISO 8601-1 §5.5.2.2."""
-    ends = [datetime.datetime.fromtimestamp(end // model.MICROSECONDS, zone) for end in (asked.since, asked.until)]
+    ends = [datetime.datetime.fromtimestamp(end // model.MICROSECONDS, span.zone) for end in (span.since, span.until)]
     are_days = all(end.time() == datetime.time() for end in ends)
     return "/".join([end.date().isoformat() if are_days else end.isoformat(timespec="minutes") for end in ends])
-
-
-def as_csv(rows: Iterable[Row]) -> str:
-    """Return a header and one CSV line per row of usage_rows(). Source: RFC 4180."""
-    file = io.StringIO()
-    flat = [_flatten(row) for row in rows]
-    header = _flatten(_usage_row("", model.ListenerName("", "", ""), {}, 0, 0))
-    writer = csv.DictWriter(file, list(header), lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return file.getvalue()
-
-
-def _flatten(row: Row) -> Row:
-    flat: Row = {}
-    for name, value in row.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}{key}": count for key, count in value.items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _violation_row(violation: books.Violation) -> Row:

@@ -1,13 +1,11 @@
 """Prints rows: a table with one line per row, JSON or CSV for programs."""
 
-import csv
 import itertools
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import rich.cells
 import typer
@@ -31,9 +29,6 @@ _NO_WIDTH = 1_000_000  # of output that is not a terminal, so that programs get 
 _NUMBER = re.compile(r"-|\d+(\.\d+)?[%smhd]?|\d+[/→]\d+")
 
 _PARTS = re.compile(r"[^/-]*[/-]?")  # Parts of a name
-
-# The beginning of a cell that a spreadsheet takes for a formula; a number with a sign is none.
-_FORMULA = re.compile(r"[=@]|[+-](?!\d+(\.\d+)?$)")
 
 OutputFormat = Literal["text", "json", "csv"]
 
@@ -71,42 +66,9 @@ def print_rows(
         print_table([head for head, _ in columns], [[cell(row) for _, cell in columns] for row in rows], essential)
 
 
-# Fields of JSON whose own fields are columns of CSV. Other maps have keys that differ from row to row.
-_OBJECTS = frozenset({"today", "quota", "retention", "lastError"})
-
-
 def print_csv(rows: Sequence[Row]) -> None:
     """Print rows as CSV: a column for each field of JSON."""
-    lines = [_csv_cells(row) for row in rows]
-    writer = csv.DictWriter(sys.stdout, dict.fromkeys(itertools.chain(*lines)), restval="")
-    if lines:
-        writer.writeheader()
-    writer.writerows(lines)
-
-
-def _csv_cells(row: Row) -> dict[str, str]:
-    cells: dict[str, str] = {}
-    for name, value in row.items():
-        if name in _OBJECTS:
-            cells |= {f"{name}{field[0].upper()}{field[1:]}": _csv_cell(value[field]) for field in value or ()}
-        else:
-            cells[name] = _csv_cell(value)
-    return cells
-
-
-def _csv_cell(value: object) -> str:
-    """Return a cell of CSV: a text, texts with commas, or JSON.
-
-    It begins with ``'`` if a spreadsheet would run it, because a value from a body may be a formula.
-    """
-    texts: list[Any] = value if isinstance(value, list) else [value]
-    if value in (None, {}):
-        cell = ""
-    elif all(isinstance(text, str) for text in texts):
-        cell = listings.printable(", ".join(texts))
-    else:
-        cell = listings.printable(json.dumps(value, ensure_ascii=False))
-    return f"'{cell}" if _FORMULA.match(cell) else cell
+    typer.echo(listings.csv_text(rows), nl=False)
 
 
 def width_of(text: str) -> int:

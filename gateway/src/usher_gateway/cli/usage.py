@@ -136,53 +136,20 @@ def register(app: typer.Typer) -> None:
         if check:
             _print_check(client.get("/api/usage/check", **times), output)
             return
-        if by == "venue":
-            if zone == "tenant":
-                fail("--by venue has no days or months", "leave --zone out, or name the zone of --from and --to", USAGE)
-            answer = client.get("/api/usage/venues", **times, **names, zone=zone)
-            print_venues(answer, output, context, limit, first_row(cursor))
-            return
-        query = {**times, **names, "by": by, "zone": zone}
-        if output == "csv":
-            text = client.get_bytes("/api/usage", format=output, **query).decode()
-            typer.echo(text, nl=not text.endswith("\n"))
-        elif output == "json":
-            tables.print_json(client.get("/api/usage", **query))
+        answer = client.get("/api/usage", **times, **names, by=by, zone=zone)
+        if output == "json":
+            tables.print_json(answer)
+        elif output == "csv":
+            tables.print_csv(answer["rows"])
         else:
-            print_text(client.get("/api/usage", **query), context, limit, first_row(cursor))
-
-
-_VENUE_COLUMNS: tuple[listings.Column, ...] = (
-    ("TENANT", lambda row: f"{row['namespace']}/{row['tenant']}"),
-    ("VENUE", lambda row: str(row["venue"] or "(none)")),
-    ("VISITS", listings.text_cell("visits")),
-    ("REPEATS", listings.text_cell("repeats")),
-)
-
-
-def print_venues(
-    answer: Any, output: tables.OutputFormat, context: typer.Context, limit: int | None, begin: int
-) -> None:
-    """Print a page of the counts by venue. JSON and CSV have all rows."""
-    rows = answer["rows"]
-    end = begin + row_limit(limit, len(rows)) if output == "text" else len(rows)
-    shown = rows[begin:end] if output == "text" else rows
-    if output == "text":
-        typer.echo(f"From {answer['from'][:16]} to {answer['to'][:16]} UTC:")
-    nothing = "No visit with a stored body in that time."
-    beside = {name: value for name, value in answer.items() if name != "rows"}
-    tables.print_rows(shown, _VENUE_COLUMNS, output, nothing, beside=beside)
-    if output == "text" and rows:
-        visits, repeats = answer["total"]["visits"], answer["total"]["repeats"]
-        typer.echo(f"total: {listings.counted(visits, 'visit')}, {listings.counted(repeats, 'repeat')}")
-    if end < len(rows):
-        print_next_page(context, f"{len(shown)} of {listings.counted(len(rows), 'row')}", str(end))
-    if answer["withoutBody"]:
-        missing = listings.counted(answer["withoutBody"], "visit")
-        tables.print_text(
-            f"Not counted, because the body is not stored any more: {missing} (bodyDays of the Tenant, or an erasure).",
-            err=True,
-        )
+            print_text(answer, context, limit, first_row(cursor))
+        if answer.get("withoutBody"):
+            missing = listings.counted(answer["withoutBody"], "visit")
+            tables.print_text(
+                f"Not counted, because the body is not stored any more: {missing} (bodyDays of the Tenant, or an"
+                " erasure).",
+                err=True,
+            )
 
 
 def _print_check(answer: Any, output: tables.OutputFormat) -> None:
@@ -218,42 +185,42 @@ def first_row(cursor: str | None) -> int:
 
 def _with_sums(row: listings.Row) -> listings.Row:
     """Return a row of the books with the skips of all reasons together."""
-    return {**row, "skipped": sum(row["skipped"].values())}
+    return {**row, "skipped": sum(row.get("skipped", {}).values())}
 
 
 def print_text(answer: Any, context: typer.Context, limit: int | None, begin: int) -> None:
     """Print a page of the books as a table, with the total of all pages."""
-    rows = [_with_sums(row) for row in answer["rows"]]
+    rows, by, total = [_with_sums(row) for row in answer["rows"]], answer["by"], _with_sums(answer["total"])
     limit = row_limit(limit, len(rows))
     if not rows:
         typer.echo("Nothing was counted in that time.")
         return
-    total = _with_sums(answer["total"])
-    names = _name_columns(rows, by=answer["by"])
-    counted = _WORK | {name for _, name in _NUMBERS if total[name] or any(row[name] for row in rows)}
-    shown_first = (_WORK | _NOT_DELIVERED) & counted
-    shown = [number for number in _NUMBERS if number[1] in counted or number[1] not in _RARE]
+    names, more_names = _name_columns(rows, by)
+    counts = [number for number in _NUMBERS if number[1] in total]
+    counted = _WORK | {name for _, name in counts if total[name] or any(row[name] for row in rows)}
+    shown_first = {name for _, name in counts} & counted & (_WORK | _NOT_DELIVERED)
+    shown = [number for number in counts if number[1] in counted or number[1] not in _RARE]
     numbers = sorted(shown, key=lambda number: (number[1] not in shown_first, number[1] not in counted))
-    lines = [
-        [*[cell(row) for _, cell in names], *[str(row[key]) for _, key in numbers], row["tenant"], row["namespace"]]
-        for row in rows[begin : begin + limit]
-    ]
-    heads = [*[head for head, _ in names], *[head for head, _ in numbers], "TENANT", "NAMESPACE"]
-    lines.append(["total", *[""] * (len(names) - 1), *[str(total[key]) for _, key in numbers], "", ""])
-    if answer["by"] == "tenant" or not answer["from"].endswith("T00:00:00.000Z"):  # then PERIOD is not all of a day
+    columns = [*names, *[(head, listings.text_cell(name)) for head, name in numbers], *more_names]
+    lines = [[cell(row) for _, cell in columns] for row in rows[begin : begin + limit]]
+    sums = [str(total[name]) for _, name in numbers]
+    lines.append(["total", *[""] * (len(names) - 1), *sums, *[""] * len(more_names)])
+    if not more_names or not answer["from"].endswith("T00:00:00.000Z"):  # then PERIOD is not all of a day
         typer.echo(f"From {answer['from'][:16]} to {answer['to'][:16]} UTC:")
-    if answer["by"] == "tenant":
-        heads, lines = heads[:-2], [line[:-2] for line in lines]
-    tables.print_table(heads, lines, len(names) + len(shown_first))
+    tables.print_table([head for head, _ in columns], lines, len(names) + len(shown_first))
     if len(rows) > begin + limit:
         print_next_page(context, f"{len(lines) - 1} of {listings.counted(len(rows), 'row')}", str(begin + limit))
 
 
-def _name_columns(rows: Any, by: str) -> tuple[listings.Column, ...]:
-    """Return the columns that name a row: its period and listener, or its tenant."""
-    if by != "tenant":
-        return (("PERIOD", listings.text_cell("period")), ("LISTENER", _shortest_names(rows)))
-    return (("TENANT", lambda row: f"{row['namespace']}/{row['tenant']}"),)
+def _name_columns(rows: Any, by: str) -> tuple[tuple[listings.Column, ...], tuple[listings.Column, ...]]:
+    """Return the columns that name a row, before and behind its numbers."""
+    tenant = ("TENANT", lambda row: f"{row['namespace']}/{row['tenant']}")
+    if by == "tenant":
+        return (tenant,), ()
+    if by == "venue":
+        return (tenant, ("VENUE", lambda row: str(row["venue"] or "(none)"))), ()
+    names = (("PERIOD", listings.text_cell("period")), ("LISTENER", _shortest_names(rows)))
+    return names, (("TENANT", listings.text_cell("tenant")), ("NAMESPACE", listings.text_cell("namespace")))
 
 
 def _shortest_names(rows: Any) -> Callable[[listings.Row], str]:

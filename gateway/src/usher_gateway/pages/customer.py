@@ -185,7 +185,7 @@ async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Values:
     first_hour, first_day = visit_charts.hours(now, zone)[0], visit_charts.days(now, zone)[0]
     first_month = Month(today.year, today.month).plus(1 - _MONTHS)
     slots, days, months, delivered, visits = await all_of(
-        api.get("/api/usage/totals", {**names, "from": first_hour.isoformat()}),
+        api.get("/api/usage", {**names, "by": "slot", "together": "true", "from": first_hour.isoformat()}),
         api.get("/api/usage", {**names, "by": "day", "zone": "tenant", "from": first_day.isoformat()}),
         api.get("/api/usage", {**names, "by": "month", "zone": "tenant", "from": str(first_month)}),
         api.get("/api/deliveries/delivered", names),

@@ -12,7 +12,7 @@ from usher_gateway.pages.charts import Bar, bar_chart
 _SHOWN = 50  # Tenants on one page
 _WEEKS = 4  # Weeks before this one whose same weekday is compared with today
 
-# Count of `GET /api/usage/totals` -> words.
+# Count of `GET /api/usage` -> words.
 _KINDS = {
     "visits": "visits",
     "delivered": "delivered",
@@ -79,7 +79,8 @@ def _listed(counted_as: str, midnight: datetime.datetime) -> str:
 
 
 async def _totals(api: Api, since: datetime.datetime, until: datetime.datetime) -> Sequence[Row]:
-    answer = await api.get("/api/usage/totals", {"from": since.isoformat(), "to": until.isoformat()})
+    times = {"from": since.isoformat(), "to": until.isoformat()}
+    answer = await api.get("/api/usage", {**times, "by": "slot", "together": "true"})
     rows: Sequence[Row] = answer["rows"]
     return rows
 

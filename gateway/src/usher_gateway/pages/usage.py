@@ -9,6 +9,7 @@ from typing import NamedTuple
 from aiohttp import web
 from markupsafe import Markup
 
+from usher_gateway.admin import listings
 from usher_gateway.pages import periods, requests
 from usher_gateway.pages.api import Api, ApiProblemError, Row, Values, all_of
 from usher_gateway.pages.charts import Bar, bar_chart
@@ -20,7 +21,7 @@ _SHOWN = 50  # Tenants on one page
 # Months of one tenant. Of all together there are two, because reading the meters of all for a year takes too long.
 _MONTHS = 12
 
-# Count of `GET /api/usage/totals` -> words.
+# Count of `GET /api/usage` -> words.
 _COUNTS = {
     "visits": "visits",
     "repeats": "repeats",
@@ -82,13 +83,14 @@ async def show(api: Api, request: web.Request) -> Values:
     now = datetime.datetime.now(zone)
     this_month = Month(now.year, now.month)
     month = parse_month(chosen.get("month", str(this_month)))
-    period = {"from": str(month), "to": str(month.plus(1)), "zone": str(zone)}
-    earlier = {"from": str(month.plus(-1)), "to": _same_time_before(month, now, zone), "zone": str(zone)}
+    together = {"zone": str(zone), "together": "true"}
+    period = {"from": str(month), "to": str(month.plus(1)), **together}
+    earlier = {"from": str(month.plus(-1)), "to": _same_time_before(month, now, zone), **together}
     first_month = month.plus(1 - _MONTHS) if of_tenant else month.plus(-1)
     days, days_before, months, tenants, tenants_before = await all_of(
-        api.get("/api/usage/totals", {**period, **of_tenant, "by": "day"}),
-        api.get("/api/usage/totals", {**earlier, **of_tenant, "by": "month"}),
-        api.get("/api/usage/totals", {**period, **of_tenant, "from": str(first_month), "by": "month"}),
+        api.get("/api/usage", {**period, **of_tenant, "by": "day"}),
+        api.get("/api/usage", {**earlier, **of_tenant, "by": "month"}),
+        api.get("/api/usage", {**period, **of_tenant, "from": str(first_month), "by": "month"}),
         _by_tenant(api, period, of_tenant),
         _by_tenant(api, earlier, of_tenant),
     )
@@ -148,12 +150,12 @@ async def download(api: Api, request: web.Request) -> Download:
     chosen = requests.texts(request, "tenant", "zone", "by", "month")
     month, by = parse_month(chosen.pop("month", "")), chosen.get("by", "day")
     first = month.plus(1 - _MONTHS) if by == "month" else month
-    asked = chosen | {"from": str(first), "to": str(month.plus(1)), "format": "csv"}
+    books = await api.get("/api/usage", chosen | {"from": str(first), "to": str(month.plus(1))})
     zones = "-own-zones" if by == "tenant" and chosen.get("zone") == "tenant" else ""
     now = datetime.datetime.now(requests.find_zone(chosen.get("zone", "UTC")))
     so_far = "-so-far" if month == (now.year, now.month) else ""
     name = f"usage-{month}{so_far}-by-{by if by in _CSV else 'day'}{zones}.csv"
-    return Download(name, await api.get_bytes("/api/usage", asked), "text/csv")
+    return Download(name, listings.csv_text(books["rows"]).encode(), "text/csv")
 
 
 async def _zone(api: Api, request: web.Request, chosen: Mapping[str, str]) -> datetime.tzinfo:
@@ -168,7 +170,7 @@ async def _by_tenant(api: Api, period: Mapping[str, str], of_tenant: Mapping[str
     """Return a row for each tenant; none if one tenant is selected."""
     if of_tenant:
         return []
-    rows: Sequence[Row] = (await api.get("/api/usage/totals", {**period, "by": "tenant"}))["rows"]
+    rows: Sequence[Row] = (await api.get("/api/usage", {**period, "by": "tenant"}))["rows"]
     return rows
 
 
