@@ -513,7 +513,6 @@ async def test_end_of_a_listing_fits_80_columns_and_keeps_the_command_whole(serv
     assert command.startswith("next: usher visits list --namespace agency --since 2025-11-25T00:00:00Z --limit 2 ")
     hint = await served.command("deliveries", "retry", "--all")
     assert max(map(len, hint.err.splitlines())) <= 80
-    assert "`usher deliveries show ID`" in hint.err
 
 
 async def test_word_asked_for_is_whole_in_a_narrow_list_of_several_tenants(served: admin_port.Served) -> None:

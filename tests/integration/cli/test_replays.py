@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,13 +23,10 @@ async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
 async def test_preview_counts_by_result_shows_the_newest_and_changes_nothing(served: admin_port.Served) -> None:
     run = await served.command("visits", "replay", "--tenant", "acme", COLUMNS="80")
     lines = run.out.splitlines()
-    assert (run.code, lines[:3]) == (2, ["Filter: 1 delivery", "dead: 1 delivery", "delivered: 1 delivery"])
-    held = "Left out: 1 delivery held until the cause of the hold ends (`usher deliveries list --state held` says why)."
-    assert held in " ".join(run.out.split())
+    assert (run.code, lines[:2]) == (2, ["reasons       Filter 1, dead 1, delivered 1", "leftOut       held 1"])
     heading, columns, *sample = lines[-5:]
-    assert (heading, columns.split()) == ("The newest 3:", ["UTC", "11-25", "VISIT", "RESULT"])
-    assert [line.split()[-1] for line in sample] == ["Filter", "dead", "delivered"]
-    assert "These 3 are of destination crm, tenant acme, route crm." in run.err
+    assert (heading, columns.split()[:4]) == ("The newest 3:", ["RECEIVED", "(UTC)", "VISIT", "RESULT"])
+    assert [line.split()[3] for line in sample] == ["Filter", "dead", "delivered"]
     assert max(map(len, lines)) <= 80
     assert "this would create 3 deliveries\n" in run.err
     assert "The filter `when` is not asked again" in run.err
@@ -44,20 +40,16 @@ async def test_replay_creates_deliveries_and_says_how_many(served: admin_port.Se
     assert (run.code, run.out) == (0, "Created: 3 deliveries (3 pending).\n"), run.err
     assert "runs in the gateway. `usher replays cancel " in run.said
     again = await served.output_of("visits", "replay", "--reason", "Filter", "--yes")
-    left_out = "Left out: 1 delivery skipped before and replayed since (--state delivered,dead,cancelled selects"
-    assert " ".join(again.split()).startswith(f"{left_out} those). ")
-    assert max(map(len, again.splitlines())) <= 80
+    assert again == "leftOut  replayedBefore 1\nCreated: 0 deliveries.\n"
     listed = await served.output_of("visits", "list", "--reason", "Filter", COLUMNS="120")
     assert "skipped Filter, replayed pending (crm)" in listed
 
 
-async def test_left_out_verdicts_are_counted_with_the_flag_that_takes_them(served: admin_port.Served) -> None:
+async def test_left_out_verdicts_are_counted(served: admin_port.Served) -> None:
     served.paused_routes.add("crm")
     run = await served.command("visits", "replay", "--reason", "Filter")
-    left_out = "Left out: 1 delivery of routes that are paused, in shadow mode, removed, or lead elsewhere now"
-    assert f"{left_out} (--ignore-pause)." in " ".join(run.out.split())
-    assert max(map(len, run.out.splitlines())) <= 80
-    assert "this would create 0" in run.err
+    assert run.out == "leftOut  paused 1\n"
+    assert run.said == "usher: this would create 0 deliveries all that could be replayed is left out"
     run = await served.command("visits", "replay", "--reason", "Filter", "--ignore-pause", "--yes")
     assert run.out == "Created: 1 delivery (1 pending).\n"
 
@@ -83,19 +75,8 @@ async def test_preview_warns_of_a_destination_that_only_older_visits_have(served
     newer = (samples.skip(model.SkipReason.Paused, samples.MAILER),)
     await served.bench.accept(*[samples.arrival(f"newer {number}", if_visit=newer) for number in range(9)])
     run = await served.command("visits", "replay", "--tenant", "acme")
-    assert [line.split()[-1] for line in run.out.splitlines()[-5:]] == ["Paused"] * 5
-    assert "These 5 are of destination mailer," in run.err
-    assert run.err.startswith("3 deliveries would go to agency/crm, which fails now (Failing)")
-
-
-async def test_preview_leaves_out_what_all_its_visits_have_in_common(served: admin_port.Served) -> None:
-    skips = (samples.skip(model.SkipReason.Repeat), samples.skip(model.SkipReason.Repeat, samples.MAILER))
-    await served.bench.accept(samples.arrival("seen", if_visit=skips))
-    run = await served.command("visits", "replay", "--reason", "Repeat", "--ignore-pause")
-    head, *rows = run.out.splitlines()[-3:]
-    assert head.split() == ["UTC", "11-25", "VISIT", "RESULT", "DESTINATION", "ROUTE"]
-    assert [row.split()[3:] for row in rows] == [["crm", "crm"], ["mailer", "welcome"]]
-    assert "These 2 are of tenant acme.\n" in run.err
+    assert [line.split()[3:5] for line in run.out.splitlines()[-5:]] == [["Paused", "agency/mailer"]] * 5
+    assert "3 deliveries would go to agency/crm, which fails now (Failing)" in run.said
 
 
 async def test_dead_delivery_says_that_its_destination_still_fails(served: admin_port.Served) -> None:
@@ -142,16 +123,11 @@ async def test_cancelling_a_running_replay_first_names_what_it_ends(served: admi
     identifier = await start_slow_replay(served)
     asked = await served.command("replays", "cancel", identifier)
     assert (asked.code, asked.said.endswith("give --yes to do it")) == (2, True)
-    assert re.search(
-        r"this would end the replay of Paused, which has created \d+ deliver(y|ies), and cancel", asked.said
-    )
+    assert "usher: this would end the replay, and cancel " in asked.said
     printed = await served.command("replays", "cancel", identifier, "-o", "json")
     assert (printed.code, json.loads(printed.out)["state"]) == (2, "running")
     cancelled = await served.output_of("replays", "cancel", identifier, "--yes")
     assert f"Replay {identifier} is cancelled since 20" in cancelled
-    again = await served.command("replays", "cancel", identifier)
-    assert (again.code, "the replay is cancelled since 20" in again.said) == (2, True)
-    assert again.said.endswith(f"none of its deliveries waits `usher replays resume {identifier[:21]}` lets it go on")
 
 
 async def test_cancelling_a_done_replay_cancels_what_still_waits(served: admin_port.Served) -> None:
@@ -159,13 +135,9 @@ async def test_cancelling_a_done_replay_cancels_what_still_waits(served: admin_p
     (row,) = (await served.get("/api/replays"))["rows"]
     since = row["endedAt"].replace("T", " ")[:19]
     asked = await served.command("replays", "cancel", row["id"])
-    would = f"the replay is done since {since} UTC; this would cancel its 1 waiting delivery give --yes to do it"
-    assert (asked.code, would in asked.said) == (2, True)
+    assert (asked.code, asked.said) == (2, "usher: this would cancel 1 waiting delivery give --yes to do it")
     done = await served.output_of("replays", "cancel", row["id"], "--yes")
     assert f"is done since {since} UTC: 1 delivery created (1 cancelled)." in " ".join(done.split())
-    again = await served.command("replays", "cancel", row["id"])
-    assert (again.code, f"is done since {since} UTC, and none of its deliveries waits" in again.said) == (2, True)
-    assert "--yes" not in again.err
 
 
 async def test_help_of_cancelling_a_replay_says_what_yes_does() -> None:
@@ -187,22 +159,17 @@ async def test_resuming_a_replay_that_is_not_cancelled_says_its_state(served: ad
     assert (resumed.code, resumed.said) == (2, f"usher: {refused} runs")
 
 
-async def test_replay_of_the_id_of_a_delivery_says_so(served: admin_port.Served) -> None:
-    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
-    run = await served.command("visits", "replay", dead["id"], "--state", "dead")
-    said = " ".join(run.err.split())
-    assert "The selection has no visit. That is the id of a delivery: `usher deliveries show " in said
-
-
 async def test_preview_counts_the_deliveries_of_several_destinations(served: admin_port.Served) -> None:
     routes = [samples.route(name, destination=f"agency/{name}") for name in ("a", "b", "c", "d", "e", "f", "g")]
     skips = tuple([samples.skip(model.SkipReason.Repeat, route) for route in routes])
     await served.bench.accept(samples.arrival("all", if_visit=skips), samples.arrival("last", if_visit=skips[-1:]))
     run = await served.command("visits", "replay", "--reason", "Repeat", "--ignore-pause")
-    to = "To agency/g (2), agency/a (1), agency/b (1), agency/c (1), agency/d (1) and 2 more."
-    assert f"Repeat: 8 deliveries Of tenant agency/acme (8). {to} " in " ".join(run.out.split())
-    one = await served.command("visits", "replay", "--reason", "Repeat", "--route", "a")
-    assert one.out.startswith("Repeat: 1 delivery\nOf tenant agency/acme (1).\nTo agency/a (1).\n\nThe newest:\n")
+    assert run.out.splitlines()[:4] == [
+        "reasons       Repeat 8",
+        "tenants       agency/acme 8",
+        "destinations  agency/g 2, agency/a 1, agency/b 1, agency/c 1,",
+        "              agency/d 1 and 2 more",
+    ]
 
 
 async def test_preview_says_what_the_filter_means_for_cancelled_deliveries(served: admin_port.Served) -> None:
@@ -212,46 +179,15 @@ async def test_preview_says_what_the_filter_means_for_cancelled_deliveries(serve
     assert "this would create 1 delivery, in 1s or more" in run.said
 
 
-@pytest.mark.parametrize(
-    ("selection", "reason"),
-    [
-        ("--since 2024-01-01 --until 2024-01-02 --state dead", "The selection has no visit."),
-        (
-            "--tenant acme --reason Paused",
-            "the newest are: dead, delivered, held DestinationPaused, quarantined NoUser, skipped Filter. `usher",
-        ),
-        ("--tenant globex --reason Stale,Shadow", "None of them is skipped Stale or skipped Shadow; the newest are:"),
-        ("--tenant globex --route bar --reason Stale", "the newest are: delivered."),
-        ("--tenant globex --destination mailer --reason Stale", "the newest are: skipped Repeat."),
-        ("--listener pool --reason Stale", "the newest are: quarantined NoUser. `usher quarantine release` reads"),
-    ],
-)
-async def test_empty_replay_says_why_before_and_after_it_ran(
-    served: admin_port.Served, selection: str, reason: str
-) -> None:
-    bar = samples.route("bar", samples.BAR)
-    skip = samples.skip(model.SkipReason.Repeat, samples.route("mail", samples.BAR, "agency/mailer"))
-    arrival = samples.arrival("bar", listener=samples.BAR, if_visit=(samples.plan(bar), skip))
-    (accepted, _) = await served.bench.accept(arrival, samples.quarantined("pool", listener=samples.POOL))
-    served.bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Delivered, status=200))
-    await served.bench.store.flush()
-    run = await served.command("visits", "replay", *selection.split())
-    assert (run.code, run.said.startswith("usher: this would create 0 deliveries")) == (2, True)
-    assert reason in run.said
-    printed = await served.output_of("visits", "replay", *selection.split(), "--yes")
-    assert printed.startswith("Created: 0 deliveries.\n")
-    assert reason in " ".join(printed.split())
-
-
-async def test_empty_preview_of_all_results_says_why(served: admin_port.Served) -> None:
-    run = await served.command("visits", "replay", (await served.get("/api/quarantine"))["rows"][0]["id"])
-    assert "None of them can be replayed; the newest are: quarantined NoUser." in run.said
+async def test_empty_replay_says_why(served: admin_port.Served) -> None:
+    run = await served.command("visits", "replay", "--since", "2024-01-01", "--until", "2024-01-02", "--state", "dead")
+    assert (run.code, run.said.endswith("the selection has nothing that can be replayed")) == (2, True)
 
 
 async def test_replay_that_leaves_all_out_points_to_no_deliveries(served: admin_port.Served) -> None:
     served.paused_routes.add("crm")
     run = await served.command("visits", "replay", "--reason", "Filter", "--yes")
-    assert (run.code, run.out.splitlines()[-1]) == (0, "All that could be replayed is left out.")
+    assert (run.code, run.out) == (0, "leftOut  paused 1\nCreated: 0 deliveries.\n")
     assert "lists them" not in run.err
 
 

@@ -35,7 +35,7 @@ async def test_dead_deliveries_are_counted_by_reason_and_then_redriven(served: a
         done = await browser.send(PATH, counted, tenant="agency/acme", destination="agency/crm")
         assert "1 delivery is due again. To the tenant To the destination" in done.words
         assert await dead(served) == []
-        assert "No selected delivery is dead" in (await browser.get(OF_ACME)).words
+        assert "The newest deliveries of the selection are: delivered, held" in (await browser.get(OF_ACME)).words
     (entry,) = (await served.get("/api/audit"))["rows"]
     assert (entry["action"], entry["count"], entry["selection"]["destination"]) == ("redrive", 1, "agency/crm")
 

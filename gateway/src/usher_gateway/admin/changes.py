@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings, name_check
+from usher_gateway.admin import api, listings, name_check, status
 from usher_gateway.admin.audit import Changed
 from usher_gateway.admin.parts import Parts
 from usher_gateway.ingest.pipeline import rebuild_arrival
@@ -16,6 +16,14 @@ from usher_gateway.store.base import UNRELEASED, Change, Filter
 # How many quarantined arrivals are parsed between two turns of the event loop; each may take some milliseconds.
 _RELEASE_SLICE = 20
 
+# Why a change leaves out all deliveries of a selection.
+_LEFT_OUT: Mapping[Change, str] = {
+    "redrive": "their bodies are deleted, their time limits are over, a replay sent them since, or their persons are"
+    " suppressed: `usher deliveries show ID` says that of one",
+    "retry": "they are held, are due already, or wait for the next trial of a destination",
+}
+
+_LOOKED_AT = 100  # The newest deliveries that explain why a change concerns none
 _SUPPRESSED = "Suppressed"  # Why an arrival of a suppressed person stays in quarantine
 
 Row = dict[str, object]
@@ -70,12 +78,14 @@ async def _change(
         selection, audited, where = await _read_selection(parts, request, listings.DELIVERY_REASONS)
         if selection.dry_run:
             preview = await parts.store.preview(change, where, parts.clock.now())
-            more = {
+            more: Row = {
                 "destinations": preview.destinations,
                 "tenants": preview.tenants,
                 "leftOut": preview.left_out,
+                "warnings": [] if change == "cancel" else status.delivery_warnings(parts, preview.destinations),
             }
-            return _preview_response({counted: 0, **more}, preview.reasons)
+            why_none = "" if preview.reasons else await _why_none(parts, where, change, preview.left_out)
+            return _preview_response({counted: 0, **more}, preview.reasons, why_none)
     async with parts.audit.change(request, change, audited) as changed:
         with api.parsing():  # the store refuses states that cannot be changed so
             changed.count = await apply(where, changed)
@@ -92,7 +102,9 @@ async def release(parts: Parts, request: web.Request) -> web.StreamResponse:
             released = _Released()
             if selection.dry_run:
                 await _release(parts, where, released, is_preview=True)
-                return _preview_response({"released": 0, "deliveries": 0, "unfit": released.unfit}, released.reasons)
+                nothing = {"released": 0, "deliveries": 0, "unfit": released.unfit}
+                why_none = "" if released.unfit else "the selection has no arrival in quarantine that is not released"
+                return _preview_response(nothing, released.reasons, "" if released.reasons else why_none)
             async with parts.audit.change(request, "release", audited) as changed:
                 with api.parsing():  # the store refuses filters of deliveries
                     await _release(parts, where, released, is_preview=False)
@@ -146,6 +158,19 @@ async def _read_selection(
     return selection, api.audited(selection, where), where
 
 
-def _preview_response(nothing: Row, reasons: Mapping[str, int]) -> web.StreamResponse:
-    """Answer a request with ``dryRun``: what it would change, in all and by reason."""
-    return api.json_response({**nothing, "selected": sum(reasons.values()), "reasons": reasons})
+async def _why_none(parts: Parts, where: Filter, change: Change, left_out: int) -> str:
+    """Return why a change would change none of the selected deliveries."""
+    if left_out and change in _LEFT_OUT:
+        return _LEFT_OUT[change]
+    page = await parts.store.deliveries(msgspec.structs.replace(where, state=None), None, _LOOKED_AT)
+    if not page.rows:
+        return "the selection has no delivery"
+    results = sorted({f"held {row['held']}" if row["held"] else str(row["state"]) for row in page.rows})
+    return f"the newest deliveries of the selection are: {', '.join(results)}"
+
+
+def _preview_response(nothing: Row, reasons: Mapping[str, int], why_none: str) -> web.StreamResponse:
+    """Answer a request with ``dryRun``: what it would change, in all and by reason, or why it would change nothing."""
+    return api.json_response(
+        {**nothing, "selected": sum(reasons.values()), "reasons": reasons, "whyNone": why_none or None}
+    )

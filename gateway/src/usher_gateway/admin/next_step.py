@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from usher_gateway import model
-from usher_gateway.admin.listings import SHORT_ID, Row
-from usher_gateway.admin.states import NOT_FAILING
+from usher_gateway.admin.listings import SHORT_ID, Row, counted
+from usher_gateway.admin.states import NOT_FAILING, DestinationHealth
 
 # Why a delivery is held, and what ends that: docs/reasons.md, Held.
 HOLDS: Mapping[model.HoldReason, tuple[str, str]] = {
@@ -76,6 +76,27 @@ def next_step(
         return Step("Its destination is not in force any more: it will be held with the reason DestinationNotFound.")
     step = _waiting(delivery, destination, now)
     return step._replace(text=f"{step.text} {_end(delivery, destination)}")
+
+
+def destination_warning(key: str, destination: Mapping[str, object], count: int) -> str:
+    """Return that a destination takes no deliveries now; empty if it does.
+
+    Args:
+        key: ``namespace/name``.
+        destination: its row of ``GET /api/destinations``.
+        count: deliveries that would go there.
+    """
+    health = destination.get("health")
+    if health in NOT_FAILING:
+        return ""
+    error = " ".join([str(destination[name]) for name in ("error", "status") if destination.get(name)])
+    why = ", ".join(filter(None, (str(health or destination["state"]), str(destination.get("unresolved") or error))))
+    effect = "it waits until the destination takes it" if count == 1 else "they wait until it takes some"
+    if destination["isRejecting"]:
+        effect = "it fails for good again" if count == 1 else "they fail for good again"
+    elif health == DestinationHealth.Failing:
+        effect = f"{'it' if count == 1 else 'they'} may fail again"
+    return f"{counted(count, 'delivery')} would go to {key}, which fails now ({why}): {effect}."
 
 
 def sent_again(replayed: Row) -> Step:

@@ -4,7 +4,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings, name_check, replay_words
+from usher_gateway.admin import api, listings, name_check, replay_words, status
 from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.tokens import Scope
 from usher_gateway.store.base import (
@@ -19,6 +19,15 @@ from usher_gateway.store.base import (
 
 _DEFAULT_PER_SECOND = 20
 _MOST_PER_SECOND = 1_000
+
+_RESULTS = frozenset([*listings.SKIP_REASONS, *replay_words.STATES])  # All that a replay may select
+
+# Result -> what a replay of it means for the filter of the route.
+_FILTER_NOTES = {
+    "Filter": "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now.",
+    "cancelled": "The filter `when` is not asked again of cancelled deliveries, but one that was cancelled while its "
+    "filter failed is held again.",
+}
 
 Row = dict[str, object]
 
@@ -42,10 +51,14 @@ async def start(parts: Parts, request: web.Request) -> web.StreamResponse:
                 "name what to replay: skip reasons in `reason`, such as Paused,Filter, or states in `state`"
             )
     if selection.dry_run:
-        preview = await parts.store.preview_replay(
-            replay_request, parts.clock.now(), mark_of_route=parts.mark_of_route, is_paused=parts.is_paused
-        )
-        row = _preview_row(preview)
+        preview = await _preview(parts, replay_request)
+        row = _preview_row(preview) | {
+            "warnings": [
+                *status.delivery_warnings(parts, preview.destinations),
+                *[note for result, note in _FILTER_NOTES.items() if preview.report.results.get(result)],
+            ],
+            "whyNone": None if preview.report.created else await _why_none(parts, replay_request, preview),
+        }
         if Scope.VisitsRead not in request[api.CALLER].scopes:
             row["sample"] = []
         return api.json_response(row)
@@ -54,6 +67,21 @@ async def start(parts: Parts, request: web.Request) -> web.StreamResponse:
         changed.id, changed.count = replay.id, 1
     parts.wake_replays()
     return api.json_response(_row(replay), 201)
+
+
+async def _preview(parts: Parts, replay_request: ReplayRequest) -> ReplayPreview:
+    return await parts.store.preview_replay(
+        replay_request, parts.clock.now(), mark_of_route=parts.mark_of_route, is_paused=parts.is_paused
+    )
+
+
+async def _why_none(parts: Parts, replay_request: ReplayRequest, preview: ReplayPreview) -> str:
+    """Return why a replay would create nothing."""
+    if any(_left_out(preview.report).values()) or preview.waiting or preview.held:
+        return "all that could be replayed is left out"
+    whole_preview = await _preview(parts, msgspec.structs.replace(replay_request, results=_RESULTS))
+    results = ", ".join(sorted(whole_preview.report.results))
+    return f"the selection has only: {results}" if results else "the selection has nothing that can be replayed"
 
 
 async def _parse(parts: Parts, request: web.Request, selection: ReplaySelection) -> ReplayRequest:
@@ -78,7 +106,7 @@ async def _parse(parts: Parts, request: web.Request, selection: ReplaySelection)
     where = await name_check.check_names(parts, where)
     return ReplayRequest(
         where=where,
-        results=frozenset([*reasons, *states] or [*listings.SKIP_REASONS, *replay_words.STATES]),
+        results=frozenset([*reasons, *states]) or _RESULTS,
         per_second=selection.per_second,
         ignores_once_per=selection.ignore_once_per,
         ignores_expiry=selection.ignore_expiry,

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import config_secret, destinations, documents, model, timing
-from usher_gateway.admin import api, health, name_check, states, tenant_rows, usage
+from usher_gateway.admin import api, health, name_check, next_step, states, tenant_rows, usage
 from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.tenant_rows import JsonObject
 from usher_gateway.admin.tenants import DeliveryCounts, TenantKey, count_deliveries
@@ -297,6 +297,16 @@ def destination_state(parts: Parts, key: str) -> JsonObject | None:
         "nextTrialAt": model.format_time(parts.clock.now() + parts.health.until_trial(key)),
         "retryMaxAgeSeconds": document.retry_max_age_seconds,
     }
+
+
+def delivery_warnings(parts: Parts, deliveries: Mapping[str, int]) -> list[str]:
+    """Return a sentence about each destination that takes no deliveries now. ``deliveries``: their number by it."""
+    gone: JsonObject = {"state": "NotFound", "isRejecting": False}
+    warnings = [
+        next_step.destination_warning(key, destination_state(parts, key) or gone, count)
+        for key, count in deliveries.items()
+    ]
+    return [warning for warning in warnings if warning]
 
 
 def _tenants_by_destination(parts: Parts, where: Filter) -> dict[str, set[str]]:

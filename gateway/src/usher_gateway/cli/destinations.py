@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from usher_gateway.admin import failures, listings
+from usher_gateway.admin import listings, states
 from usher_gateway.cli import overview, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -41,7 +41,12 @@ def register(app: typer.Typer) -> None:
 
 def is_destination_failing(row: listings.Row) -> bool:
     """Return whether a destination does not take deliveries as it should."""
-    return failures.is_not_taking(row) or bool(row["dead"])
+    return _is_not_taking(row) or bool(row["dead"])
+
+
+def _is_not_taking(row: listings.Row) -> bool:
+    """Return whether attempts at a destination fail or cannot be made, also because it is not in force."""
+    return row.get("health") not in states.NOT_FAILING
 
 
 def _short_error(row: listings.Row) -> str:
@@ -55,9 +60,7 @@ def _short_error(row: listings.Row) -> str:
 
 def trouble(row: listings.Row) -> str:
     """Return what is wrong with a destination and since when, the next attempt, and what waits for it."""
-    failing = (
-        f"{_health(row)} {_short_error(row)} for {_failing_for(row) or '0s'}" if failures.is_not_taking(row) else ""
-    )
+    failing = f"{_health(row)} {_short_error(row)} for {_failing_for(row) or '0s'}" if _is_not_taking(row) else ""
     next_try = f"next attempt {listings.time_cell('nextDueAt')(row)[11:]} UTC" if failing and row["nextDueAt"] else ""
     return ", ".join(filter(None, (failing, next_try, _deliveries(row, tables.FIXED_SPACE))))
 

@@ -3,11 +3,9 @@
 The gateway creates the deliveries step by step, so a replay goes on if the command ends or the gateway starts again.
 """
 
-import functools
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -31,7 +29,7 @@ from usher_gateway.cli.admin_client import (
     quoted,
     with_filters,
 )
-from usher_gateway.cli.changes import newest, print_left_out_ids, print_places, select, warn_of_failing_destinations
+from usher_gateway.cli.changes import print_preview, select
 
 _Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 _All = Annotated[bool, typer.Option("--all", help="Select every visit.")]
@@ -57,23 +55,6 @@ _IgnoreExpiry = Annotated[bool, typer.Option("--ignore-expiry", help="Also send 
 _IgnorePause = Annotated[
     bool, typer.Option("--ignore-pause", help="Also send for routes that are paused or in shadow mode now.")
 ]
-
-# How to replay what a replay leaves out.
-_TO_INCLUDE = {
-    "replayedBefore": " (--state delivered,dead,cancelled selects those)",
-    "oncePer": " (--ignore-once-per)",
-    "expired": " (--ignore-expiry)",
-    "suppressed": " (`usher person unsuppress` lifts that)",
-    "held": " (`usher deliveries list --state held` says why)",
-    "paused": " (--ignore-pause)",
-}
-
-# Result -> what a replay of it means for the filter of the route.
-_FILTER_NOTES = {
-    "Filter": "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now.",
-    "cancelled": "The filter `when` is not asked again of cancelled deliveries, except of those that were cancelled "
-    "while it failed.",
-}
 
 _CONFIRM = "give --yes to do it"
 
@@ -150,17 +131,14 @@ def replay_visits(
         )
     question = selection | {name: value for name, value in results.items() if value} | {"perSecond": rate}
     question |= {"ignoreOncePer": ignore_once_per, "ignoreExpiry": ignore_expiry, "ignorePause": ignore_pause}
-    why_none = functools.partial(_why_none, client, selection, question)
-    print_left_out_ids(client, selection, "visits")
     if not yes:
         answer = client.post("/api/replays", question | {"dryRun": True})
-        warn_of_failing_destinations(client, answer["destinations"])
-        _preview(answer, rate, output, why_none, has_results=any(results.values()))
+        _preview(answer, rate, output, has_results=any(results.values()))
     replay = client.post("/api/replays", question)
     if output == "json":
         tables.print_json(replay)
         return
-    _watch(client, replay, why_none)
+    _watch(client, replay)
 
 
 def _joined(values: list[str] | None) -> str | None:
@@ -168,57 +146,21 @@ def _joined(values: list[str] | None) -> str | None:
     return ",".join(names) or None
 
 
-# Returns why a replay creates nothing. Its argument: what the replay leaves out.
-_WhyNone = Callable[[Mapping[str, int]], str]
-
-
-def _why_none(
-    client: AdminClient, selection: Mapping[str, Any], question: Mapping[str, Any], left_out: Mapping[str, int]
-) -> str:
-    if any(left_out.values()):
-        return "All that could be replayed is left out."
-    filters = {name: value for name, value in selection.items() if name != "reason"}
-    visits = newest(client, filters, "/api/visits")
-    results = [name for names in (question.get("reason"), question.get("state")) if names for name in names.split(",")]
-    hint = client.hint_of_other_kind("visits", selection["ids"][0]) if "ids" in selection and not visits else ""
-    reason = replay_words.why_none(visits, results, route=filters.get("route"), destination=filters.get("destination"))
-    return f"{reason} {hint}".rstrip()
-
-
-def _preview(
-    answer: Mapping[str, Any], rate: int, output: tables.OutputFormat, why_none: _WhyNone, *, has_results: bool
-) -> NoReturn:
+def _preview(answer: listings.Row, rate: int, output: tables.OutputFormat, *, has_results: bool) -> NoReturn:
     """Print what a replay would deliver, and end the command."""
+    print_preview(answer, output)
     count, sample = answer["selected"], answer["sample"]
-    if output == "json":
-        tables.print_json(answer)
-    else:
-        for reason, number in sorted(answer["reasons"].items()):
-            typer.echo(f"{reason}: {counted(number, 'delivery')}")
-        _print_left_out(answer["leftOut"])
-        print_places(answer)
-        for note in [note for result, note in _FILTER_NOTES.items() if answer["reasons"].get(result)]:
-            tables.print_text(note, err=True)
-        if sample:
-            typer.echo(f"\nThe newest {len(sample)}:" if len(sample) > 1 else "\nThe newest:")
-            columns, same = tables.without_shared_cells(_SAMPLE_COLUMNS, sample)
-            tables.print_rows(sample, columns, "text", "")
-            if same:
-                tables.print_shared_cells(same, f"These {len(sample)} are")
+    if sample and output == "text":
+        typer.echo(f"\nThe newest {len(sample)}:" if len(sample) > 1 else "\nThe newest:")
+        tables.print_rows(sample, _SAMPLE_COLUMNS, "text", "")
     least = "" if answer["complete"] else "at least "
-    hint = _CONFIRM if has_results else "give --yes, and --reason or --state with what to replay"
     duration = f", in {tables.duration(count / rate)} or more" if count >= rate else ""
-    message = f"this would create {least}{counted(count, 'delivery')}{duration}"
-    fail(message, hint if count else why_none(answer["leftOut"]), USAGE)
+    hint = _CONFIRM if has_results else "give --yes, and --reason or --state with what to replay"
+    fail(f"this would create {least}{counted(count, 'delivery')}{duration}", answer["whyNone"] or hint, USAGE)
 
 
-def _print_left_out(left_out: Mapping[str, int]) -> None:
-    for name, text in replay_words.left_out(left_out).items():
-        tables.print_text(f"Left out: {text}{_TO_INCLUDE.get(name, '')}.")
-
-
-def _watch(client: AdminClient, replay: listings.Row, why_none: _WhyNone) -> None:
-    """Print the progress of a replay until it has created all its deliveries; why it created none, if it did."""
+def _watch(client: AdminClient, replay: listings.Row) -> None:
+    """Print the progress of a replay until it has created all its deliveries."""
     identifier = replay["id"]
     short = identifier[: listings.SHORT_ID]
     tables.print_text(
@@ -239,12 +181,10 @@ def _watch(client: AdminClient, replay: listings.Row, why_none: _WhyNone) -> Non
         return
     if sys.stderr.isatty():
         typer.echo("\r\x1b[K", nl=False, err=True)
-    _print_left_out(replay["leftOut"])
+    print_preview({"leftOut": replay["leftOut"]})
     typer.echo(f"Created: {counted(replay['created'], 'delivery')}{_so_far(replay)}.")
     if replay["created"]:
         typer.echo(f"`usher deliveries list --replay {short}` lists them.", err=True)
-    elif replay["state"] == "done":
-        tables.print_text(why_none(replay["leftOut"]))
     if replay["state"] == "cancelled":
         fail("the replay was cancelled", f"`usher replays resume {short}` lets it go on", WRONG)
 
@@ -267,7 +207,10 @@ def list_replays(output: OutputOption = "text", admin: Admin = ADMIN, data: Data
 def show_replay(identifier: Id, output: DocumentOutput = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
     """Show one replay: what it selects, how far it is, and what became of its deliveries."""
     client = AdminClient(admin, data)
-    row = client.get(f"/api/replays/{quoted(client.full_id('replays', identifier))}")
+    _print_replay(client.get(f"/api/replays/{quoted(client.full_id('replays', identifier))}"), output)
+
+
+def _print_replay(row: listings.Row, output: tables.OutputFormat) -> None:
     if output == "json":
         tables.print_json(row)
     else:
@@ -283,28 +226,11 @@ def cancel_replay(
     identifier = client.full_id("replays", identifier)
     row = client.get(f"/api/replays/{quoted(identifier)}")
     if not yes:
-        _preview_cancel(row, output)
+        _print_replay(row, output)
+        waiting = counted(replay_words.waiting(row), "waiting delivery")
+        end = "end the replay, and " if row["state"] == "running" else ""
+        fail(f"this would {end}cancel {waiting}", _CONFIRM, USAGE)
     _print_changed(client.post(f"/api/replays/{quoted(identifier)}/cancel", {}), output)
-
-
-def _preview_cancel(row: listings.Row, output: tables.OutputFormat) -> NoReturn:
-    """Print what a cancellation would end and cancel, and end the command."""
-    if output == "json":
-        tables.print_json(row)
-    count = replay_words.waiting(row)
-    waiting = counted(count, "waiting delivery")
-    if row["state"] == "running":
-        created = counted(row["created"], "delivery")
-        selection = replay_words.selection(row)
-        message = f"this would end the replay of {selection}, which has created {created}, and cancel {waiting}"
-        fail(message, _CONFIRM, USAGE)
-    if count:
-        fail(f"the replay is {_state(row)}; this would cancel its {waiting}", _CONFIRM, USAGE)
-    short = listings.short_id_cell(row)
-    hint = f"`usher replays resume {short}` lets it go on"
-    if row["state"] == "done":
-        hint = f"`usher deliveries list --replay {short}` lists its deliveries" if row["created"] else ""
-    fail(f"the replay is {_state(row)}, and none of its deliveries waits", hint, USAGE)
 
 
 def _state(row: listings.Row) -> str:

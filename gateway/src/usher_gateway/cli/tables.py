@@ -110,11 +110,11 @@ def _without_prefix(cell: Callable[[Row], str], prefix: str) -> Callable[[Row], 
     return lambda row: cell(row).removeprefix(prefix)
 
 
-def print_shared_cells(same: Mapping[str, str], rows: str = "All") -> None:
-    """Print what all rows of a table have in common (`without_shared_cells`); ``rows``: the first words."""
+def print_shared_cells(same: Mapping[str, str]) -> None:
+    """Print what all rows of a table have in common (`without_shared_cells`)."""
     names = [f"{head.lower()} {name}" for head, name in same.items() if head in NAMES]
     counted = [f"counted as {same['COUNTED']}"] if "COUNTED" in same else []
-    print_text(f"{rows} {'of ' if names else ''}{', '.join([*names, *counted])}.", err=True)
+    print_text(f"All {'of ' if names else ''}{', '.join([*names, *counted])}.", err=True)
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], essential: int = 1) -> None:

@@ -59,6 +59,6 @@ def _with_words(row: listings.Row) -> listings.Row:
     return row | {
         "selects": replay_words.selection(row),
         "results": ", ".join([f"{count:,} {state}" for state, count in row["deliveries"].items()]),
-        "left_out": replay_words.left_out(row["leftOut"]).values(),
+        "left_out": replay_words.left_out(row["leftOut"]),
         "ignores": ", ".join([_IGNORED[name] for name in row["ignored"]]),
     }

@@ -114,7 +114,7 @@ async def replay(api: Api, request: web.Request, form: Form) -> str | tuple[str,
             "id": identifier,
             "results": sorted(preview["reasons"].items()),
             "selected": preview["selected"],
-            "left_out": replay_words.left_out(preview["leftOut"]).values(),
+            "left_out": replay_words.left_out(preview["leftOut"]),
             "ignorable": [(name, text, ignored[name]) for name, text in _IGNORABLE.items()],
         }
     results = [name.removeprefix("result-") for name in form if name.startswith("result-")]
