@@ -86,14 +86,11 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(1 if configuration.rejected or not rows else 0)
 
 
-def _ask(client: admin_client.AdminClient, *, listener: str | None, **names: str | None) -> list[dict[str, str]]:
+def _ask(client: admin_client.AdminClient, **names: str | None) -> list[dict[str, str]]:
     """Return the rows of a tenant or a listener, as a gateway has them; unknown names end the command."""
-    listeners = [
-        {"namespace": row["namespace"], "tenant": row["tenant"], "listener": row["name"]}
-        for row in client.get("/api/listeners", **names)["rows"]
-    ]
     rows = []
-    for name in _select(listeners, namespace=None, tenant=None, listener=listener):
+    for listener in client.get("/api/listeners", **names)["rows"]:
+        name = {"namespace": listener["namespace"], "tenant": listener["tenant"], "listener": listener["name"]}
         path = f"/api/listeners/{admin_client.quoted(name['namespace'])}/{admin_client.quoted(name['listener'])}/urls"
         rows += [
             {**name, "url": address["url"], "note": _note(address["action"], address["until"])}

@@ -108,21 +108,13 @@ def _person(request: web.Request, form: Form) -> Question:
 
 
 async def suppress(api: Api, request: web.Request, form: Form) -> tuple[str, Values]:
-    """Say what suppressing changes; with ``confirm``, do it."""
-    question = _person(request, form)
+    """Say what suppressing or unsuppressing changes; with ``confirm``, do it."""
+    question, action = _person(request, form), request.path.rpartition("/")[2]
     if "confirm" not in form:
-        return "person_change.html", await _preview(api, request, question, form, "suppress")
-    answer = await api.post("/api/persons/suppress", _change(question, form))
-    return await _person_page(api, request, question, notice=person_words.suppressed(answer))
-
-
-async def unsuppress(api: Api, request: web.Request, form: Form) -> tuple[str, Values]:
-    """Say what unsuppressing changes; with ``confirm``, do it."""
-    question = _person(request, form)
-    if "confirm" not in form:
-        return "person_change.html", await _preview(api, request, question, form, "unsuppress")
-    answer = await api.post("/api/persons/unsuppress", _change(question, form))
-    return await _person_page(api, request, question, notice=person_words.unsuppressed(answer))
+        return "person_change.html", await _preview(api, request, question, form, action)
+    answer = await api.post(f"/api/persons/{action}", _change(question, form))
+    words = person_words.suppressed if action == "suppress" else person_words.unsuppressed
+    return await _person_page(api, request, question, notice=words(answer))
 
 
 async def erase(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:

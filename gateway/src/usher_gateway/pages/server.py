@@ -72,7 +72,7 @@ ACTIONS: dict[str, Action] = {
     "/ui/find": persons.find,
     "/ui/find/export": persons.export,
     "/ui/find/suppress": persons.suppress,
-    "/ui/find/unsuppress": persons.unsuppress,
+    "/ui/find/unsuppress": persons.suppress,
     "/ui/find/erase": persons.erase,
     "/ui/erasures/{id}/cancel": erasures.cancel,
     "/ui/links": links.create,
