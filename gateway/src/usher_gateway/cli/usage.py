@@ -72,15 +72,15 @@ _Check = Annotated[
 _NUMBERS = (
     ("VISITS", "visits"),
     ("DELIV.", "delivered"),
-    ("REPEATS", "repeats"),
-    ("REDELIV.", "redeliveries"),
     ("DIED", "died"),
     ("OPEN", "openAfter"),
     ("QUAR.", "quarantined"),
     ("REFUSED", "refused"),
-    ("PROBES", "probes"),
     ("CANC.", "cancelled"),
     ("SUPPR.", "suppressed"),
+    ("REPEATS", "repeats"),
+    ("REDELIV.", "redeliveries"),
+    ("PROBES", "probes"),
     ("CREATED", "created"),
     ("SKIPPED", "skipped"),
     ("ROUTED", "routed"),
@@ -91,14 +91,7 @@ _NUMBERS = (
     ("REPLAYED", "replayed"),
     ("REDRIVEN", "redriven"),
 )
-
-_WORK = {"visits", "delivered"}  # Counts that a narrow terminal always shows
-
-# Counts that it shows too unless they are zero in every row.
-_NOT_DELIVERED = {"died", "openAfter", "quarantined", "refused", "cancelled", "suppressed"}
-
-# Counts that have no column if they are zero in every row.
-_RARE = {"skipped", "routed", "attempts", "late", "released", "replayed", "redriven"}
+_ESSENTIAL = _NUMBERS[: _NUMBERS.index(("REPEATS", "repeats"))]  # A narrow terminal shows these too
 
 
 def register(app: typer.Typer) -> None:
@@ -196,18 +189,16 @@ def print_text(answer: Any, context: typer.Context, limit: int | None, begin: in
         typer.echo("Nothing was counted in that time.")
         return
     names, more_names = _name_columns(rows, by)
-    counts = [number for number in _NUMBERS if number[1] in total]
-    counted = _WORK | {name for _, name in counts if total[name] or any(row[name] for row in rows)}
-    shown_first = {name for _, name in counts} & counted & (_WORK | _NOT_DELIVERED)
-    shown = [number for number in counts if number[1] in counted or number[1] not in _RARE]
-    numbers = sorted(shown, key=lambda number: (number[1] not in shown_first, number[1] not in counted))
+    counted_names = {"visits"} | {name for name in total if total[name] or any(row[name] for row in rows)}
+    numbers = [(head, name) for head, name in _NUMBERS if name in counted_names]
     columns = [*names, *[(head, listings.text_cell(name)) for head, name in numbers], *more_names]
     lines = [[cell(row) for _, cell in columns] for row in rows[begin : begin + limit]]
     sums = [str(total[name]) for _, name in numbers]
     lines.append(["total", *[""] * (len(names) - 1), *sums, *[""] * len(more_names)])
     if not more_names or not answer["from"].endswith("T00:00:00.000Z"):  # then PERIOD is not all of a day
         typer.echo(f"From {answer['from'][:16]} to {answer['to'][:16]} UTC:")
-    tables.print_table([head for head, _ in columns], lines, len(names) + len(shown_first))
+    essential = len(names) + len(set(numbers).intersection(_ESSENTIAL))
+    tables.print_table([head for head, _ in columns], lines, essential)
     if len(rows) > begin + limit:
         print_next_page(context, f"{len(lines) - 1} of {listings.counted(len(rows), 'row')}", str(begin + limit))
 
