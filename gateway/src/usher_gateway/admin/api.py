@@ -199,7 +199,22 @@ def parse_filter(query: Mapping[str, str]) -> Filter:
     return msgspec.structs.replace(where, counted_as=counted_as, id_range=id_range)
 
 
+_BodyT = TypeVar("_BodyT")
 _SelectionT = TypeVar("_SelectionT", bound=Selection)
+
+
+def decode(body: bytes, body_type: type[_BodyT], what: str) -> _BodyT:
+    """Decode the body of a request; an empty one is an empty object. ``what``: names what it should be.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return msgspec.json.decode(body or b"{}", type=body_type)
+    except UnicodeDecodeError:
+        raise ValueError("the body is not UTF-8") from None
+    except msgspec.DecodeError as error:
+        raise ValueError(f"the body is not {what}: {error}") from error
 
 
 def parse_selection(body: bytes, selection_type: type[_SelectionT]) -> _SelectionT:
@@ -208,12 +223,7 @@ def parse_selection(body: bytes, selection_type: type[_SelectionT]) -> _Selectio
     Raises:
         ValueError: the body is not a selection, or it selects every row without ``all``.
     """
-    try:
-        selection = msgspec.json.decode(body or b"{}", type=selection_type)
-    except UnicodeDecodeError:
-        raise ValueError("the body is not UTF-8") from None
-    except msgspec.DecodeError as error:
-        raise ValueError(f"the body is not a selection: {error}") from error
+    selection = decode(body, selection_type, "a selection")
     if not any(getattr(selection, name) for name in _SELECTING):
         raise ValueError('select rows, or send {"all": true} for every row')
     return selection

@@ -88,12 +88,7 @@ def _parse(body: bytes) -> LinkRequest:
     Raises:
         ValueError: it is not valid.
     """
-    try:
-        asked = msgspec.json.decode(body or b"{}", type=LinkRequest)
-    except UnicodeDecodeError:
-        raise ValueError("the body is not UTF-8") from None
-    except msgspec.DecodeError as error:
-        raise ValueError(f"the body is not a request for a link: {error}") from error
+    asked = api.decode(body, LinkRequest, "a request for a link")
     if asked.tenant.count("/") != 1 or not all(asked.tenant.split("/")) or len(asked.tenant) > 300:
         raise ValueError("tenant must be NAMESPACE/NAME")
     if not 1 <= asked.days <= _MOST_DAYS:

@@ -23,10 +23,7 @@ class _SampleQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
 async def send_sample(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``POST /api/destinations/test``: send a sample, and return the request and the answer."""
     with api.parsing():
-        try:
-            asked = msgspec.json.decode(await request.read(), type=_SampleQuestion)
-        except msgspec.DecodeError as error:
-            raise ValueError(f"the body does not name a destination: {error}") from error
+        asked = api.decode(await request.read(), _SampleQuestion, "a question with a destination")
         where = api.filter_from_selection(
             api.Selection(destination=asked.destination, listener=asked.listener, route=asked.route)
         )

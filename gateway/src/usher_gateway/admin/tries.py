@@ -229,10 +229,7 @@ def _parse(content: bytes) -> _TryQuestion:
     Raises:
         ValueError: it cannot be understood.
     """
-    try:
-        asked = msgspec.json.decode(content, type=_TryQuestion)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the body is not a try: {error}") from error
+    asked = api.decode(content, _TryQuestion, "a try")
     if not 1 <= asked.limit <= _MAX_VISITS:
         raise ValueError(f"limit must be a number from 1 to {_MAX_VISITS}")
     if not 0 <= asked.diffs <= _MAX_DIFFS:
