@@ -95,7 +95,7 @@ async def test_hostile_texts_run_no_script(served: admin_port.Served, context: a
     await see("overview")
     await page.get_by_role("link", name=HOSTILE).first.click()
     await see("tenant")
-    await page.locator("section[aria-labelledby=listeners-heading] th a").click()
+    await page.locator("h2:text-is('Listeners') + table th a").click()
     await see("listener")
     await page.goto(f"{served.url}/ui/usage")
     await see("usage")

@@ -36,7 +36,7 @@ async def test_parts_without_a_form_load_themselves_again(served: admin_port.Ser
         page = await browser.get(PATH)
     assert re.search(r"As of 20\d\d-", page.words)
     parts = page.text.split('data-reloads="60"')[1:]
-    assert [("<form" in part.partition("</section>")[0]) for part in parts] == [False, False]
+    assert [("<form" in part.partition("</div>")[0]) for part in parts] == [False, False]
 
 
 async def test_newest_deliveries_have_their_result(served: admin_port.Served) -> None:
