@@ -45,16 +45,6 @@ def test_listener_gets_a_twentieth_of_a_core() -> None:
     assert not budgets.is_spent(LOBBY)
 
 
-def test_reserved_time_counts_until_it_is_settled() -> None:
-    budgets = BodyBudgets(now=lambda: 0.0)
-    for _ in range(5):
-        budgets.reserve(LOBBY)
-    assert budgets.is_spent(LOBBY)
-    for _ in range(5):
-        budgets.settle(LOBBY, 0.001)
-    assert not budgets.is_spent(LOBBY)
-
-
 def test_attempts_of_a_tenant_over_its_time_wait_and_its_neighbours_do_not() -> None:
     budgets = TenantBudgets(lambda: 0.0, share=SHARE, burst_seconds=BURST_SECONDS)
     budgets.spend("agency", "acme", 2 * BURST_SECONDS)

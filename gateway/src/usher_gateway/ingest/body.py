@@ -5,7 +5,6 @@ Source: RFC 9110 §8.4 (Content-Encoding), docs/purple.md.
 """
 
 import codecs
-import enum
 import json
 import math
 import re
@@ -57,13 +56,7 @@ _UTF8 = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii"})
 # The charsets that are decoded. Python's other codecs are not used: some take quadratic time, and Python caches every
 # unknown name.
 _CHARSETS = frozenset(
-    {
-        *("utf-16", "utf-16le", "utf-16be", "utf-32", "utf-32le", "utf-32be", "latin1", "latin-1"),
-        *(f"iso-8859-{part}" for part in (*range(1, 12), *range(13, 17))),
-        *(f"{name}{page}" for page in range(1250, 1259) for name in ("windows-", "cp")),
-        *("koi8-r", "koi8-u", "macintosh", "tis-620", "big5", "gb2312", "gbk", "gb18030"),
-        *("shift_jis", "euc-jp", "iso-2022-jp", "euc-kr"),
-    }
+    {"utf-16", "utf-16le", "utf-16be", "latin1", "latin-1", "iso-8859-1", "windows-1252", "cp1252"}
 )
 
 _PIECE_BYTES = 65_536
@@ -72,50 +65,32 @@ _MAX_MEMBERS = 1_000
 _MAX_ENCODINGS = 3
 
 
-class InflateFailure(enum.Enum):
-    """Why a body cannot be inflated.
-
-    It is a value and not an exception, because the traceback of an exception that crosses threads keeps the inflated
-    bytes alive until the garbage collector finds the cycle, and the collector runs rarely.
-    """
-
-    Broken = enum.auto()
-    """The body does not match its Content-Encoding, or the encoding is unknown."""
-    TooLarge = enum.auto()
-    """The inflated body exceeds the limit."""
-
-
-def inflate(content: bytes, encoding: str, limit: int) -> bytes | InflateFailure:
+def inflate(content: bytes, encoding: str, limit: int) -> bytes | None:
     """Undo the content encodings of a body: ``gzip``, ``x-gzip``, ``deflate`` (zlib or raw), ``identity``, up to three.
 
-    The result has at most ``limit`` bytes.
+    Returns at most ``limit + 1`` bytes; one more than ``limit`` means that there is more. None: the body does not match
+    its encoding, or the encoding is unknown.
     """
     names = [name.strip().lower() for name in encoding.split(",") if name.strip()]
-    if len(names) > _MAX_ENCODINGS:
-        return InflateFailure.Broken
+    inflated: bytes | None = content if len(names) <= _MAX_ENCODINGS else None
     for name in reversed(names):
-        if name in {"gzip", "x-gzip"}:
-            inflated = _members(content, zlib.MAX_WBITS | 16, limit)
-        elif name == "deflate":
-            inflated = _deflated(content, limit)
-        elif name == "identity":
-            inflated = content
-        else:
-            return InflateFailure.Broken
-        if isinstance(inflated, InflateFailure):
-            return inflated
-        content = inflated
-    return content
-
-
-def _deflated(content: bytes, limit: int) -> bytes | InflateFailure:
-    inflated = _members(content, zlib.MAX_WBITS, limit)
-    if inflated is InflateFailure.Broken:
-        return _members(content, -zlib.MAX_WBITS, limit)  # raw, because some senders omit the zlib wrapper
+        if inflated is not None:
+            inflated = _inflate_once(inflated, name, limit)
     return inflated
 
 
-def _members(content: bytes, window_bits: int, limit: int) -> bytes | InflateFailure:
+def _inflate_once(content: bytes, name: str, limit: int) -> bytes | None:
+    if name in {"gzip", "x-gzip"}:
+        return _inflate_members(content, zlib.MAX_WBITS | 16, limit)
+    if name == "deflate":
+        inflated = _inflate_members(content, zlib.MAX_WBITS, limit)
+        if inflated is None:  # raw, because some senders omit the zlib wrapper
+            inflated = _inflate_members(content, -zlib.MAX_WBITS, limit)
+        return inflated
+    return content if name == "identity" else None
+
+
+def _inflate_members(content: bytes, window_bits: int, limit: int) -> bytes | None:
     """Inflate all members of a body; gzip allows several.
 
     zlib gets small slices, because it copies the input that it does not consume, and members may be a few bytes long.
@@ -128,16 +103,16 @@ def _members(content: bytes, window_bits: int, limit: int) -> bytes | InflateFai
             try:
                 piece = stream.decompress(fed, _PIECE_BYTES)
             except zlib.error:
-                return InflateFailure.Broken
+                return None
             at += len(fed) - len(stream.unconsumed_tail) - len(stream.unused_data)
             out += piece
             if len(out) > limit:
-                return InflateFailure.TooLarge
+                return bytes(out[: limit + 1])
             if not fed and not piece and not stream.eof:
-                return InflateFailure.Broken
+                return None
         if at == len(view):
             return bytes(out)
-    return InflateFailure.Broken
+    return None
 
 
 class ParsedBody(msgspec.Struct, frozen=True, gc=False):

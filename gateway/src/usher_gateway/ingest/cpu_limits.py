@@ -188,9 +188,6 @@ LISTENER_BURST_SECONDS = 0.1  # Enough for about 50 bodies of 100 KiB at once, a
 TENANT_SHARE = 0.1
 TENANT_BURST_SECONDS = 0.2
 
-# The gateway charges a body with this while a thread inflates or hashes it. 8 MiB take about this long.
-_RESERVED_SECONDS = 0.02
-
 
 class BodyBudgets:
     """The rest of each listener's and each tenant's CPU time for inflating, parsing and hashing bodies."""
@@ -211,14 +208,6 @@ class BodyBudgets:
         cpu_seconds += stored_bytes * _SECONDS_PER_STORED_BYTE
         if cpu_seconds > ORDINARY_SECONDS:
             self._spend(listener, cpu_seconds - ORDINARY_SECONDS)
-
-    def reserve(self, listener: model.ListenerName) -> None:
-        """Subtract an estimate before a thread gets a body, so that no listener can fill the threads' queue."""
-        self._spend(listener, _RESERVED_SECONDS)
-
-    def settle(self, listener: model.ListenerName, cpu_seconds: float) -> None:
-        """Replace the estimate of `reserve` by the time that the thread took."""
-        self._spend(listener, cpu_seconds - _RESERVED_SECONDS)
 
     def _spend(self, listener: model.ListenerName, cpu_seconds: float) -> None:
         self._has_expensive = True

@@ -1,11 +1,9 @@
 """The path of an arrival, from its header to its answer: `ArrivalPipeline.accept` holds the steps in order."""
 
 import asyncio
-import concurrent.futures
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
 import structlog
 
@@ -13,7 +11,7 @@ from usher_gateway import documents, model, timing
 from usher_gateway.ingest import answers, auth, body, cpu_limits, identity, routing
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener, Match
-from usher_gateway.ingest.server import ANSWER_RESERVE_SECONDS, HARD_LIMIT_BYTES, Request
+from usher_gateway.ingest.server import ANSWER_RESERVE_SECONDS, Request
 from usher_gateway.store.store import Ledger
 
 _log = structlog.get_logger(__name__)
@@ -23,13 +21,6 @@ MAX_HOPS = 2  # An arrival that has passed this many Ushers counts as a loop
 
 _MAX_STORED_HOPS = 255
 _MAX_CONTENT_TYPE_BYTES = 200
-
-_INFLATE_INLINE_BYTES = 256 * 1024  # Bodies up to this length, as sent and inflated, are inflated on the event loop
-_DIGEST_INLINE_BYTES = 64 * 1024  # Bodies up to this length are hashed on the event loop
-
-_INFLATERS = concurrent.futures.ThreadPoolExecutor(2, "inflate")
-# A separate pool, because an inflated body stays in memory until it is hashed and must not queue behind others.
-_DIGESTERS = concurrent.futures.ThreadPoolExecutor(2, "digest")
 
 # An uncompressed body up to this length takes at most 0.3 ms, which is not worth the 2 us to measure it.
 _CHEAP_BODY_BYTES = 2 * 1024
@@ -56,8 +47,6 @@ _LARGEST_LATE_REFUSAL_BYTES = 64 * 1024
 
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
 _PROBE_METHODS = {"GET", "HEAD", "OPTIONS"}
-
-T = TypeVar("T")
 
 
 class ArrivalPipeline:
@@ -118,12 +107,8 @@ class ArrivalPipeline:
                 self._charge(match.listener, began)
                 self._count_probe(match, now)
                 return answers.accepted()
-            if _is_hashed_inline(parsed, content):
-                arrival, fields = identify_body(match, request.headers, content, parsed, now)
-                self._charge(match.listener, began, len(content))
-            else:
-                work = functools.partial(identify_body, match, request.headers, content, parsed, now)
-                arrival, fields = await self._run_in_thread(match.listener, _DIGESTERS, work, request.deadline)
+            arrival, fields = identify_body(match, request.headers, content, parsed, now)
+            self._charge(match.listener, began, len(content))
             plan_routes(match.listener, arrival, parsed, fields, confirmed)
             # They may be hundreds of objects, which must not live until the commit (docs/performance.md).
             del parsed, fields
@@ -185,7 +170,7 @@ class ArrivalPipeline:
         """Read, inflate and parse the body, if the listener's budget allows it.
 
         Returns:
-            The inflated body, what it contains, and the thread's CPU time since which the event loop worked on it; 0.0
+            The inflated body, what it contains, and the thread's CPU time since which the event loop works on it; 0.0
             for a body that cannot be expensive.
 
         Raises:
@@ -200,63 +185,24 @@ class ArrivalPipeline:
             raise answers.RefusedError(model.RefusedReason.TooCostly)
         is_encoded = bool(content) and "Content-Encoding" in request.headers
         began = time.thread_time() if is_encoded or len(content) > _CHEAP_BODY_BYTES else 0.0
-        is_broken = False
+        quarantine: model.QuarantineReason | None = None
         if is_encoded:
             encoding = ",".join(request.headers.getall("Content-Encoding"))
-            inflated, began = await self._inflate(listener, content, encoding, request.deadline, began)
-            if inflated is body.InflateFailure.TooLarge:
-                raise answers.RefusedError(model.RefusedReason.TooLarge)
-            if inflated is body.InflateFailure.Broken:
-                is_broken = True
+            inflated = body.inflate(content, encoding, listener.max_body_bytes)
+            if inflated is None:
+                quarantine = model.QuarantineReason.BadEncoding
             else:
                 content = inflated
         if len(content) > listener.max_body_bytes:
-            return content, body.quarantined(model.QuarantineReason.Truncated), began
-        if is_broken:
-            return content, body.quarantined(model.QuarantineReason.BadEncoding), began
+            quarantine = model.QuarantineReason.Truncated
+        if quarantine is not None:
+            return content, body.quarantined(quarantine), began
         return content, body.parse(content, request.headers.get("Content-Type", "")), began
-
-    async def _inflate(
-        self, listener: LiveListener, sent: bytes, encoding: str, deadline: float, began: float
-    ) -> tuple[bytes | body.InflateFailure, float]:
-        """Inflate a body; large ones in a thread, so that they do not block the event loop.
-
-        Returns the inflated body, and ``began`` or the CPU time after the thread's work, which is charged here.
-
-        Raises:
-            RefusedError: BodyTimeout.
-        """
-        if len(sent) <= _INFLATE_INLINE_BYTES:
-            inflated = body.inflate(sent, encoding, _INFLATE_INLINE_BYTES)
-            if inflated is not body.InflateFailure.TooLarge:
-                return inflated, began
-            self._charge(listener, began)
-        work = functools.partial(body.inflate, sent, encoding, HARD_LIMIT_BYTES)
-        return await self._run_in_thread(listener, _INFLATERS, work, deadline), time.thread_time()
 
     def _charge(self, listener: LiveListener, began: float, stored_bytes: int = 0) -> None:
         """Charge the event loop's work on a body to the listener's budget. ``began``: as `_read` returns it."""
         if began:
             self._budgets.charge(listener.name, time.thread_time() - began, stored_bytes)
-
-    async def _run_in_thread(
-        self, listener: LiveListener, threads: concurrent.futures.Executor, work: Callable[[], T], deadline: float
-    ) -> T:
-        """Run work on a large body in a thread, and charge its time to the listener's budget.
-
-        Raises:
-            RefusedError: BodyTimeout: it was not done before the deadline.
-        """
-        self._budgets.reserve(listener.name)
-        result = asyncio.get_running_loop().run_in_executor(threads, _timed, work)
-        try:
-            async with asyncio.timeout_at(deadline - ANSWER_RESERVE_SECONDS):
-                value, cpu_seconds = await result
-        except TimeoutError:
-            # The thread cannot be stopped and its time stays unknown, so the reserved estimate stays charged.
-            raise answers.RefusedError(model.RefusedReason.BodyTimeout) from None
-        self._budgets.settle(listener.name, cpu_seconds)
-        return value
 
     async def _commit(self, arrival: model.Arrival, deadline: float) -> model.Accepted:
         """Wait until the store has committed the arrival.
@@ -365,10 +311,6 @@ class ArrivalPipeline:
         self._counters.add_refused(reason, listener, self._clock.steady(), missing)
         if listener is not None:
             self._store.count(listener, model.Counter.refused, self._clock.now())
-
-
-def _is_hashed_inline(parsed: body.ParsedBody, content: bytes) -> bool:
-    return parsed.quarantine is not model.QuarantineReason.Truncated or len(content) <= _DIGEST_INLINE_BYTES
 
 
 _NO_TIME = (None, "")
@@ -535,9 +477,3 @@ def _hops(text: str) -> int:
     if not digits.isdecimal():
         return 0
     return int(digits) if len(digits) < 4 else _MAX_STORED_HOPS
-
-
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    """Return the result of work and the CPU time that it took."""
-    began = time.thread_time()
-    return work(), time.thread_time() - began

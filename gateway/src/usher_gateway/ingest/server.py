@@ -12,7 +12,6 @@ after an answer. So two turns later a connection without a request has nothing l
 """
 
 import asyncio
-import itertools
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -27,7 +26,7 @@ from usher_gateway.ingest import answers, connection_limit
 
 _log = structlog.get_logger(__name__)
 
-HARD_LIMIT_BYTES = 8 * 1024 * 1024  # Larger bodies, as sent or inflated, are refused with 413
+HARD_LIMIT_BYTES = 8 * 1024 * 1024  # Larger bodies, as sent, are refused with 413
 
 # A body has to be complete this long before the deadline, because the answer takes its time too.
 ANSWER_RESERVE_SECONDS = 0.1
@@ -125,21 +124,11 @@ class Request(web.BaseRequest):
         """
         coding = self.headers.get("Transfer-Encoding")
         return (
-            (bool(self.connection.rtsp_lines) and self._is_rtsp)
-            or self.version not in _VERSIONS
+            self.version not in _VERSIONS
             or not self.raw_path.isascii()
             or not _HOST.fullmatch(self.headers.get("Host", ""))
             or (coding is not None and (self.version == (1, 0) or coding.lower() != "chunked"))
         )
-
-    @property
-    def _is_rtsp(self) -> bool:
-        """True if the request may be RTSP, because a line with its target and its version came, which says RTSP.
-
-        aiohttp does not say where a request begins. A body may contain such a line with another target or version.
-        """
-        line = self.raw_path.encode("utf-8", "surrogateescape"), b"%d.%d" % self.version
-        return line in self.connection.rtsp_lines
 
     @property
     def wire_bytes(self) -> int:
@@ -225,15 +214,6 @@ Handler = Callable[[Request], Awaitable[answers.Answer]]  # Serves one request
 CountRefused = Callable[[model.RefusedReason], None]  # Counts a refusal that no handler sees
 
 
-# The end of the first line of an RTSP request, which aiohttp's parser takes for HTTP of the same version.
-_RTSP_LINE_END = re.compile(rb" RTSP/(1\.[01])\r\n")
-
-_LINE_BYTES = 8_300  # The longest request line that aiohttp accepts, with some room
-
-# Further lines like those of RTSP are not looked for, because the connection ends with its next answer.
-_MAX_RTSP_LINES = 200
-
-
 class Connection(web.RequestHandler):
     """One connection: aiohttp's, with Usher's clocks and byte counts."""
 
@@ -262,13 +242,6 @@ class Connection(web.RequestHandler):
         self.listener: model.ListenerName | None = None
         """The listener that a request named last. A connection with a listener gives way last."""
         self.has_unfinished_body = False
-        self.rtsp_lines: list[tuple[bytes, bytes]] = []
-        """(target, version) of lines that are those of RTSP requests, or look like them in a header or a body.
-
-        The connection ends with its next answer. A proxy may send the next tenant's request over it, and a line at the
-        end of a body would make that look like RTSP.
-        """
-        self.last_line = b""  # The end of the bytes that came, in which an RTSP request line may have begun
         self.is_half_closed = self.is_discarding = self.is_overloaded = self.is_lingering = False
         self.paused_since = 0.0  # Since when the sender does not read its answers; 0 while it does
         self.closing_since = 0.0  # Since when the connection waits for the sender to take the rest; 0 while it is open
@@ -302,7 +275,6 @@ class Connection(web.RequestHandler):
             return
         if self.is_discarding:
             return
-        self._look_for_rtsp(data)
         server, size = self.server, len(data)
         if server.reading_bytes + size > server.limits.reading_bytes:
             self._overload()
@@ -492,17 +464,6 @@ class Connection(web.RequestHandler):
 
     # bytes
 
-    def _look_for_rtsp(self, data: bytes) -> None:
-        """Note the lines of RTSP requests."""
-        if self.last_line:
-            data = self.last_line + data
-        lines_left = _MAX_RTSP_LINES - len(self.rtsp_lines)
-        line_ends = _RTSP_LINE_END.finditer(data) if lines_left and b" RTSP/1." in data else ()
-        for line_end in itertools.islice(line_ends, lines_left):
-            target = data[data.rfind(b" ", 0, line_end.start()) + 1 : line_end.start()]
-            self.rtsp_lines.append((target[-_LINE_BYTES:], line_end[1]))
-        self.last_line = data[data.rfind(b"\n") + 1 :][-_LINE_BYTES:]
-
     def _overload(self) -> None:
         """Take no more bytes. The current request is answered, unless its body is incomplete; the next one gets 503."""
         self.is_overloaded = self.is_discarding = True
@@ -521,7 +482,6 @@ class Connection(web.RequestHandler):
         if left < slack:
             left = 0
             self.segments.clear()
-            self.last_line = self.last_line[-slack:]
         segments, total = self.segments, sum([size for _, size in self.segments])
         while segments and total - segments[0][1] >= left:
             total -= segments.popleft()[1]
@@ -678,7 +638,6 @@ class PublicServer:
             and "Upgrade" not in request.headers
             and request.method != "CONNECT"
             and not self.is_draining
-            and not connection.rtsp_lines
             and connection.unanswered_bytes - request.content.total_bytes < _MOST_BYTES_BEYOND_BODY
         )
         return answer if is_kept else answer.closing

@@ -149,7 +149,7 @@ class Arrival(msgspec.Struct, gc=False):
     max_stored_bytes: int = 0
     """Bytes that its tenant may store; 0 means a share of the free space."""
     body_size: int = 0
-    """Bytes after inflating; more than ``len(body)`` if the body was truncated."""
+    """Bytes after inflating, or up to the listener's limit and one more; over ``len(body)`` if that was truncated."""
     address: str = ""
     """``Address.id`` of the address at which it arrived."""
     key: int = 0
