@@ -221,6 +221,22 @@ def test_expensive_evaluation_is_refused_before_it_starts(source: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "characters"),
+    [
+        ("body.text", 0),
+        ("{'a': body.text}", 9),
+        ("{'a': [body.text, 1, null, true]}", 41),
+        ("{body.text: ''}", 8),
+    ],
+)
+def test_value_of_a_transform_has_a_limit(source: str, characters: int) -> None:
+    """``characters``: those that count beside the text."""
+    longest = expressions.MAX_RESULT_CHARACTERS - characters
+    assert evaluate(source, body={"text": "x" * longest}).error_code == ""
+    assert evaluate(source, body={"text": "x" * (longest + 1)}).error_code == "TooExpensive"
+
+
+@pytest.mark.parametrize(
     "source",
     [
         r"visit.email.matches(r'^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}@')",

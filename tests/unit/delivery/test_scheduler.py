@@ -240,6 +240,23 @@ def test_destination_is_fast_again_after_fast_answers() -> None:
     assert [lane_entry.destination for lane_entry in started(scheduler, now)] == ["slow-0/crm"]
 
 
+def test_lane_whose_requests_fill_the_memory_runs_one_attempt_until_they_are_done() -> None:
+    scheduler = LaneScheduler(max_bytes=8_000, max_in_flight=40)
+    for number in range(4):
+        assert scheduler.offer(entry("n/large", size=100 + number), 0)
+    running = []
+    for size in (4_000, 1):
+        next_entry = scheduler.next_ready(0)
+        assert next_entry is not None
+        scheduler.note_large_request(next_entry.delivery.key, size)
+        running.append(next_entry)
+    assert started(scheduler, 0) == []
+    assert scheduler.offer(entry("n/small"), 0)
+    assert [small.destination for small in started(scheduler, 0)] == ["n/small"]
+    finish(scheduler, running[:1], None, 0)
+    assert len(started(scheduler, 0)) == 2
+
+
 def test_destinations_take_turns() -> None:
     scheduler = LaneScheduler(1 << 20, 100)
     for name in ("n/a", "n/b", "n/c"):

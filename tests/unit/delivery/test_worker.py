@@ -10,6 +10,7 @@ import pytest
 from support import delivery_samples
 from usher_gateway import documents, expressions, model, timing
 from usher_gateway.delivery import activity
+from usher_gateway.delivery import worker as worker_module
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
@@ -121,6 +122,30 @@ async def test_slow_transform_of_a_destination_holds_its_routes_until_it_changes
     assert holds[-1] is model.HoldReason.ExpressionTooSlow
     worker.apply(delivery_samples.snapshot("", transform='{"user": visit.userId}'))
     assert await hold_of_attempt(worker) is None
+
+
+async def test_slow_rendering_of_a_fast_transform_holds_its_route(worker: DeliveryWorker) -> None:
+    """The value is made in less than a millisecond, and percent-encoded in tens of milliseconds."""
+    body = msgspec.json.encode({"text": "\N{GRINNING FACE}" * 60_000})
+    worker.apply(delivery_samples.snapshot('{"a": body.text, "b": body.text}', format="Form"))
+    holds = []
+    for _ in range(5):
+        result = await worker.attempt(delivery_samples.delivery(body=body))
+        assert result is not None
+        holds.append(result.settlement.hold)
+    assert holds == [None] * 3 + [model.HoldReason.ExpressionTooSlow] * 2
+
+
+@pytest.mark.parametrize("length", [worker_module.LARGE_REQUEST_BYTES, worker_module.LARGE_REQUEST_BYTES + 1])
+async def test_only_large_requests_count_as_memory(
+    worker: DeliveryWorker, surroundings: Surroundings, length: int
+) -> None:
+    worker.apply(delivery_samples.snapshot("body.text"))
+    noted: list[int] = []
+    body = msgspec.json.encode({"text": "x" * (length - len('""'))})
+    await worker.attempt(delivery_samples.delivery(body=body), note_large_request=noted.append)
+    assert len(surroundings.sent[0].body) == length
+    assert noted == [length] * (length > worker_module.LARGE_REQUEST_BYTES)
 
 
 async def test_transforms_beyond_the_share_of_a_namespace_wait(

@@ -184,8 +184,8 @@ async def _take_visits(
         stored = await parts.store.stored_arrivals([model.key_of(identifier) for identifier in rows])
         arrivals = {arrival.key: arrival for arrival in stored}
         for identifier, row in rows.items():
-            if result.tried >= limit:
-                result.ended_by = "limit"
+            if result.tried >= limit or time.monotonic() > end:
+                result.ended_by = "limit" if result.tried >= limit else "time"
                 return
             arrival = arrivals.get(model.key_of(identifier))
             if arrival is None:

@@ -323,7 +323,11 @@ class Dispatcher:
         started = self._loop.time()
         try:
             key = entry.delivery.key
-            result = await self._worker.attempt(entry.delivery, functools.partial(self._is_still_ours, key))
+            result = await self._worker.attempt(
+                entry.delivery,
+                functools.partial(self._is_still_ours, key),
+                functools.partial(self.scheduler.note_large_request, key),
+            )
             if result is None:
                 self._return(entry)
                 return

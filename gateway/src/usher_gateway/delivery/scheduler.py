@@ -172,6 +172,7 @@ class _Lane:
         self.started_at: dict[int, int] = {}
         """Key of the delivery of each running attempt, the oldest first -> when it started."""
         self.bytes = 0
+        self.request_bytes = 0  # Bytes of the large requests of running attempts
         self.round: _LaneRound | None = None  # The round of lanes that may start an attempt, while the lane is in one
         self.wakes_at = 0  # When it returns to the round, or 0 if it does not wait for a moment
         self.is_called = False  # True if it was its turn to take a token of its rate limit, and it has not tried since
@@ -303,6 +304,8 @@ class LaneScheduler:
         """When to wake which lane, or if True, the first lane that waits for which rate limit."""
         self._attempts: dict[int, tuple[LaneEntry, SlotPool]] = {}
         """Key of the delivery of each running attempt -> its entry, and the pool of its slot."""
+        self._large_requests: dict[int, int] = {}  # Key of the delivery -> bytes of its request
+        self._request_bytes = 0
         self._bytes = 0
         self._count = 0
 
@@ -476,6 +479,9 @@ class LaneScheduler:
         lane = self._lanes[entry.destination]
         pool.give_back(lane.namespace, entry.tenant)
         started_at = lane.started_at.pop(key)
+        request_bytes = self._large_requests.pop(key, 0)
+        lane.request_bytes -= request_bytes
+        self._request_bytes -= request_bytes
         if result is not None:
             lane.note_result(now - started_at)
         lane.bytes -= entry.size
@@ -487,6 +493,13 @@ class LaneScheduler:
             lane.circuit = circuit.succeeded(lane.circuit, lane.limits.concurrency)
         self._join_round(lane, now)
         return lane.circuit.state is circuit.CircuitState.Open and not was_open
+
+    def note_large_request(self, key: int, size: int) -> None:
+        """Count the bytes of the request of a running attempt until it is done."""
+        entry, _ = self._attempts[key]
+        self._large_requests[key] = size
+        self._lanes[entry.destination].request_bytes += size
+        self._request_bytes += size
 
     def reset(self, destination: str, now: int) -> None:
         """Close a destination's circuit, so that it is tried at once after its document has changed."""
@@ -517,6 +530,10 @@ class LaneScheduler:
         left = self._shared_bytes - self._bytes - lane.bytes
         return entry.size <= left and turns.bytes_of(entry.tenant) + entry.size <= left
 
+    def _may_make_request(self, lane: _Lane) -> bool:
+        """Return whether the requests of a lane leave as much memory as they take, or no attempt of it runs."""
+        return not lane.started_at or lane.request_bytes <= self._max_bytes - self._request_bytes
+
     def _join_round(self, lane: _Lane, now: int) -> None:
         """Put a lane that may start an attempt into the round of its pace."""
         may_start = lane.count > 0 and len(lane.started_at) < lane.limits.concurrency
@@ -539,6 +556,8 @@ class LaneScheduler:
             if lane.circuit.state is circuit.CircuitState.Open and lane.in_flight == 0 and now < lane.circuit.trial_at:
                 self._sleep(lane, lane.circuit.trial_at)
             return None
+        if not self._may_make_request(lane):
+            return None  # done() brings the lane back
         if lane.limits.rate is not None and not self._take_token(lane, lane.limits.rate, now):
             return None
         entry = lane.pop()

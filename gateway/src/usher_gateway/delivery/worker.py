@@ -15,16 +15,24 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import outcome, payload
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.outcome import AttemptResult
-from usher_gateway.delivery.route_documents import NOTHING_EVALUATED, EvaluatedDelivery, RouteDocuments
-from usher_gateway.destinations import HINTS, DestinationAnswer, SendError
+from usher_gateway.delivery.route_documents import NOTHING_EVALUATED, RouteDocuments
+from usher_gateway.destinations import HINTS, DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.sending import Sender
 from usher_gateway.ingest.counters import ExpressionCounters
-from usher_gateway.ingest.cpu_limits import ATTEMPTS_BURST_SECONDS, ATTEMPTS_SHARE, RouteCost, TenantBudgets
+from usher_gateway.ingest.cpu_limits import (
+    ATTEMPTS_BURST_SECONDS,
+    ATTEMPTS_SHARE,
+    ORDINARY_SECONDS,
+    RouteCost,
+    TenantBudgets,
+)
 from usher_gateway.store.store import DeliveryQueue
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
+
+LARGE_REQUEST_BYTES = 16 * 1024  # From this length on, the bodies of running requests count against a limit of memory
 
 OUTCOME_LABELS = {
     model.SettledAs.Delivered: "delivered",
@@ -80,12 +88,18 @@ class DeliveryWorker:
         """(listener, route) -> what the evaluations of its expressions cost, after the first one."""
 
     async def attempt(
-        self, delivery: model.Delivery, may_send: Callable[[], bool] | None = None
+        self,
+        delivery: model.Delivery,
+        may_send: Callable[[], bool] | None = None,
+        note_large_request: Callable[[int], None] | None = None,
     ) -> AttemptResult | None:
         """Make one attempt. Return its result for the store; a failure of the destination is a result too.
 
-        ``may_send``: asked right before the request is written. If it returns False, nothing is sent, and no result is
-        returned.
+        Args:
+            delivery: with its body.
+            may_send: asked right before the request is written. If it returns False, nothing is sent, and no result is
+                returned.
+            note_large_request: takes the length of the request's body if that is over ``LARGE_REQUEST_BYTES``.
         """
         definition = self._store.route(delivery.route)
         owner = (definition.listener.namespace, definition.listener.tenant)
@@ -115,15 +129,11 @@ class DeliveryWorker:
         if prepared is None:
             return outcome.held(delivery, model.HoldReason.SecretNotFound, now)
 
-        # Evaluate the transform and the variables of the URL.
-        evaluated = self._evaluate(delivery, definition, prepared.destination)
-        if isinstance(evaluated, model.HoldReason):
-            return outcome.held(delivery, evaluated, now)
-
-        # Render and sign the request.
-        request = payload.render(prepared, delivery, definition, now, evaluated.document, evaluated.url_values)
-        if isinstance(request, payload.FormatError):
-            return outcome.held(delivery, model.HoldReason.FormatError, now)
+        request = self._make_request(delivery, definition, prepared, now)
+        if isinstance(request, model.HoldReason):
+            return outcome.held(delivery, request, now)
+        if note_large_request is not None and len(request.body) > LARGE_REQUEST_BYTES:
+            note_large_request(len(request.body))
 
         # Send it, and classify the answer.
         request.charge, request.may_send = functools.partial(self._budgets.spend, *owner), may_send
@@ -176,33 +186,44 @@ class DeliveryWorker:
         # The next review ends this hold if its cause is gone.
         return outcome.held(delivery, delivery.arrival_holds[0], now) if delivery.arrival_holds else None
 
-    def _evaluate(
+    def _make_request(
         self,
         delivery: model.Delivery,
         definition: model.RouteDefinition,
-        destination: documents.DestinationDocument,
-    ) -> EvaluatedDelivery | model.HoldReason:
-        """Return the values of the transform and of the URL's variables, or why the delivery is held."""
-        if self.is_too_slow(definition.listener, definition.route):
+        prepared: payload.PreparedDestination,
+        now: int,
+    ) -> DestinationRequest | model.HoldReason:
+        """Evaluate the transform and the URL's variables, render and sign; or return why the delivery is held.
+
+        All of it runs on the event loop, so its CPU time is charged to the tenant.
+        """
+        listener = definition.listener
+        if self.is_too_slow(listener, definition.route):
             return model.HoldReason.ExpressionTooSlow
         started = time.thread_time()
-        evaluated = self._documents.evaluate_delivery(delivery, definition, destination)
-        if evaluated is NOTHING_EVALUATED:
-            return evaluated
-        self._note_cost(definition, evaluated.cpu_seconds, time.thread_time() - started)
-        if evaluated.error_code:
+        evaluated = self._documents.evaluate_delivery(delivery, definition, prepared.destination)
+        evaluated_at = time.thread_time()
+        request: DestinationRequest | payload.FormatError | None = None
+        if not evaluated.error_code:
+            request = payload.render(prepared, delivery, definition, now, evaluated.document, evaluated.url_values)
+        ended = time.thread_time()
+        if evaluated is not NOTHING_EVALUATED:
+            self._note_cost(definition, evaluated.cpu_seconds + ended - evaluated_at, ended - started)
+        elif ended - started > ORDINARY_SECONDS:
+            self._budgets.spend(listener.namespace, listener.tenant, ended - started)
+        if request is None:
             code, field = evaluated.error_code, evaluated.missing_field
-            self._expressions.transform_failed(definition.listener, definition.route, code, field)
+            self._expressions.transform_failed(listener, definition.route, code, field)
             return model.HoldReason.TransformError
-        return evaluated
+        return model.HoldReason.FormatError if isinstance(request, payload.FormatError) else request
 
     def _note_cost(self, definition: model.RouteDefinition, evaluation_seconds: float, cpu_seconds: float) -> None:
-        """Note what an evaluation cost, and what it cost together with reading the body."""
-        name = definition.listener
-        self._budgets.spend(name.namespace, name.tenant, cpu_seconds)
-        cost = self._costs.get((name, definition.route))
+        """Note what the expressions of a route cost, and what all of the work on a delivery did."""
+        listener = definition.listener
+        self._budgets.spend(listener.namespace, listener.tenant, cpu_seconds)
+        cost = self._costs.get((listener, definition.route))
         if cost is None:
-            cost = self._costs[name, definition.route] = RouteCost()
+            cost = self._costs[listener, definition.route] = RouteCost()
         cost.note(evaluation_seconds)
 
     def _classify(
