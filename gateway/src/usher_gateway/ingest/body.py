@@ -55,9 +55,7 @@ _BOM = codecs.BOM_UTF8
 _UTF8 = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii"})
 # The charsets that are decoded. Python's other codecs are not used: some take quadratic time, and Python caches every
 # unknown name.
-_CHARSETS = frozenset(
-    {"utf-16", "utf-16le", "utf-16be", "latin1", "latin-1", "iso-8859-1", "windows-1252", "cp1252"}
-)
+_CHARSETS = frozenset({"utf-16", "utf-16le", "utf-16be", "latin1", "latin-1", "iso-8859-1", "windows-1252", "cp1252"})
 
 _PIECE_BYTES = 65_536
 _FED_BYTES = 16_384
