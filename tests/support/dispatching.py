@@ -63,7 +63,10 @@ class DispatcherBench:
 
         class Worker(DeliveryWorker):
             async def attempt(
-                self, delivery: model.Delivery, may_send: Callable[[], bool] | None = None
+                self,
+                delivery: model.Delivery,
+                may_send: Callable[[], bool] | None = None,
+                note_large_request: Callable[[int], None] | None = None,  # noqa: ARG002 - as the method that it replaces
             ) -> AttemptResult | None:
                 bench.tried.append((delivery.key, delivery.attempts))
                 settled_as = bench.answers.pop(0) if bench.answers else model.SettledAs.Delivered

@@ -283,6 +283,7 @@ class SecretIndex:
         """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
         self._access: dict[str, SecretAccess] = {}  # Access by namespace; the empty name means all namespaces at once
         self._misses: dict[str, tuple[SecretState, int]] = {}
+        """Missing Secret -> its state, and when it was looked up; the longest ago first."""
 
     def access(self, namespace: str) -> SecretAccess:
         """The operator's access to the Secrets of a namespace, or of all namespaces at once if the name is empty."""
@@ -368,12 +369,19 @@ class SecretIndex:
 
     def note_missing(self, path: str, state: SecretState) -> None:
         """Note the result of a lookup of a missing Secret."""
-        self._misses[path] = (state, self._clock())
+        self._misses.pop(path, None)
+        self._misses[path] = (state, self._clock())  # at the end, because missing() returns the first ones
 
-    @property
-    def missing(self) -> dict[str, SecretState]:
-        """State of each missing Secret, by path."""
-        return {path: state for path, (state, _) in self._misses.items()}
+    def missing(self, most: int) -> list[str]:
+        """Return missing Secrets, up to ``most`` of each namespace: those that were looked up longest ago."""
+        counts: Counter[str] = Counter()
+        paths = []
+        for path in self._misses:
+            namespace = path.partition("/")[0]
+            counts[namespace] += 1
+            if counts[namespace] <= most:
+                paths.append(path)
+        return paths
 
     def forget_missing(self) -> None:
         """Forget the results of all lookups."""

@@ -16,7 +16,7 @@ from usher_operator.health import OperatorMetrics
 from usher_operator.removals import RemovalGuard
 from usher_operator.status import StatusWriter
 from usher_operator.view import Key, Plan, WriteFailure
-from usher_operator.workqueue import PauseGate, Workqueue, in_turns
+from usher_operator.workqueue import PauseGate, Workqueue
 from usher_operator.writer import NAME_TAKEN, ChildRemover, ChildWriter
 
 _log = structlog.get_logger(__name__)
@@ -24,6 +24,7 @@ _log = structlog.get_logger(__name__)
 # Interval between lookups of missing Secrets, because the watch reports no Secret without the label.
 _LOOKUP_INTERVAL_SECONDS = 5.0
 
+_LOOKUPS_PER_NAMESPACE = 10  # Most missing Secrets of a namespace that are looked up before those of others come again
 _LOOKUP_PAUSE_SECONDS = 0.05  # Pause between two lookups: it limits the requests, however many Secrets are missing
 
 # Answers of an API server that a repetition does not change: no permission, a quota, a policy, an invalid object.
@@ -165,10 +166,13 @@ class Reconciler:
         return planned
 
     async def look_up_missing_secrets(self) -> None:
-        """Look up missing Secrets at an interval, until cancelled. Many of one namespace do not delay another's."""
+        """Look up some missing Secrets of each namespace at an interval, until cancelled.
+
+        Many of one namespace do not delay another's.
+        """
         while True:
             await asyncio.sleep(_LOOKUP_INTERVAL_SECONDS)
-            for path in in_turns(self._cache.secrets.missing, lane_of=lambda path: path.partition("/")[0]):
+            for path in self._cache.secrets.missing(_LOOKUPS_PER_NAMESPACE):
                 await self._gate.wait()
                 try:
                     await self._look_up(path)

@@ -50,7 +50,12 @@ def _hash_of_stored(record: kinds.ResourceRecord) -> int:
 
 
 def _hash_of(conditions: Iterable[StatusCondition], fields: Mapping[str, Any], generation: int) -> int:
-    return hash((frozenset(conditions), msgspec.json.encode(fields, order="sorted"), generation))
+    return hash((frozenset(conditions), msgspec.json.encode(_filled(fields), order="sorted"), generation))
+
+
+def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields without empty lists: the API server stores none where an apply empties a list."""
+    return {name: value for name, value in fields.items() if value != []}
 
 
 class StatusWriter:
@@ -244,7 +249,8 @@ def differences(status: ResourceStatus, record: kinds.ResourceRecord) -> frozens
         for condition_type in types_of_both
         if stored.get(condition_type) != status.condition(condition_type)
     }
-    if record.observed_generation != status.observed_generation or dict(record.parsed.fields) != status.fields:
+    has_other_fields = _filled(record.parsed.fields) != _filled(status.fields)
+    if has_other_fields or record.observed_generation != status.observed_generation:
         differing.add("status")
     return frozenset(differing)
 

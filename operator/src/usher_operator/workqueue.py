@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import heapq
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Generic, TypeVar
 
 import structlog
@@ -60,15 +60,6 @@ class Lanes(Generic[ItemT]):
     def depth(self, lane: str) -> int:
         """Number of items in a lane."""
         return len(self._lanes.get(lane, ()))
-
-
-def in_turns(items: Iterable[ItemT], lane_of: Callable[[ItemT], str]) -> Iterator[ItemT]:
-    """Iterate over items so that lanes take turns."""
-    lanes: Lanes[ItemT] = Lanes()
-    for item in items:
-        lanes.add(lane_of(item), item)
-    while (next_item := lanes.take()) is not None:
-        yield next_item
 
 
 class Workqueue(Generic[K]):

@@ -287,7 +287,16 @@ def test_lookup_of_a_missing_secret_is_used_for_a_minute(full: Cluster) -> None:
     full.now += 61_000_000
     assert full.cache.secret_state("agency/token") is None
     full.cache.secrets.forget_missing()
-    assert full.cache.secrets.missing == {}
+    assert full.cache.secrets.missing(10) == []
+
+
+def test_missing_secrets_of_a_namespace_are_looked_up_in_turns(cluster: Cluster) -> None:
+    for path in ("agency/a", "agency/b", "agency/c", "other/a"):
+        cluster.cache.note_missing(path, "NotFound")
+    assert cluster.cache.secrets.missing(2) == ["agency/a", "agency/b", "other/a"]
+    for path in ("agency/a", "agency/b"):
+        cluster.cache.note_missing(path, "NotFound")
+    assert cluster.cache.secrets.missing(2) == ["agency/c", "other/a", "agency/a"]
 
 
 def test_access_to_a_namespace_counts_without_access_to_all(cluster: Cluster) -> None:

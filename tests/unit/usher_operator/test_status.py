@@ -62,7 +62,8 @@ def test_order_of_conditions_is_no_difference() -> None:
         (status(condition(), condition("Verified")), {"Verified"}),
         (status(), {"Ready"}),
         (status(condition(), generation=2), {"status"}),
-        (status(condition(), addresses=[]), {"status"}),
+        (status(condition(), addresses=[{"type": "Hostname", "value": "a.test"}]), {"status"}),
+        (status(condition(), addresses=[]), set()),
     ],
 )
 def test_differences_name_the_changed_conditions(planned: ResourceStatus, differs: set[str]) -> None:
@@ -151,6 +152,28 @@ async def test_lost_address_is_reported_although_ready_is_unknown_in_between() -
     posting.cancel()
     await asyncio.wait({posting})
     assert posted == ["Ready is True (was Unknown, Pending)", "Ready is False (was True)"]
+
+
+class ServerWithoutEmptyLists(EventServer):
+    """Stores no list where an apply empties one, as the API server does."""
+
+    async def apply(self, path: str, body: dict[str, Any], *, is_status: bool) -> dict[str, Any]:
+        answer = await super().apply(path, body, is_status=is_status)
+        answer["status"] = {name: value for name, value in body["status"].items() if value != []}
+        return answer
+
+
+async def test_emptied_list_is_no_change_of_somebody_else() -> None:
+    cache = Cache(OperatorSettings())
+    cache.put(kinds.BY_NAME["Listener"], cache_samples.listener())
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    server = ServerWithoutEmptyLists()
+    statuses = status_writer(server, cache, queue, clock=lambda: 0.0)
+    addresses = [{"type": "Hostname", "value": "a.test"}]
+    for number in range(4):
+        await statuses.write(Plan(LOBBY, (), status(condition(), addresses=addresses)))
+        await statuses.write(Plan(LOBBY, (), status(condition(status="False"), addresses=[])))
+        assert server.writes == 2 * (number + 1)
 
 
 @pytest.mark.parametrize(("generation", "is_planned_again"), [(1, False), (2, True)])

@@ -205,9 +205,3 @@ def test_queue_loses_no_key_and_processes_none_twice_at_once(steps: list[tuple[s
         drained_keys.add(taken)
         queue.done(taken)
     assert expected <= drained_keys
-
-
-def test_lanes_take_turns_in_an_iteration() -> None:
-    items = ["a/1", "a/2", "a/3", "b/1", "c/1", "b/2"]
-    assert list(workqueue.in_turns(items, lane_of=lambda item: item[0])) == ["a/1", "b/1", "c/1", "a/2", "b/2", "a/3"]
-    assert list(workqueue.in_turns([], lane_of=str)) == []
