@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ANY = Filter()
 
-# What routes say now, if a test says nothing else: no once-per rule, and no pause.
+# Routes without a once-per rule and without a pause, for tests that need neither.
 REPLAY_FACTS: dict[str, Any] = {"mark_of_route": samples.no_marks, "is_paused": lambda _: False}
 
 FOREVER = 1 << 62  # Later than every time in a test

@@ -262,7 +262,7 @@ class VendorServer:
 
     def __init__(self, recipe: str) -> None:
         self.vendor = VENDORS[recipe]
-        self.refusals: list[str] = []  # What was wrong with requests. A test expects none.
+        self.refusals: list[str] = []  # The errors of requests. A test expects none.
         self.replies: list[Reply] = []  # The answers to the next requests, instead of the vendor's success
         self.echoes: list[Reply] = [Reply(200, "ok")]  # The answers after a redirect
         self.tokens = 0  # Tokens that were issued; only the newest is valid

@@ -68,7 +68,7 @@ MAX_CHECKED = 16_384  # Expressions whose check is remembered. If there are more
 
 _MEASUREMENTS = 5
 
-# Answers whose fields nobody knows: a rule may fail on them, but must not be anything else than true or false.
+# The fields of these answers are unknown: a rule may fail on them, but its value must be true or false.
 _ANSWERS: dict[str, dict[str, object]] = {
     "an answer with a document": {"status": 200, "headers": {"content-type": "application/json"}, "body": {}},
     "an answer with a text": {"status": 500, "headers": {"content-type": "text/plain"}, "body": "error"},

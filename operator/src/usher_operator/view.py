@@ -383,7 +383,7 @@ class HeldRoute(msgspec.Struct, frozen=True, order=True):
     route: str
     reason: str = ""
     missing: str = ""
-    """What must exist, such as a Secret."""
+    """The object that must exist, such as a Secret."""
 
 
 class ListenerReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

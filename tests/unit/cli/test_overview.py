@@ -83,7 +83,7 @@ def test_list_without_limit_has_a_page_in_a_terminal_and_all_elsewhere(
     assert admin_client.row_limit(limit, 606) == rows
 
 
-# What the help says -> the health of such a destination.
+# Text of the help -> the health of such a destination.
 FAILING = {
     "whose last attempts failed": ("Failing", "CircuitOpen", "TokenFailed", "Gone"),
     "have a forbidden address": ("AddressForbidden",),

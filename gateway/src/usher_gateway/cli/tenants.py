@@ -102,7 +102,7 @@ def list_tenants(
 
 _TenantName = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a tenant.", metavar="TENANT")]
 
-# Count of a day -> its noun in the singular; empty: the name is no noun.
+# Name of a daily count -> its noun in the singular; empty if it has none.
 _SHOWN_TODAY = {
     "arrivals": "arrival",
     "visits": "visit",

@@ -70,7 +70,7 @@ class DestinationRequest(msgspec.Struct):
     """True: the outcome depends on the answer's body, so the client reads up to ``MAX_JUDGED_BYTES`` of it."""
     tls: documents.Tls | None = None
     namespace: str = ""
-    """Of the destination. Its share of the lookups is used to resolve the URL's host."""
+    """The namespace of the destination, whose share of the lookups resolves the URL's host."""
     charge: Callable[[float], None] | None = None
     """Called with the CPU seconds that reading the answer took beyond those of an ordinary one."""
     may_send: Callable[[], bool] | None = None

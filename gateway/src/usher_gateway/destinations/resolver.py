@@ -53,7 +53,7 @@ class _KnownName(msgspec.Struct):
     """The results of the lookups of a name."""
 
     addresses: list[SocketAddress] = []
-    """Of the last lookup that succeeded; empty if there was none."""
+    """What the last successful lookup returned; empty if there was none."""
     next_lookup_at: float = 0.0
     kept_until: float = 0.0
     """Until when ``addresses`` may be used."""

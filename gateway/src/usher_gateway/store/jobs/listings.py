@@ -3,7 +3,8 @@
 Listings contain no bodies and no person keys. ``jobs/scopes.py`` selects their rows.
 """
 
-from collections.abc import Collection, Iterable
+import itertools
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -65,6 +66,8 @@ _ARRIVALS_OF_PERSON = Statement(
 )
 
 # The arrivals whose person keys are in the ledger only: on SQLite the newest ones.
+_FEW_KEYS = 8  # Up to this many person keys with the same start are looked up one by one
+
 _NEWEST_PERSONS = Statement(
     postgresql="select key, persons from arrivals where false",
     sqlite="""
@@ -377,12 +380,23 @@ async def keys_of_person(session: Session, persons: frozenset[bytes]) -> set[int
 async def arrivals_of_persons(session: Session, persons: frozenset[bytes]) -> dict[bytes, set[int]]:
     """Return person key -> the row keys of its arrivals, for those of the person keys that have any."""
     arrivals: dict[bytes, set[int]] = {}
-    for start in sorted({person[: model.PERSON_KEY_START] for person in persons}):
-        end = start + b"\xff" * 8  # after every key that begins so
-        for person, arrival in await session.fetch(_ARRIVALS_OF_PERSON, start, end):
-            if person in persons:
-                arrivals.setdefault(person, set()).add(arrival)
+    for start, keys in itertools.groupby(sorted(persons), lambda person: person[: model.PERSON_KEY_START]):
+        for first, end in _ranges(start, list(keys)):
+            rows = await session.fetch(_ARRIVALS_OF_PERSON, first, end)
+            for person, arrival in rows:
+                if person in persons:
+                    arrivals.setdefault(person, set()).add(arrival)
     for arrival, packed in await session.fetch(_NEWEST_PERSONS):
         for person in persons.intersection(split_person_keys(packed)):
             arrivals.setdefault(person, set()).add(arrival)
     return arrivals
+
+
+def _ranges(start: bytes, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the ranges that contain some person keys with the same start.
+
+    Few keys are read one by one, so that a person with millions of visits at one tenant delays no search of another.
+    """
+    if len(keys) <= _FEW_KEYS:
+        return [(key, key + b"\0") for key in keys]
+    return [(start, start + b"\xff" * 8)]

@@ -22,7 +22,7 @@ from usher_gateway.store.transaction import Transaction
 KEPT_DAYS = 750  # How long a replay that has ended stays: about as long as meters
 LISTED = 100  # How many replays a list has, the newest ones
 
-# A replay creates no more while so many of its deliveries are due, because later visits wait behind them.
+# A replay pauses while this many of its deliveries are due, because new visits wait behind them.
 WAITING_AT_MOST = 200
 
 SAMPLE = 5  # Verdicts that a preview shows
