@@ -5,7 +5,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,9 @@ class Site:
             clock=lambda: self.now,
         )
 
-    def add(self, key: Any) -> None:
-        """Queue a key, as the operator's queue."""
-        self.cluster.queue.add(key)
+    def add_all(self, keys: Iterable[Any]) -> None:
+        """Queue keys, as the operator's queue."""
+        self.cluster.queue.update(keys)
 
     async def check(self, seconds: float = 0) -> tuple[str, str]:
         """Check some seconds later; returns status and message of the condition, or nothing."""

@@ -25,8 +25,8 @@ _RESULTS = frozenset([*listings.SKIP_REASONS, *replay_words.STATES])  # All that
 # Result -> what a replay of it means for the filter of the route.
 _FILTER_NOTES = {
     "Filter": "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now.",
-    "cancelled": "The filter `when` is not asked again of cancelled deliveries, but one that was cancelled while its "
-    "filter failed is held again.",
+    "cancelled": "The filter `when` is not asked again of cancelled deliveries, except of those that were cancelled "
+    "while it failed.",
 }
 
 Row = dict[str, object]
