@@ -70,7 +70,9 @@ class Tour:
         for label, value in stop.fields.items():
             await page.get_by_label(label).fill(value)
         for button in stop.buttons:
-            await page.get_by_role("button", name=button, exact=True).click()
+            # Without waiting for the next page, a script could be asked of a page that goes away, and never answer.
+            async with page.expect_navigation():
+                await page.get_by_role("button", name=button, exact=True).click()
         await async_api.expect(page.locator("main")).to_contain_text(stop.shows)
 
 

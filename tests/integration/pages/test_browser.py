@@ -3,6 +3,7 @@
 UPDATE_DOCS=1 draws the pages into docs/pages.
 """
 
+import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from usher_gateway.pages.server import PAGES
 
 PICTURES = Path(__file__).parents[3] / "docs" / "pages"
 IS_DRAWING = bool(os.environ.get("UPDATE_DOCS"))
+STOP_SECONDS = 120  # Some calls of playwright wait without a limit; their end by this one shows which did
 
 pytestmark = chromium.needs_chromium
 
@@ -36,22 +38,23 @@ async def test_pages_fit_a_phone_and_the_browser_complains_of_none(
     agency: staged_agency.Agency, browser: async_api.Browser
 ) -> None:
     findings: dict[str, list[str]] = {}
-    async with page_tour.begun(agency, browser) as tour:
+    async with page_tour.begun(agency, browser, viewport=chromium.PHONE) as tour:
         page = await tour.context.new_page()
         complaints = chromium.Complaints(page)
         for name, stop in page_tour.STOPS.items():
-            await page.set_viewport_size(chromium.SCREEN)
-            await tour.go(page, stop)
-            if IS_DRAWING:
-                await chromium.draw(page, PICTURES / f"{name}.png")
-            await page.set_viewport_size(chromium.PHONE)
-            texts = complaints.take() + await chromium.crowded_labels(page)
-            if await chromium.scrolls_sideways(page):
-                texts.append("it scrolls sideways")
-            if number := await chromium.bare_numbers(page):
-                texts.append(f"{number} numbers have no label")
+            async with asyncio.timeout(STOP_SECONDS):
+                await tour.go(page, stop)
+                texts = complaints.take() + await chromium.crowded_labels(page)
+                if await chromium.scrolls_sideways(page):
+                    texts.append("it scrolls sideways")
+                if number := await chromium.bare_numbers(page):
+                    texts.append(f"{number} numbers have no label")
             if texts:
                 findings[name] = texts
+            if IS_DRAWING:
+                await page.set_viewport_size(chromium.SCREEN)
+                await chromium.draw(page, PICTURES / f"{name}.png")
+                await page.set_viewport_size(chromium.PHONE)
     assert findings == {}
 
 
@@ -63,11 +66,13 @@ async def test_pages_have_no_serious_obstacles_in_light_and_dark(
     async with page_tour.begun(agency, browser, viewport=chromium.SCREEN) as tour:
         page = await tour.context.new_page()
         for name, stop in page_tour.STOPS.items():
-            await page.emulate_media(color_scheme="light")
-            await tour.go(page, stop)
-            obstacles = await chromium.obstacles(page)
-            await page.emulate_media(color_scheme="dark")
-            if obstacles := obstacles + await chromium.obstacles(page, "color-contrast"):
+            async with asyncio.timeout(STOP_SECONDS):
+                await page.emulate_media(color_scheme="light")
+                await tour.go(page, stop)
+                obstacles = await chromium.obstacles(page)
+                await page.emulate_media(color_scheme="dark")
+                obstacles += await chromium.obstacles(page, "color-contrast")
+            if obstacles:
                 findings[name] = obstacles
     assert findings == {}
 
@@ -77,9 +82,10 @@ async def test_pages_show_and_replay_visits_without_javascript(
 ) -> None:
     async with page_tour.begun(agency, browser, java_script_enabled=False) as tour:
         for stop in page_tour.STOPS.values():
-            page = await tour.context.new_page()  # a page that loads itself again would interrupt the way to the next
-            await tour.go(page, stop)
-            await page.close()
+            async with asyncio.timeout(STOP_SECONDS):
+                page = await tour.context.new_page()  # a page that loads itself again would interrupt the way to others
+                await tour.go(page, stop)
+                await page.close()
         page = await tour.context.new_page()
         await tour.go(page, page_tour.STOPS["visit-replay"])
         await page.get_by_role("button", name="Deliver again").click()
