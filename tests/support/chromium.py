@@ -65,7 +65,6 @@ async def entered(
     ):
         page = await context.new_page()
         await page.goto(url + (await answer.json())["path"])
-        await page.close()
         yield context
 
 

@@ -85,6 +85,6 @@ async def begun(agency: staged_agency.Agency, browser: async_api.Browser, **opti
     async with chromium.entered(browser, agency.url, agency.token, **options) as context:
         page = await context.new_page()
         await page.goto(await agency.link())
-        await page.get_by_role("button", name="Open in this browser").click()
-        await page.close()
+        async with page.expect_navigation():
+            await page.get_by_role("button", name="Open in this browser").click()
         yield Tour(context, agency.url, ids)

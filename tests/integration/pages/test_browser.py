@@ -85,7 +85,6 @@ async def test_pages_show_and_replay_visits_without_javascript(
             async with asyncio.timeout(STOP_SECONDS):
                 page = await tour.context.new_page()  # a page that loads itself again would interrupt the way to others
                 await tour.go(page, stop)
-                await page.close()
         page = await tour.context.new_page()
         await tour.go(page, page_tour.STOPS["visit-replay"])
         await page.get_by_role("button", name="Deliver again").click()
