@@ -10,6 +10,7 @@ from usher_gateway import documents, model, timing
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.outcome import AttemptResult, Outcome
+from usher_gateway.delivery.request_memory import RequestMemory
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.store.base import Filter
@@ -66,7 +67,7 @@ class DispatcherBench:
                 self,
                 delivery: model.Delivery,
                 may_send: Callable[[], bool] | None = None,
-                note_large_request: Callable[[int], None] | None = None,  # noqa: ARG002 - as the method that it replaces
+                request_memory: RequestMemory | None = None,  # noqa: ARG002 - as the method that it replaces
             ) -> AttemptResult | None:
                 bench.tried.append((delivery.key, delivery.attempts))
                 settled_as = bench.answers.pop(0) if bench.answers else model.SettledAs.Delivered

@@ -14,6 +14,7 @@ import pytest
 from support import admin_port, command_line, gateways, samples
 from usher_gateway import documents
 from usher_gateway.admin import tokens
+from usher_gateway.ingest.cpu_limits import SLOW_SECONDS
 from usher_gateway.store.base import Filter
 
 ADA = b'{"user":{"id":1,"email":"ada@example.org","firstName":"Ada","venue":{"id":7}}}'
@@ -200,6 +201,15 @@ async def test_failing_expressions_are_counted_by_their_code(tried: Tried) -> No
     assert filtered["now"] == {"sent": 0, "held": {}, "skipped": {}, "errors": {"NoSuchField (body.user.tier)": 3}}
     assert transformed["now"]["errors"] == {"NoSuchField (body.tier)": 3}
     assert (filtered["newlySkipped"], len(transformed["examples"]["errors"])) == ({}, 3)
+
+
+async def test_time_to_make_the_request_counts_as_time_of_the_transform(tried: Tried) -> None:
+    """The value is made in less than a millisecond, and percent-encoded in tens of milliseconds."""
+    text = json.dumps("\N{GRINNING FACE}" * 10_000, ensure_ascii=False).encode()
+    await tried.served.bench.accept(samples.arrival("4", samples.NOW + 4, body=ADA[:-1] + b',"text":' + text + b"}"))
+    fields = ", ".join(f"'{number}': body.text" for number in range(20))
+    form = in_agency(gateways.destination("crm", "https://crm.example", format="Form", transform=f"{{{fields}}}"))
+    assert (await tried.route(form))["longestMilliseconds"] >= SLOW_SECONDS * 1000
 
 
 async def test_repaired_errors_are_counted_before_and_now(tried: Tried) -> None:

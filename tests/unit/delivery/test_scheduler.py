@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from support import delivery_samples
 from usher_gateway.delivery import circuit, outcome
+from usher_gateway.delivery.request_memory import LARGE_REQUEST_BYTES
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneQueue, LaneScheduler, RateLimit
 
 SECOND = 1_000_000
@@ -240,21 +241,17 @@ def test_destination_is_fast_again_after_fast_answers() -> None:
     assert [lane_entry.destination for lane_entry in started(scheduler, now)] == ["slow-0/crm"]
 
 
-def test_lane_whose_requests_fill_the_memory_runs_one_attempt_until_they_are_done() -> None:
-    scheduler = LaneScheduler(max_bytes=8_000, max_in_flight=40)
-    for number in range(4):
-        assert scheduler.offer(entry("n/large", size=100 + number), 0)
-    running = []
-    for size in (4_000, 1):
-        next_entry = scheduler.next_ready(0)
-        assert next_entry is not None
-        scheduler.note_large_request(next_entry.delivery.key, size)
-        running.append(next_entry)
-    assert started(scheduler, 0) == []
-    assert scheduler.offer(entry("n/small"), 0)
-    assert [small.destination for small in started(scheduler, 0)] == ["n/small"]
-    finish(scheduler, running[:1], None, 0)
-    assert len(started(scheduler, 0)) == 2
+def test_tenant_whose_requests_fill_the_memory_starts_nothing_until_one_is_done() -> None:
+    scheduler = LaneScheduler(max_bytes=24 * LARGE_REQUEST_BYTES, max_in_flight=40)
+    assert scheduler.offer(entry(tenant="n/loud"), 0)
+    (large,) = started(scheduler, 0)
+    assert scheduler.request_memory.may_make(large.delivery.key)
+    scheduler.request_memory.note(large.delivery.key, 5 * LARGE_REQUEST_BYTES)
+    for tenant in ("n/loud", "n/quiet"):
+        assert scheduler.offer(entry(tenant=tenant), 0)
+    assert [ready.tenant for ready in started(scheduler, 0)] == ["n/quiet"]
+    finish(scheduler, [large], None, 0)
+    assert [ready.tenant for ready in started(scheduler, 0)] == ["n/loud"]
 
 
 def test_destinations_take_turns() -> None:

@@ -10,8 +10,8 @@ import pytest
 from support import delivery_samples
 from usher_gateway import documents, expressions, model, timing
 from usher_gateway.delivery import activity
-from usher_gateway.delivery import worker as worker_module
 from usher_gateway.delivery.activity import ActivityRecorder
+from usher_gateway.delivery.request_memory import LARGE_REQUEST_BYTES, RequestMemory
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest
@@ -136,16 +136,19 @@ async def test_slow_rendering_of_a_fast_transform_holds_its_route(worker: Delive
     assert holds == [None] * 3 + [model.HoldReason.ExpressionTooSlow] * 2
 
 
-@pytest.mark.parametrize("length", [worker_module.LARGE_REQUEST_BYTES, worker_module.LARGE_REQUEST_BYTES + 1])
-async def test_only_large_requests_count_as_memory(
-    worker: DeliveryWorker, surroundings: Surroundings, length: int
+async def test_attempt_without_memory_for_its_request_sends_nothing(
+    worker: DeliveryWorker, surroundings: Surroundings
 ) -> None:
+    memory = RequestMemory(max_bytes=10 * LARGE_REQUEST_BYTES)
     worker.apply(delivery_samples.snapshot("body.text"))
-    noted: list[int] = []
-    body = msgspec.json.encode({"text": "x" * (length - len('""'))})
-    await worker.attempt(delivery_samples.delivery(body=body), note_large_request=noted.append)
-    assert len(surroundings.sent[0].body) == length
-    assert noted == [length] * (length > worker_module.LARGE_REQUEST_BYTES)
+    delivery = delivery_samples.delivery(body=msgspec.json.encode({"text": "x" * 4 * LARGE_REQUEST_BYTES}))
+    memory.start(delivery.key, "agency", "agency/acme")
+    assert await worker.attempt(delivery, request_memory=memory) is not None
+
+    other = delivery_samples.delivery()
+    memory.start(other.key, "agency", "agency/acme")
+    assert await worker.attempt(other, request_memory=memory) is None
+    assert len(surroundings.sent) == 1
 
 
 async def test_transforms_beyond_the_share_of_a_namespace_wait(

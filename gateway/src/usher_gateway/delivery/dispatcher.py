@@ -323,11 +323,8 @@ class Dispatcher:
         started = self._loop.time()
         try:
             key = entry.delivery.key
-            result = await self._worker.attempt(
-                entry.delivery,
-                functools.partial(self._is_still_ours, key),
-                functools.partial(self.scheduler.note_large_request, key),
-            )
+            may_send = functools.partial(self._is_still_ours, key)
+            result = await self._worker.attempt(entry.delivery, may_send, self.scheduler.request_memory)
             if result is None:
                 self._return(entry)
                 return

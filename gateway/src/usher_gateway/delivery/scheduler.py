@@ -5,7 +5,7 @@ argument, in microseconds of a clock that never goes back. Each operation takes 
 lanes that wait for a rate limit or for the trial of an open circuit.
 
 - Namespaces take turns, and so do the destinations of a namespace.
-- The slots for running attempts are in two pools, each shared fairly (``fair_slots.py``). Every attempt may take a slot
+- The slots for running attempts are in two pools, each shared fairly (``fair_pool.py``). Every attempt may take a slot
   of the shared pool. Only destinations that answer fast may take one of the reserve, so that slow destinations, however
   many, do not delay the others. A destination that has not answered yet may take one slot of the first half of it.
 - A destination is slow while its attempts take longer than a second. Fast destinations do not wait behind slow ones.
@@ -13,6 +13,7 @@ lanes that wait for a rate limit or for the trial of an open circuit.
   of the slots after an outage. Among the fresh ones, and among the others, tenants take turns.
 - All lanes together have a limit in bytes. A lane may hold as many bytes as it leaves free, and a part of the room is
   reserved for empty lanes.
+- A tenant whose running requests take too much memory starts no more attempts (``request_memory.py``).
 """
 
 import collections
@@ -25,7 +26,8 @@ import msgspec
 from usher_gateway import model
 from usher_gateway.delivery import circuit
 from usher_gateway.delivery.outcome import Outcome
-from usher_gateway.fair_slots import SlotPool
+from usher_gateway.delivery.request_memory import RequestMemory
+from usher_gateway.fair_pool import FairPool
 from usher_gateway.timing import TokenBucket
 
 # Deliveries per slot that a lane wants waiting, so that no slot is idle during the next claim from the store.
@@ -44,6 +46,7 @@ _NEWEST_ATTEMPT_SHARE = 4
 
 _BURST_SHARE = 10  # 1/10 of the requests of a rate limit may start at once
 _MAX_SKIPPED_LANES = 64  # Lanes that one search skips at most. The next search continues after them.
+_MAX_SKIPPED_TENANTS = 8  # The same of the tenants of each lane
 
 
 class RateLimit(msgspec.Struct, frozen=True):
@@ -172,7 +175,6 @@ class _Lane:
         self.started_at: dict[int, int] = {}
         """Key of the delivery of each running attempt, the oldest first -> when it started."""
         self.bytes = 0
-        self.request_bytes = 0  # Bytes of the large requests of running attempts
         self.round: _LaneRound | None = None  # The round of lanes that may start an attempt, while the lane is in one
         self.wakes_at = 0  # When it returns to the round, or 0 if it does not wait for a moment
         self.is_called = False  # True if it was its turn to take a token of its rate limit, and it has not tried since
@@ -218,9 +220,11 @@ class _Lane:
         return self._next_turns.next_tenant
 
     def skip_tenant(self) -> None:
-        """Pass the turn to the next tenant, because the one whose turn it is may have no more slots."""
+        """Pass the turn to the next tenant, because the one whose turn it is may start no attempt now."""
         if self.count > 0:
-            self._next_turns.skip_tenant()
+            turns = self._next_turns
+            self._fresh_next = turns is not self.fresh
+            turns.skip_tenant()
 
     @property
     def _next_turns(self) -> _TenantQueues:
@@ -291,10 +295,11 @@ class LaneScheduler:
     """The lanes of all destinations."""
 
     def __init__(self, max_bytes: int, max_in_flight: int) -> None:
+        self.request_memory = RequestMemory(max_bytes)
         self._max_bytes = max_bytes
         self._shared_bytes = max_bytes - max_bytes // _EMPTY_LANES_SHARE
-        self._reserve = SlotPool(max_in_flight // _RESERVE_SHARE)
-        self._shared = SlotPool(max_in_flight - max_in_flight // _RESERVE_SHARE)
+        self._reserve = FairPool(max_in_flight // _RESERVE_SHARE)
+        self._shared = FairPool(max_in_flight - max_in_flight // _RESERVE_SHARE)
         self._lanes: dict[str, _Lane] = {}
         self._rounds = [_LaneRound() for _ in LanePace]
         """One per pace, so that a fast lane does not wait behind the slow ones."""
@@ -302,10 +307,8 @@ class LaneScheduler:
         self._rates: dict[str, _Rate] = {}  # By destination, or `RateLimit.shared_by`
         self._sleeping: list[tuple[int, str, bool]] = []
         """When to wake which lane, or if True, the first lane that waits for which rate limit."""
-        self._attempts: dict[int, tuple[LaneEntry, SlotPool]] = {}
+        self._attempts: dict[int, tuple[LaneEntry, FairPool]] = {}
         """Key of the delivery of each running attempt -> its entry, and the pool of its slot."""
-        self._large_requests: dict[int, int] = {}  # Key of the delivery -> bytes of its request
-        self._request_bytes = 0
         self._bytes = 0
         self._count = 0
 
@@ -456,9 +459,15 @@ class LaneScheduler:
                 return entry
         return None
 
-    def _pool_for(self, lane: _Lane, pace: LanePace) -> SlotPool | None:
-        """Return the pool that has a slot for the next attempt of a lane, or None."""
-        tenant = lane.next_tenant
+    def _pool_for(self, lane: _Lane, pace: LanePace) -> FairPool | None:
+        """Return the pool that has a slot for the next attempt of a lane; None: it may not start now."""
+        for _ in range(_MAX_SKIPPED_TENANTS):
+            tenant = lane.next_tenant
+            if self.request_memory.admits(lane.namespace, tenant):
+                break
+            lane.skip_tenant()
+        else:
+            return None
         if self._shared.admits(lane.namespace, tenant):
             return self._shared
         if pace is LanePace.Slow or not self._reserve.admits(lane.namespace, tenant):
@@ -478,10 +487,8 @@ class LaneScheduler:
         entry, pool = self._attempts.pop(key)
         lane = self._lanes[entry.destination]
         pool.give_back(lane.namespace, entry.tenant)
+        self.request_memory.end(key)
         started_at = lane.started_at.pop(key)
-        request_bytes = self._large_requests.pop(key, 0)
-        lane.request_bytes -= request_bytes
-        self._request_bytes -= request_bytes
         if result is not None:
             lane.note_result(now - started_at)
         lane.bytes -= entry.size
@@ -493,13 +500,6 @@ class LaneScheduler:
             lane.circuit = circuit.succeeded(lane.circuit, lane.limits.concurrency)
         self._join_round(lane, now)
         return lane.circuit.state is circuit.CircuitState.Open and not was_open
-
-    def note_large_request(self, key: int, size: int) -> None:
-        """Count the bytes of the request of a running attempt until it is done."""
-        entry, _ = self._attempts[key]
-        self._large_requests[key] = size
-        self._lanes[entry.destination].request_bytes += size
-        self._request_bytes += size
 
     def reset(self, destination: str, now: int) -> None:
         """Close a destination's circuit, so that it is tried at once after its document has changed."""
@@ -530,10 +530,6 @@ class LaneScheduler:
         left = self._shared_bytes - self._bytes - lane.bytes
         return entry.size <= left and turns.bytes_of(entry.tenant) + entry.size <= left
 
-    def _may_make_request(self, lane: _Lane) -> bool:
-        """Return whether the requests of a lane leave as much memory as they take, or no attempt of it runs."""
-        return not lane.started_at or lane.request_bytes <= self._max_bytes - self._request_bytes
-
     def _join_round(self, lane: _Lane, now: int) -> None:
         """Put a lane that may start an attempt into the round of its pace."""
         may_start = lane.count > 0 and len(lane.started_at) < lane.limits.concurrency
@@ -549,15 +545,13 @@ class LaneScheduler:
             lane.round = lanes
             lanes.add(lane)
 
-    def _start(self, lane: _Lane, pool: SlotPool, now: int) -> LaneEntry | None:
+    def _start(self, lane: _Lane, pool: FairPool, now: int) -> LaneEntry | None:
         if lane.count == 0 or self._lanes.get(lane.name) is not lane:
             return None
         if not lane.has_slot(now):
             if lane.circuit.state is circuit.CircuitState.Open and lane.in_flight == 0 and now < lane.circuit.trial_at:
                 self._sleep(lane, lane.circuit.trial_at)
             return None
-        if not self._may_make_request(lane):
-            return None  # done() brings the lane back
         if lane.limits.rate is not None and not self._take_token(lane, lane.limits.rate, now):
             return None
         entry = lane.pop()
@@ -565,6 +559,7 @@ class LaneScheduler:
         self._count -= 1
         self._attempts[entry.delivery.key] = (entry, pool)
         pool.take(lane.namespace, entry.tenant)
+        self.request_memory.start(entry.delivery.key, lane.namespace, entry.tenant)
         self._join_round(lane, now)
         return entry
 

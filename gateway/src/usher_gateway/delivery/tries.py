@@ -10,6 +10,7 @@ marks start empty with the oldest arrival that is tried, in both configurations.
 
 import asyncio
 import collections
+import time
 from collections.abc import Mapping
 
 import msgspec
@@ -48,7 +49,7 @@ class RouteOutcome(msgspec.Struct, frozen=True):
     once_key: bytes = b""
     request: ShownRequest | None = None
     cpu_seconds: float = 0.0
-    """The CPU time of the filter, the transform and the variables of the URL."""
+    """The CPU time of the filter, the transform, the variables of the URL, and making the request."""
 
     @property
     def is_sent(self) -> bool:
@@ -145,12 +146,13 @@ class ConfiguredListener:
         if evaluated.error_code:
             error = _with_field(evaluated.error_code, evaluated.missing_field)
             return RouteOutcome(error=error, cpu_seconds=evaluated.cpu_seconds)
-        received_at = delivery.received_at
+        received_at, started = delivery.received_at, time.thread_time()
         request = payload.render(prepared, delivery, route, received_at, evaluated.document, evaluated.url_values)
+        cpu_seconds = evaluated.cpu_seconds + time.thread_time() - started
         if isinstance(request, payload.FormatError):
-            return RouteOutcome(error=request.code, cpu_seconds=evaluated.cpu_seconds)
+            return RouteOutcome(error=request.code, cpu_seconds=cpu_seconds)
         shown = ShownRequest(request, documents.shorten_url(prepared.destination.url), evaluated.url_values)
-        return RouteOutcome(request=shown, cpu_seconds=evaluated.cpu_seconds)
+        return RouteOutcome(request=shown, cpu_seconds=cpu_seconds)
 
 
 def _with_field(code: str, missing_field: str) -> str:

@@ -15,6 +15,7 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import outcome, payload
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.outcome import AttemptResult
+from usher_gateway.delivery.request_memory import RequestMemory
 from usher_gateway.delivery.route_documents import NOTHING_EVALUATED, RouteDocuments
 from usher_gateway.destinations import HINTS, DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.http import DestinationClient
@@ -31,8 +32,6 @@ from usher_gateway.store.store import DeliveryQueue
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
-
-LARGE_REQUEST_BYTES = 16 * 1024  # From this length on, the bodies of running requests count against a limit of memory
 
 OUTCOME_LABELS = {
     model.SettledAs.Delivered: "delivered",
@@ -91,15 +90,17 @@ class DeliveryWorker:
         self,
         delivery: model.Delivery,
         may_send: Callable[[], bool] | None = None,
-        note_large_request: Callable[[int], None] | None = None,
+        request_memory: RequestMemory | None = None,
     ) -> AttemptResult | None:
         """Make one attempt. Return its result for the store; a failure of the destination is a result too.
 
         Args:
             delivery: with its body.
-            may_send: asked right before the request is written. If it returns False, nothing is sent, and no result is
-                returned.
-            note_large_request: takes the length of the request's body if that is over ``LARGE_REQUEST_BYTES``.
+            may_send: asked right before the request is written.
+            request_memory: asked right before the request is made, and told its length.
+
+        Returns:
+            None if one of them allows no request. Nothing was sent then.
         """
         definition = self._store.route(delivery.route)
         owner = (definition.listener.namespace, definition.listener.tenant)
@@ -129,11 +130,13 @@ class DeliveryWorker:
         if prepared is None:
             return outcome.held(delivery, model.HoldReason.SecretNotFound, now)
 
+        if request_memory is not None and not request_memory.may_make(delivery.key):
+            return None
         request = self._make_request(delivery, definition, prepared, now)
         if isinstance(request, model.HoldReason):
             return outcome.held(delivery, request, now)
-        if note_large_request is not None and len(request.body) > LARGE_REQUEST_BYTES:
-            note_large_request(len(request.body))
+        if request_memory is not None:
+            request_memory.note(delivery.key, len(request.body))
 
         # Send it, and classify the answer.
         request.charge, request.may_send = functools.partial(self._budgets.spend, *owner), may_send
@@ -202,7 +205,7 @@ class DeliveryWorker:
             return model.HoldReason.ExpressionTooSlow
         started = time.thread_time()
         evaluated = self._documents.evaluate_delivery(delivery, definition, prepared.destination)
-        evaluated_at = time.thread_time()
+        evaluated_at = started if evaluated is NOTHING_EVALUATED else time.thread_time()
         request: DestinationRequest | payload.FormatError | None = None
         if not evaluated.error_code:
             request = payload.render(prepared, delivery, definition, now, evaluated.document, evaluated.url_values)
@@ -237,7 +240,7 @@ class DeliveryWorker:
         """Classify an answer by the document that the request was made of, and count it."""
         randomness = random.random()  # noqa: S311 - spreads retries, keeps no secret
         now, confirmed = self._clock.now(), self._clock.confirmed()
-        started = time.thread_time()
+        started = time.thread_time() if destination.answers else 0.0
         result = outcome.conclude(delivery, answer, destination, now, randomness, confirmed, milliseconds=milliseconds)
         if destination.answers:
             self._budgets.spend(definition.listener.namespace, definition.listener.tenant, time.thread_time() - started)

@@ -4,7 +4,7 @@ The system's resolver blocks a thread until the name server answers or the looku
 it finds, and keeps addresses for some time if later lookups of the name fail. Lookups take turns:
 
 - Half of the threads are for names whose last lookup failed or was slow, the other half for all others.
-- The namespaces share each half fairly (``fair_slots.py``), because tenants choose the names and their name servers.
+- The namespaces share each half fairly (``fair_pool.py``), because tenants choose the names and their name servers.
 - In a namespace, the names with the fewest failures in a row are first. After an outage of the name servers, names that
   never resolve are therefore behind those that do.
 """
@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 from aiohttp.abc import ResolveResult
 
-from usher_gateway.fair_slots import SlotPool
+from usher_gateway.fair_pool import FairPool
 
 FRESH_SECONDS = 30.0  # How long the resolver uses addresses again without a new lookup
 
@@ -155,7 +155,7 @@ class _LookupSlots:
     """Slots for lookups. Namespaces take turns and have a fair share; see the module's docstring for the order."""
 
     def __init__(self, size: int) -> None:
-        self._pool = SlotPool(size)
+        self._pool = FairPool(size)
         self._waiting: collections.OrderedDict[str, list[tuple[int, int, str, asyncio.Future[None]]]] = (
             collections.OrderedDict()
         )

@@ -1,0 +1,70 @@
+"""Limits the memory that the requests of running attempts take, shared fairly among namespaces and tenants.
+
+Only the finished request shows how large it is: a transform can make megabytes of a small body. So an attempt is
+checked twice:
+
+- It starts only if its tenant may take more memory. It then counts as much as its tenant's requests did lately.
+- It makes its request only if its tenant still may; otherwise its delivery returns to the backlog. Nothing runs between
+  this check and the count of the request, so all requests exceed the limit by one of each tenant at most.
+"""
+
+from typing import NamedTuple
+
+from usher_gateway.fair_pool import FairPool
+
+LARGE_REQUEST_BYTES = 16 * 1024  # Smaller requests do not count
+
+# A large request is in memory twice: as the body that was made, and in the buffer of its connection.
+_COPIES = 2
+
+
+class _Attempt(NamedTuple):
+    namespace: str
+    tenant: str
+    bytes: int
+    """What counts for its request."""
+
+
+class RequestMemory:
+    """The memory of the requests of running attempts, which are known by the keys of their deliveries."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._pool = FairPool(max_bytes)
+        self._attempts: dict[int, _Attempt] = {}
+        self._expected: dict[str, int] = {}
+        """Tenant -> what its next request will probably take. Falls by a quarter with each smaller request."""
+
+    def admits(self, namespace: str, tenant: str) -> bool:
+        """Return whether a tenant of a namespace may start another attempt."""
+        return self._pool.admits(namespace, tenant)
+
+    def start(self, key: int, namespace: str, tenant: str) -> None:
+        """Count what the request of an attempt will probably take."""
+        self._count(key, _Attempt(namespace, tenant, self._expected.get(tenant, 0)))
+
+    def may_make(self, key: int) -> bool:
+        """Return whether an attempt may make its request now. What was expected of it counts no more."""
+        attempt = self._attempts[key]
+        self.end(key)
+        self._count(key, attempt._replace(bytes=0))
+        return self._pool.admits(attempt.namespace, attempt.tenant)
+
+    def note(self, key: int, length: int) -> None:
+        """Count the request that an attempt has made. ``length``: of its body in bytes."""
+        attempt = self._attempts[key]
+        size = length * _COPIES if length > LARGE_REQUEST_BYTES else 0
+        self._count(key, attempt._replace(bytes=size))
+        expected = max(size, self._expected.pop(attempt.tenant, 0) * 3 // 4)
+        if expected > LARGE_REQUEST_BYTES:
+            self._expected[attempt.tenant] = expected
+
+    def end(self, key: int) -> None:
+        """Count nothing more for an attempt, because it has ended."""
+        attempt = self._attempts.pop(key)
+        if attempt.bytes:
+            self._pool.give_back(*attempt)
+
+    def _count(self, key: int, attempt: _Attempt) -> None:
+        self._attempts[key] = attempt
+        if attempt.bytes:
+            self._pool.take(*attempt)
