@@ -183,12 +183,12 @@ def named_addresses(
     if not listener.spec.addresses:
         return dict(zip((CLASS_ADDRESS,), document.live_addresses, strict=False))
     live = {(address.host, address.path, address.query): address for address in document.live_addresses}
-    named = {}
+    by_name = {}
     for declared in listener.spec.addresses:
         address = live.get((declared.hostname, declared.path or token, declared.query_pairs))
         if address is not None:
-            named[declared.name] = address
-    return named
+            by_name[declared.name] = address
+    return by_name
 
 
 def _shown_before(
@@ -196,8 +196,8 @@ def _shown_before(
 ) -> dict[str, documents.Address]:
     """The addresses of a document that the stored status shows, by their names."""
     by_url = {documents.shorten_url(address.url): address for address in document.addresses}
-    shown = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
-    return {entry["name"]: by_url[entry["url"]] for entry in shown if entry.get("url") in by_url and "name" in entry}
+    entries = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
+    return {entry["name"]: by_url[entry["url"]] for entry in entries if entry.get("url") in by_url and "name" in entry}
 
 
 MAX_PATHS_PER_ROUTE = 64  # Most paths in one object. Source: gateway-api, HTTPRouteRule.matches has at most 64 items.
@@ -321,11 +321,11 @@ def build_ingress(
         part: the hostname and its paths.
         spec: the class that exposes the hostname.
         secret_name: Secret with the certificate; ``""`` if something else terminates TLS.
-        install: has the namespace and the Service.
-        features: has the cluster's IngressClasses.
+        install: where the Ingress belongs, and which Service it leads to.
+        features: which IngressClasses the cluster has.
     """
-    given = spec.exposure.ingress or listener_class.Ingress()
-    class_name = given.class_name or features.default_ingress_class
+    ingress = spec.exposure.ingress or listener_class.Ingress()
+    class_name = ingress.class_name or features.default_ingress_class
     key = Key("Hostname", "", part.hostname)
     manifest: dict[str, Any] = {
         "apiVersion": _INGRESS_API,
@@ -336,14 +336,14 @@ def build_ingress(
             "labels": labels(install.controller_name),
             "annotations": {
                 **INGRESS_ANNOTATIONS.get(features.ingress_classes.get(class_name, ""), {}),
-                **given.annotations,
+                **ingress.annotations,
                 **annotations(key),
             },
         },
         "spec": {"rules": [{"host": part.hostname, "http": {"paths": _ingress_paths(part, install)}}]},
     }
-    if given.class_name:
-        manifest["spec"]["ingressClassName"] = given.class_name
+    if ingress.class_name:
+        manifest["spec"]["ingressClassName"] = ingress.class_name
     if secret_name:
         manifest["spec"]["tls"] = [{"hosts": [part.hostname], "secretName": secret_name}]
     return finish(manifest)
@@ -413,7 +413,7 @@ def build_certificate(
         hostname: the only name in the certificate.
         secret_name: the Secret into which cert-manager writes it.
         issuer: of the class.
-        install: has the namespace.
+        install: where the Certificate belongs.
         counts_for: the namespace for which the hostname counts; ``""`` if the class does not limit hostnames.
     """
     spec = {

@@ -91,13 +91,13 @@ class GatewayAnswers:
     def take(self, answer: ConfigReport, now: int = 0) -> set[Key]:
         """Take an answer; returns the keys whose state changed. ``now``: the operator's confirmed time."""
         entries: tuple[_Document | _Removed | _Vanished, ...] = (*answer.documents, *answer.removed, *answer.vanished)
-        named = {_key(entry.kind, entry.key) for entry in entries}
+        keys = {_key(entry.kind, entry.key) for entry in entries}
         report = self.report
-        named |= {*map(_listener_key, answer.listeners), *map(_destination_key, answer.destinations), *report.stale}
+        keys |= {*map(_listener_key, answer.listeners), *map(_destination_key, answer.destinations), *report.stale}
         if answer.complete:
             previously_reported = (map(_listener_key, report.listeners), map(_destination_key, report.destinations))
-            named = named.union(report.applied, *previously_reported)
-        previous_states = {key: self._state(key) for key in named}
+            keys = keys.union(report.applied, *previously_reported)
+        previous_states = {key: self._state(key) for key in keys}
         if answer.complete:
             report.applied.clear()
             report.listeners.clear()

@@ -249,11 +249,11 @@ class RemovalGuard:
 
         If the objects came back before a user confirmed their removal, the hash must not confirm the next removal.
         """
-        given = self._cache.confirmations()
-        named = {message.digest for pending in self._namespaces.values() for message in pending.messages}
-        named |= {digest for digest in given if any(digest in message for message in self._former_messages)}
-        self._ignored = (self._ignored | (given - named)) & given
-        return given - self._ignored
+        confirmed = self._cache.confirmations()
+        announced = {message.digest for pending in self._namespaces.values() for message in pending.messages}
+        announced |= {digest for digest in confirmed if any(digest in message for message in self._former_messages)}
+        self._ignored = (self._ignored | (confirmed - announced)) & confirmed
+        return confirmed - self._ignored
 
     def _is_due(self, namespace: str, pending: _NamespaceRemovals, confirmed: frozenset[str]) -> bool:
         """Return whether to decide about a namespace. A busy one is decided at the latest after a while."""

@@ -22,7 +22,7 @@ class _Attempt(NamedTuple):
     namespace: str
     tenant: str
     bytes: int
-    """What counts for its request."""
+    """Memory that is counted for its request."""
 
 
 class RequestMemory:
@@ -43,7 +43,7 @@ class RequestMemory:
         self._count(key, _Attempt(namespace, tenant, self._expected.get(tenant, 0)))
 
     def may_make(self, key: int) -> bool:
-        """Return whether an attempt may make its request now. What was expected of it counts no more."""
+        """Return whether an attempt may make its request now. Its expected size is no longer counted."""
         attempt = self._attempts[key]
         self.end(key)
         self._count(key, attempt._replace(bytes=0))

@@ -53,7 +53,7 @@ class _KnownName(msgspec.Struct):
     """The results of the lookups of a name."""
 
     addresses: list[SocketAddress] = []
-    """What the last successful lookup returned; empty if there was none."""
+    """The result of the last successful lookup; empty before the first."""
     next_lookup_at: float = 0.0
     kept_until: float = 0.0
     """Until when ``addresses`` may be used."""

@@ -375,8 +375,8 @@ class DestinationSpec(types.Model, frozen=True, kw_only=True):
     transform: Annotated[
         types.Transform,
         msgspec.Meta(
-            description="CEL over `visit` and `body` that makes the document for every route without a transform "
-            "of its own. Without it, such a route sends the body as received."
+            description="CEL over `visit` and `body` that makes the document for every route that has no transform. "
+            "Without it, such a route sends the body as received."
         ),
     ] = ""
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=1000, description="Concurrent requests, over all replicas.")] = 8

@@ -108,10 +108,10 @@ class ConditionBuilder:
         """The stored condition, with the generation that it was stored with."""
         return self._previous.get(condition_type)
 
-    def carried_over(self, condition_type: str) -> StatusCondition | None:
-        """The stored condition, for the present generation. For conditions that do not depend on the spec."""
-        stored = self._previous.get(condition_type)
-        return msgspec.structs.replace(stored, observed_generation=self._generation) if stored else None
+    def carried_over(self, *types: str) -> list[StatusCondition]:
+        """The stored conditions, for the present generation. For conditions that do not depend on the spec."""
+        stored = [self._previous[condition_type] for condition_type in types if condition_type in self._previous]
+        return [msgspec.structs.replace(condition, observed_generation=self._generation) for condition in stored]
 
     def previous_if_current(self, condition_type: str) -> StatusCondition | None:
         """The stored condition if it is of the present generation."""

@@ -292,9 +292,9 @@ def _claims(
 ) -> hostnames.AddressClaims:
     """The owners of the hostnames that a listener names, and the addresses of it that other listeners have already."""
     listener = cached.resource
-    named = {address.hostname for address in listener.spec.addresses if not view.is_reserved(address.hostname)}
-    staying = {host for host in named if _is_alone_at(view, cached.key, host)}
-    owners = {host: owner for host in sorted(named - staying) if (owner := _owner_of(view, host)) is not None}
+    hosts = {address.hostname for address in listener.spec.addresses if not view.is_reserved(address.hostname)}
+    staying = {host for host in hosts if _is_alone_at(view, cached.key, host)}
+    owners = {host: owner for host in sorted(hosts - staying) if (owner := _owner_of(view, host)) is not None}
     owners |= dict.fromkeys(staying, listener.owner)
     claims = hostnames.AddressClaims(
         owners, lambda namespace, hostname, limit: view.is_over_limit(Key("Hostname", namespace, hostname), limit)
@@ -304,7 +304,7 @@ def _claims(
     for address in (*_declared_addresses(listener, keys), *had):
         if not view.is_reserved(address.host) and claims.may_keep(address, listener.owner):
             _take_before(view, cached, address, claims, is_fixed=hostnames.address_key(address) in fixed)
-        if address.host in named and claims.may_have(address.host, listener.owner):
+        if address.host in hosts and claims.may_have(address.host, listener.owner):
             _take_for_absent(view, listener, address, claims)
     return claims
 
@@ -327,8 +327,8 @@ def _owner_of(view: Lookups, host: str) -> hostnames.Owner | None:
         claims = (claimant.resource for claimant in _listeners(view, view.claimants(host)))
         return next((claim.owner for claim in claims if _can_claim(view, claim, host)), None)
     # only the status of the tenant that has the hostname shows it, also after somebody put back an older document
-    shown = [holder for holder in view.shown_holders(host) if holder in holders]
-    return shown[0] if len(shown) == 1 else _oldest_of(view, holders, host) or min(holders)
+    confirmed = [holder for holder in view.shown_holders(host) if holder in holders]
+    return confirmed[0] if len(confirmed) == 1 else _oldest_of(view, holders, host) or min(holders)
 
 
 def _oldest_of(view: Lookups, holders: Collection[hostnames.Owner], host: str) -> hostnames.Owner | None:
@@ -353,8 +353,8 @@ def awaits_gateways(view: Lookups, listener: resources.Listener) -> bool:
     """
     if view.gateways is not None:
         return False
-    named = {address.hostname for address in listener.spec.addresses}
-    return any(not view.holders(host) and _is_contested(view, listener, host) for host in named)
+    hosts = {address.hostname for address in listener.spec.addresses}
+    return any(not view.holders(host) and _is_contested(view, listener, host) for host in hosts)
 
 
 def _is_contested(view: Lookups, listener: resources.Listener, host: str) -> bool:

@@ -139,10 +139,10 @@ def _issued(view: Lookups, hostname: str) -> ConditionState:
 def exposed_state(view: Lookups, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
     """Exposed of a hostname."""
     match spec.exposure:
-        case listener_class.Exposure(type="Ingress", ingress=given):
+        case listener_class.Exposure(type="Ingress", ingress=ingress):
             missing = _missing_ingress_class(view, spec)
             if missing is None:
-                return _has_address(view, hostname, given)
+                return _has_address(view, hostname, ingress)
             return msgspec.structs.replace(missing, message=missing.message + _present_ingress(view, hostname))
         case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
             return _attached(view, hostname, parent)
@@ -192,13 +192,15 @@ def _balancer_addresses(ingress: ChildState) -> list[dict[str, Any]]:
     return ingress.status.get("loadBalancer", {}).get("ingress") or []
 
 
-def _has_address(view: Lookups, hostname: str, given: listener_class.Ingress | None) -> ConditionState:
+def _has_address(view: Lookups, hostname: str, ingress: listener_class.Ingress | None) -> ConditionState:
     ingresses = _children_of_kind(view, hostname, "Ingress")
     if not ingresses:
         return ConditionState("Unknown", PENDING, f"`{hostname}` has no Ingress yet")
     for child in ingresses:
         if not _balancer_addresses(child):
-            name = f"IngressClass `{given.class_name}`" if given and given.class_name else "the default IngressClass"
+            name = (
+                f"IngressClass `{ingress.class_name}`" if ingress and ingress.class_name else "the default IngressClass"
+            )
             message = (
                 f"the controller of {name} must give Ingress `{child.ref.namespace}/{child.ref.name}` an address: "
                 "it must run, serve this IngressClass, and publish its address"

@@ -65,22 +65,24 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener], k
     programmed = reports.programmed(view, key, publication.wanted, builder)
     addresses = children.named_addresses(cached, document, keys.install) if document else {}
     has_url_secret = bool(addresses) and name_taken is None
-    shown = [
+    status_addresses = [
         {"name": name, "hostname": address.host, "url": documents.shorten_url(address.url)}
         for name, address in addresses.items()
     ]
-    present = tuple(addresses.values()) if has_url_secret else ()
-    is_unchanged = cached.fields.get(ADDRESSES_FIELD) == shown
+    to_paste = tuple(addresses.values()) if has_url_secret else ()
+    is_unchanged = cached.fields.get(ADDRESSES_FIELD) == status_addresses
     parts.append(programmed.condition)
     own_hostnames = sorted(document.own_hostnames) if document else []  # the class has the condition for its own
     parts += reports.reachable(view, own_hostnames, builder)
-    parts += reports.of_listener(view, key.path, builder, present, is_unchanged=is_unchanged)
+    parts += reports.of_listener(view, key.path, builder, to_paste, is_unchanged=is_unchanged)
     parts += reports.address_retired(view, key.path, document, builder) if document else []
     urls = children.build_url_secret(cached, addresses, view.install.controller_name) if has_url_secret else None
     return Plan(
         key,
         None if publication.stays else tuple(child for child in (publication.child, urls) if child is not None),
-        builder.status(parts, _reported_suspension(view, cached, programmed, builder), fields={ADDRESSES_FIELD: shown}),
+        builder.status(
+            parts, _reported_suspension(view, cached, programmed, builder), fields={ADDRESSES_FIELD: status_addresses}
+        ),
         is_behind=programmed.is_behind,
         again_at=_again_at(view, document, programmed),
         unknown_secrets=(*compiled.unknown_secrets, *hosts.unknown_secrets),
@@ -144,8 +146,8 @@ def _name_taken(view: Lookups, key: Key, builder: ConditionBuilder) -> StatusCon
 
 def _granted(listener: resources.Listener, document: documents.ListenerDocument | None) -> tuple[str, ...]:
     """The hostnames that a listener names and that its document has."""
-    named = {address.hostname for address in listener.spec.addresses}
-    return tuple(sorted(named & {address.host for address in (document.live_addresses if document else ())}))
+    hosts = {address.hostname for address in listener.spec.addresses}
+    return tuple(sorted(hosts & {address.host for address in (document.live_addresses if document else ())}))
 
 
 def _reported_suspension(

@@ -204,8 +204,7 @@ def of_listener(
         is_unchanged: True if the stored conditions are about the same addresses.
     """
     if view.gateways is None:
-        kept = [builder.carried_over(condition_type) for condition_type in _OF_LISTENER]
-        return [condition for condition in kept if condition is not None]
+        return builder.carried_over(*_OF_LISTENER)
     reports = [gateway.listeners[path] for gateway in view.gateways if path in gateway.listeners]
     verified = {address for report in reports for address in report.verified_addresses}
     waiting = [address for address in addresses if address.id not in verified]
@@ -230,8 +229,7 @@ def reachable(view: Lookups, hostnames: Sequence[str], builder: ConditionBuilder
     if problems:
         return [builder.false(_Type.Reachable, _Reason.Unreachable, problems[0])]
     if None in checks:
-        kept = builder.carried_over(_Type.Reachable)
-        return [kept] if kept is not None else []
+        return builder.carried_over(_Type.Reachable)
     if not any(check.is_checked for check in checks if check is not None):
         return []
     return [builder.true(_Type.Reachable, _Reason.Reachable)]
@@ -243,8 +241,7 @@ def of_destination(view: Lookups, path: str, builder: ConditionBuilder) -> list[
         gateway.destinations[path] for gateway in view.gateways or () if path in gateway.destinations
     ]
     if not reports:
-        kept = builder.carried_over(_Type.Healthy)
-        return [kept] if kept else []
+        return builder.carried_over(_Type.Healthy)
     by_health = {report.health: report for report in reports}
     for reason, message in _UNHEALTHY.items():
         if reason in by_health:
@@ -267,9 +264,8 @@ def address_retired(
     retired, live = document.retired_addresses, document.live_addresses
     if not retired:
         return []
-    shown = [documents.shorten_url(address.url) for address in retired[:_MAX_NAMED]]
     more = f" and {len(retired) - _MAX_NAMED} more" if len(retired) > _MAX_NAMED else ""
-    old = ", ".join(f"`{url}`" for url in shown) + more
+    old = ", ".join(f"`{documents.shorten_url(address.url)}`" for address in retired[:_MAX_NAMED]) + more
     new = f"`{documents.shorten_url(live[0].url)}`" if live else "a URL that the other conditions let it have"
     used = any(gateway.listeners[path].retired_arrivals for gateway in view.gateways or () if path in gateway.listeners)
     if used:
@@ -298,9 +294,9 @@ def _receiving(reports: list[ListenerReport], builder: ConditionBuilder, next_st
         return builder.true(_Type.Receiving, _Reason.Receiving)
     if "Silent" in states:
         return builder.false(_Type.Receiving, _Reason.Silent, _SILENT)
-    previous = builder.carried_over(_Type.Receiving)
-    if previous is not None and previous.reason in {_Reason.Receiving, _Reason.Silent}:
-        return previous
+    for previous in builder.carried_over(_Type.Receiving):
+        if previous.reason in {_Reason.Receiving, _Reason.Silent}:
+            return previous
     return builder.false(_Type.Receiving, _Reason.NoVisitYet, next_step)
 
 
@@ -308,13 +304,13 @@ def _held(reports: list[ListenerReport], builder: ConditionBuilder) -> list[Stat
     routes = sorted({route for report in reports for route in report.held_deliveries})
     if not routes:
         return []
-    named = ", ".join(
+    names = ", ".join(
         f"`{held.route}` ({held.reason}: {held.missing})" if held.missing else f"`{held.route}` ({held.reason})"
         for held in routes[:_MAX_NAMED]
     )
     more = " and others" if len(routes) > _MAX_NAMED else ""
     advice = _TRY_CORRECTION if any(held.reason in _EXPRESSION_FAILED for held in routes) else ""
-    return [builder.true(_Type.DeliveriesHeld, _Reason.DeliveriesHeld, _HELD.format(named + more) + advice)]
+    return [builder.true(_Type.DeliveriesHeld, _Reason.DeliveriesHeld, _HELD.format(names + more) + advice)]
 
 
 def _untrusted(reports: list[ListenerReport], builder: ConditionBuilder) -> list[StatusCondition]:

@@ -208,8 +208,8 @@ def _ready_status(state: ListenerReadiness, *, is_tenant_suspended: bool) -> str
 def _named_listeners(names: list[str]) -> str:
     """The first names of listeners. The text has no count, because a status has no counters."""
     noun = "listener" if len(names) == 1 else "listeners"
-    shown = ", ".join(f"`{name}`" for name in sorted(names)[:_MAX_NAMES])
-    return f"{noun} {shown} and others" if len(names) > _MAX_NAMES else f"{noun} {shown}"
+    first = ", ".join(f"`{name}`" for name in sorted(names)[:_MAX_NAMES])
+    return f"{noun} {first} and others" if len(names) > _MAX_NAMES else f"{noun} {first}"
 
 
 def plan_destination(view: Lookups, key: Key) -> Plan:
