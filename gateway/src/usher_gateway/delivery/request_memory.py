@@ -8,7 +8,7 @@ checked twice:
   this check and the count of the request, so all requests exceed the limit by one of each tenant at most.
 """
 
-from typing import NamedTuple
+import msgspec
 
 from usher_gateway.fair_pool import FairPool
 
@@ -18,10 +18,10 @@ LARGE_REQUEST_BYTES = 16 * 1024  # Smaller requests do not count
 _COPIES = 2
 
 
-class _Attempt(NamedTuple):
+class _Attempt(msgspec.Struct):
     namespace: str
     tenant: str
-    bytes: int
+    bytes: int = 0
     """Memory that is counted for its request."""
 
 
@@ -32,39 +32,39 @@ class RequestMemory:
         self._pool = FairPool(max_bytes)
         self._attempts: dict[int, _Attempt] = {}
         self._expected: dict[str, int] = {}
-        """Tenant -> what its next request will probably take. Falls by a quarter with each smaller request."""
+        """Tenant -> expected memory of its next request. Falls by a quarter with each smaller request."""
 
     def admits(self, namespace: str, tenant: str) -> bool:
         """Return whether a tenant of a namespace may start another attempt."""
         return self._pool.admits(namespace, tenant)
 
     def start(self, key: int, namespace: str, tenant: str) -> None:
-        """Count what the request of an attempt will probably take."""
-        self._count(key, _Attempt(namespace, tenant, self._expected.get(tenant, 0)))
+        """Count the expected memory of an attempt's request."""
+        attempt = self._attempts[key] = _Attempt(namespace, tenant)
+        self._count(attempt, self._expected.get(tenant, 0))
 
     def may_make(self, key: int) -> bool:
-        """Return whether an attempt may make its request now. Its expected size is no longer counted."""
+        """Return whether an attempt may make its request now. Its expected memory is no longer counted."""
         attempt = self._attempts[key]
-        self.end(key)
-        self._count(key, attempt._replace(bytes=0))
+        self._count(attempt, 0)
         return self._pool.admits(attempt.namespace, attempt.tenant)
 
     def note(self, key: int, length: int) -> None:
         """Count the request that an attempt has made. ``length``: of its body in bytes."""
         attempt = self._attempts[key]
         size = length * _COPIES if length > LARGE_REQUEST_BYTES else 0
-        self._count(key, attempt._replace(bytes=size))
+        self._count(attempt, size)
         expected = max(size, self._expected.pop(attempt.tenant, 0) * 3 // 4)
         if expected > LARGE_REQUEST_BYTES:
             self._expected[attempt.tenant] = expected
 
     def end(self, key: int) -> None:
-        """Count nothing more for an attempt, because it has ended."""
-        attempt = self._attempts.pop(key)
-        if attempt.bytes:
-            self._pool.give_back(*attempt)
+        """Forget an attempt that has ended."""
+        self._count(self._attempts.pop(key), 0)
 
-    def _count(self, key: int, attempt: _Attempt) -> None:
-        self._attempts[key] = attempt
+    def _count(self, attempt: _Attempt, size: int) -> None:
         if attempt.bytes:
-            self._pool.take(*attempt)
+            self._pool.give_back(attempt.namespace, attempt.tenant, attempt.bytes)
+        if size:
+            self._pool.take(attempt.namespace, attempt.tenant, size)
+        attempt.bytes = size
