@@ -73,7 +73,7 @@ mutants: $(READY) ## count how many small changes of the code that decides the t
 test-oldest-postgresql: $(READY) ## test the store on PostgreSQL 15, as Debian installs it (OLDEST_POSTGRESQL=folder of the programs)
 	USHER_TEST_POSTGRESQL=$(OLDEST_POSTGRESQL) $(BIN)/python -m pytest -n 2 -m "not long" -k postgresql tests/contract tests/integration/store/postgresql/test_{replicas,migrations,plans,tls}.py
 
-test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies, 10 minutes of chaos
+test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies, 10 minutes of chaos, more stories on a cluster
 	$(BIN)/python -m pytest -m long $(ARGS)
 	@$(if $(wildcard $(OLDEST_POSTGRESQL)/postgres),$(MAKE) test-oldest-postgresql,echo "Not tested on PostgreSQL 15, because it is not installed")
 

@@ -116,7 +116,7 @@ async def assert_owner_keeps(owner: agencies.Agency, rivals: list[agencies.Agenc
 
 async def test_hostname_survives_replacements_of_its_listener(make_agency: agencies.Make) -> None:
     owner, rivals, hostname = await contest_with_older_claims(make_agency)
-    for _ in range(5):
+    for _ in range(2):
         await recreate(owner, hostname)  # `kubectl replace --force`
         await owner.wait_ready("listeners.usher.dev/lobby")
     await assert_owner_keeps(owner, rivals, hostname)

@@ -101,6 +101,7 @@ async def test_leader_killed_while_writing_leaves_nothing_half_done(
     await wait_whole(install, namespace)
 
 
+@pytest.mark.long
 async def test_stopped_leader_writes_nothing_after_the_takeover(
     install: installs.Install,
     namespace: str,
@@ -131,6 +132,7 @@ async def test_stopped_leader_writes_nothing_after_the_takeover(
     assert len(writes(proxies[leader])) == written
 
 
+@pytest.mark.long
 async def test_suspended_leader_starts_no_write_when_it_resumes(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:

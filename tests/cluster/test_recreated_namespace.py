@@ -117,6 +117,7 @@ async def visits_and_repeats(platform: agencies.Platform, namespace: str) -> tup
 class TestServed:
     """The namespace as clients of the gateway's port see it."""
 
+    @pytest.mark.long
     async def test_the_same_names_have_the_same_urls_visitors_and_books(self, agency: agencies.Agency) -> None:
         install, namespace, urls = await self.deleted(agency, ROOMS)
         await wait_halted(install, halted=True)
@@ -133,6 +134,7 @@ class TestServed:
         await waiting.until(lambda: visits_and_repeats(agency.platform, namespace), lambda counts: counts == (3, 1))
         assert logged_removals(agency.platform.operator, namespace) == []
 
+    @pytest.mark.long
     async def test_what_is_not_made_anew_is_served_no_more(self, agency: agencies.Agency) -> None:
         install, namespace, urls = await self.deleted(agency, ROOMS)
         await wait_halted(install, halted=True)
@@ -171,6 +173,7 @@ class TestServed:
         await agency.until_received(20, destination="new")
         await confirm_removals(install)
 
+    @pytest.mark.long
     async def test_a_tombstone_removes_nothing_of_what_came_after_it(self, agency: agencies.Agency) -> None:
         platform, few = agency.platform, ROOMS[:3]
         await platform.restart_operator("--tombstone-seconds", "10")
@@ -221,7 +224,7 @@ class TestServed:
         return install, namespace, urls
 
 
-@pytest.mark.parametrize("is_relisted", [False, True])
+@pytest.mark.parametrize("is_relisted", [pytest.param(False, marks=pytest.mark.long), True])
 async def test_recreated_namespace_seen_late_gives_the_same_result(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, *, is_relisted: bool
 ) -> None:

@@ -117,6 +117,7 @@ async def test_simulated_day_ends_with_equal_counts_and_runs_until_ctrl_c(run: R
     assert run.left() == []
 
 
+@pytest.mark.long
 async def test_ctrl_c_before_the_day_ends_the_run_without_an_error(run: Run) -> None:
     await run.start()
     await run.wait_said("The gateway runs")
