@@ -19,6 +19,7 @@ from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
 from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.tenants import TenantTracker
+from usher_gateway.admin.try_limits import TryTurns
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery import held_routes
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
@@ -133,7 +134,14 @@ class Served:
             state=self.state,
             source=mock.Mock(**{"status.return_value": SourceStatus(origin="files")}),
             store=self.bench.store,
+            server=mock.Mock(),
+            certificates=None,
+            pipeline=mock.Mock(mark_of_route=samples.no_marks),
             registry=self.registry,
+            counters=self.arrivals,
+            expressions=mock.Mock(),
+            worker=mock.Mock(),
+            route_documents=mock.Mock(is_paused=lambda route: route.route in self.paused_routes),
             dispatcher=mock.Mock(spec=["forget_cancelled", "ask_store"]),
             hold_reviewer=mock.Mock(current_holds=samples.no_holds),
             held_routes=mock.Mock(of=lambda _: [self.held]),
@@ -149,15 +157,13 @@ class Served:
                 clock=clock,
                 quota_used={},
             ),
-            tokens=self.book,
-            kubernetes_tokens=None,
             metrics_page=MetricsPage(lambda: iter(source)),
             audit=self.audit,
             links=self.links,
-            mark_of_route=samples.no_marks,
-            is_paused=lambda route: route.route in self.paused_routes,
-            wake_replays=self.replays.wake,
-            wake_erasures=self.erasures.wake,
+            replays=self.replays,
+            erasures=self.erasures,
+            try_turns=TryTurns(),
+            releasing=asyncio.Lock(),
         )
 
     def is_rejecting(self, _: str) -> bool:

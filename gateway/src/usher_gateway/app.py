@@ -12,27 +12,23 @@ deliveries go back to the store, the store closes, and the admin port closes las
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import msgspec
 import structlog
 
-from usher_gateway import admin_assembly, chosen_parts, documents, gateway_metrics, logs, model, process
-from usher_gateway.admin import (
-    fault_log,
-    health,
-    routes,
-    run_state,
-    server,
-)
+from usher_gateway import documents, logs, model, process
+from usher_gateway.admin import api, fault_log, health, kubernetes_tokens, routes, run_state, server, tokens
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.admin.link_sessions import LinkSessions
 from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.tenants import TenantTracker
-from usher_gateway.config import files, install_key
+from usher_gateway.admin.try_limits import TryTurns
+from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
@@ -45,15 +41,23 @@ from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunne
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
-from usher_gateway.ingest import acceptor
+from usher_gateway.gateway_metrics import GatewayMetrics
+from usher_gateway.ingest import acceptor, certificates
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import BodyBudgets, TenantBudgets
-from usher_gateway.ingest.pipeline import ArrivalPipeline, once_marker
+from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
+from usher_gateway.kube import access, client
+from usher_gateway.pages import brand, proxies
+from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.server import PageServer
-from usher_gateway.settings import Settings, cannot_listen, check_settings
-from usher_gateway.store.base import KeptTimes, MarkOf, OpenReport
+from usher_gateway.pages.sessions import Sessions
+from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
+from usher_gateway.store.base import KeptTimes, OpenReport
+from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
+from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
@@ -83,7 +87,7 @@ _FREEZE_LISTENERS = 500  # After this many new listeners, exempt them from garba
 _MIN_ATTEMPT_SECONDS = 1.0
 
 
-class Gateway:
+class Gateway(Parts):
     """A gateway in one process. Create it in a running event loop; ``run`` lasts until ``stop``."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
@@ -94,78 +98,81 @@ class Gateway:
         """
         check_settings(settings)
         files.require_paths(settings.files)
-        chosen_parts.check_key(settings, environ)
-        key = install_key.load_install_key(settings.data, environ)
-        self.settings = settings
+        install_key.check_dependents(settings.data, environ, from_cluster=settings.from_cluster)
+        self.settings, self._environ = settings, environ
+        self.keys = model.derive_keys(install_key.load_install_key(settings.data, environ))
         self.clock = Clock(settings.time_scale)
         self.state = run_state.RunState()
         self.started = asyncio.Event()  # Set when the public port is open
         self.port = settings.listen.port  # The configured public port; after the start, the port it listens on
-        self._keys = model.derive_keys(key)
-        self.certificates = chosen_parts.make_certificates(settings)
-        self._tokens = chosen_parts.load_tokens(settings, self._keys)
-        self._kubernetes_tokens = chosen_parts.make_kubernetes_tokens(settings, environ, self._namespaces)
         self._new_listeners = _FREEZE_LISTENERS
         self._drain_until = 0.0
         self._stopped = asyncio.Event()
         self._store_reason = ""  # Why the database could not be reached at the last try; empty when the store is open
         self._configuration_changed = asyncio.Event()
-        self._expressions = ExpressionCounters()
-        self.store = chosen_parts.make_store(settings, self._keys, self.clock.now)
-        self.source = chosen_parts.make_source(
-            settings,
-            environ,
-            keys=self._keys,
-            check=self._check_document,
-            clock=self.clock,
-            arrivals=lambda: self.counters.retired_arrivals,
-        )
+        self.certificates = self._make_certificates()
+        self.tokens = tokens.load_book(settings.data, settings.admin_tokens, Seals(self.keys.page))
+        self.kubernetes_tokens = self._make_kubernetes_tokens()
+        self.store = self._make_store()
+        self.source = self._make_source()
+        self._make_delivery()
+        self._make_ingest()
+        self._make_steps()
+        self._make_admin()
 
+    def _make_delivery(self) -> None:
+        settings, store, clock = self.settings, self.store, self.clock
         attempts = settings.max_attempts
         if attempts is None:
             attempts = process.attempts_for_memory(process.memory_bytes())
-        descriptors = process.reserve_descriptors(settings.limits.connections, MAX_IDLE, attempts)
+        self._descriptors = process.reserve_descriptors(settings.limits.connections, MAX_IDLE, attempts)
         allowed = settings.allow_destination + ((address_guard.LOOPBACK,) * settings.has_loopback_exception)
         self.destination_client = DestinationClient(
-            guard=address_guard.AddressGuard(allow=allowed), max_idle=descriptors.idle
+            guard=address_guard.AddressGuard(allow=allowed), max_idle=self._descriptors.idle
         )
-        self.route_documents = route_documents = RouteDocuments(keys=self._keys)
+        self.expressions = ExpressionCounters()
+        self.route_documents = route_documents = RouteDocuments(keys=self.keys)
         self.worker = DeliveryWorker(
-            store=self.store,
+            store=store,
             client=self.destination_client,
-            clock=self.clock,
+            clock=clock,
             route_documents=route_documents,
-            activity=ActivityRecorder(key=self._keys.document),
-            expressions=self._expressions,
+            activity=ActivityRecorder(key=self.keys.document),
+            expressions=self.expressions,
         )
-        self.held_routes = HeldRoutes(store=self.store, route_documents=route_documents, expressions=self._expressions)
+        self.held_routes = HeldRoutes(store=store, route_documents=route_documents, expressions=self.expressions)
         self.dispatcher = dispatcher.Dispatcher(
-            store=self.store,
+            store=store,
             worker=self.worker,
             route_documents=route_documents,
-            clock=self.clock,
-            limits=dispatcher.DispatcherLimits(settings.lane_bytes, descriptors.attempts),
+            clock=clock,
+            limits=dispatcher.DispatcherLimits(settings.lane_bytes, self._descriptors.attempts),
             note_holds=self.held_routes.note,
         )
-        quotas = QuotaCounter(store=self.store, clock=self.clock)
+        self.quotas = QuotaCounter(store=store, clock=clock)
         self.hold_reviewer = HoldReviewer(
-            store=self.store,
+            store=store,
             route_documents=route_documents,
-            clock=self.clock,
+            clock=clock,
             has_slow_expression=self.worker.is_too_slow,
             held_routes=self.held_routes,
-            quotas=quotas,
+            quotas=self.quotas,
+        )
+        self.sample_sender = SampleSender(route_documents=route_documents, client=self.destination_client, clock=clock)
+        self.erasure_forwarder = ErasureForwarder(
+            route_documents=route_documents, client=self.destination_client, clock=clock
         )
 
+    def _make_ingest(self) -> None:
         self.counters = ArrivalCounters()
         self.registry = ListenerRegistry(
-            keys=self._keys, expressions=self._expressions, counters=self.counters, budgets=TenantBudgets()
+            keys=self.keys, expressions=self.expressions, counters=self.counters, budgets=TenantBudgets()
         )
         self.pipeline = ArrivalPipeline(
             registry=self.registry,
             store=self.store,
             clock=self.clock,
-            keys=self._keys,
+            keys=self.keys,
             counters=self.counters,
             budgets=BodyBudgets(),
             deliver=self.dispatcher.offer,
@@ -174,17 +181,29 @@ class Gateway:
         self.server = PublicServer(
             handler=self.pipeline.accept,
             count_refused=self.pipeline.count_bad_request,
-            limits=msgspec.structs.replace(settings.limits, connections=descriptors.connections),
+            limits=msgspec.structs.replace(self.settings.limits, connections=self._descriptors.connections),
         )
 
-        self._replays = StepRunner("replay", self._replay_steps().take_all)
-        erasing = ErasureSteps(
+    def _make_steps(self) -> None:
+        replay_steps = ReplaySteps(
+            store=self.store,
+            now=self.clock.now,
+            holds_of=self.hold_reviewer.current_holds,
+            mark_of_route=self.pipeline.mark_of_route,
+            is_paused=self.route_documents.is_paused,
+            ask_store=self.dispatcher.ask_store,
+        )
+        self.replays = StepRunner("replay", replay_steps.take_all)
+        erasure_steps = ErasureSteps(
             store=self.store,
             now=self.clock.now,
             forget_cancelled=self.dispatcher.forget_cancelled,
-            mark_of_route=self._mark_of_route,
+            mark_of_route=self.pipeline.mark_of_route,
         )
-        self._erasures = StepRunner("erasure", erasing.take_all)
+        self.erasures = StepRunner("erasure", erasure_steps.take_all)
+
+    def _make_admin(self) -> None:
+        settings, seals = self.settings, Seals(self.keys.page)
         self.health = health.HealthTracker(
             state=self.state,
             clock=self.clock,
@@ -203,66 +222,118 @@ class Gateway:
             is_rejecting=self.health.is_rejecting,
             store=self.store,
             clock=self.clock,
-            quota_used=quotas.used,
+            quota_used=self.quotas.used,
         )
-        self._loop_lag = gateway_metrics.LoopLag()
-        self.metrics = gateway_metrics.GatewayMetrics(
-            pipeline=self.pipeline,
-            registry=self.registry,
-            arrivals=self.counters,
-            expressions=self._expressions,
-            server=self.server,
-            certificates=self.certificates,
-            loop_lag=self._loop_lag,
-            tracker=self.tenants,
-            dispatcher=self.dispatcher,
-            worker=self.worker,
+        self.audit = AuditLog(store=self.store, now=self.clock.now)
+        self.links = LinkSessions(
             store=self.store,
-            clock=self.clock,
-            state=self.state,
-            source=self.source,
+            seals=seals,
+            audit=self.audit,
+            snapshot=lambda: self.state.snapshot,
+            now=self.clock.now,
         )
-        self.pages, self.admin = self._make_admin_server()
+        self.try_turns, self.releasing = TryTurns(), asyncio.Lock()
+        self.metrics = GatewayMetrics(self)
+        self.metrics_page = MetricsPage(self.metrics.collect)
+        page_proxies = proxies.Proxies(
+            seals=seals,
+            networks=settings.page_proxies,
+            user_header=settings.page_user_header,
+            groups_header=settings.page_groups_header,
+            roles=settings.page_role,
+        )
+        self.pages = PageServer(
+            sessions=Sessions(seals, time.monotonic),
+            proxies=page_proxies,
+            customers=CustomerPages(links=self.links, proxies=page_proxies, brand=brand.load_brand(settings.brand)),
+            base_url=lambda: self.admin.url,
+        )
+        self.admin = self._make_admin_server(*routes.make_routes(self), *self.pages.routes())
 
-    def _make_admin_server(self) -> tuple[PageServer, server.AdminServer]:
-        audit_log = AuditLog(store=self.store, now=self.clock.now)
-        return admin_assembly.make_admin_server(
-            Parts(
-                settings=self.settings,
-                keys=self._keys,
-                clock=self.clock,
-                state=self.state,
-                source=self.source,
-                store=self.store,
-                registry=self.registry,
-                dispatcher=self.dispatcher,
-                hold_reviewer=self.hold_reviewer,
-                held_routes=self.held_routes,
-                sample_sender=SampleSender(
-                    route_documents=self.route_documents, client=self.destination_client, clock=self.clock
-                ),
-                erasure_forwarder=ErasureForwarder(
-                    route_documents=self.route_documents, client=self.destination_client, clock=self.clock
-                ),
-                health=self.health,
-                tenants=self.tenants,
-                tokens=self._tokens,
-                kubernetes_tokens=self._kubernetes_tokens,
-                metrics_page=MetricsPage(self.metrics.collect),
-                audit=audit_log,
-                links=LinkSessions(
-                    store=self.store,
-                    seals=Seals(self._keys.page),
-                    audit=audit_log,
-                    snapshot=lambda: self.state.snapshot,
-                    now=self.clock.now,
-                ),
-                mark_of_route=self._mark_of_route,
-                is_paused=self._is_paused,
-                wake_replays=self._replays.wake,
-                wake_erasures=self._erasures.wake,
-            )
+    def _make_admin_server(self, *answered: server.AdminRoute[api.Handler]) -> server.AdminServer:
+        return server.AdminServer(
+            routes=answered,
+            tokens=self.tokens,
+            endpoint=self.settings.admin,
+            hosts=self.settings.admin_host,
+            kubernetes_tokens=self.kubernetes_tokens,
         )
+
+    def _make_certificates(self) -> certificates.Certificates | None:
+        """Return the certificates of the public port; None if it serves plain HTTP."""
+        settings, default = self.settings, None
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            default = certificates.CertificateFiles(settings.tls_cert, settings.tls_key)
+        if default is None and settings.tls_dir is None:
+            return None
+        return certificates.Certificates(default, settings.tls_dir)
+
+    def _make_kubernetes_tokens(self) -> kubernetes_tokens.KubernetesTokens | None:
+        if not self.settings.admin_kubernetes_tokens:
+            return None
+        return kubernetes_tokens.KubernetesTokens(
+            client=self._kubernetes_client(kubernetes_tokens.CLIENT_LIMITS),
+            namespaces=self._namespaces,
+            audience=self.settings.admin_token_audience,
+        )
+
+    def _kubernetes_client(self, limits: client.ClientLimits) -> client.Client:
+        return client.Client(access.find_access(self.settings.kubeconfig, self._environ), limits=limits)
+
+    def _make_store(self) -> Store:
+        settings, key_fingerprint = self.settings, model.key_fingerprint(self.keys.install)
+        if settings.store is None:
+            bounds = database.DiskBounds(
+                settings.accept_min_free_bytes, settings.accept_min_free_ratio, settings.attempts_min_free_bytes
+            )
+            return SqliteStore(
+                SqliteSettings(settings.data, key_fingerprint, self.keys.name, disk_bounds=bounds), self.clock.now
+            )
+        from usher_gateway.store.postgresql.opening import PostgresSettings  # needs asyncpg, which SQLite does not
+        from usher_gateway.store.postgresql.store import PostgresStore
+
+        return PostgresStore(
+            PostgresSettings(
+                dsn=settings.store,
+                key_fingerprint=key_fingerprint,
+                names_key=self.keys.name,
+                password=read_store_password(settings.store_password_file),
+                durability=settings.store_durability,
+                may_migrate=settings.migrate,
+            ),
+            self.clock.now,
+        )
+
+    def _make_source(self) -> Source:
+        settings = self.settings
+        if not settings.from_cluster:
+            options = files.FileOptions(
+                keys=self.keys, trusted_proxies=settings.trusted_proxies, removal_limit=settings.removal_limit
+            )
+            return files.FileSource(
+                settings.files, options, now=self.clock.since_start, arrivals=self._retired_arrivals_since_start
+            )
+        from usher_gateway.config import cluster  # imports cryptography, which files do not need
+
+        return cluster.ClusterSource(
+            cluster.ClusterOptions(
+                keys=self.keys,
+                namespace=settings.config_namespace,
+                data=settings.data,
+                trusted_proxies=settings.trusted_proxies,
+            ),
+            client=self._kubernetes_client(cluster.CLIENT_LIMITS),
+            check=self._check_document,
+            now=self.clock.now,
+        )
+
+    def _retired_arrivals_since_start(self) -> dict[str, int]:
+        """Return the last arrivals at retired addresses by `Clock.since_start`.
+
+        A wall clock that was set back makes none of them earlier.
+        """
+        ahead = max(0, self.clock.since_start() - self.clock.now())
+        return {address: at + ahead for address, at in self.counters.retired_arrivals.items()}
 
     async def _namespaces(self) -> set[str]:
         """Return the namespaces with listeners in force, and those that something is stored of.
@@ -282,31 +353,9 @@ class Gateway:
         else:
             payload.prepare(document)
 
-    def _replay_steps(self) -> ReplaySteps:
-        return ReplaySteps(
-            store=self.store,
-            now=self.clock.now,
-            holds_of=self.hold_reviewer.current_holds,
-            mark_of_route=self._mark_of_route,
-            is_paused=self._is_paused,
-            ask_store=self.dispatcher.ask_store,
-        )
-
-    def _mark_of_route(self, definition: model.RouteDefinition) -> MarkOf | None:
-        """Return how the once-per marks of a route are made now (``store.base.MarkOfRoute``)."""
-        listener = self.registry.listeners.get(definition.listener.key)
-        if listener is None or listener.name != definition.listener:
-            return None
-        return once_marker(listener, definition.route, self.clock.now())
-
-    def _is_paused(self, definition: model.RouteDefinition) -> bool:
-        """Return whether a route is paused or changed (``store.base.IsPaused``)."""
-        route = self.route_documents.live_route(definition)
-        return route is None or route.state != "Active" or route.destination != definition.destination
-
     async def _run_replays(self) -> None:
         await self.state.configured.wait()  # until then no route has a rule or a state
-        await self._replays.run()
+        await self.replays.run()
 
     @property
     def snapshot(self) -> documents.Snapshot:
@@ -326,8 +375,8 @@ class Gateway:
         asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.destination_client.close)  # closes it if the store does not open
-            if self._kubernetes_tokens is not None:
-                await stack.enter_async_context(self._kubernetes_tokens)
+            if self.kubernetes_tokens is not None:
+                await stack.enter_async_context(self.kubernetes_tokens)
             stack.push_async_callback(self.store.close)  # closes the store if a later step of the start fails
             recovery = await self._open_store()
             if recovery is None:
@@ -373,15 +422,8 @@ class Gateway:
                         raise
                     _log.warning("store_not_opened", reason=str(error), hint=error.hint, next_try_seconds=pause)
                     if not self._store_reason:
-                        await waiting.enter_async_context(
-                            server.AdminServer(
-                                routes=routes.make_waiting_routes(lambda: self._store_reason),
-                                tokens=self._tokens,
-                                endpoint=self.settings.admin,
-                                hosts=self.settings.admin_host,
-                                kubernetes_tokens=self._kubernetes_tokens,
-                            )
-                        )
+                        answers = routes.make_waiting_routes(lambda: self._store_reason)
+                        await waiting.enter_async_context(self._make_admin_server(*answers))
                     self._store_reason = str(error)
                 else:
                     self._store_reason = ""
@@ -407,9 +449,9 @@ class Gateway:
             "dispatcher": self.dispatcher.run(),
             "holds": self._review_holds(),
             "replays": self._run_replays(),
-            "erasures": self._erasures.run(),
+            "erasures": self.erasures.run(),
             "retention": self._prune(),
-            "event loop lag": self._loop_lag.measure(),
+            "event loop lag": self.metrics.measure_loop_lag(),
             "tenants": self.tenants.watch(),
             "health": self.health.run(),
             "faults": fault_log.FaultLog(

@@ -1,23 +1,14 @@
 """The gateway's own Prometheus metrics, collected from its parts at every scrape. docs/metrics.md lists them."""
 
 import asyncio
-import dataclasses
 from collections.abc import Collection, Mapping
 
 from usher_gateway import logs, metrics, model
-from usher_gateway.admin import run_state
-from usher_gateway.admin.tenants import ListenerSummary, TenantKey, TenantTracker
-from usher_gateway.config import Source
-from usher_gateway.delivery import circuit, dispatcher
-from usher_gateway.delivery.worker import OUTCOME_LABELS, DeliveryWorker
+from usher_gateway.admin.parts import Parts
+from usher_gateway.admin.tenants import ListenerSummary, TenantKey
+from usher_gateway.delivery import circuit
+from usher_gateway.delivery.worker import OUTCOME_LABELS
 from usher_gateway.destinations import SendError
-from usher_gateway.ingest.certificates import Certificates
-from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
-from usher_gateway.ingest.pipeline import ArrivalPipeline
-from usher_gateway.ingest.registry import ListenerRegistry
-from usher_gateway.ingest.server import PublicServer
-from usher_gateway.store.store import Store
-from usher_gateway.timing import Clock
 
 # With more listeners the metrics per listener are left out; the API and the meters still have these numbers.
 _MAX_LISTENERS = 2_000
@@ -26,51 +17,32 @@ _COUNTED_AS_NAMES = tuple(counted_as.name.lower() for counted_as in model.Counte
 _NOTHING_COUNTED = [0] * (len(model.CountedAs) + 1)
 
 
-class LoopLag:
-    """How late the event loop is."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    async def measure(self) -> None:
-        """Measure until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            started = loop.time()
-            await asyncio.sleep(0.5)
-            self.seconds = max(0.0, loop.time() - started - 0.5)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class GatewayMetrics:
-    """The parts of a gateway that its metrics are read from.
+    """Reads the metrics from the parts of a gateway.
 
     Each configured tenant has its metrics from the start, because ``increase()`` does not see the first event of a
     series that begins with it. Times and counts of open deliveries come from the ledger, so a restart keeps them.
     """
 
-    pipeline: ArrivalPipeline
-    registry: ListenerRegistry
-    arrivals: ArrivalCounters
-    expressions: ExpressionCounters
-    server: PublicServer
-    certificates: Certificates | None
-    loop_lag: LoopLag
-    tracker: TenantTracker
-    dispatcher: dispatcher.Dispatcher
-    worker: DeliveryWorker
-    store: Store
-    clock: Clock
-    state: run_state.RunState
-    source: Source
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._loop_lag_seconds = 0.0
+
+    async def measure_loop_lag(self) -> None:
+        """Measure how late the event loop is, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            await asyncio.sleep(0.5)
+            self._loop_lag_seconds = max(0.0, loop.time() - started - 0.5)
 
     def collect(self) -> metrics.Metrics:
         """Yield the metrics."""
         yield from self._collect_arrivals()
         yield from self._collect_listeners()
-        tenants = self.tracker.summaries()
+        tenants = self._parts.tenants.summaries()
         yield from self._collect_gauges(tenants)
-        yield from self._collect_counters(dict.fromkeys([*tenants, *self.tracker.deliveries]))
+        yield from self._collect_counters(dict.fromkeys([*tenants, *self._parts.tenants.deliveries]))
         yield from self._collect_attempts()
         yield from self._collect_errors()
         yield from self._collect_open_deliveries()
@@ -79,7 +51,7 @@ class GatewayMetrics:
         yield from metrics.build_info()
 
     def _collect_arrivals(self) -> metrics.Metrics:
-        counters, server = self.arrivals, self.server
+        counters, server = self._parts.counters, self._parts.server
         yield metrics.counter(
             "usher_refused",
             "Arrivals refused, with and without a tenant.",
@@ -115,17 +87,21 @@ class GatewayMetrics:
             "usher_certificate_expiry_timestamp_seconds",
             "When a certificate that the public port serves expires.",
             ["file"],
-            {(file,): at for file, at in self.certificates.expiry_times.items()} if self.certificates else {},
+            {(file,): at for file, at in self._parts.certificates.expiry_times.items()}
+            if self._parts.certificates
+            else {},
         )
-        yield metrics.plain_gauge("usher_inflight", "Arrivals that wait for their commit.", self.pipeline.uncommitted)
-        yield metrics.plain_gauge("usher_event_loop_lag_seconds", "How late the event loop is.", self.loop_lag.seconds)
+        yield metrics.plain_gauge(
+            "usher_inflight", "Arrivals that wait for their commit.", self._parts.pipeline.uncommitted
+        )
+        yield metrics.plain_gauge("usher_event_loop_lag_seconds", "How late the event loop is.", self._loop_lag_seconds)
         yield metrics.plain_counter(
             "usher_log_lines_lost", "Lines of the log that could not be written.", logs.lines_lost()
         )
 
     def _collect_listeners(self) -> metrics.Metrics:
         """Metrics per listener, as long as there are at most 2,000 listeners."""
-        listeners = self.registry.listeners
+        listeners = self._parts.registry.listeners
         last: dict[tuple[str, ...], float] = {}
         refused: dict[tuple[str, ...], float] = {}
         displaced: dict[tuple[str, ...], float] = {}
@@ -134,7 +110,7 @@ class GatewayMetrics:
                 key = (live.name.namespace, live.name.tenant, live.name.listener)
                 last[key] = live.counters.last_accepted / model.MICROSECONDS
                 refused[key] = float(live.counters.refused_in_a_row)
-                displaced[key] = float(self.server.displaced_bodies.get(live.name.key, 0))
+                displaced[key] = float(self._parts.server.displaced_bodies.get(live.name.key, 0))
         labels = ["tenant_namespace", "tenant", "listener"]
         yield metrics.gauge(
             "usher_listener_last_arrival_timestamp_seconds",
@@ -157,7 +133,11 @@ class GatewayMetrics:
 
     def _collect_counters(self, tenants: Collection[TenantKey]) -> metrics.Metrics:
         """Yield the counters of the tenants in force, and of removed ones with deliveries that wait or are dead."""
-        arrivals, outcomes, labels = self.arrivals, self.worker.counters.outcomes, ["tenant_namespace", "tenant"]
+        arrivals, outcomes, labels = (
+            self._parts.counters,
+            self._parts.worker.counters.outcomes,
+            ["tenant_namespace", "tenant"],
+        )
         counted = arrivals.counted
         yield metrics.counter(
             "usher_arrivals",
@@ -175,7 +155,7 @@ class GatewayMetrics:
             [*labels, "destination", "outcome"],
             {
                 (*destination, outcome): outcomes.get((*destination, outcome), 0)
-                for destination in self.tracker.destinations()
+                for destination in self._parts.tenants.destinations()
                 for outcome in OUTCOME_LABELS.values()
             },
         )
@@ -211,7 +191,7 @@ class GatewayMetrics:
         )
 
     def _collect_gauges(self, tenants: Mapping[TenantKey, ListenerSummary]) -> metrics.Metrics:
-        labels, deliveries = ["tenant_namespace", "tenant"], self.tracker.deliveries
+        labels, deliveries = ["tenant_namespace", "tenant"], self._parts.tenants.deliveries
         held = {(*key, reason): n for key, counts in deliveries.items() for reason, n in counts.held.items()}
         yield metrics.gauge(
             "usher_tenant_listeners",
@@ -250,11 +230,11 @@ class GatewayMetrics:
             "usher_quota_used_ratio",
             "Visits of the tenant's present month as a share of its quota.",
             labels,
-            self.tracker.quota_used,
+            self._parts.tenants.quota_used,
         )
 
     def _collect_attempts(self) -> metrics.Metrics:
-        dispatcher, worker = self.dispatcher, self.worker
+        dispatcher, worker = self._parts.dispatcher, self._parts.worker
         yield metrics.counter(
             "usher_attempt_errors",
             "Attempts that were not delivered.",
@@ -262,7 +242,7 @@ class GatewayMetrics:
             _by_word(dict.fromkeys(SendError, 0) | worker.counters.errors),
         )
         yield metrics.counter(
-            "usher_expression_errors", "Evaluations that failed.", ["error"], _by_word(self.expressions.errors)
+            "usher_expression_errors", "Evaluations that failed.", ["error"], _by_word(self._parts.expressions.errors)
         )
         yield metrics.histogram(
             "usher_attempt_duration_seconds", "From the start of an attempt to its end.", dispatcher.attempt_seconds
@@ -270,7 +250,7 @@ class GatewayMetrics:
         lanes = dispatcher.scheduler
         yield metrics.plain_gauge("usher_lane_bytes", "Bytes held by lanes and attempts.", lanes.bytes)
         yield metrics.plain_gauge("usher_attempts_in_flight", "Attempts that run.", lanes.in_flight)
-        in_force = self.state.snapshot.destinations
+        in_force = self._parts.state.snapshot.destinations
         are_open = {key for key in in_force if lanes.circuit_of(key).state is circuit.CircuitState.Open}
         yield metrics.plain_gauge("usher_circuits_open", "Destinations whose circuit is open.", len(are_open))
         yield metrics.gauge(
@@ -279,7 +259,7 @@ class GatewayMetrics:
             ["tenant_namespace", "tenant", "destination"],
             {
                 (namespace, tenant, name): f"{namespace}/{name}" in are_open
-                for namespace, tenant, name in self.tracker.destinations()
+                for namespace, tenant, name in self._parts.tenants.destinations()
             },
         )
 
@@ -287,8 +267,8 @@ class GatewayMetrics:
         """Yield the last error of each destination. A restart keeps it."""
         in_a_row: dict[tuple[str, ...], float] = {}
         last: dict[tuple[str, ...], float] = {}
-        for key, document in self.state.snapshot.destinations.items():
-            tried, name = self.worker.activity.of(document), key.split("/")
+        for key, document in self._parts.state.snapshot.destinations.items():
+            tried, name = self._parts.worker.activity.of(document), key.split("/")
             in_a_row[*name] = 0.0 if tried.recovered_at else float(tried.failures)
             if tried.failures:
                 last[*name, tried.error] = tried.failed_at / model.MICROSECONDS
@@ -306,13 +286,13 @@ class GatewayMetrics:
         )
 
     def _collect_open_deliveries(self) -> metrics.Metrics:
-        lanes, in_store = self.dispatcher.scheduler, self.tracker.deliveries
+        lanes, in_store = self._parts.dispatcher.scheduler, self._parts.tenants.deliveries
         waiting = sum(counts.backlog + sum(counts.held.values()) for counts in in_store.values())
         total = waiting + lanes.count + lanes.in_flight
         yield metrics.plain_gauge(
             "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", total
         )
-        now, labels = self.clock.now(), ["tenant_namespace", "tenant", "destination"]
+        now, labels = self._parts.clock.now(), ["tenant_namespace", "tenant", "destination"]
         backlogs, in_lanes, oldest_at, fresh_at = {}, {}, {}, {}
         for tenant, counts in in_store.items():
             for destination, backlog in counts.backlogs.items():
@@ -343,7 +323,7 @@ class GatewayMetrics:
         )
 
     def _collect_store(self) -> metrics.Metrics:
-        store = self.store.statistics()
+        store = self._parts.store.statistics()
         yield metrics.histogram("usher_commit_duration_seconds", "Commits of batches.", store.commit_seconds)
         yield metrics.histogram("usher_accept_batch_size", "Arrivals per commit.", store.batch_sizes)
         yield metrics.plain_gauge("usher_store_available", "1 while commits succeed.", store.is_available)
@@ -354,18 +334,18 @@ class GatewayMetrics:
         yield metrics.plain_gauge(
             "usher_clock_jump_seconds",
             "By how much the clock jumped ahead, while retention and expiry wait for a confirmation; 0: not at all.",
-            self.clock.jump() / model.MICROSECONDS,
+            self._parts.clock.jump() / model.MICROSECONDS,
         )
         yield metrics.plain_gauge("usher_unsettled", "Results of attempts that wait for their commit.", store.unsettled)
 
     def _collect_configuration(self) -> metrics.Metrics:
-        snapshot = self.state.snapshot
+        snapshot = self._parts.state.snapshot
         count: dict[tuple[str, ...], float] = {
             ("listener",): float(len(snapshot.listeners)),
             ("destination",): float(len(snapshot.destinations)),
         }
         yield metrics.gauge("usher_config_documents", "Documents in force.", ["kind"], count)
-        status = self.source.status()
+        status = self._parts.source.status()
         yield metrics.plain_gauge(
             "usher_config_rejected", "Problems that keep something from applying.", len(status.rejected)
         )
@@ -386,7 +366,7 @@ class GatewayMetrics:
         yield metrics.plain_gauge(
             "usher_config_last_applied_timestamp_seconds",
             "When a configuration was applied last.",
-            self.state.applied_at / model.MICROSECONDS,
+            self._parts.state.applied_at / model.MICROSECONDS,
         )
 
 

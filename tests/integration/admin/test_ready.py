@@ -1,5 +1,6 @@
-"""A gateway that reports ready accepts visits."""
+"""A gateway that reports ready accepts visits, and its admin port has all parts that it needs."""
 
+import dataclasses
 from pathlib import Path
 
 import aiohttp
@@ -7,6 +8,7 @@ import pytest
 
 from support import gateway as gateways
 from usher_gateway import app
+from usher_gateway.admin.parts import Parts
 from usher_gateway.ingest.acceptor import Acceptor
 
 
@@ -31,3 +33,8 @@ async def test_gateway_is_not_ready_before_its_public_port_is_open(
         later_answer = await readiness(running.gateway)
     assert [status for status, _ in (*early_answers, later_answer)] == [503, 200]
     assert "public port" in early_answers[0][1]
+
+
+async def test_gateway_has_every_part_that_handlers_take(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path) as running:
+        assert [field.name for field in dataclasses.fields(Parts) if not hasattr(running.gateway, field.name)] == []

@@ -12,6 +12,7 @@ import structlog.testing
 
 from usher_gateway import model
 from usher_gateway.admin import tokens
+from usher_gateway.admin.seal import Seals
 
 
 def test_missing_tokens_are_created_for_the_owner_only(tmp_path: Path) -> None:
@@ -151,10 +152,11 @@ def test_entry_that_is_not_valid_is_an_error(tmp_path: Path, changes: dict[str, 
 def test_token_folder_of_another_owner_is_only_read(tmp_path: Path) -> None:
     for name in (tokens.OBSERVE_FILE, tokens.OPERATE_FILE):
         with pytest.raises(model.ConfigurationError, match=name) as caught:
-            tokens.load_both(tmp_path)
+            tokens.load_book(tmp_path / "data", tmp_path, Seals(bytes(32)))
         assert "--admin-tokens" in caught.value.hint
         (tmp_path / name).write_text(f"long-enough-{name}\n")
-    caller = tokens.TokenBook(tmp_path, tokens.load_both(tmp_path)).caller_of("Bearer long-enough-operate.token")
+    book = tokens.load_book(tmp_path / "data", tmp_path, Seals(bytes(32)))
+    caller = book.caller_of("Bearer long-enough-operate.token")
     assert caller is not None
     assert caller.scopes == set(tokens.Scope)
     assert sorted(file.name for file in tmp_path.iterdir()) == [tokens.OBSERVE_FILE, tokens.OPERATE_FILE]

@@ -60,7 +60,7 @@ async def erase(parts: Parts, request: web.Request) -> web.StreamResponse:
     async with parts.audit.change(request, "erase person", selection) as changed:
         erasure = await parts.store.start_erasure(erasure_request, parts.clock.now())
         changed.id, changed.count = erasure.id, 1
-    parts.wake_erasures()
+    parts.erasures.wake()
     return api.json_response(erasure_row(erasure), 202)
 
 

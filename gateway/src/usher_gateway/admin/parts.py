@@ -1,35 +1,38 @@
-"""The parts of the gateway that its admin port shows and changes. Every handler takes them."""
+"""The parts of the gateway that its admin port shows and changes. Every handler takes them, and so do the metrics."""
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
 
 from usher_gateway import model
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.admin.health import HealthTracker
-from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
 from usher_gateway.admin.link_sessions import LinkSessions
 from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.run_state import RunState
 from usher_gateway.admin.tenants import TenantTracker
-from usher_gateway.admin.tokens import TokenBook
 from usher_gateway.admin.try_limits import TryTurns
 from usher_gateway.config import Source
 from usher_gateway.delivery.dispatcher import Dispatcher
 from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
 from usher_gateway.delivery.held_routes import HeldRoutes
 from usher_gateway.delivery.holds import HoldReviewer
+from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.sample import SampleSender
+from usher_gateway.delivery.stepping import StepRunner
+from usher_gateway.delivery.worker import DeliveryWorker
+from usher_gateway.ingest.certificates import Certificates
+from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
+from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
+from usher_gateway.ingest.server import PublicServer
 from usher_gateway.settings import Settings
-from usher_gateway.store.base import IsPaused, MarkOfRoute
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class Parts:
-    """The parts that handlers use."""
+    """The parts that handlers and metrics use. ``Gateway`` makes them."""
 
     settings: Settings
     keys: model.Keys
@@ -37,23 +40,26 @@ class Parts:
     state: RunState
     source: Source
     store: Store
+    server: PublicServer
+    certificates: Certificates | None
+    pipeline: ArrivalPipeline
     registry: ListenerRegistry
+    counters: ArrivalCounters
+    expressions: ExpressionCounters
     dispatcher: Dispatcher
+    worker: DeliveryWorker
+    route_documents: RouteDocuments
     hold_reviewer: HoldReviewer
     held_routes: HeldRoutes
     sample_sender: SampleSender
     erasure_forwarder: ErasureForwarder
+    replays: StepRunner
+    erasures: StepRunner
     health: HealthTracker
     tenants: TenantTracker
-    tokens: TokenBook
-    kubernetes_tokens: KubernetesTokens | None
     metrics_page: MetricsPage
     audit: AuditLog
     links: LinkSessions
-    mark_of_route: MarkOfRoute
-    is_paused: IsPaused
-    wake_replays: Callable[[], None]
-    wake_erasures: Callable[[], None]
-    try_turns: TryTurns = dataclasses.field(default_factory=TryTurns)
-    releasing: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    try_turns: TryTurns
+    releasing: asyncio.Lock
     """Held during a release, so that two requests never count the same arrival."""

@@ -65,13 +65,16 @@ async def start(parts: Parts, request: web.Request) -> web.StreamResponse:
     async with parts.audit.change(request, "replay", api.audited(selection, replay_request.where)) as changed:
         replay = await parts.store.start_replay(replay_request, parts.clock.now())
         changed.id, changed.count = replay.id, 1
-    parts.wake_replays()
+    parts.replays.wake()
     return api.json_response(_row(replay), 201)
 
 
 async def _preview(parts: Parts, replay_request: ReplayRequest) -> ReplayPreview:
     return await parts.store.preview_replay(
-        replay_request, parts.clock.now(), mark_of_route=parts.mark_of_route, is_paused=parts.is_paused
+        replay_request,
+        parts.clock.now(),
+        mark_of_route=parts.pipeline.mark_of_route,
+        is_paused=parts.route_documents.is_paused,
     )
 
 
@@ -147,7 +150,7 @@ async def resume(parts: Parts, request: web.Request) -> web.StreamResponse:
         changed.count = int(await parts.store.resume_replay(replay, parts.clock.now()))
     if not changed.count:
         raise _not_cancelled(await parts.store.find_replay(replay.id))
-    parts.wake_replays()
+    parts.replays.wake()
     return await _answer(parts, replay)
 
 

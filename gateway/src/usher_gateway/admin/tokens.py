@@ -310,6 +310,17 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
+def load_book(data: Path, folder: Path | None, seals: Seals) -> TokenBook:
+    """Return the tokens of a folder that Usher does not write, or else those of the data folder.
+
+    Raises:
+        ConfigurationError: a token is missing or cannot be used.
+    """
+    if folder is None:
+        return TokenBook(data, load_or_create(data), seals)
+    return TokenBook(folder, Tokens(load(folder / OBSERVE_FILE), load(folder / OPERATE_FILE)), seals)
+
+
 def load_or_create(data: Path) -> Tokens:
     """Load the tokens in a data folder, and create missing ones, readable by the owner only.
 
@@ -317,15 +328,6 @@ def load_or_create(data: Path) -> Tokens:
         ConfigurationError: a token file cannot be read or written, or is too short to protect anything.
     """
     return Tokens(_load_or_create(data / OBSERVE_FILE), _load_or_create(data / OPERATE_FILE))
-
-
-def load_both(folder: Path) -> Tokens:
-    """Load the tokens in a folder that Usher does not write, such as a mounted Secret.
-
-    Raises:
-        ConfigurationError: a token is missing or cannot be used.
-    """
-    return Tokens(load(folder / OBSERVE_FILE), load(folder / OPERATE_FILE))
 
 
 def load(path: Path) -> str:

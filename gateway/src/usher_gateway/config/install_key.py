@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Mapping
 
 from usher_gateway import model
+from usher_gateway.store.sqlite import database
 
 FILE_NAME = "install.key"  # File inside `--data`: base64 on one line, readable by the owner only
 VARIABLE = "USHER_INSTALL_KEY"  # Environment variable that overrides the file, also in base64
@@ -39,6 +40,28 @@ def load_install_key(data: pathlib.Path, environ: Mapping[str, str], *, may_crea
         reason = getattr(error, "strerror", None) or "not text"
         hint = f"check the permissions of {data}" if data.is_dir() else f"give --data a folder: {data} is not one"
         raise model.ConfigurationError(f"cannot read the install key {path}: {reason}", hint) from error
+
+
+def check_dependents(data: pathlib.Path, environ: Mapping[str, str], *, from_cluster: bool) -> None:
+    """Refuse to create a new install key where a store or an operator already depends on another one.
+
+    Raises:
+        InstallKeyError: there is a store, but its key is missing.
+        ConfigurationError: the configuration comes from a cluster, but the operator's key is missing.
+    """
+    path = data / FILE_NAME
+    if environ.get(VARIABLE) or path.exists():
+        return
+    if from_cluster:
+        raise model.ConfigurationError(
+            "a gateway with --from-cluster needs the operator's install key",
+            f"Set {VARIABLE} from the entry {FILE_NAME} of the Secret usher-install-key.",
+        )
+    if (data / database.FILE_NAME).exists():
+        raise model.InstallKeyError(
+            f"there is a store in {data}, but not its install key {path}",
+            f"Put {FILE_NAME} back, or set {VARIABLE}: URLs and keyed hashes depend on it.",
+        )
 
 
 def _decode(text: str, where: str) -> bytes:

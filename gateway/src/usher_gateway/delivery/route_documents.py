@@ -109,6 +109,11 @@ class RouteDocuments:
             return None
         return self._routes.get((definition.listener.key, definition.route))
 
+    def is_paused(self, definition: model.RouteDefinition) -> bool:
+        """Return whether a route is paused or changed (``store.base.IsPaused``)."""
+        route = self.live_route(definition)
+        return route is None or route.state != "Active" or route.destination != definition.destination
+
     def expression_edition(self, definition: model.RouteDefinition) -> int:
         """Return how often the expressions changed since the start that a delivery's route uses."""
         live = self.live_route(definition)

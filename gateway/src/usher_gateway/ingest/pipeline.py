@@ -12,6 +12,7 @@ from usher_gateway.ingest import answers, auth, body, cpu_limits, identity, rout
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener, Match
 from usher_gateway.ingest.server import ANSWER_RESERVE_SECONDS, Request
+from usher_gateway.store.base import MarkOf
 from usher_gateway.store.store import Ledger
 
 _log = structlog.get_logger(__name__)
@@ -92,6 +93,21 @@ class ArrivalPipeline:
     def uncommitted(self) -> int:
         """How many arrivals wait for their commit."""
         return len(self._commits)
+
+    def mark_of_route(self, definition: model.RouteDefinition) -> MarkOf | None:
+        """Return what makes a route's once-per mark of a stored arrival; None if the route has no such rule now."""
+        listener, now = self._registry.listeners.get(definition.listener.key), self._clock.now()
+        if listener is None or listener.name != definition.listener:
+            return None
+        marker, extract = listener.planner.marker(definition.route), listener.identifier.extract
+        if marker is None:
+            return None
+
+        def mark(stored: model.Arrival) -> tuple[bytes, int]:
+            document = body.parse(stored.body, stored.content_type.decode("utf-8", "surrogateescape")).document
+            return marker({} if document is None else extract(document), stored, now)
+
+        return mark
 
     async def accept(self, request: Request) -> answers.Answer:
         """Accept one arrival. Every step may refuse it, and 200 is answered only for what is durable."""
@@ -416,19 +432,6 @@ def rebuild_arrival(listener: LiveListener, stored: model.Arrival, now: int) -> 
     arrival.key = stored.key
     arrival.hops = stored.hops
     return arrival
-
-
-def once_marker(listener: LiveListener, route: str, now: int) -> Callable[[model.Arrival], tuple[bytes, int]] | None:
-    """Return a function that makes a route's once-per mark of a stored arrival; None if the route has no such rule."""
-    marker = listener.planner.marker(route)
-    if marker is None:
-        return None
-
-    def mark(stored: model.Arrival) -> tuple[bytes, int]:
-        document = body.parse(stored.body, stored.content_type.decode("utf-8", "surrogateescape")).document
-        return marker({} if document is None else listener.identifier.extract(document), stored, now)
-
-    return mark
 
 
 def _quarantine_of(
