@@ -50,7 +50,6 @@ class Run:
         own = {
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}",
             "USHER_ACCEPT_MIN_FREE_MIB": "0",
-            "USHER_ACCEPT_MIN_FREE_PERCENT": "0",
             "USHER_ATTEMPTS_MIN_FREE_MIB": "0",
         }
         with self.log.open("wb") as output:

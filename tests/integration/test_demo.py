@@ -14,7 +14,6 @@ ROOT = Path(__file__).parents[2]
 USUAL = (8080, 9090, 9101, 9102, 9103)
 FREE_DISK = {
     "USHER_ACCEPT_MIN_FREE_MIB": "0",
-    "USHER_ACCEPT_MIN_FREE_PERCENT": "0",
     "USHER_ATTEMPTS_MIN_FREE_MIB": "0",
 }
 

@@ -71,7 +71,7 @@ class Sqlite:
 
     def make(self, place: Path, clock: Clock, **settings: Any) -> Store:
         limits = QueueLimits(**settings.pop("limits", {}))
-        bounds = database.DiskBounds(0, 0.0, 0)
+        bounds = database.DiskBounds(0, 0)
         values: dict[str, Any] = {"key_fingerprint": "k", "disk_bounds": bounds, "limits": limits}
         values |= {"fold_rows": self._fold_rows} | settings
         return SqliteStore(SqliteSettings(folder=place, **values), clock)

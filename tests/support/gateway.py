@@ -149,7 +149,6 @@ async def running(
         "listen": all_settings.Endpoint("127.0.0.1", 0),
         "admin": all_settings.Endpoint("127.0.0.1", 0),
         "accept_min_free_bytes": 0,
-        "accept_min_free_ratio": 0.0,
         "attempts_min_free_bytes": 0,
         "drain_seconds": 2.0,
     } | settings

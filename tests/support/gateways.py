@@ -94,7 +94,7 @@ class Gateway:
         self.log = folder / "gateway.log"
         self.stderr: int | None = None  # Target of its log: the file, or a pipe or device
         self.port, self.admin = ports.free(), ports.free()
-        self.flags = ["--accept-min-free-mib", "1", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "1"]
+        self.flags = ["--accept-min-free-mib", "1", "--attempts-min-free-mib", "1"]
         self.flags += flags
         self._database = database
         if database is not None:

@@ -233,7 +233,7 @@ class Install:
             *("-m", "usher_gateway", "run", "--from-cluster", "--kubeconfig", kubeconfig),
             *("--config-namespace", self.config, "--data", str(data), "--admin-tokens", str(tokens)),
             *("--listen", f"127.0.0.1:{public}", "--admin", f"{host}:{port}", "--log-format", "json"),
-            *("--accept-min-free-mib", "0", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "0"),
+            *("--accept-min-free-mib", "0", "--attempts-min-free-mib", "0"),
         ]
         process = await self._start(command, port, {"USHER_INSTALL_KEY": key}, host=host)
         process.public = public

@@ -24,7 +24,6 @@ _MODULES = {"usher": "usher_gateway", "usher-operator": "usher_operator"}
 # Environment of a gateway that accepts visits however full the disk of the test is.
 ANY_DISK = {
     "USHER_ACCEPT_MIN_FREE_MIB": "0",
-    "USHER_ACCEPT_MIN_FREE_PERCENT": "0",
     "USHER_ATTEMPTS_MIN_FREE_MIB": "0",
 }
 

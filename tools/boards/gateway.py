@@ -59,7 +59,7 @@ def _figures() -> list[Panel]:
         ),
         number(
             "Free disk",
-            "Free space of the store's file system. Below 1 GiB or 10 % arrivals get 503.",
+            "Free space of the store's file system. Below 1 GiB arrivals get 503.",
             f"min(usher_store_free_bytes{{{_HERE}}})",
             unit="bytes",
             runbook="StoreDiskLow",

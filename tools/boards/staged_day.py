@@ -225,7 +225,7 @@ async def running(folder: Path) -> AsyncIterator[StagedDay]:
         day.write()
         arguments = ["usher_gateway", "run", str(folder / "agency.yaml"), "--data", str(folder / "data")]
         arguments += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", "--log-level", "warning"]
-        arguments += ["--accept-min-free-mib", "1", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "1"]
+        arguments += ["--accept-min-free-mib", "1", "--attempts-min-free-mib", "1"]
         gateway = await processes.start("gateway", arguments, folder / "gateway.log", {})
         try:
             await day.wait_serving()

@@ -283,9 +283,7 @@ class Gateway(Parts):
     def _make_store(self) -> Store:
         settings, key_fingerprint = self.settings, model.key_fingerprint(self.keys.install)
         if settings.store is None:
-            bounds = database.DiskBounds(
-                settings.accept_min_free_bytes, settings.accept_min_free_ratio, settings.attempts_min_free_bytes
-            )
+            bounds = database.DiskBounds(settings.accept_min_free_bytes, settings.attempts_min_free_bytes)
             return SqliteStore(
                 SqliteSettings(settings.data, key_fingerprint, self.keys.name, disk_bounds=bounds), self.clock.now
             )

@@ -93,8 +93,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Accept the wall clock at the start, even if it is far after the last time in the store."""
     accept_min_free_bytes: int = 1024**3
     """Below this free disk space the gateway answers arrivals with 503; 0: no limit."""
-    accept_min_free_ratio: float = 0.10
-    """The same limit as a share of the disk; the larger one applies."""
     attempts_min_free_bytes: int = 256 * 1024**2
     """Below this free disk space the gateway sends nothing, because it could not store results; 0: no limit."""
     limits: server.ServerLimits = server.ServerLimits()

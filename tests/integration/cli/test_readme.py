@@ -57,7 +57,6 @@ class Shell:
             "USHER_ADMIN": f"http://{admin}",
             "USHER_RECEIVE_LISTEN": receiver,
             "USHER_ACCEPT_MIN_FREE_MIB": "0",
-            "USHER_ACCEPT_MIN_FREE_PERCENT": "0",
             "USHER_ATTEMPTS_MIN_FREE_MIB": "0",
         }
         with (folder / "shell.log").open("wb") as log:

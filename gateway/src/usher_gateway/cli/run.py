@@ -180,9 +180,6 @@ def register(app: typer.Typer) -> None:
         accept_min_free_mib: Annotated[
             int, typer.Option(envvar="USHER_ACCEPT_MIN_FREE_MIB", help="Free disk space below which visits get 503.")
         ] = 1024,
-        accept_min_free_percent: Annotated[
-            float, typer.Option(envvar="USHER_ACCEPT_MIN_FREE_PERCENT", help="The same as a share of the disk.")
-        ] = 10.0,
         attempts_min_free_mib: Annotated[
             int, typer.Option(envvar="USHER_ATTEMPTS_MIN_FREE_MIB", help="Free disk space below which sending stops.")
         ] = 256,
@@ -232,7 +229,6 @@ def register(app: typer.Typer) -> None:
                 time_scale=time_scale,
                 accept_clock=accept_clock,
                 accept_min_free_bytes=accept_min_free_mib * 1024**2,
-                accept_min_free_ratio=accept_min_free_percent / 100,
                 attempts_min_free_bytes=attempts_min_free_mib * 1024**2,
             )
             _serve(settings)

@@ -420,7 +420,6 @@ class DiskBounds(msgspec.Struct, frozen=True):
     """Free space below which work stops; 0 switches a bound off."""
 
     accept_above_free_bytes: int = 1024**3
-    accept_above_free_ratio: float = 0.10
     attempts_above_free_bytes: int = 256 * 1024**2
 
 
@@ -444,8 +443,6 @@ class DiskSpace:
             self.may_accept = self.may_attempt = False
             return
         self.free_bytes = status.f_bavail * status.f_frsize
-        size = status.f_blocks * status.f_frsize
-        needed_bytes = max(bounds.accept_above_free_bytes, int(size * bounds.accept_above_free_ratio))
-        self.spare_bytes = max(0, self.free_bytes - needed_bytes)
-        self.may_accept = self.free_bytes >= needed_bytes
+        self.spare_bytes = max(0, self.free_bytes - bounds.accept_above_free_bytes)
+        self.may_accept = self.free_bytes >= bounds.accept_above_free_bytes
         self.may_attempt = self.free_bytes >= bounds.attempts_above_free_bytes
