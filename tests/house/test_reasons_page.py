@@ -76,7 +76,7 @@ def test_reasons_page_has_the_status_that_each_refusal_sends() -> None:
     from usher_gateway.ingest import answers
 
     for row in source.table_rows(section("Refused")):
-        sent = answers.refused(model.RefusedReason(row[0].strip("`")))
+        sent = answers.REFUSED[model.RefusedReason(row[0].strip("`"))]
         assert str(sent.status) == row[1], row[0]
 
 

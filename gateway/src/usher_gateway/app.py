@@ -180,7 +180,7 @@ class Gateway(Parts):
         )
         self.server = PublicServer(
             handler=self.pipeline.accept,
-            count_refused=self.pipeline.count_bad_request,
+            count_refused=self.pipeline.count_refused,
             limits=msgspec.structs.replace(self.settings.limits, connections=self._descriptors.connections),
         )
 

@@ -66,7 +66,7 @@ def test_gateway_without_a_share_takes_nothing_into_its_lane() -> None:
     for destination in ("n/a", "n/dead"):
         scheduler.share(destination, LaneLimits(concurrency=0), 0)
         assert not scheduler.offer(entry(destination), circuit.TRIAL_EVERY)
-        assert scheduler.room(destination, circuit.TRIAL_EVERY).rows == 0
+        assert scheduler.room(destination, circuit.TRIAL_EVERY)[0] == 0
 
 
 def test_smaller_share_counts_running_attempts() -> None:
@@ -117,10 +117,10 @@ def filled(lane_bytes: int = 8_000) -> LaneScheduler:
 
 def test_empty_lane_has_room_for_its_claim_beside_full_lanes() -> None:
     scheduler = filled()
-    room = scheduler.room("n/empty", 0)
-    assert room.rows > 0
-    assert room.bytes > 100
-    assert [scheduler.offer(entry("n/empty"), 0) for _ in range(room.rows)] == [True] * room.rows
+    rows, size = scheduler.room("n/empty", 0)
+    assert rows > 0
+    assert size > 100
+    assert [scheduler.offer(entry("n/empty"), 0) for _ in range(rows)] == [True] * rows
 
 
 def test_open_circuit_is_tried_while_other_lanes_are_full() -> None:
@@ -128,8 +128,7 @@ def test_open_circuit_is_tried_while_other_lanes_are_full() -> None:
     open_circuit(scheduler, "n/dead", 0)
     for number in range(70):
         assert scheduler.offer(entry(f"n/{number}", "flood"), 0)
-    room = scheduler.room("n/dead", circuit.TRIAL_EVERY)
-    assert (room.rows, room.bytes) == (1, 1_000)
+    assert scheduler.room("n/dead", circuit.TRIAL_EVERY) == (1, 1_000)
 
 
 def test_hanging_destination_does_not_delay_others() -> None:
@@ -347,11 +346,11 @@ def test_open_circuit_accepts_one_delivery_when_its_trial_is_due() -> None:
     scheduler = LaneScheduler(1 << 20, 100)
     open_circuit(scheduler, "n/a", 0)
     assert not scheduler.offer(entry(), 30 * SECOND)
-    assert scheduler.room("n/a", 30 * SECOND).rows == 0
-    assert scheduler.room("n/a", 60 * SECOND).rows == 1
+    assert scheduler.room("n/a", 30 * SECOND)[0] == 0
+    assert scheduler.room("n/a", 60 * SECOND)[0] == 1
     assert scheduler.offer(entry(), 60 * SECOND)
     assert not scheduler.offer(entry(), 60 * SECOND)
-    assert scheduler.room("n/a", 60 * SECOND).rows == 0
+    assert scheduler.room("n/a", 60 * SECOND)[0] == 0
     assert len(started(scheduler, 60 * SECOND)) == 1
 
 
@@ -371,7 +370,7 @@ def test_unsent_attempt_does_not_change_the_circuit() -> None:
     assert scheduler.offer(entry(), 60 * SECOND)
     finish(scheduler, started(scheduler, 60 * SECOND), None, 60 * SECOND)
     assert scheduler.circuit_of("n/a").state is circuit.CircuitState.Open
-    assert scheduler.room("n/a", 60 * SECOND).rows == 1, "the trial is still to be made"
+    assert scheduler.room("n/a", 60 * SECOND)[0] == 1, "the trial is still to be made"
 
 
 def test_rejected_body_counts_as_success_for_the_circuit() -> None:
@@ -419,9 +418,9 @@ def test_offered_deliveries_within_the_reported_room_are_accepted() -> None:
     for name in ("n/b", "n/c"):
         while scheduler.offer(entry(name), 0):
             pass
-    room = scheduler.room("n/a", 0)
-    assert room.bytes > 0
-    assert all(scheduler.offer(entry(fresh=False), 0) for _ in range(min(room.rows, room.bytes // 100)))
+    rows, size = scheduler.room("n/a", 0)
+    assert size > 0
+    assert all(scheduler.offer(entry(fresh=False), 0) for _ in range(min(rows, size // 100)))
 
 
 @dataclasses.dataclass

@@ -49,13 +49,8 @@ CLOSED = Circuit()  # The state in which every circuit starts
 def may_start(circuit: Circuit, in_flight: int, now: int) -> bool:
     """Return whether another attempt may start while ``in_flight`` others run."""
     if circuit.state is CircuitState.Open:
-        return in_flight == 0 and is_trial_time(circuit, now)
+        return in_flight == 0 and now >= circuit.trial_at
     return in_flight < circuit.limit
-
-
-def is_trial_time(circuit: Circuit, now: int) -> bool:
-    """Return whether an open circuit allows its next trial now."""
-    return now >= circuit.trial_at
 
 
 def succeeded(circuit: Circuit, concurrency: int) -> Circuit:

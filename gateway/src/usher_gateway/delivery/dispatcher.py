@@ -417,8 +417,8 @@ class Dispatcher:
                     continue
                 limit, size = _CLAIM_ROWS, self._limits.lane_bytes // 8
             else:
-                room = self.scheduler.room(destination, self._clock.steady())
-                limit, size = min(room.rows, _CLAIM_ROWS), room.bytes
+                rows, size = self.scheduler.room(destination, self._clock.steady())
+                limit = min(rows, _CLAIM_ROWS)
             if limit <= 0 or size <= _OVERHEAD_BYTES or self._crowded.get(destination, 0.0) > self._loop.time():
                 continue
             claimed, deferred = await self._store.claim(destination, limit, size, now), len(self._deferred)

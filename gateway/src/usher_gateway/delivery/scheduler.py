@@ -79,14 +79,6 @@ class LaneEntry(msgspec.Struct, frozen=True, gc=False):
     """Bytes that it uses in memory."""
 
 
-class LaneRoom(msgspec.Struct, frozen=True):
-    """How many deliveries to claim from the store for one destination."""
-
-    rows: int
-    bytes: int
-    """This many bytes have room for any mix of tenants, unless other deliveries are offered in between."""
-
-
 class LaneQueue(msgspec.Struct, frozen=True):
     """A tenant's deliveries that wait in the lane of one destination, at least one."""
 
@@ -309,18 +301,8 @@ class LaneScheduler:
         """When to wake which lane, or if True, the first lane that waits for which rate limit."""
         self._attempts: dict[int, tuple[LaneEntry, FairPool]] = {}
         """Key of the delivery of each running attempt -> its entry, and the pool of its slot."""
-        self._bytes = 0
-        self._count = 0
-
-    @property
-    def bytes(self) -> int:
-        """Bytes in lanes and running attempts."""
-        return self._bytes
-
-    @property
-    def count(self) -> int:
-        """Deliveries that wait in lanes."""
-        return self._count
+        self.bytes = 0  # Bytes in lanes and running attempts
+        self.count = 0  # Deliveries that wait in lanes
 
     @property
     def in_flight(self) -> int:
@@ -343,10 +325,9 @@ class LaneScheduler:
 
     def configure(self, destination: str, limits: LaneLimits, now: int) -> None:
         """Set a destination's limits, at the start and when its document changes. A rate that is new starts full."""
-        lane, limit = self._lane(destination), limits.rate
-        if limit is not None and self._limit_of(lane.name, limit) != limit:
-            self._set_rate(limit.shared_by or lane.name, limit, _bucket_of(limit, now), now)
+        lane = self._lane(destination)
         lane.limits = limits
+        self._set_rate(lane, now, starts_full=True)
         self._join_round(lane, now)
 
     def share(self, destination: str, limits: LaneLimits, now: int) -> None:
@@ -354,26 +335,27 @@ class LaneScheduler:
 
         A rate gets no tokens by that, so that all gateways together get none.
         """
-        lane, limit = self._lane(destination), limits.rate
-        if limit is not None and self._limit_of(lane.name, limit) != limit:
-            name = limit.shared_by or lane.name
-            former = self._rates.get(name)
-            tokens = 0.0 if former is None else former.bucket.tokens(now / model.MICROSECONDS)
-            self._set_rate(name, limit, _bucket_of(limit, now, tokens), now)
-        elif limit is None:
-            self._rates.pop(lane.name, None)
+        lane = self._lane(destination)
         lane.limits = limits
+        self._set_rate(lane, now, starts_full=False)
+        if limits.rate is None:
+            self._rates.pop(destination, None)
         self._join_round(lane, now)
 
-    def _limit_of(self, destination: str, limit: RateLimit) -> RateLimit | None:
-        """Return the rate limit that is in force for a destination or the destinations that share one."""
-        rate = self._rates.get(limit.shared_by or destination)
-        return rate.limit if rate is not None else None
-
-    def _set_rate(self, name: str, limit: RateLimit, bucket: TokenBucket, now: int) -> None:
-        """Put a rate limit into force. Lanes keep their places in the line."""
-        former = self._rates.get(name)
-        self._rates[name] = _Rate(limit, bucket, former.waiting if former is not None else collections.OrderedDict())
+    def _set_rate(self, lane: _Lane, now: int, *, starts_full: bool) -> None:
+        """Put the rate limit of a lane into force, if it is new. Lanes keep their places in the line."""
+        limit = lane.limits.rate
+        if limit is None:
+            return
+        name = limit.shared_by or lane.name
+        previous = self._rates.get(name)
+        if previous is None:
+            tokens, waiting = 0.0, collections.OrderedDict[str, None]()
+        elif previous.limit != limit:
+            tokens, waiting = previous.bucket.tokens(now / model.MICROSECONDS), previous.waiting
+        else:
+            return
+        self._rates[name] = _Rate(limit, _bucket_of(limit, now, None if starts_full else tokens), waiting)
         self._call_waiting(name, now)
 
     def circuit_of(self, destination: str) -> circuit.Circuit:
@@ -381,22 +363,23 @@ class LaneScheduler:
         lane = self._lanes.get(destination)
         return lane.circuit if lane else circuit.CLOSED
 
-    def room(self, destination: str, now: int) -> LaneRoom:
-        """Return how much to claim from the store for a destination now.
+    def room(self, destination: str, now: int) -> tuple[int, int]:
+        """Return how many deliveries, and bytes of them, to claim from the store for a destination now.
 
-        An open circuit has no room, except for one delivery when its trial is due.
+        The bytes have room for any mix of tenants, unless other deliveries are offered in between. An open circuit has
+        no room, except for one delivery when its trial is due.
         """
         lane = self._lane(destination)
-        shared, kept = self._shared_bytes - self._bytes, self._max_bytes - self._shared_bytes
+        shared, kept = self._shared_bytes - self.bytes, self._max_bytes - self._shared_bytes
         rows, free = _MAX_READY_ROWS, max(0, (shared - 2 * lane.bytes) // 3)
         if lane.bytes == 0 and shared < kept:
-            rows, free = 1, self._max_bytes - self._bytes  # of the reserved room, each empty lane gets one delivery
+            rows, free = 1, self._max_bytes - self.bytes  # of the reserved room, each empty lane gets one delivery
         if lane.circuit.state is circuit.CircuitState.Open:
-            due = lane.count == 0 and lane.in_flight == 0 and circuit.is_trial_time(lane.circuit, now)
-            return LaneRoom(int(due and lane.limits.concurrency > 0), free)
+            due = lane.count == 0 and lane.in_flight == 0 and now >= lane.circuit.trial_at
+            return int(due and lane.limits.concurrency > 0), free
         slots = min(lane.limits.concurrency, lane.circuit.limit)
         ready = min(slots * _READY_ROWS, _MAX_READY_ROWS) - lane.backlog.count
-        return LaneRoom(max(0, min(ready, rows)), free)
+        return max(0, min(ready, rows)), free
 
     def offer(self, entry: LaneEntry, now: int) -> bool:
         """Put a delivery into its lane.
@@ -410,12 +393,12 @@ class LaneScheduler:
         if not self._has_room(lane, turns, entry):
             return False
         is_open = lane.circuit.state is circuit.CircuitState.Open
-        if is_open and (lane.count > 0 or not circuit.is_trial_time(lane.circuit, now)):
+        if is_open and (lane.count > 0 or now < lane.circuit.trial_at):
             return False
         turns.push(entry)
         lane.bytes += entry.size
-        self._bytes += entry.size
-        self._count += 1
+        self.bytes += entry.size
+        self.count += 1
         self._join_round(lane, now)
         return True
 
@@ -492,7 +475,7 @@ class LaneScheduler:
         if result is not None:
             lane.note_result(now - started_at)
         lane.bytes -= entry.size
-        self._bytes -= entry.size
+        self.bytes -= entry.size
         was_open = lane.circuit.state is circuit.CircuitState.Open
         if result is not None and result.blames_destination:
             lane.circuit = circuit.failed(lane.circuit, now)
@@ -513,8 +496,8 @@ class LaneScheduler:
         entries = [lane.pop() for _ in range(lane.count)]
         for entry in entries:
             lane.bytes -= entry.size
-            self._bytes -= entry.size
-        self._count -= len(entries)
+            self.bytes -= entry.size
+        self.count -= len(entries)
         return entries
 
     def _lane(self, destination: str) -> _Lane:
@@ -526,8 +509,8 @@ class LaneScheduler:
     def _has_room(self, lane: _Lane, turns: _TenantQueues, entry: LaneEntry) -> bool:
         """Return whether lane and tenant would leave as much room as they take. An empty lane may take all of it."""
         if lane.bytes == 0:
-            return entry.size <= self._max_bytes - self._bytes
-        left = self._shared_bytes - self._bytes - lane.bytes
+            return entry.size <= self._max_bytes - self.bytes
+        left = self._shared_bytes - self.bytes - lane.bytes
         return entry.size <= left and turns.bytes_of(entry.tenant) + entry.size <= left
 
     def _join_round(self, lane: _Lane, now: int) -> None:
@@ -556,7 +539,7 @@ class LaneScheduler:
             return None
         entry = lane.pop()
         lane.started_at[entry.delivery.key] = now
-        self._count -= 1
+        self.count -= 1
         self._attempts[entry.delivery.key] = (entry, pool)
         pool.take(lane.namespace, entry.tenant)
         self.request_memory.start(entry.delivery.key, lane.namespace, entry.tenant)

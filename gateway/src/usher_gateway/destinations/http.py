@@ -261,8 +261,8 @@ class _Attempt:
         self._ask_may_send = request.may_send
         self.freed_descriptors = False
         """True if the process had no file descriptor left, so that idle connections were closed."""
-        self._was_address_refused = False
-        self._made_socket = False
+        self.was_address_refused = False  # True if the guard refused an address of the URL's host
+        self.made_socket = False  # True once a connection to an address began
         self._limiter: _ReceiveLimiter | None = None
         self._is_connection_kept = False
 
@@ -270,14 +270,6 @@ class _Attempt:
         """Return whether the request may be written now."""
         self.is_withdrawn = self._ask_may_send is not None and not self._ask_may_send()
         return not self.is_withdrawn
-
-    def note_refused_address(self) -> None:
-        """Record that the guard refused an address of the URL's host."""
-        self._was_address_refused = True
-
-    def note_socket(self) -> None:
-        """Record that a connection to an address begins."""
-        self._made_socket = True
 
     def note_connection(self, limiter: "_ReceiveLimiter", *, is_kept: bool) -> None:
         """Record the connection of the request. ``is_kept``: an earlier request has used it."""
@@ -321,14 +313,14 @@ class _Attempt:
         return SendError.Reset
 
     def _timeout_code(self) -> SendError:
-        if not self._made_socket and self._limiter is None:
+        if not self.made_socket and self._limiter is None:
             return SendError.NameNotResolved
         # aiohttp does not tell whether a connection or its TLS handshake took too long.
         is_connecting = self._limiter is None and self.url.scheme == "http"
         return SendError.ConnectError if is_connecting else SendError.Timeout
 
     def _connect_code(self, error: OSError) -> SendError:
-        if self._was_address_refused and not self._made_socket:
+        if self.was_address_refused and not self.made_socket:
             return SendError.AddressForbidden
         ended_in_handshake = isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError))
         return SendError.TLSError if ended_in_handshake and self.url.scheme == "https" else SendError.ConnectError
@@ -429,9 +421,9 @@ class _GuardedConnector(aiohttp.TCPConnector):
         family, kind, protocol, _, address = address_info
         host, port = str(address[0]), int(address[1])
         if self._guard.refusal(attempt.url.raw_host or "", port, host) is not None:
-            attempt.note_refused_address()
+            attempt.was_address_refused = True
             raise OSError(errno.EACCES, "the address is forbidden")
-        attempt.note_socket()
+        attempt.made_socket = True
         try:
             return socket.socket(family, kind, protocol)
         except OSError as error:

@@ -95,24 +95,10 @@ class Answer(web.StreamResponse):
         """Do nothing, because an answer has no body."""
 
 
-_ACCEPTED = Answer(200, keep_alive=True)
-_ROUTE_CHECKED = Answer(_NO_CONTENT, keep_alive=True)
-_REFUSED = {reason: Answer(status, keep_alive=status not in _CLOSING) for reason, status in _STATUS.items()}
-
-
-def accepted() -> Answer:
-    """200 with Purple's header: for what is committed, and for probes."""
-    return _ACCEPTED
-
-
-def route_checked() -> Answer:
-    """204 with a header that only gateways send, for the operator."""
-    return _ROUTE_CHECKED
-
-
-def refused(reason: model.RefusedReason) -> Answer:
-    """The answer to a refusal: never with Purple's header."""
-    return _REFUSED[reason]
+ACCEPTED = Answer(200, keep_alive=True)  # With Purple's header: for what is committed, and for probes
+ROUTE_CHECKED = Answer(_NO_CONTENT, keep_alive=True)  # With a header that only gateways send, for the operator
+# The answers to refusals: never with Purple's header.
+REFUSED = {reason: Answer(status, keep_alive=status not in _CLOSING) for reason, status in _STATUS.items()}
 
 
 _date_of: tuple[int, bytes] = (0, b"")

@@ -51,18 +51,7 @@ _PROBE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
 class ArrivalPipeline:
-    """Accepts arrivals.
-
-    Args:
-        registry: the listeners in force.
-        store: makes arrivals durable.
-        clock: wall clock in microseconds.
-        keys: of this installation.
-        counters: counts every arrival.
-        budgets: limit the CPU time that bodies take.
-        deliver: takes the deliveries of a committed arrival.
-        note_holds: takes the holds of those that are held.
-    """
+    """Accepts arrivals. ``deliver`` and ``note_holds`` take the deliveries of a committed arrival, and their holds."""
 
     def __init__(
         self,
@@ -121,8 +110,9 @@ class ArrivalPipeline:
             content, parsed, began = await self._read(match.listener, request)
             if parsed.is_probe:
                 self._charge(match.listener, began)
-                self._count_probe(match, now)
-                return answers.accepted()
+                self._store.count(match.listener.name, model.Counter.probes, now)
+                self._counters.add_probe(match.listener.counters, match.address_id, now)
+                return answers.ACCEPTED
             arrival, fields = identify_body(match, request.headers, content, parsed, now)
             self._charge(match.listener, began, len(content))
             plan_routes(match.listener, arrival, parsed, fields, confirmed)
@@ -135,18 +125,19 @@ class ArrivalPipeline:
             self._deliver(accepted.deliveries)
             if accepted.holds:
                 self._note_holds(accepted.holds)
-            return answers.accepted()
         except answers.RefusedError as refusal:
             if refusal.is_route_check:
-                answer = answers.route_checked()
+                answer = answers.ROUTE_CHECKED
             else:
                 self._count_refused_request(match, refusal.reason)
-                answer = answers.refused(refusal.reason)
+                answer = answers.REFUSED[refusal.reason]
             return answer if await self._wait_to_refuse(request, refusal.reason) else answer.closing
         except Exception as error:  # noqa: BLE001 - the top of the path: answer 500 and keep the connection
             _log.error("arrival_failed", listener=match.listener.name.key if match else "", exc_info=error)
             self._count_refused_request(match, model.RefusedReason.InternalError)
-            return answers.refused(model.RefusedReason.InternalError)
+            return answers.REFUSED[model.RefusedReason.InternalError]
+        else:
+            return answers.ACCEPTED
 
     # the steps
 
@@ -158,7 +149,7 @@ class ArrivalPipeline:
             is_complete = self._registry.is_complete
             reason = model.RefusedReason.NotFound if is_complete else model.RefusedReason.NotConfigured
             raise answers.RefusedError(reason, is_route_check=target == documents.ROUTE_CHECK_PATH)
-        request.note_listener(match.listener.name)
+        request.connection.listener = match.listener.name
         return match
 
     def _authenticate(self, listener: LiveListener, request: Request) -> None:
@@ -229,14 +220,8 @@ class ArrivalPipeline:
         """
         try:
             future = self._store.accept(arrival)
-        except model.StoreFullError:
-            raise answers.RefusedError(model.RefusedReason.LowDisk) from None
-        except model.StorageLimitError:
-            raise answers.RefusedError(model.RefusedReason.StorageLimit) from None
-        except model.StoreBusyError:
-            raise answers.RefusedError(model.RefusedReason.QueueFull) from None
-        except model.StoreUnavailableError:
-            raise answers.RefusedError(model.RefusedReason.StoreUnavailable) from None
+        except model.StoreUnavailableError as error:  # the codes of all its classes are reasons
+            raise answers.RefusedError(model.RefusedReason[error.code]) from None
         self._commits[future] = (deadline, arrival)
         if deadline <= asyncio.get_running_loop().time():
             self._abandon(future, arrival)  # at once, because other requests may be pipelined behind this one
@@ -254,9 +239,9 @@ class ArrivalPipeline:
 
     async def _wait_to_refuse(self, request: Request, reason: model.RefusedReason) -> bool:
         """Slow down senders that flood. Returns False if the connection has to end, because it must not wait."""
-        now, size = asyncio.get_running_loop().time(), request.unanswered_bytes
+        now, size = asyncio.get_running_loop().time(), request.connection.unanswered_bytes
         most = min(_LARGEST_LATE_REFUSAL_BYTES, _LATE_REFUSAL_BYTES - self._late_refusal_bytes)
-        if not request.is_complete or size > most:
+        if not request.content.is_eof() or size > most:
             return False  # its connection ends, which slows the sender down without a turn of others
         self._next_refusal_at = max(self._next_refusal_at, now) + 1 / _REFUSALS_PER_SECOND
         seconds, longest = self._next_refusal_at - now, request.deadline - now - ANSWER_RESERVE_SECONDS
@@ -291,20 +276,12 @@ class ArrivalPipeline:
     def _count_abandoned(self, arrival: model.Arrival, accepted: model.Accepted | None) -> None:
         """Count an abandoned arrival: refused, or accepted and unacknowledged if it was committed after all."""
         if accepted is None:
-            self._count_refused(arrival.listener, model.RefusedReason.Deadline)
+            self.count_refused(model.RefusedReason.Deadline, arrival.listener)
             return
         self._counters.add_committed(self._counters.of(arrival.listener), arrival, accepted)
         self._counters.unacknowledged += 1
 
     # counting
-
-    def count_bad_request(self, reason: model.RefusedReason) -> None:
-        """Count a refusal that never reached `accept`."""
-        self._count_refused(None, reason)
-
-    def _count_probe(self, match: Match, now: int) -> None:
-        self._store.count(match.listener.name, model.Counter.probes, now)
-        self._counters.add_probe(match.listener.counters, match.address_id, now)
 
     def _count_accepted(
         self, listener: LiveListener, arrival: model.Arrival, accepted: model.Accepted, *, is_connected: bool
@@ -316,14 +293,15 @@ class ArrivalPipeline:
             self._store.unacknowledged(arrival)
 
     def _count_refused_request(self, match: Match | None, reason: model.RefusedReason) -> None:
-        if reason is not model.RefusedReason.Deadline:  # _count_abandoned() counts those
-            live = match.listener if match is not None else None
-            missing = live.document.authentication.missing if live is not None else ""
-            self._count_refused(live.name if live is not None else None, reason, missing)
+        if match is None:
+            self.count_refused(reason)
+        elif reason is not model.RefusedReason.Deadline:  # _count_abandoned() counts those
+            self.count_refused(reason, match.listener.name, match.listener.document.authentication.missing)
 
-    def _count_refused(
-        self, listener: model.ListenerName | None, reason: model.RefusedReason, missing: str = ""
+    def count_refused(
+        self, reason: model.RefusedReason, listener: model.ListenerName | None = None, missing: str = ""
     ) -> None:
+        """Count a refusal. ``missing``: which Secret the listener lacks."""
         self._counters.add_refused(reason, listener, self._clock.steady(), missing)
         if listener is not None:
             self._store.count(listener, model.Counter.refused, self._clock.now())

@@ -175,16 +175,6 @@ class Request(web.BaseRequest):
                 raise answers.RefusedError(model.RefusedReason.TooCostly)
         return bytes(body)
 
-    @property
-    def is_complete(self) -> bool:
-        """True if the whole body has been received."""
-        return self.content.is_eof()
-
-    @property
-    def unanswered_bytes(self) -> int:
-        """The bytes in memory of this request and of those behind it on its connection."""
-        return self.connection.unanswered_bytes
-
     async def wait_and_give_way(self, seconds: float) -> None:
         """Wait, or until the connection is lost. Meanwhile it is among the first to give way to new ones.
 
@@ -199,10 +189,6 @@ class Request(web.BaseRequest):
         if was_reading:
             connection.read_again()
         connection.server.limit.work(connection)
-
-    def note_listener(self, listener: model.ListenerName) -> None:
-        """Note the listener that the request names."""
-        self.connection.listener = listener
 
     def abandon_body(self, reason: model.RefusedReason) -> None:
         """Make `read_body` fail, because the rest of the body will not come or is not wanted."""
@@ -245,7 +231,7 @@ class Connection(web.RequestHandler):
         self.is_half_closed = self.is_discarding = self.is_overloaded = self.is_lingering = False
         self.paused_since = 0.0  # Since when the sender does not read its answers; 0 while it does
         self.closing_since = 0.0  # Since when the connection waits for the sender to take the rest; 0 while it is open
-        self.unanswered_bytes = 0
+        self.unanswered_bytes = 0  # Bytes in memory of the requests that are not answered
         self.partial_bytes = 0
         """How many of them began the header of the next request, so that none of them can be behind it."""
         self.segments: deque[tuple[float, int]] = deque()
@@ -343,7 +329,7 @@ class Connection(web.RequestHandler):
         if status >= 500:
             _log.error("request_failed", exc_info=exc)
         self.server.count_refused(reason)
-        return answers.refused(reason).closing
+        return answers.REFUSED[reason].closing
 
     # called by the request and the server
 
@@ -413,7 +399,7 @@ class Connection(web.RequestHandler):
         """Answer a refusal outside of any request, count it, and close."""
         self.server.count_refused(reason)
         if self.transport is not None:
-            self.transport.write(answers.refused(reason).closing.as_bytes())
+            self.transport.write(answers.REFUSED[reason].closing.as_bytes())
             if self._start_lingering():
                 self.server.loop.call_later(_LINGER_SECONDS, self.force_close)
             else:
@@ -644,7 +630,7 @@ class PublicServer:
 
     def _refuse(self, reason: model.RefusedReason) -> answers.Answer:
         self.count_refused(reason)
-        return answers.refused(reason).closing
+        return answers.REFUSED[reason].closing
 
     async def watch(self) -> None:
         """Check the clocks of all connections every half second. Runs until it is cancelled."""

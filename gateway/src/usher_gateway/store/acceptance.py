@@ -5,7 +5,6 @@ arrivals that count alike are counted together at the end.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -23,6 +22,7 @@ from usher_gateway.store.encodings import (
     row_bytes,
 )
 from usher_gateway.store.names import RouteNumbers
+from usher_gateway.store.transaction import Transaction
 
 _COUNTED = {
     model.CountedAs.Visit: model.Counter.visits,
@@ -81,35 +81,20 @@ class _PlanSkips(msgspec.Struct, frozen=True):
         return cls(plans, skips, tuple([skip for skip in skips if skip is not None]))
 
 
-class Names(Protocol):
-    """Returns the numbers of names. It is the transaction."""
-
-    def listener(self, name: model.ListenerName) -> int:
-        """Return the number of a listener."""
-
-    def route(self, definition: model.RouteDefinition) -> RouteNumbers:
-        """Return the numbers of a route definition."""
-
-
 class ArrivalRows:
     """Decides the arrivals of one batch, and builds their rows."""
 
     def __init__(
         self,
         arrivals: Sequence[model.Arrival],
-        *,
+        opened: Transaction,
         now: int,
-        names: Names,
-        ids: model.IdFactory,
-        meters: dict[tuple[int, int, int], int],
     ) -> None:
         self._batch = arrivals
         self.arrivals = arrivals  # Those of the batch to decide and write: all but suppressed ones
         self._now = now
-        self._names = names
-        self._ids = ids
-        self._meters = meters
-        self.keys = ids.next_keys(len(arrivals))  # The row keys of the arrivals
+        self._opened, self._ids, self._meters = opened, opened.ids, opened.meters
+        self.keys = self._ids.next_keys(len(arrivals))  # The row keys of the arrivals
         self.accepted: list[model.Accepted] = []
         self.arrival_rows: list[Row] = []
         """(key, id, listener, received at, visit time, counted as, flags, quarantine reason or 0, hops, body size,
@@ -135,9 +120,8 @@ class ArrivalRows:
                 self.arrivals.append(arrival)
             else:
                 arrival.key = 0
-                counter = int(model.Counter.suppressed)
-                meter = (self._names.listener(arrival.listener), model.slot_of(arrival.received_at), counter)
-                self._meters[meter] = self._meters.get(meter, 0) + 1
+                listener, slot = self._opened.listener(arrival.listener), model.slot_of(arrival.received_at)
+                self._opened.meter(listener, slot, int(model.Counter.suppressed))
         self.keys = self.keys[: len(self.arrivals)]
 
     @property
@@ -165,12 +149,12 @@ class ArrivalRows:
         counted_as, plans = decision.counted_as, decision.verdicts
         visit_id = self._ids.id_of(arrival.key)
         is_repeat = counted_as is model.CountedAs.Repeat
-        listener = self._names.listener(arrival.listener)
+        listener = self._opened.listener(arrival.listener)
         verdicts: list[tuple[int, int, int]] = []
         due: list[model.Delivery] = []
         holds: tuple[model.Hold, ...] = ()
         for plan in plans:
-            route = self._names.route(plan.route)
+            route = self._opened.route(plan.route)
             if plan.skip is not None:
                 verdicts.append((route.number, plan.skip.value, 0))
             else:

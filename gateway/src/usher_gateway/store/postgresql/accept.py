@@ -94,9 +94,7 @@ class Acceptance(ArrivalRows):
     def __init__(
         self, transaction: Transaction, arrivals: Sequence[model.Arrival], unacknowledged: Sequence[model.Arrival]
     ) -> None:
-        super().__init__(
-            arrivals, now=transaction.now, names=transaction, ids=transaction.ids, meters=transaction.meters
-        )
+        super().__init__(arrivals, transaction, transaction.now)
         self._transaction = transaction
         self._connection = transaction.connection
         self._unacknowledged = unacknowledged

@@ -38,7 +38,7 @@ class Acceptance(ArrivalRows):
     """Accepts the arrivals of one batch."""
 
     def __init__(self, transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> None:
-        super().__init__(arrivals, now=now, names=transaction, ids=transaction.ids, meters=transaction.meters)
+        super().__init__(arrivals, transaction, now)
         self._transaction = transaction
         self._session = transaction.session
         self._recent: list[RecentArrival] = []
