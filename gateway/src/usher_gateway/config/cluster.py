@@ -113,13 +113,9 @@ class ClusterSource:
         check: published.DocumentCheck,
         now: Callable[[], int],
     ) -> None:
-        """Prepare a source; `snapshots()` opens the client.
+        """Prepare a source; `snapshots()` opens the client, and closes it.
 
-        Args:
-            options: what to follow.
-            client: reads the API server; the source opens and closes it.
-            check: raises for a document that this gateway cannot run.
-            now: the wall clock, microseconds.
+        ``check`` raises for a document that this gateway cannot run.
         """
         self._options = options
         self._client = client

@@ -235,14 +235,9 @@ def apply_reading(
 ) -> FileConfiguration:
     """Return the configuration after a reading.
 
-    Args:
-        in_force: The configuration in force.
-        manifests: The reading.
-        gaps: See FileReading.
-        context: Options of the compiler; ``previous`` and ``allow_implicit_class`` are set here.
-        rank: Order of files: see FileReader.rank.
-        removal_limit: The removal limit; None means that of the ListenerClasses, or the usual one.
-        now: Time of the reading (monotonic seconds).
+    This sets ``previous`` and ``allow_implicit_class`` of the context. ``gaps`` and ``rank`` are as in FileReading and
+    FileReader. ``removal_limit`` None means that of the ListenerClasses, or the usual one. ``now``: monotonic seconds
+    of the reading.
     """
     objects = _merge_objects(in_force.objects, manifests, gaps, rank)
     is_certain = manifests.complete and not gaps
@@ -368,13 +363,9 @@ class FileSource:
         now: Callable[[], int] = lambda: 0,
         arrivals: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        """Prepare a source.
+        """Prepare a source. Without ``now``, the clock in microseconds, no address is retired.
 
-        Args:
-            paths: Files and folders.
-            options: How to read them.
-            now: The clock in microseconds; without it no address is retired.
-            arrivals: ``Address.id`` of each retired address -> its last arrival in microseconds.
+        ``arrivals`` returns ``Address.id`` of each retired address -> its last arrival in microseconds.
         """
         self._paths = tuple(paths)
         self._options = options

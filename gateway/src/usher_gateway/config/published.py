@@ -80,10 +80,8 @@ class PublishedDocuments:
     def __init__(self, *, key: bytes, check: DocumentCheck, trusted_proxies: tuple[str, ...] = ()) -> None:
         """Start with nothing in force.
 
-        Args:
-            key: `Keys.document`, which verifies the hash of each document.
-            check: tries a document before it comes into force.
-            trusted_proxies: this gateway's own, added to those of each Listener.
+        ``key``: `Keys.document`, which verifies the hash of each document. ``check`` tries a document before it comes
+        into force. ``trusted_proxies``: this gateway's own, added to those of each Listener.
         """
         self._key = key
         self._check = check

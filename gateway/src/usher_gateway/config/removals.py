@@ -63,14 +63,9 @@ def limit_removals(
 ) -> RemovalHistory:
     """Decide about the documents and addresses that a reading would take out of service.
 
-    Args:
-        history: The result of the previous reading.
-        in_force: The documents in force.
-        declared: The documents of the files.
-        classes: The ListenerClasses of the files, with confirmations and limits.
-        limit: The limit of the gateway; None means that of the classes, or the usual one.
-        seconds: Time of the reading, by a monotonic clock.
-        time: The same by the gateway's clock, in microseconds.
+    ``history``: the result of the previous reading. ``declared``: the documents of the files. ``classes`` have
+    confirmations and limits. ``limit`` None means that of the classes, or the usual one. ``seconds``: time of the
+    reading, by a monotonic clock; ``time``: by the gateway's, in microseconds.
     """
     limit = smallest_limit(listener_class.spec.removal_limit for listener_class in classes) if limit is None else limit
     confirmed = frozenset().union(

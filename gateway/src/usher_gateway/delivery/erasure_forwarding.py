@@ -30,13 +30,7 @@ _NAME_IN_BODY: Mapping[PersonField, str] = {"user": "id", "email": "email", "mob
 
 
 class ErasureForwarder:
-    """Sends requests to erase a person.
-
-    Args:
-        route_documents: finds the documents of destinations.
-        client: sends requests.
-        clock: the clock.
-    """
+    """Sends requests to erase a person."""
 
     def __init__(self, *, route_documents: RouteDocuments, client: DestinationClient, clock: Clock) -> None:
         self._documents = route_documents

@@ -30,13 +30,7 @@ class HeldRoute(NamedTuple):
 
 
 class HeldRoutes:
-    """Knows which routes hold deliveries, and logs each reason that is new or has ended for a listener.
-
-    Args:
-        store: knows the routes by their numbers.
-        route_documents: the newest documents.
-        expressions: knows how an expression of a route failed last.
-    """
+    """Knows which routes hold deliveries, and logs each reason that is new or has ended for a listener."""
 
     def __init__(self, *, store: Store, route_documents: RouteDocuments, expressions: ExpressionCounters) -> None:
         self._store, self._documents, self._expressions = store, route_documents, expressions

@@ -52,16 +52,7 @@ class HoldReviewer:
         held_routes: HeldRoutes,
         quotas: QuotaCounter,
     ) -> None:
-        """Take the parts that a review needs.
-
-        Args:
-            store: The store.
-            route_documents: The newest documents.
-            clock: The clock.
-            has_slow_expression: Returns whether attempts of a route are held because its expressions are too slow.
-            held_routes: Learns what is held after each review.
-            quotas: Counts the visits of tenants with a quota at each review.
-        """
+        """``has_slow_expression`` returns whether attempts of a route are held because its expressions are too slow."""
         self._store = store
         self._documents = route_documents
         self._clock = clock

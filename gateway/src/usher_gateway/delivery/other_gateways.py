@@ -72,12 +72,7 @@ _LOOK_UP_SECONDS = 1.0
 
 
 class UnknownDestinations:
-    """Decides whether deliveries of destinations without a document are left to other gateways.
-
-    Args:
-        store: of the gateways.
-        now: returns a monotonic time in seconds.
-    """
+    """Decides whether deliveries of destinations without a document are left to other gateways."""
 
     def __init__(self, *, store: DeliveryQueue, now: Callable[[], float]) -> None:
         self._store = store

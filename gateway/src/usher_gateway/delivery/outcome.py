@@ -220,14 +220,8 @@ def decide_retry(
     The last attempt comes when ``max_age_seconds`` are over, unless the destination asked for a later one. Time on hold
     does not count, because the end of a hold moves ``delivery.started_at`` forward.
 
-    Args:
-        delivery: Its ``attempts`` do not count this attempt yet.
-        slow: True if mostly a person has to repair something first.
-        retry_after: Microseconds that the destination asked to wait, or 0.
-        max_age_seconds: The destination's ``retry.maxAgeSeconds``.
-        now: Microseconds.
-        confirmed: ``now``, or earlier if the clock jumped ahead: the delivery ends only by this time.
-        randomness: In [0, 1).
+    ``delivery.attempts`` does not count this attempt yet. ``slow`` and ``retry_after`` are as in ``Outcome``.
+    ``confirmed`` is ``now``, or earlier if the clock jumped ahead: the delivery ends only by this time.
     """
     remaining = delivery.started_at + max_age_seconds * model.MICROSECONDS - confirmed
     if remaining <= 0:

@@ -115,16 +115,7 @@ def render(
     transformed: Any = NOT_TRANSFORMED,
     url_values: Mapping[str, Any] = {},
 ) -> DestinationRequest | FormatError:
-    """Render and sign the request of the next attempt.
-
-    Args:
-        prepared: The destination.
-        delivery: With its body.
-        route: The route as it was at acceptance.
-        now: Microseconds.
-        transformed: The value of the transform.
-        url_values: The values of the expressions of the URL's variables, by name.
-    """
+    """Render and sign the request of the next attempt, for a route as it was at acceptance."""
     destination = prepared.destination
     url = _expanded(destination.url, destination.url_variables, url_values)
     if isinstance(url, FormatError):

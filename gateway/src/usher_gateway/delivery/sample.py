@@ -76,13 +76,7 @@ class SampleError(model.UsherError):
 
 
 class SampleSender:
-    """Sends samples.
-
-    Args:
-        route_documents: finds the documents of destinations and routes.
-        client: sends requests.
-        clock: the clock.
-    """
+    """Sends samples."""
 
     def __init__(self, *, route_documents: RouteDocuments, client: DestinationClient, clock: Clock) -> None:
         self._documents = route_documents
@@ -90,12 +84,7 @@ class SampleSender:
         self._clock = clock
 
     async def send(self, key: str, route: model.RouteDefinition | None, body: bytes = VISIT) -> SampleResult:
-        """Send a sample to a destination.
-
-        Args:
-            key: ``namespace/name`` of a destination in force.
-            route: the route whose transform to use; None: only the destination's own transform, if it has one.
-            body: the body to send.
+        """Send a sample to the destination ``key``, with the transform of a route, or only that of the destination.
 
         Raises:
             SampleError: the request cannot be made.

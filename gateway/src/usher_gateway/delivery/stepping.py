@@ -30,9 +30,7 @@ _LONGEST_PAUSE_SECONDS = 60.0  # A longer pause comes from a clock that was set 
 class StepRunner:
     """Takes the steps of what people asked for, until there is nothing left to do.
 
-    Args:
-        name: of what it runs, in the log.
-        take_all: takes a step of each that runs; returns the seconds until the next round.
+    ``take_all`` takes a step of each that runs, and returns the seconds until the next round.
     """
 
     def __init__(self, name: str, take_all: Callable[[], Awaitable[float]]) -> None:
@@ -57,16 +55,7 @@ class StepRunner:
 
 
 class ReplaySteps:
-    """Takes the steps of a replay, as fast as its rate allows.
-
-    Args:
-        store: has the replays.
-        now: microseconds.
-        holds_of: returns what holds deliveries of a route now.
-        mark_of_route: returns how the once-per marks of a route are made.
-        is_paused: returns whether a route is paused or in shadow mode.
-        ask_store: lets the dispatcher look for due deliveries.
-    """
+    """Takes the steps of a replay, as fast as its rate allows."""
 
     def __init__(
         self,
@@ -117,14 +106,7 @@ class ReplaySteps:
 
 
 class ErasureSteps:
-    """Takes the steps of an erasure.
-
-    Args:
-        store: has the erasures.
-        now: microseconds.
-        forget_cancelled: drops cancelled deliveries, by their row keys, from the lanes.
-        mark_of_route: returns how the once-per marks of a route are made.
-    """
+    """Takes the steps of an erasure. ``forget_cancelled`` drops cancelled deliveries, by their row keys, from lanes."""
 
     def __init__(
         self,

@@ -72,13 +72,7 @@ class _Failures(ExpressionCounters):
 
 
 class ConfiguredListener:
-    """A listener in one configuration.
-
-    Args:
-        document: its document.
-        destinations: the documents of destinations, without credentials.
-        keys: of this installation.
-    """
+    """A listener in one configuration. The documents of destinations have no credentials."""
 
     def __init__(
         self,
@@ -264,12 +258,8 @@ class DiffBudget(msgspec.Struct):
 class ListenerComparison:
     """Compares two configurations of a listener.
 
-    Args:
-        in_force: the listener in force; None if there is none.
-        changed: the changed listener.
-        diffs: for how many visits of each route the difference of the requests is wanted.
-        budget: of the differences of all listeners.
-        mask: hides values in differences; None shows them.
+    ``diffs``: for how many visits of each route the difference of the requests is wanted. ``budget``: of the
+    differences of all listeners. ``mask`` hides values in differences; None shows them.
     """
 
     def __init__(

@@ -119,13 +119,7 @@ class AddressGuard:
         self._allowed = tuple(parse_allowed(entry) for entry in entries)
 
     def refusal(self, host: str, port: int, address: str) -> str | None:
-        """Return why the client must not connect, or None.
-
-        Args:
-            host: The host of the URL.
-            port: The port.
-            address: The address that the host resolved to.
-        """
+        """Return why the client must not connect to the address that a URL's host resolved to, or None."""
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:

@@ -60,13 +60,7 @@ class TokenKeyError(Exception):
 
 
 class AccessTokens:
-    """The tokens of all destinations.
-
-    Args:
-        client: sends the requests, through the same address guard as deliveries.
-        now: returns a monotonic time in seconds.
-        wall: returns the seconds since the epoch.
-    """
+    """The tokens of all destinations. The client asks for them through the same address guard as deliveries."""
 
     def __init__(
         self,

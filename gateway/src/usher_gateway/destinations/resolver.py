@@ -79,11 +79,7 @@ class Resolver:
     ) -> list[ResolveResult]:
         """Return the first addresses of a name. Cancelling the caller does not stop the lookup.
 
-        Args:
-            host: The name.
-            port: The port, for the returned socket addresses.
-            family: The wanted addresses.
-            namespace: The namespace of the destination, whose share of the threads a lookup uses.
+        ``namespace``: the destination's, whose share of the threads a lookup uses.
 
         Raises:
             OSError: the name has no address.

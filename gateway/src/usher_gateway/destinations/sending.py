@@ -18,12 +18,7 @@ _LEAST_SECONDS = 0.1  # The time limit of a second request, if the first has use
 
 
 class Sender:
-    """Sends the requests of attempts.
-
-    Args:
-        client: sends single requests.
-        now: returns a monotonic time in seconds.
-    """
+    """Sends the requests of attempts."""
 
     def __init__(self, client: DestinationClient, now: Callable[[], float] = time.monotonic) -> None:
         self._client, self._now = client, now

@@ -51,9 +51,7 @@ _CLOSING = {400, 408, 413}  # Answers that close the connection, because nothing
 class RefusedError(Exception):
     """Nothing of the arrival is committed; the pipeline turns it into an answer.
 
-    Args:
-        reason: for the answer and the counts.
-        is_route_check: True for a request to `documents.ROUTE_CHECK_PATH`, which is not an arrival.
+    ``is_route_check``: it is a request to `documents.ROUTE_CHECK_PATH`, which is not an arrival.
     """
 
     def __init__(self, reason: model.RefusedReason, *, is_route_check: bool = False) -> None:

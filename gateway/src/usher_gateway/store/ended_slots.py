@@ -27,12 +27,7 @@ class LookUp(Protocol):
 
 
 class EndedSlots:
-    """Adds up the meters of all listeners for views that people ask for again and again.
-
-    Args:
-        look_up: returns the result of a query.
-        now: microseconds.
-    """
+    """Adds up the meters of all listeners for views that people ask for again and again."""
 
     def __init__(self, look_up: LookUp, now: Callable[[], int]) -> None:
         self._look_up, self._now = look_up, now

@@ -72,10 +72,7 @@ class NameNumbers:
     """The names that this gateway has met, and their numbers.
 
     A number has 62 bits: of a million names two get the same one with a chance of 1 to 9 million. Nobody can search for
-    such names without the key.
-
-    Args:
-        key: the same at all gateways of a store; up to 64 bytes.
+    such names without the key, which is the same at all gateways of a store.
     """
 
     def __init__(self, key: bytes = b"") -> None:

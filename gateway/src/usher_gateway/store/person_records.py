@@ -61,11 +61,8 @@ class PersonRecords(JobRunner):
     ) -> bool:
         """Erase some arrivals, about `erasures.STEP`, in one transaction; return False if all erasures have ended.
 
-        Args:
-            arrivals_of: as from left_to_erase(). An erasure without arrivals only begins.
-            now: microseconds.
-            on_cancelled: receives the row keys of pending deliveries, so that the caller can drop those in lanes.
-            mark_of_route: returns how the once-per marks of a route are made.
+        ``arrivals_of``: as from left_to_erase(); an erasure without arrivals only begins. ``on_cancelled`` receives the
+        row keys of pending deliveries, so that the caller can drop those in lanes.
         """
         keys = sorted({key for keys in arrivals_of.values() for key in keys})
         job = functools.partial(
@@ -121,10 +118,7 @@ class PersonRecords(JobRunner):
         From the first commit on no visit is stored. Then the pending deliveries are cancelled, slice by slice; a second
         call does the rest after a crash. ``on_cancelled`` is as for cancel().
 
-        Args:
-            tenants: person key -> its tenant, ``namespace/name``.
-            now: microseconds.
-            on_cancelled: receives the row keys of each slice.
+        ``tenants``: person key -> its tenant, ``namespace/name``.
         """
         added = await self._change(lambda transaction: suppressions.add(transaction, tenants, now))
         await self._end_of_older_writes()  # a visit that one of these accepts is pending then, and is cancelled too

@@ -29,11 +29,7 @@ class Transaction:
     deliveries, because their column ``owner`` says whose they are. Their writers add the names at its end, apply its
     in-memory results after the commit, and drop them on a rollback.
 
-    Args:
-        session: runs the statements of the transaction.
-        ids: makes the row keys.
-        names: the names that this gateway has met.
-        owner: the number of this gateway's run, to which the deliveries belong that it claims.
+    ``owner``: the number of this gateway's run, to which the deliveries belong that it claims.
     """
 
     def __init__(self, session: Session, *, ids: model.IdFactory, names: NameNumbers, owner: int) -> None:

@@ -37,9 +37,7 @@ _TABLES = "select tablename from pg_tables where schemaname = any(current_schema
 async def pending(connection: Connection, migrations: list[Migration] | None = None) -> list[Migration]:
     """Return the migrations that the database lacks. Changes nothing.
 
-    Args:
-        connection: of the database.
-        migrations: in order; None: all of this release.
+    ``migrations``: in order; None: all of this release.
 
     Raises:
         ConfigurationError: this gateway is too old for the schema, or the schema is too old for it.
@@ -55,9 +53,7 @@ async def pending(connection: Connection, migrations: list[Migration] | None = N
 async def migrate(connection: Connection, migrations: list[Migration] | None = None) -> list[Migration]:
     """Bring the schema up to date, each migration in a separate transaction; return the migrations that were made.
 
-    Args:
-        connection: a connection without an open transaction.
-        migrations: in order; None: all of this release.
+    ``connection``: one without an open transaction. ``migrations``: in order; None: all of this release.
 
     Raises:
         ConfigurationError: this gateway is too old for the schema, or the user may not change it.

@@ -37,13 +37,8 @@ _ZEROS = bytes(65_536)
 class Scrubber:
     """Clears the gaps of a database file that this process owns.
 
-    scrub() runs in the writer's thread, the other methods in any thread.
-
-    Args:
-        file: the database file, open for reading and writing.
-        log_path: the write-ahead log.
-        page_bytes: the size of a page.
-        is_swept: True if no gap of the file has anything to clear.
+    scrub() runs in the writer's thread, the other methods in any thread. ``is_swept``: no gap of the file has anything
+    to clear.
     """
 
     def __init__(self, file: IO[bytes], log_path: Path, page_bytes: int, *, is_swept: bool) -> None:
@@ -70,10 +65,8 @@ class Scrubber:
     def add_log(self, frames: int) -> None:
         """Add the pages whose last copy in the log has content in its gap.
 
-        Call it after a checkpoint, before the writer can restart the log.
-
-        Args:
-            frames: the committed frames of the log; what follows them may never be committed.
+        Call it after a checkpoint, before the writer can restart the log. What follows the committed ``frames`` of the
+        log may never be committed.
         """
         frame_bytes = _FRAME_HEADER + self._page_bytes
         with self._lock, self._log_path.open("rb", buffering=0) as log:
