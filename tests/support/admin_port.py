@@ -21,7 +21,7 @@ from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.admin.try_limits import TryTurns
 from usher_gateway.config import SourceStatus
-from usher_gateway.delivery import held_routes
+from usher_gateway.delivery import holds
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.cpu_limits import TenantBudgets
@@ -80,7 +80,7 @@ class Served:
         self.circuit = "Closed"  # Health, error and circuit of every destination
         self.is_refusing = False  # The listener lobby refuses every arrival
         self.refused_reason: str | None = None  # Why it does; None in the tests that need no reason
-        self.held = held_routes.HeldRoute("crm", "DestinationPaused", "")
+        self.held = holds.HeldRoute("crm", "DestinationPaused", "")
         """The route whose deliveries are held, with the Secret or field that they lack."""
         steps = ReplaySteps(
             store=bench.store,

@@ -32,9 +32,7 @@ from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
-from usher_gateway.delivery.held_routes import HeldRoutes
-from usher_gateway.delivery.holds import HoldReviewer
-from usher_gateway.delivery.quotas import QuotaCounter
+from usher_gateway.delivery.holds import HeldRoutes, HoldReviewer, QuotaCounter
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.sample import SampleSender
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner

@@ -17,7 +17,7 @@ from support import gateway as gateways
 from usher_gateway import documents, model
 from usher_gateway.admin import listings, tokens
 from usher_gateway.cli import tables
-from usher_gateway.delivery import held_routes
+from usher_gateway.delivery import holds
 
 LOBBY = """
 apiVersion: usher.dev/v1alpha1
@@ -583,7 +583,7 @@ async def test_held_delivery_shows_its_filter_and_the_path_that_failed(served: a
     changed = msgspec.structs.replace(lobby, routes=(route,))
     snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
     served.registry.apply(snapshot, now=0.0)
-    served.held = held_routes.HeldRoute("crm", "FilterError", "NoSuchField (body.user.tier)")
+    served.held = holds.HeldRoute("crm", "FilterError", "NoSuchField (body.user.tier)")
     plans = (samples.plan(hold=model.HoldReason.FilterError),)
     await served.bench.accept(samples.arrival("silver", if_visit=plans))
     (row,) = json.loads(await served.output_of("deliveries", "--reason", "FilterError", "-o", "json"))["rows"]

@@ -8,7 +8,7 @@ import pytest
 
 from support import delivery_samples
 from usher_gateway import documents, expression_samples, expressions
-from usher_gateway.delivery import answer_rules, outcome, payload
+from usher_gateway.delivery import outcome, payload
 from usher_gateway.destinations import DestinationAnswer
 
 NOW = delivery_samples.RECEIVED_AT
@@ -102,7 +102,7 @@ def test_header_that_is_not_utf_8_does_not_disturb_the_others() -> None:
 def test_client_reads_bodies_only_for_rules_that_look_at_them(when: str, reads: bool) -> None:
     destination = delivery_samples.destination(answers=(Rule("Dead", (200,), when),))
     assert payload.prepare(destination).reads_answer is reads
-    assert answer_rules.reads_body(delivery_samples.destination(answers=(Rule("Dead", (200,)),))) is False
+    assert outcome.rules_read_body(delivery_samples.destination(answers=(Rule("Dead", (200,)),))) is False
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from usher_gateway.admin.journal import ChangeJournal, Changes
 from usher_gateway.admin.run_state import RunState
 from usher_gateway.config import DocumentStatus, Source
 from usher_gateway.delivery import activity, circuit, dispatcher
-from usher_gateway.delivery.held_routes import HeldRoute
+from usher_gateway.delivery.holds import HeldRoute
 from usher_gateway.delivery.outcome import AnswerError
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import SendError

@@ -14,8 +14,7 @@ from usher_gateway.admin.try_limits import TryTurns
 from usher_gateway.config import Source
 from usher_gateway.delivery.dispatcher import Dispatcher
 from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
-from usher_gateway.delivery.held_routes import HeldRoutes
-from usher_gateway.delivery.holds import HoldReviewer
+from usher_gateway.delivery.holds import HeldRoutes, HoldReviewer
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.sample import SampleSender
 from usher_gateway.delivery.stepping import StepRunner

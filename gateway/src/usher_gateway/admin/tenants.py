@@ -124,7 +124,7 @@ class TenantTracker:
         is_rejecting: returns whether deliveries to a failing destination die at their first attempt.
         store: the store.
         clock: the clock.
-        quota_used: the used share of each tenant's quota (``delivery.quotas.QuotaCounter.used``).
+        quota_used: the used share of each tenant's quota (``delivery.holds.QuotaCounter.used``).
     """
 
     def __init__(

@@ -18,7 +18,7 @@ import msgspec
 
 import usher_gateway
 from usher_gateway import documents, model
-from usher_gateway.delivery import answer_rules
+from usher_gateway.delivery import outcome
 from usher_gateway.destinations import DestinationRequest
 
 EVENT_TYPE = "dev.usher.visit"  # CloudEvents `type`
@@ -104,7 +104,7 @@ def prepare(destination: documents.DestinationDocument) -> PreparedDestination:
     except ValueError as error:
         raise model.ConfigurationError(str(error), "repair the Secret that signing.secretRefs names") from None
     headers = (*agent, *destination.headers)
-    return PreparedDestination(destination, keys, headers, answer_rules.reads_body(destination))
+    return PreparedDestination(destination, keys, headers, outcome.rules_read_body(destination))
 
 
 def render(

@@ -12,7 +12,7 @@ import urllib.parse
 import msgspec
 
 from usher_gateway import documents, model
-from usher_gateway.delivery import answer_rules, outcome, payload
+from usher_gateway.delivery import outcome, payload
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import HINTS
 from usher_gateway.destinations.http import DestinationClient
@@ -114,7 +114,7 @@ class SampleSender:
         milliseconds = int((time.monotonic() - started) * 1000)
         classified = outcome.classify(answer, prepared.destination, self._clock.now())
         rules = prepared.destination.answers if answer.error is None else ()
-        applied = answer_rules.apply(rules, answer)
+        applied = outcome.apply_rules(rules, answer)
         return SampleResult(
             request=SampleRequest(
                 request.method,
