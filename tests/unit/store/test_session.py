@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from usher_gateway.store.session import Statement, columns, for_sqlite, run_to_end
-from usher_gateway.store.sqlite.session import SqliteSession
+from usher_gateway.store.sqlite.transaction import SqliteSession
 
 
 @pytest.fixture

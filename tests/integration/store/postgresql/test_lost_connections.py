@@ -12,9 +12,9 @@ from support import databases, engines, samples, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter
 from usher_gateway.store.group_commit import MANY_WAITING, Batch
+from usher_gateway.store.postgresql.connections import COMMIT_STEP
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
-from usher_gateway.store.postgresql.transaction import COMMIT_STEP
 from usher_gateway.store.postgresql.writer import LINES
 
 # Every commit of an arrival takes 0.3 s, and can be interrupted meanwhile.

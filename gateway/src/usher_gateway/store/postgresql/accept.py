@@ -16,7 +16,7 @@ from usher_gateway.store.jobs import suppressions
 from usher_gateway.store.jobs.changes import DELETE_MARKS
 from usher_gateway.store.jobs.creation import ADD_MARKS
 from usher_gateway.store.names import LACKS_NONE
-from usher_gateway.store.postgresql.transaction import Transaction
+from usher_gateway.store.postgresql.connections import Transaction
 from usher_gateway.store.session import columns
 
 # Visit times that are kept of one visitor. Only windows of less than ten minutes can reach it within a week.

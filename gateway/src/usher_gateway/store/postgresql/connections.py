@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: one bounded pool, time limits for statements and locks, and the sessions of jobs."""
+"""Connections to PostgreSQL: one bounded pool, time limits, and the sessions and transactions that jobs get."""
 
 import contextlib
 import ssl
@@ -9,6 +9,8 @@ import asyncpg
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.store import transaction
+from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import Row, Statement
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Connection[Any]"
@@ -217,3 +219,34 @@ class PostgresSession:
 
 def _text(statement: str | Statement) -> str:
     return statement.postgresql if isinstance(statement, Statement) else statement
+
+
+COMMIT_STEP = 4  # The numbers of a line's commits are this far apart: their remainder is the number of the line
+
+
+OWNERSHIP_LOST = "another gateway took over this one's deliveries, or the database went back to before this run began"
+
+
+class OwnershipLostError(model.StoreUnavailableError):
+    """This incarnation may not commit any more: another gateway ended it, or a restored database does not know it."""
+
+
+class Transaction(transaction.Transaction):
+    """One open transaction on PostgreSQL."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        incarnation: int,
+        number: int | None = None,
+        ids: model.IdFactory,
+        names: NameNumbers,
+        now: int,
+    ) -> None:
+        super().__init__(PostgresSession(connection), ids=ids, names=names, owner=incarnation)
+        self.connection = connection
+        self.number = number  # The number of its commit; None if it does without a row in `commits`
+        self.has_commit_row = False
+        """True once the row of the commit is inserted; after that, nothing may be counted any more."""
+        self.now = now

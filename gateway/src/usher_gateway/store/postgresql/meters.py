@@ -5,8 +5,7 @@ No two commits write the same row. An advisory lock lets one gateway at a time f
 
 from usher_gateway.store.jobs import meters
 from usher_gateway.store.postgresql import schema
-from usher_gateway.store.postgresql.connections import Connection, PostgresSession
-from usher_gateway.store.postgresql.transaction import COMMIT_STEP
+from usher_gateway.store.postgresql.connections import COMMIT_STEP, Connection, PostgresSession
 from usher_gateway.store.session import columns
 
 _GATHERED_COMMITS = 1_024  # Commits to sum in one transaction: many counts of a listener become a few meters

@@ -10,8 +10,7 @@ from usher_gateway.store.encodings import split_person_keys
 from usher_gateway.store.jobs import meters, retention
 from usher_gateway.store.jobs.retention import LEAST_SLICE, ExpiredArrival, RetentionWalk
 from usher_gateway.store.postgresql import schema
-from usher_gateway.store.postgresql.connections import Connection, PostgresSession
-from usher_gateway.store.postgresql.transaction import Transaction
+from usher_gateway.store.postgresql.connections import Connection, PostgresSession, Transaction
 from usher_gateway.store.session import columns
 
 _MOST = 1_000  # The largest slice

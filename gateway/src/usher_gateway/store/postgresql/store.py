@@ -29,14 +29,15 @@ from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.postgresql import incarnations, meters, prune
 from usher_gateway.store.postgresql.connections import (
     CONNECT_SECONDS,
+    OWNERSHIP_LOST,
     UNAVAILABLE,
     PostgresSession,
+    Transaction,
     acquired,
     describe,
     snapshot,
 )
 from usher_gateway.store.postgresql.opening import PostgresSettings, open_store
-from usher_gateway.store.postgresql.transaction import OWNERSHIP_LOST, Transaction
 from usher_gateway.store.postgresql.writer import LINES
 from usher_gateway.store.store import Store
 from usher_gateway.store.transaction import Job, Query

@@ -17,12 +17,15 @@ from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.jobs import settle
 from usher_gateway.store.names import NameNumbers, add_names
 from usher_gateway.store.postgresql.accept import Acceptance
-from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe
-from usher_gateway.store.postgresql.transaction import (
+from usher_gateway.store.postgresql.connections import (
     COMMIT_STEP,
+    CONNECT_SECONDS,
     OWNERSHIP_LOST,
+    UNAVAILABLE,
+    Connection,
     OwnershipLostError,
     Transaction,
+    describe,
 )
 
 _log = structlog.get_logger(__name__)

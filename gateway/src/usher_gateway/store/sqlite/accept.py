@@ -13,8 +13,7 @@ from usher_gateway.store.jobs import suppressions
 from usher_gateway.store.jobs.creation import EXISTING_MARKS
 from usher_gateway.store.session import columns
 from usher_gateway.store.sqlite.recent_index import RecentArrival, short_key
-from usher_gateway.store.sqlite.session import PAIR, insert_rows
-from usher_gateway.store.sqlite.transaction import Transaction
+from usher_gateway.store.sqlite.transaction import PAIR, Transaction, insert_rows
 
 _ARRIVAL = f"({','.join('?' * 14)})"
 # A new delivery: pending, in a lane or held, without attempts.

@@ -12,8 +12,7 @@ from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.recent_index import BUCKETS, FOLD_ROWS, short_key
-from usher_gateway.store.sqlite.session import PAIR, SqliteSession, insert_rows
-from usher_gateway.store.sqlite.transaction import fold_persons
+from usher_gateway.store.sqlite.transaction import PAIR, SqliteSession, fold_persons, insert_rows
 from usher_gateway.store.sqlite.writer import recover
 
 _SLICE = 1_000

@@ -27,8 +27,7 @@ from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database, meters, prune
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
-from usher_gateway.store.sqlite.session import SqliteSession
-from usher_gateway.store.sqlite.transaction import Transaction
+from usher_gateway.store.sqlite.transaction import SqliteSession, Transaction
 from usher_gateway.store.sqlite.writer import WriterThread, open_writer
 from usher_gateway.store.store import Store
 from usher_gateway.store.transaction import Job, Query

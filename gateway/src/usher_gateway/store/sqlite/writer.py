@@ -23,8 +23,7 @@ from usher_gateway.store.names import NameNumbers, UsedNames, add_names
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import accept, database, transaction
 from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex, short_key
-from usher_gateway.store.sqlite.session import PAIR, SqliteSession, insert_rows
-from usher_gateway.store.sqlite.transaction import Transaction
+from usher_gateway.store.sqlite.transaction import PAIR, SqliteSession, Transaction, insert_rows
 
 _CHECKPOINT_BUSY_MILLISECONDS = 20
 
