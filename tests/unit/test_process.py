@@ -6,20 +6,11 @@ from usher_gateway import process
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "planned"),
-    [
-        (1024, 1_048_576, (16_512, 10_000, 2_000, 4_000)),
-        (65_536, 65_536, (65_536, 10_000, 2_000, 4_000)),
-        (1024, 8192, (8192, 4096, 2000, 1584)),
-        (1024, 1024, (1024, 512, 96, 128)),
-        (256, 256, (256, 128, 24, 32)),
-    ],
+    ("limit", "planned"),
+    [(65_536, (10_000, 2_000, 4_000)), (8192, (4096, 512, 2048)), (1024, (512, 64, 256)), (256, (128, 16, 64))],
 )
-def test_connections_leave_descriptors_for_everything_else(
-    soft: int, hard: int, planned: tuple[int, int, int, int]
-) -> None:
-    plan = process.plan_descriptors(soft, hard, connections=10_000, idle=2_000, attempts=4_000)
-    assert plan == process.DescriptorPlan(*planned)
+def test_connections_leave_descriptors_for_everything_else(limit: int, planned: tuple[int, int, int]) -> None:
+    assert process.plan_descriptors(limit, process.DescriptorPlan(10_000, 2_000, 4_000)) == planned
 
 
 @pytest.mark.parametrize(

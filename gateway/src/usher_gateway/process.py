@@ -5,14 +5,16 @@ import gc
 import os
 import resource
 from pathlib import Path
+from typing import NamedTuple
 
-import msgspec
 import structlog
 
 _log = structlog.get_logger(__name__)
 
 # Descriptors kept for everything but connections and attempts: the store, files, name servers and the admin port.
 RESERVED_DESCRIPTORS = 512
+
+_PARTS = (2, 16, 4)  # With too few descriptors, connections get 1/2 of them, idle ones 1/16 and attempts 1/4
 
 MAX_ATTEMPTS = 4096  # The most attempts in flight that a process plans for
 
@@ -27,38 +29,34 @@ _MIN_ATTEMPTS = 64
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-class DescriptorPlan(msgspec.Struct, frozen=True):
-    """How a process divides its file descriptors, so that a flood of connections leaves enough for the rest."""
+class DescriptorPlan(NamedTuple):
+    """How many file descriptors each use may have, so that a flood of connections leaves enough for the others."""
 
-    soft_limit: int
-    """The soft limit to set."""
     connections: int
-    """How many connections the public port may have open."""
+    """Connections of the public port."""
     idle: int
-    """How many idle connections to destinations may stay open for later requests."""
+    """Idle connections to destinations, which stay open for later requests."""
     attempts: int
-    """How many attempts may be in flight."""
+    """Attempts in flight."""
 
 
-def plan_descriptors(soft_limit: int, hard_limit: int, *, connections: int, idle: int, attempts: int) -> DescriptorPlan:
-    """Divide the descriptors that the process may have (pure). The last three arguments are the wanted numbers."""
-    new_limit = max(soft_limit, min(connections + idle + attempts + RESERVED_DESCRIPTORS, hard_limit))
-    possible_connections = min(connections, max(new_limit - RESERVED_DESCRIPTORS - idle - attempts, new_limit // 2))
-    left = new_limit - possible_connections
-    possible_attempts = min(attempts, max(left - RESERVED_DESCRIPTORS - idle, left // 4))
-    left -= possible_attempts
-    possible_idle = min(idle, max(left - RESERVED_DESCRIPTORS, left // 4))
-    return DescriptorPlan(new_limit, possible_connections, possible_idle, possible_attempts)
+def plan_descriptors(limit: int, wanted: DescriptorPlan) -> DescriptorPlan:
+    """Divide the descriptors that the process may have (pure)."""
+    if sum(wanted) + RESERVED_DESCRIPTORS <= limit:
+        return wanted
+    return DescriptorPlan(*[min(count, limit // part) for count, part in zip(wanted, _PARTS, strict=True)])
 
 
 def reserve_descriptors(connections: int, idle: int, attempts: int) -> DescriptorPlan:
     """Raise the soft limit of this process as far as needed and allowed, and return how to divide it."""
+    wanted = DescriptorPlan(connections, idle, attempts)
     soft_limit, hard_limit = (
         1 << 30 if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
     )
-    planned = plan_descriptors(soft_limit, hard_limit, connections=connections, idle=idle, attempts=attempts)
-    if planned.soft_limit > soft_limit:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (planned.soft_limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    limit = max(soft_limit, min(sum(wanted) + RESERVED_DESCRIPTORS, hard_limit))
+    if limit > soft_limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    planned = plan_descriptors(limit, wanted)
     if planned.connections < connections:
         _log.warning(
             "connections_limited", connections=planned.connections, hint="raise the limit of open files (ulimit -n)"

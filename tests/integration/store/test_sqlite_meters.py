@@ -10,7 +10,7 @@ import pytest
 from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.jobs import meters
-from usher_gateway.store.session import for_sqlite
+from usher_gateway.store.session import for_sqlite, with_rows
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite import meters as folding
 
@@ -78,7 +78,7 @@ async def test_fold_rejects_batches_that_changed_since_gathering(bench: engines.
 
 async def test_visits_are_counted_from_a_covering_index(bench: engines.Bench) -> None:
     await bench.accept(*many(3))
-    statement = for_sqlite(meters._VISITS).with_rows(2)
+    statement = with_rows(for_sqlite(meters._VISITS), 2)
     with contextlib.closing(sqlite3.connect(bench.place / database.FILE_NAME)) as connection:
         plan = connection.execute(f"explain query plan {statement}", (0, 0, 1, 1, 2)).fetchall()
     assert [row[3] for row in plan] == [

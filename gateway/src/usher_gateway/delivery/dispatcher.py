@@ -115,7 +115,7 @@ class Dispatcher:
         if self._rates != previous_rates:
             for key, destination in snapshot.destinations.items():
                 self.scheduler.configure(key, self._share_of(destination), now)
-        for key, destination in documents.changed(self._documents.destinations, snapshot.destinations).items():
+        for key, destination in documents.changed(self._documents.snapshot.destinations, snapshot.destinations).items():
             previous = self._documents.destination(key)
             self.scheduler.configure(key, self._share_of(destination), now)
             self.scheduler.reset(key, now)
@@ -143,7 +143,7 @@ class Dispatcher:
             return
         self._replicas = replicas
         now = self._clock.steady()
-        for key, destination in self._documents.destinations.items():
+        for key, destination in self._documents.snapshot.destinations.items():
             limits = self._share_of(destination)
             self.scheduler.share(key, limits, now)
             if limits.concurrency == 0:
@@ -248,7 +248,7 @@ class Dispatcher:
         _log.warning(
             "circuit_opened",
             destination=destination,
-            tenants=self._documents.first_tenants_of(destination),
+            tenants=self._documents.snapshot.first_tenants_of(destination),
             error=error,
             status=status or None,
             hint=HINTS.get(error),

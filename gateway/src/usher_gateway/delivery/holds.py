@@ -207,7 +207,7 @@ class HoldReviewer:
 
     async def review(self) -> None:
         """Expire, release or cancel each group of held deliveries."""
-        await self._quotas.count(self._documents.listeners.values())
+        await self._quotas.count(self._documents.snapshot.listeners.values())
         has_new = self._held_routes.begin_review()
         expired = await self._store.expire_held(self._clock.confirmed())
         if expired:

@@ -45,7 +45,7 @@ class RouteDocuments:
 
     def __init__(self, *, keys: model.Keys) -> None:
         self._keys = keys
-        self._snapshot = documents.Snapshot({}, {})
+        self.snapshot = documents.Snapshot({}, {})
         self._routes: dict[tuple[str, str], documents.Route] = {}
         self._expression_editions: dict[tuple[str, str], int] = {}
         """(listener, route), or (destination, ""), -> how often its expressions changed since the start."""
@@ -54,8 +54,8 @@ class RouteDocuments:
 
     def apply(self, snapshot: documents.Snapshot) -> ChangedKeys:
         """Use new documents from now on."""
-        previous = self._snapshot
-        self._snapshot = snapshot
+        previous = self.snapshot
+        self.snapshot = snapshot
         destinations = documents.changed(previous.destinations, snapshot.destinations).keys() | (
             previous.destinations.keys() - snapshot.destinations.keys()
         )
@@ -70,29 +70,15 @@ class RouteDocuments:
             self._apply_listener(key, previous.listeners.get(key), changed_listeners.get(key))
         return ChangedKeys(listeners, destinations)
 
-    @property
-    def listeners(self) -> Mapping[str, documents.ListenerDocument]:
-        """The newest documents of all listeners."""
-        return self._snapshot.listeners
-
-    @property
-    def destinations(self) -> Mapping[str, documents.DestinationDocument]:
-        """The newest documents of all destinations."""
-        return self._snapshot.destinations
-
     def destination(self, key: str) -> documents.DestinationDocument | None:
         """Return the newest document of a destination."""
-        return self._snapshot.destinations.get(key)
-
-    def first_tenants_of(self, destination: str) -> list[str]:
-        """Return some tenants with a route to a destination."""
-        return self._snapshot.first_tenants_of(destination)
+        return self.snapshot.destinations.get(key)
 
     def prepared_destination(self, key: str) -> payload.PreparedDestination | None:
         """Return a destination that is ready for attempts, or None if its headers or secrets cannot be used."""
         if key not in self._prepared:
             try:
-                self._prepared[key] = payload.prepare(self._snapshot.destinations[key])
+                self._prepared[key] = payload.prepare(self.snapshot.destinations[key])
             except model.ConfigurationError as error:
                 _log.error("destination_rejected", destination=key, reason=str(error), hint=error.hint)
                 self._prepared[key] = None
@@ -100,7 +86,7 @@ class RouteDocuments:
 
     def listener(self, name: model.ListenerName) -> documents.ListenerDocument | None:
         """Return the newest document of a listener. A listener of another tenant with the same name is another one."""
-        document = self._snapshot.listeners.get(name.key)
+        document = self.snapshot.listeners.get(name.key)
         return document if document is not None and document.tenant.name == name.tenant else None
 
     def live_route(self, definition: model.RouteDefinition) -> documents.Route | None:

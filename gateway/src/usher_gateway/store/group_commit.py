@@ -143,10 +143,6 @@ class GroupCommit:
         self.committer = committer
         self._is_writing = True
 
-    async def stop_writing(self) -> None:
-        """End after the batches in the committer's hands."""
-        await self.committer.stop()
-
     # Handing in work
 
     def accept(self, arrival: model.Arrival) -> "asyncio.Future[model.Accepted]":

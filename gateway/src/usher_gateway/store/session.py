@@ -83,10 +83,6 @@ class SqliteStatement(NamedTuple):
     first_number: int
     """The number of the first placeholder of the list or of the rows."""
 
-    def with_rows(self, count: int) -> str:
-        """Return the text with the placeholders of this many rows."""
-        return _with_rows(self, count)
-
 
 @functools.lru_cache(maxsize=512)
 def for_sqlite(statement: str | Statement) -> SqliteStatement:
@@ -119,7 +115,8 @@ def for_sqlite(statement: str | Statement) -> SqliteStatement:
 
 
 @functools.lru_cache(maxsize=4096)
-def _with_rows(statement: SqliteStatement, count: int) -> str:
+def with_rows(statement: SqliteStatement, count: int) -> str:
+    """Return the text of a statement with the placeholders of this many rows."""
     number = statement.first_number
     if not statement.is_rows:
         return statement.text.replace("{rows}", ",".join([f"?{number + step}" for step in range(count)]))

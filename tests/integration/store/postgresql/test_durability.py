@@ -80,7 +80,7 @@ async def test_sessions_wait_for_the_disk_whatever_the_defaults_are(server: Post
     server.execute("alter system set synchronous_commit = 'off'")
     server.execute("select pg_reload_conf()")
     server.execute("alter role usher set synchronous_commit = 'off'")
-    pool = await connections.open_pool(server.dsn(), None, connections.PoolBounds(), "Local")
+    pool = await connections.open_pool(server.dsn(), None, connections.POOL_SIZE, "Local")
     try:
         async with connections.acquired(pool) as connection:
             assert await connection.fetchval("show synchronous_commit") == "on"

@@ -40,7 +40,7 @@ def store(dsn: str, **settings: Any) -> PostgresStore:
 
 
 async def migrate(dsn: str, migrations: list[Migration]) -> list[Migration]:
-    pool = await connections.open_pool(dsn, None, connections.PoolBounds(1, 1))
+    pool = await connections.open_pool(dsn, None, 1)
     try:
         async with pool.acquire() as connection:
             return await schema.migrate(connection, migrations)

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import asyncpg
-import msgspec
 
 from usher_gateway import model
 from usher_gateway.store import transaction
@@ -84,17 +83,14 @@ def durability_problem(settings: Mapping[str, str], durability: Durability) -> s
     return None
 
 
-class PoolBounds(msgspec.Struct, frozen=True):
-    """The size of the pool. Two connections commit (``writer.LINES``), the others read and do upkeep."""
-
-    least: int = 2
-    most: int = 6
+# Connections of a gateway. Two of them commit (``writer.LINES``), the others read and do upkeep.
+POOL_SIZE = 6
 
 
 async def open_pool(
     dsn: str,
     password: str | None,
-    bounds: PoolBounds,
+    size: int,
     durability: Durability | None = None,
 ) -> "asyncpg.Pool[Any]":
     """Connect to a database. Every connection is checked for ``durability`` before its first use, if it is given.
@@ -112,8 +108,8 @@ async def open_pool(
         return await asyncpg.create_pool(
             dsn,
             password=password,
-            min_size=bounds.least,
-            max_size=bounds.most,
+            min_size=min(size, 2),
+            max_size=size,
             timeout=CONNECT_SECONDS,
             command_timeout=_COMMAND_SECONDS,
             target_session_attrs="read-write",  # of several hosts, the primary

@@ -13,7 +13,7 @@ from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, UNFINISHED, Row, n
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
 from usher_gateway.store.postgresql import incarnations, meters, schema
 from usher_gateway.store.postgresql.accept import MOST_TIMES
-from usher_gateway.store.postgresql.connections import UNAVAILABLE, Connection, PoolBounds, describe, open_pool
+from usher_gateway.store.postgresql.connections import UNAVAILABLE, Connection, describe, open_pool
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.session import columns
 
@@ -68,7 +68,7 @@ class PostgresCopy:
         Raises:
             UsherError: see Store.open(); StoreUnavailableError if the server cannot be reached.
         """
-        self._pool = await open_pool(self._settings.dsn, self._settings.password, PoolBounds(1, 1))
+        self._pool = await open_pool(self._settings.dsn, self._settings.password, 1)
         try:
             self._connection = await self._pool.acquire()
             async with self._connected() as connection:

@@ -16,9 +16,9 @@ from usher_gateway.store.migrations import Migration
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.postgresql import incarnations, schema
 from usher_gateway.store.postgresql.connections import (
+    POOL_SIZE,
     UNAVAILABLE,
     Durability,
-    PoolBounds,
     PostgresSession,
     describe,
     open_pool,
@@ -37,14 +37,13 @@ _HIGHEST_KEY = """
 
 
 class PostgresSettings(msgspec.Struct, frozen=True):
-    """Where the database is, and the bounds of its pool."""
+    """Where the database is, and what it must promise."""
 
     dsn: str
     key_fingerprint: str
     password: str | None = None
     names_key: bytes = b""
     """Key of the numbers of names (``store/names.py``)."""
-    pool: PoolBounds = PoolBounds()
     durability: Durability = "Local"
     may_migrate: bool = True
     """False: the schema must be new enough already."""
@@ -58,7 +57,7 @@ async def open_store(
     Raises:
         UsherError: see Store.open(); StoreUnavailableError if the server cannot be reached.
     """
-    pool = await open_pool(settings.dsn, settings.password, settings.pool, settings.durability)
+    pool = await open_pool(settings.dsn, settings.password, POOL_SIZE, settings.durability)
     try:
         return await _open(pool, names, settings, now)
     except asyncpg.InsufficientPrivilegeError:
@@ -134,7 +133,7 @@ async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migr
         UsherError: see schema.migrate(); StoreUnavailableError if the server cannot be reached; ConfigurationError if
             the user may not read the tables.
     """
-    pool = await open_pool(dsn, password, PoolBounds(1, 1))
+    pool = await open_pool(dsn, password, 1)
     try:
         async with pool.acquire() as connection:
             if dry_run:

@@ -114,7 +114,7 @@ class PostgresStore(Store):
                     await self.flush()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_SECONDS):
-                await self._commits.stop_writing()
+                await self._commits.committer.stop()
         with contextlib.suppress(*UNAVAILABLE):
             async with asyncio.timeout(_FLUSH_SECONDS), self._pool.acquire() as connection:
                 await incarnations.end(connection, self.incarnation)

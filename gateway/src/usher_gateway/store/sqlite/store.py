@@ -118,7 +118,7 @@ class SqliteStore(Store):
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self.flush()
         await self._reader.close()
-        await self._commits.stop_writing()
+        await self._commits.committer.stop()
         await asyncio.to_thread(self.writer.close)
 
     def _check_arrival(self, arrival: model.Arrival) -> None:

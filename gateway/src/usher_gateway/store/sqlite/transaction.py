@@ -18,7 +18,7 @@ from typing import Literal
 from usher_gateway import model
 from usher_gateway.store import transaction
 from usher_gateway.store.names import NameNumbers
-from usher_gateway.store.session import Row, SqliteStatement, Statement, for_sqlite
+from usher_gateway.store.session import Row, SqliteStatement, Statement, for_sqlite, with_rows
 from usher_gateway.store.sqlite.recent_index import RecentIndex
 
 _MOST_ROWS = 64  # Rows or keys per execution of a statement
@@ -59,7 +59,7 @@ class SqliteSession:
                 # Repeat the last key, so that there are only seven forms of the statement to prepare.
                 part += [part[-1]] * ((1 << (len(part) - 1).bit_length()) - len(part))
             flat = itertools.chain.from_iterable(part)
-            yield self._connection.execute(statement.with_rows(len(part)), [*single, *flat])
+            yield self._connection.execute(with_rows(statement, len(part)), [*single, *flat])
 
 
 def insert_rows(connection: sqlite3.Connection, head: str, row: str, rows: Sequence[Sequence[object]]) -> None:
