@@ -117,7 +117,8 @@ _BAD_ANSWER = Outcome(OutcomeKind.Retry, SendError.BadAnswer, blames_destination
 def classify(answer: DestinationAnswer, destination: documents.DestinationDocument, now: int) -> Outcome:
     """Classify an answer. ``now`` (microseconds) is needed for a ``Retry-After`` that is a date."""
     if answer.error is not None:
-        return _without_answer(answer.error)
+        is_for_a_person = answer.error in _FOR_A_PERSON
+        return Outcome(OutcomeKind.Retry, answer.error, slow=is_for_a_person, blames_destination=True)
     outcome = _by_rule(answer, destination) or _by_status(answer, destination)
     asked_for = _retry_after_of(answer, destination, now) if outcome.kind is OutcomeKind.Retry else 0
     return msgspec.structs.replace(outcome, retry_after=asked_for) if asked_for else outcome
@@ -228,23 +229,12 @@ def retry_after(value: str, now: int) -> int:
     return max(0, min(int(moment) * model.MICROSECONDS - now, MAX_RETRY_AFTER_SECONDS * model.MICROSECONDS))
 
 
-def _without_answer(error: SendError) -> Outcome:
-    return Outcome(
-        OutcomeKind.Retry,
-        error,
-        slow=error in _FOR_A_PERSON,
-        blames_destination=True,
-    )
-
-
-def _confirmed(answer: DestinationAnswer, expected: tuple[str, str] | None) -> bool:
-    return expected is None or answer.headers.get(expected[0].lower(), "").strip() == expected[1]
-
-
 def _by_status(answer: DestinationAnswer, destination: documents.DestinationDocument) -> Outcome:
     status = answer.status
     if 200 <= status < 300:
-        return DELIVERED if _confirmed(answer, destination.success_header) else _SUCCESS_HEADER_MISSING
+        expected = destination.success_header
+        is_confirmed = expected is None or answer.headers.get(expected[0].lower(), "").strip() == expected[1]
+        return DELIVERED if is_confirmed else _SUCCESS_HEADER_MISSING
     outcome = _BY_STATUS.get(status)
     if outcome is not None:
         return outcome

@@ -349,7 +349,7 @@ def signing_key(secret: str) -> bytes:
     try:
         key = (
             base64.b64decode(secret.removeprefix(_BASE64_MARK), validate=True)
-            if _is_encoded(secret)
+            if secret.startswith(_BASE64_MARK)
             else secret.encode()
         )
     except binascii.Error:
@@ -370,7 +370,3 @@ def signature(keys: Sequence[bytes], webhook_id: str, timestamp: int, body: byte
 
 def _digest(key: bytes, message: bytes) -> str:
     return binascii.b2a_base64(hmac.digest(key, message, "sha256"), newline=False).decode()
-
-
-def _is_encoded(secret: str) -> bool:
-    return secret.startswith(_BASE64_MARK)

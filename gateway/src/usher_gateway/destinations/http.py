@@ -107,7 +107,7 @@ class DestinationClient:
     @property
     def idle_connections(self) -> int:
         """Connections that are open and wait for a request."""
-        return self._connector.idle_count
+        return len(self._connector.idle)
 
     async def send(self, request: DestinationRequest, timeout_seconds: float) -> DestinationAnswer:
         """Send one request. Returns within ``timeout_seconds``, and raises only ``CancelledError``."""
@@ -299,7 +299,7 @@ class _Attempt:
             case TimeoutError():
                 return self._timeout_code()
             case aiohttp.ClientConnectorCertificateError():
-                return _certificate_code(error.certificate_error)
+                return _CERTIFICATE_CODES.get(getattr(error.certificate_error, "verify_code", 0), SendError.TLSError)
             case aiohttp.ClientSSLError():
                 return SendError.TLSError
             case aiohttp.ClientConnectorDNSError():
@@ -332,10 +332,6 @@ _CERTIFICATE_CODES = {
     **dict.fromkeys((62, 64), SendError.TLSNameMismatch),
     **dict.fromkeys((9, 10), SendError.TLSDateInvalid),
 }
-
-
-def _certificate_code(error: Exception) -> SendError:
-    return _CERTIFICATE_CODES.get(getattr(error, "verify_code", 0), SendError.TLSError)
 
 
 _current_attempt: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("the attempt that the current task makes")
@@ -371,13 +367,8 @@ class _GuardedConnector(aiohttp.TCPConnector):
         )
         self._guard = guard
         self._max_idle = max_idle
-        self._idle: dict[_ReceiveLimiter, None] = {}
+        self.idle: dict[_ReceiveLimiter, None] = {}  # The connections that wait for a request
         self._idle_per_destination: dict[_Destination, int] = {}
-
-    @property
-    def idle_count(self) -> int:
-        """Connections that wait for a request."""
-        return len(self._idle)
 
     async def connect(
         self,
@@ -439,16 +430,16 @@ class _GuardedConnector(aiohttp.TCPConnector):
         """
         limiter.end()
         idle_here = self._idle_per_destination.get(limiter.destination, 0)
-        has_room = len(self._idle) < self._max_idle and idle_here < MAX_IDLE_PER_DESTINATION
+        has_room = len(self.idle) < self._max_idle and idle_here < MAX_IDLE_PER_DESTINATION
         if has_room and limiter.is_clean and limiter.has_sent_all:
-            self._idle[limiter] = None
+            self.idle[limiter] = None
             self._idle_per_destination[limiter.destination] = idle_here + 1
         else:
             limiter.abort()
 
     def _forget_idle(self, limiter: "_ReceiveLimiter") -> None:
-        if limiter in self._idle:
-            del self._idle[limiter]
+        if limiter in self.idle:
+            del self.idle[limiter]
             left = self._idle_per_destination[limiter.destination] - 1
             if left:
                 self._idle_per_destination[limiter.destination] = left
@@ -456,7 +447,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
                 del self._idle_per_destination[limiter.destination]
 
     def _abort_idle(self) -> None:
-        for limiter in list(self._idle):
+        for limiter in list(self.idle):
             limiter.abort()
 
 

@@ -49,7 +49,7 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: tuple[Netwo
     """
     address = peer
     hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
-    while hops and _is_in(address, trusted):
+    while hops and is_in(address, trusted):
         hop = _without_port(hops.pop()).partition("%")[0]  # a zone is text of the sender's choice
         try:
             ipaddress.ip_address(hop)
@@ -59,12 +59,8 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: tuple[Netwo
     return address
 
 
-def source_is_allowed(address: str, ranges: tuple[Network, ...]) -> bool:
+def is_in(address: str, ranges: tuple[Network, ...]) -> bool:
     """Return whether an address lies in one of the ranges. Text that is not an address lies in none."""
-    return _is_in(address, ranges)
-
-
-def _is_in(address: str, ranges: tuple[Network, ...]) -> bool:
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -161,7 +161,7 @@ class ArrivalPipeline:
         document = listener.document
         if listener.source_ranges:
             client = _client_of(listener, request)
-            if not auth.source_is_allowed(client, listener.source_ranges):
+            if not auth.is_in(client, listener.source_ranges):
                 listener.counters.unexpected_source = client
                 if document.source_policy == "Enforce":
                     raise answers.RefusedError(model.RefusedReason.SourceNotAllowed)

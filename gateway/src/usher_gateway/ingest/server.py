@@ -245,8 +245,10 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         self.socket = cast("asyncio.Transport", transport)
         self.socket.set_write_buffer_limits(_UNREAD_ANSWER_BYTES)  # the default for TLS is 512 KiB
-        if self not in self.server.connections and not self.server.admit(self, _address_of(transport)):
-            self.hang_up(model.RefusedReason.QueueFull)
+        if self not in self.server.connections:  # one over TLS counts since its acceptance
+            peer = transport.get_extra_info("peername")  # None if it has left
+            if not self.server.admit(self, str(peer[0]) if peer else ""):
+                self.hang_up(model.RefusedReason.QueueFull)
 
     def force_close(self) -> None:
         """Close at once, also during the TLS handshake."""
@@ -512,12 +514,6 @@ class Connection(web.RequestHandler):
     def _end(self) -> None:
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)
-
-
-def _address_of(transport: asyncio.BaseTransport) -> str:
-    """Return the address of the peer; ``""`` if it has left."""
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]) if peer else ""
 
 
 class PublicServer:

@@ -106,7 +106,7 @@ class Proxies:
         return request.secure or forwarded.partition(",")[0].strip().lower() == "https"
 
     def _is_trusted(self, request: web.Request) -> bool:
-        return auth.source_is_allowed(request.remote or "", self._networks)
+        return auth.is_in(request.remote or "", self._networks)
 
 
 def _parse_role(text: str) -> tuple[str, Role]:

@@ -320,7 +320,8 @@ class GroupCommit:
     def _draw_batch(self) -> _InFlight | None:
         entries = self._draw_entries()
         waiters = self._take_waiters()
-        if not (entries or self._settlements or self._unacknowledged or waiters or self._counts_are_due()):
+        counts_are_due = bool(self._counts) and self._loop.time() >= self._next_counts
+        if not (entries or self._settlements or self._unacknowledged or waiters or counts_are_due):
             return None if self.is_available else _InFlight(Batch(job=self.committer.test_write, now=self._now()))
         settlements = [self._settlements.popleft() for _ in range(min(len(self._settlements), _SETTLEMENTS_PER_BATCH))]
         unacknowledged = self._unacknowledged
@@ -344,9 +345,6 @@ class GroupCommit:
         waiters = self._waiters
         self._waiters = []
         return waiters
-
-    def _counts_are_due(self) -> bool:
-        return bool(self._counts) and self._loop.time() >= self._next_counts
 
     # Results
 

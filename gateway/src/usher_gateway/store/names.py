@@ -118,10 +118,6 @@ class NameNumbers:
         digest = hashlib.blake2b(msgspec.json.encode(name), digest_size=8, key=self._key).digest()
         return int.from_bytes(digest) >> 2
 
-    def listener_name(self, number: int) -> model.ListenerName:
-        """Return the name of a listener."""
-        return self.listeners.get(number) or unknown_listener(number)
-
     def definition(self, number: int) -> model.RouteDefinition:
         """Return the definition of a route."""
         return self.definitions.get(number) or unknown_route(number)
@@ -130,7 +126,7 @@ class NameNumbers:
         """Add up counts by listener; return them by namespace and name of the tenant."""
         totals: dict[tuple[str, str], int] = {}
         for number, count in counts.items():
-            name = self.listener_name(number)
+            name = self.listeners.get(number) or unknown_listener(number)
             tenant = (name.namespace, name.tenant)
             totals[tenant] = totals.get(tenant, 0) + count
         return totals

@@ -142,7 +142,8 @@ class Writer(BisectingWriter):
             self._mark_unacknowledged(opened, batch)  # after folding, because it changes the folded rows
             for listener, slot, counter, count in batch.counts:
                 opened.meter(opened.listener(listener), slot, counter, count)
-            self._write_meters(opened)
+            if packed := opened.packed_meters():
+                self.connection.execute("insert into meter_batches (counts) values (?)", (packed,))
             self._fold_persons(len(recent))
             new_names = self._new_names(opened.used)
             await add_names(opened.session, new_names)
@@ -156,7 +157,8 @@ class Writer(BisectingWriter):
                 self.connection.execute("rollback")
             raise
         self.commit_number = number
-        self._note_stored(new_names)
+        self._stored_listeners.update(new_names.listeners.values())
+        self._stored_routes.update([numbers.number for _, numbers in new_names.routes.values()])
         self.owned.mark(number)
         self._update_recent_index(recent, batch, has_folded)
         self._update_claimed(accepted, batch, opened)
@@ -187,15 +189,6 @@ class Writer(BisectingWriter):
         }
         new.routes = {key: route for key, route in used.routes.items() if route[1].number not in self._stored_routes}
         return new
-
-    def _note_stored(self, new: UsedNames) -> None:
-        self._stored_listeners.update(new.listeners.values())
-        self._stored_routes.update([numbers.number for _, numbers in new.routes.values()])
-
-    def _write_meters(self, opened: Transaction) -> None:
-        packed = opened.packed_meters()
-        if packed:
-            opened.connection.execute("insert into meter_batches (counts) values (?)", (packed,))
 
     def _fold_persons(self, arrivals: int) -> None:
         self._unfolded_persons += arrivals
@@ -337,7 +330,8 @@ def recover(owned: database.OwnedDatabase, names: NameNumbers, fold_rows: int, n
     owned.check_mark(_number(connection, "commit_number"))
     (highest,) = connection.execute(_HIGHEST_KEY).fetchone()
     connection.execute("begin immediate")
-    recovered = _recover_claimed(connection, now)
+    # The lock proves that the previous gateway is dead.
+    recovered = connection.execute(_RECOVER_CLAIMED, (now, _number(connection, "lanes_from"))).rowcount
     recent_index = RecentIndex(fold_rows)
     _read_recent(connection, recent_index)
     report = OpenReport(highest, recovered, "Local", _number(connection, "confirmed_at"))
@@ -361,11 +355,6 @@ def _read_stored_bytes(connection: sqlite3.Connection, names: NameNumbers) -> di
     run_to_end(names.load_listeners(session))
     run_to_end(names.load_routes(session))
     return names.by_tenant(run_to_end(meters.stored_bytes(session)))
-
-
-def _recover_claimed(connection: sqlite3.Connection, now: int) -> int:
-    """Move what the previous gateway had claimed to the backlog; the lock proves that it is dead."""
-    return connection.execute(_RECOVER_CLAIMED, (now, _number(connection, "lanes_from"))).rowcount
 
 
 def _read_recent(connection: sqlite3.Connection, recent_index: RecentIndex) -> None:
