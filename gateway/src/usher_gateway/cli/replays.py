@@ -5,7 +5,7 @@ The gateway creates the deliveries step by step, so a replay goes on if the comm
 
 import sys
 import time
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -29,13 +29,8 @@ from usher_gateway.cli.admin_client import (
     quoted,
     with_filters,
 )
-from usher_gateway.cli.changes import print_preview, select
+from usher_gateway.cli.changes import All, Ids, Yes, change_selected, print_preview, select
 
-_Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
-_All = Annotated[bool, typer.Option("--all", help="Select every visit.")]
-_Yes = Annotated[
-    bool, typer.Option("--yes", help="Do it. Without it, count and show what would be delivered, and exit with 2.")
-]
 _YesCancel = Annotated[
     bool, typer.Option("--yes", help="Do it. Without it, show what this would end and cancel, and exit with 2.")
 ]
@@ -60,15 +55,6 @@ _CONFIRM = "give --yes to do it"
 
 _POLL_SECONDS = 1.0
 _LINE_SECONDS = 10.0  # Seconds between two lines of progress outside a terminal
-
-_SAMPLE_COLUMNS: tuple[listings.Column, ...] = (
-    ("RECEIVED (UTC)", listings.short_time_cell("receivedAt")),
-    ("VISIT", lambda row: str(row["visit"])[: listings.SHORT_ID]),
-    ("RESULT", listings.text_cell("result")),
-    ("DESTINATION", listings.text_cell("destination")),
-    ("TENANT", listings.text_cell("tenant")),
-    ("ROUTE", listings.text_cell("route")),
-)
 
 
 def _deliveries(row: listings.Row) -> str:
@@ -98,15 +84,15 @@ def register(app: typer.Typer) -> None:
 @with_filters(*ROUTE_FILTERS, *PERIOD_FILTERS)
 def replay_visits(
     *,
-    ids: _Ids = None,
+    ids: Ids = None,
     reason: _Reasons = None,
     state: _States = None,
-    everything: _All = False,
+    everything: All = False,
     ignore_once_per: _IgnoreOncePer = False,
     ignore_expiry: _IgnoreExpiry = False,
     ignore_pause: _IgnorePause = False,
     rate: _Rate = 20,
-    yes: _Yes = False,
+    yes: Yes = False,
     output: DocumentOutput = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
@@ -131,32 +117,23 @@ def replay_visits(
         )
     question = selection | {name: value for name, value in results.items() if value} | {"perSecond": rate}
     question |= {"ignoreOncePer": ignore_once_per, "ignoreExpiry": ignore_expiry, "ignorePause": ignore_pause}
-    if not yes:
-        answer = client.post("/api/replays", question | {"dryRun": True})
-        _preview(answer, rate, output, has_results=any(results.values()))
-    replay = client.post("/api/replays", question)
+    replay = change_selected(
+        client,
+        "/api/replays",
+        question,
+        yes=yes,
+        output=output,
+        confirm=_CONFIRM if any(results.values()) else "give --yes, and --reason or --state with what to replay",
+    )
     if output == "json":
         tables.print_json(replay)
-        return
-    _watch(client, replay)
+    else:
+        _watch(client, replay)
 
 
 def _joined(values: list[str] | None) -> str | None:
     names = [name.strip() for value in values or [] for name in value.split(",") if name.strip()]
     return ",".join(names) or None
-
-
-def _preview(answer: listings.Row, rate: int, output: tables.OutputFormat, *, has_results: bool) -> NoReturn:
-    """Print what a replay would deliver, and end the command."""
-    print_preview(answer, output)
-    count, sample = answer["selected"], answer["sample"]
-    if sample and output == "text":
-        typer.echo(f"\nThe newest {len(sample)}:" if len(sample) > 1 else "\nThe newest:")
-        tables.print_rows(sample, _SAMPLE_COLUMNS, "text", "")
-    least = "" if answer["complete"] else "at least "
-    duration = f", in {tables.duration(count / rate)} or more" if count >= rate else ""
-    hint = _CONFIRM if has_results else "give --yes, and --reason or --state with what to replay"
-    fail(f"this would create {least}{counted(count, 'delivery')}{duration}", answer["whyNone"] or hint, USAGE)
 
 
 def _watch(client: AdminClient, replay: listings.Row) -> None:
