@@ -201,7 +201,7 @@ def test_programs_know_the_arguments_that_the_pods_give_them(values: Path) -> No
     assert len(pods) == 6
     for pod in pods:
         program, name, *arguments = pod["containers"][0]["args"]
-        command = command_of(program).commands[name]
+        command = command_of(program).get_command(None, name)
         command.make_context(name, list(arguments))  # parses, and refuses what it does not know
 
 

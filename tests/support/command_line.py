@@ -17,7 +17,8 @@ ROOT_COMMAND: Any = typer.main.get_command(_APP)
 
 def commands(group: Any = ROOT_COMMAND, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every command with its full name, including commands of groups."""
-    for name, command in group.commands.items():
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
         if hasattr(command, "commands"):
             yield from commands(command, f"{prefix}{name} ")
         else:

@@ -6,7 +6,7 @@ import dataclasses
 from usher_gateway.admin import listings
 columns = (*listings.VISITS.columns, ("VENUE", listings.text_cell("venue")))
 listings.VISITS = dataclasses.replace(listings.VISITS, columns=columns)
-from usher_gateway.cli import main
+from usher_gateway.cli import find
 """
 
 

@@ -16,6 +16,8 @@ from aiohttp import web
 from usher_gateway import model, timing
 from usher_gateway.admin import listings
 from usher_gateway.admin.tokens import Caller
+from usher_gateway.delivery import outcome
+from usher_gateway.destinations import SendError
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import LONGEST_PAGE, Filter
 
@@ -30,6 +32,23 @@ _SHOWN_CANDIDATES = 5
 _PARAMETERS = tuple(flag.name for flag in listings.FILTERS)  # Of a query, besides ids and those of single endpoints
 _NAMES = ("namespace", "tenant", "listener", "route", "destination", "reason", "state")  # Parameters of limited length
 _NOT_STORED = {"probe", "refused", "suppressed"}  # Values of `countedAs` that no row of the ledger has
+
+# Path of a listing -> the reasons that a filter may have there.
+REASONS: Mapping[str, frozenset[str]] = {
+    "/api/visits": listings.VISIT_REASONS,
+    "/api/quarantine": listings.QUARANTINE_REASONS,
+    # Of holds, of cancelled deliveries, of failed attempts, and of pending deliveries without an attempt.
+    "/api/deliveries": frozenset[str](
+        {
+            *model.HoldReason.__members__,
+            *model.CancelReason.__members__,
+            *SendError,
+            *outcome.AnswerError,
+            outcome.INTERNAL_ERROR,
+            "NotTried",
+        }
+    ),
+}
 
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 

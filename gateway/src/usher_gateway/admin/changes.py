@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings, name_check, status
+from usher_gateway.admin import api, name_check, status
 from usher_gateway.admin.audit import Changed
 from usher_gateway.admin.parts import Parts
 from usher_gateway.ingest.pipeline import rebuild_arrival
@@ -75,7 +75,7 @@ async def _change(
 ) -> web.StreamResponse:
     """Change the selected deliveries; with ``dryRun`` only count them by reason."""
     with api.parsing():
-        selection, audited, where = await _read_selection(parts, request, listings.DELIVERY_REASONS)
+        selection, audited, where = await _read_selection(parts, request, api.REASONS["/api/deliveries"])
         if selection.dry_run:
             preview = await parts.store.preview(change, where, parts.clock.now())
             more: Row = {
@@ -95,7 +95,7 @@ async def _change(
 async def release(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``POST /api/quarantine/release``: deliver what is a visit now, and give the reasons for the rest."""
     with api.parsing():
-        selection, audited, where = await _read_selection(parts, request, listings.QUARANTINE_REASONS)
+        selection, audited, where = await _read_selection(parts, request, api.REASONS["/api/quarantine"])
         if where.state not in {None, UNRELEASED}:
             raise ValueError(f"state must be {UNRELEASED}: only such arrivals can be released")
         async with parts.releasing:

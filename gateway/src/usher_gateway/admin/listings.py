@@ -16,8 +16,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from usher_gateway import model
-from usher_gateway.delivery import outcome
-from usher_gateway.destinations import SendError
 
 if TYPE_CHECKING:
     from usher_gateway.store.base import Filter, ListingPage  # late, because the commands run without a store
@@ -137,17 +135,7 @@ TIMES_UNTRUSTED = "TimesUntrusted"
 
 SKIP_REASONS = frozenset(model.SkipReason.__members__)
 QUARANTINE_REASONS = frozenset(model.QuarantineReason.__members__)
-# Of holds, of cancelled deliveries, of failed attempts, and of pending deliveries without an attempt.
-DELIVERY_REASONS = frozenset[str](
-    {
-        *model.HoldReason.__members__,
-        *model.CancelReason.__members__,
-        *SendError,
-        *outcome.AnswerError,
-        outcome.INTERNAL_ERROR,
-        "NotTried",
-    }
-)
+VISIT_REASONS = SKIP_REASONS | QUARANTINE_REASONS | {TIMES_UNTRUSTED}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,8 +192,6 @@ class Listing:
     """Of the endpoint."""
     page: "Callable[[Records], Callable[[Filter, str | None, int], Awaitable[ListingPage]]]"
     """Returns the method of the store that reads a page of rows."""
-    reasons: frozenset[str]
-    """The reasons that the filter ``reason`` may have."""
     help: str
     """Of the command."""
     example: str
@@ -291,7 +277,6 @@ def _counted_as(row: Row) -> str:
 VISITS = Listing(
     path="/api/visits",
     page=lambda store: store.visits,
-    reasons=SKIP_REASONS | QUARANTINE_REASONS | {TIMES_UNTRUSTED},
     help="""List arrivals, newest first, with the verdict of each route.
 
     COUNTED is Visit, Repeat, Redelivery, or why the arrival was quarantined; the id of another company follows.
@@ -317,7 +302,6 @@ QUARANTINE = Listing(
     path="/api/quarantine",
     page=VISITS.page,
     only={"countedAs": "Quarantined"},
-    reasons=QUARANTINE_REASONS,
     help="List quarantined arrivals, newest first. "
     "--reason: NotJSON, NotObject, NoUser, Truncated, CompanyMismatch ...",
     example="usher quarantine list --tenant acme --reason NoUser --state unreleased",
@@ -346,7 +330,6 @@ _DELIVERY_COLUMNS: tuple[Column, ...] = (
 DELIVERIES = Listing(
     path="/api/deliveries",
     page=lambda store: store.deliveries,
-    reasons=DELIVERY_REASONS,
     help="""List deliveries, newest first.
 
     RESULT is the state, and why it is so. `circuit 15:04:05`: the circuit of the destination is open, and its next

@@ -31,7 +31,7 @@ async def list_rows(listing: listings.Listing, parts: Parts, request: web.Reques
     with api.parsing():
         where = api.read_filter(request, listing.only)
         limit = api.parse_limit(request.query)
-        api.check_reason(where.reason, listing.reasons)
+        api.check_reason(where.reason, api.REASONS[listing.path])
         where = await name_check.check_names(parts, where)
         page = await listing.page(parts.store)(where, request.query.get("cursor"), limit)
     if listing is listings.DELIVERIES:

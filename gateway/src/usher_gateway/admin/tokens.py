@@ -16,13 +16,15 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from usher_gateway import model
-from usher_gateway.admin.seal import Seals
-from usher_gateway.config.install_key import create_file
+
+if TYPE_CHECKING:
+    from usher_gateway.admin.seal import Seals  # late, because commands load tokens without cryptography
 
 _log = structlog.get_logger(__name__)
 
@@ -91,7 +93,7 @@ _CALLER = "caller"
 _CALLER_SECONDS = 60.0
 
 
-def seal_caller(seals: Seals, caller: Caller) -> str:
+def seal_caller(seals: "Seals", caller: Caller) -> str:
     """Return a token of a minute with which the pages ask the API for somebody who has no token."""
     return _SEALED + seals.seal(_CALLER, msgspec.json.encode(caller).decode(), _CALLER_SECONDS)
 
@@ -143,7 +145,7 @@ class TokenBook:
         ConfigurationError: ``tokens.json`` cannot be used.
     """
 
-    def __init__(self, folder: Path, tokens: Tokens, seals: Seals | None = None) -> None:
+    def __init__(self, folder: Path, tokens: Tokens, seals: "Seals | None" = None) -> None:
         self._file, self._seals = folder / TOKENS_FILE, seals
         self._callers = {
             _digest(tokens.observe): Caller(OBSERVE, OBSERVE_SCOPES),
@@ -350,6 +352,8 @@ def load(path: Path) -> str:
 
 
 def _load_or_create(path: Path) -> str:
+    from usher_gateway.config.install_key import create_file  # late, because commands only load tokens
+
     if not path.exists():
         try:
             create_file(path, f"{secrets.token_urlsafe(32)}\n".encode())

@@ -278,11 +278,11 @@ def ending_with_message() -> Iterator[None]:
 
 
 def _token(data: pathlib.Path, name: str) -> str:
-    from usher_gateway.admin import tokens
-
     given = os.environ.get("USHER_TOKEN", "").strip()
     if given:
         return given
+    from usher_gateway.admin import tokens
+
     try:
         return tokens.load(data / name)
     except model.ConfigurationError as error:

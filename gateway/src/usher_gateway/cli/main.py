@@ -1,40 +1,73 @@
-"""The command ``usher``: each module of this package registers its own commands."""
+"""The command ``usher``: each module of this package registers its own commands, and is imported when one is called."""
 
+import importlib
 import inspect
+from typing import Any
 
 import typer
+import typer.core
+import typer.main
 
 import usher_gateway
-from usher_gateway.cli import (
-    audit,
-    check,
-    copy,
-    database,
-    destinations,
-    find,
-    links,
-    listeners,
-    listings,
-    new,
-    open_pages,
-    person,
-    receive,
-    replays,
-    run,
-    simulate,
-    tenants,
-    tokens,
-    top,
-    tries,
-    url,
-    usage,
-)
+
+# Command -> the module that registers it, in the order of the help.
+_MODULES = {
+    "run": "run",
+    "migrate": "database",
+    "check": "check",
+    "try": "tries",
+    "url": "url",
+    "simulate": "simulate",
+    "receive": "receive",
+    "usage": "usage",
+    "open": "open_pages",
+    "top": "top",
+    "listeners": "listeners",
+    "find": "find",
+    "audit": "audit",
+    "copy": "copy",
+    "replays": "replays",
+    "tenants": "tenants",
+    "destinations": "destinations",
+    "dead": "listings",
+    "deliveries": "listings",
+    "quarantine": "listings",
+    "visits": "listings",
+    "link": "links",
+    "tokens": "tokens",
+    "person": "person",
+    "new": "new",
+}
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands of ``usher``. Importing all of their modules takes longer than most commands run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer gives it
+        """Return the names of all commands."""
+        return list(_MODULES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - typer gives it
+        """Return a command. For a wrong name import all, because typer then suggests a similar one."""
+        if cmd_name not in self.commands:
+            for module in {_MODULES[cmd_name]} if cmd_name in _MODULES else dict.fromkeys(_MODULES.values()):
+                self.commands.update(_commands_of(module))
+        return self.commands.get(cmd_name)
+
+
+def _commands_of(module: str) -> dict[str, Any]:
+    app = typer.Typer(rich_markup_mode=None, callback=lambda: None)  # with a callback, it is a group in any case
+    importlib.import_module(f"{__package__}.{module}").register(app)
+    _set_help(app)
+    group: Any = typer.main.get_command(app)
+    return dict(group.commands)
 
 
 def build() -> typer.Typer:
     """Return the command line with every command."""
     app = typer.Typer(
         name="usher",
+        cls=_Commands,
         help="Between Purple WiFi's webhooks and the systems of many companies: durable, exact, fast.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -48,32 +81,6 @@ def build() -> typer.Typer:
             typer.echo(usher_gateway.__version__)
             raise typer.Exit
 
-    for module in (
-        run,
-        database,
-        check,
-        tries,
-        url,
-        simulate,
-        receive,
-        replays,
-        usage,
-        open_pages,
-        top,
-        tenants,
-        listeners,
-        destinations,
-        listings,
-        links,
-        find,
-        audit,
-        tokens,
-        person,
-        new,
-        copy,
-    ):
-        module.register(app)
-    _set_help(app)
     return app
 
 

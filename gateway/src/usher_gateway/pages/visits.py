@@ -13,7 +13,7 @@ _SHOWN = 50
 _ATTEMPTS_OF = 20  # Deliveries of one visit whose attempts are shown
 
 _FILTERS = ("tenant", "listener", "route", "destination", "countedAs", "reason")
-_REASONS = sorted(listings.VISITS.reasons)
+_REASONS = sorted(listings.VISIT_REASONS)
 _KINDS = ("visit", "repeat", "redelivery", "quarantined")
 
 _VISIT_CELLS = dict(listings.VISITS.columns)
