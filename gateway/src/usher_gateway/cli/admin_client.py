@@ -315,16 +315,21 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 def with_filters(*filters: listings.FilterFlag) -> Callable[[_Command], _Command]:
-    """Give a command the flags of filters; it gets their values as its parameter ``**filters``.
+    """Give a command the flags of filters; it gets their values as its parameter ``**filters``."""
+    return with_parameters(map(_parameter, filters))
 
-    typer makes the flags of a command from the signature of its function. So the signature gets a parameter per filter,
-    as if they were written there.
+
+def with_parameters(parameters: Iterable[inspect.Parameter]) -> Callable[[_Command], _Command]:
+    """Give a command parameters whose values it gets in its last one, such as ``**filters``.
+
+    typer makes the flags of a command from the signature of its function. So the signature gets the parameters, as if
+    they were written there.
     """
 
     def add(command: _Command) -> _Command:
-        parameters = list(inspect.signature(command).parameters.values())
-        assert parameters.pop().kind is inspect.Parameter.VAR_KEYWORD
-        signature = inspect.Signature([*map(_parameter, filters), *parameters])
+        own_parameters = list(inspect.signature(command).parameters.values())
+        assert own_parameters.pop().kind is inspect.Parameter.VAR_KEYWORD
+        signature = inspect.Signature([*parameters, *own_parameters])
         command.__signature__ = signature  # type: ignore[attr-defined]  # PEP 362 defines it
         return command
 

@@ -15,14 +15,9 @@ from usher_gateway.cli.admin_client import (
     WRONG,
     Admin,
     AdminClient,
-    Cursor,
     Data,
     DocumentOutput,
-    Limit,
     ListingGroup,
-    Namespace,
-    OutputOption,
-    Tenant,
 )
 
 
@@ -31,7 +26,7 @@ def register(app: typer.Typer) -> None:
     text = "Look at destinations; send a marked sample to one."
     destinations = typer.Typer(cls=ListingGroup, help=text, epilog=LIST_IS_IMPLIED)
     example = "Example:  usher destinations list --failing   or   usher destinations -o json"
-    destinations.command("list", epilog=example)(list_destinations)
+    destinations.command("list", epilog=example)(overview.list_command(_DESTINATIONS))
     destinations.command(
         "test",
         epilog="Example:  usher destinations test agency/crm   or   usher destinations test agency/crm --body my.json",
@@ -100,47 +95,21 @@ DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("HOST", listings.text_cell("host")),
 )
 
-# `admin.states.DestinationHealth`.
-_WORST_FIRST = (
-    "Gone",
-    "AddressForbidden",
-    "SecretNotFound",
-    "TokenFailed",
-    "CircuitOpen",
-    "Failing",
-    "NotTried",
-    "Healthy",
-)
+_WORST_FIRST = [*states.DestinationHealth]
 
 _DESTINATIONS = overview.Overview(
     path="/api/destinations",
     noun="destination",
+    help="""List the destinations with their health, last errors, waiting, held and dead deliveries.
+
+    --failing lists those whose last attempts failed, or that have a forbidden address, a missing Secret, or dead
+    deliveries. Held deliveries are a trouble of the listener: see `usher listeners --failing`.
+    """,
     columns=DESTINATION_COLUMNS,
     states={"failing": is_destination_failing},
     essential=6,
     urgency=lambda row: _WORST_FIRST.index(row["health"]) if row.get("health") in _WORST_FIRST else -1,
 )
-
-
-def list_destinations(
-    *,
-    context: typer.Context,
-    tenant: Tenant = None,
-    namespace: Namespace = None,
-    failing: overview.Failing = False,
-    limit: Limit = None,
-    cursor: Cursor = None,
-    output: OutputOption = "text",
-    admin: Admin = ADMIN,
-    data: Data = DATA,
-) -> None:
-    """List the destinations with their health, last errors, waiting, held and dead deliveries.
-
-    --failing lists those whose last attempts failed, or that have a forbidden address, a missing Secret, or dead
-    deliveries. Held deliveries are a trouble of the listener: see `usher listeners --failing`.
-    """
-    rows = AdminClient(admin, data).get(_DESTINATIONS.path, namespace=namespace, tenant=tenant)["rows"]
-    overview.print_page(context, _DESTINATIONS, rows, {"failing": failing}, limit=limit, cursor=cursor, output=output)
 
 
 _Name = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a destination.", metavar="DESTINATION")]

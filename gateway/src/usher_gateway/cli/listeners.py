@@ -2,26 +2,14 @@
 
 import typer
 
-from usher_gateway.admin import listings
+from usher_gateway.admin import listings, states
 from usher_gateway.cli import overview, tables
-from usher_gateway.cli.admin_client import (
-    ADMIN,
-    DATA,
-    Admin,
-    AdminClient,
-    Cursor,
-    Data,
-    Limit,
-    Namespace,
-    OutputOption,
-    Tenant,
-)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     example = "Example:  usher listeners --tenant acme   or   usher listeners --silent -o json"
-    app.command("listeners", epilog=example)(list_listeners)
+    app.command("listeners", epilog=example)(overview.list_command(_LISTENERS))
 
 
 def is_listener_failing(row: listings.Row) -> bool:
@@ -108,15 +96,18 @@ LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("ADDRESSES", _addresses_cell),
 )
 
-# The most urgent first: `admin.states.ListenerFault`.
-_FAULTS = (
-    *("Refusing", "AuthenticationUnresolved", "CompanyMismatch", "DeliveriesHeld", "Quarantining"),
-    *("ExpressionTooSlow", "TimesUntrusted", "UnexpectedSource", "RetiredAddressUsed", "Silent", "Unverified"),
-)
+_FAULTS = [*states.ListenerFault]  # The most urgent first
 
 _LISTENERS = overview.Overview(
     path="/api/listeners",
     noun="listener",
+    help="""List the listeners that the gateway runs, with their faults and their counts of today (UTC).
+
+    --failing lists those with a fault: they refuse or quarantine arrivals, lack a Secret, are silent, hold deliveries,
+    or get visits of another company, with times that are not trusted, from other sources, or at a retired URL. The
+    most urgent come first. A listener that waits for its first visit (Unverified) is not one of them. The list
+    shortens the tokens of URLs, which are credentials; `usher url` prints whole URLs.
+    """,
     columns=LISTENER_COLUMNS,
     states={
         "failing": is_listener_failing,
@@ -126,36 +117,3 @@ _LISTENERS = overview.Overview(
     essential=3,
     urgency=lambda row: min(map(_FAULTS.index, row["faults"]), default=len(_FAULTS)),
 )
-
-
-def list_listeners(
-    *,
-    context: typer.Context,
-    tenant: Tenant = None,
-    namespace: Namespace = None,
-    failing: overview.Failing = False,
-    silent: overview.Silent = False,
-    unused: overview.Unused = False,
-    limit: Limit = None,
-    cursor: Cursor = None,
-    output: OutputOption = "text",
-    admin: Admin = ADMIN,
-    data: Data = DATA,
-) -> None:
-    """List the listeners that the gateway runs, with their faults and their counts of today (UTC).
-
-    --failing lists those with a fault: they refuse or quarantine arrivals, lack a Secret, are silent, hold deliveries,
-    or get visits of another company, with times that are not trusted, from other sources, or at a retired URL. The
-    most urgent come first. A listener that waits for its first visit (Unverified) is not one of them. The list
-    shortens the tokens of URLs, which are credentials; `usher url` prints whole URLs.
-    """
-    rows = AdminClient(admin, data).get(_LISTENERS.path, namespace=namespace, tenant=tenant)["rows"]
-    overview.print_page(
-        context,
-        _LISTENERS,
-        rows,
-        {"failing": failing, "silent": silent, "unused": unused},
-        limit=limit,
-        cursor=cursor,
-        output=output,
-    )

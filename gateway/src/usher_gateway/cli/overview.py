@@ -1,6 +1,7 @@
 """What `usher tenants`, `usher listeners` and `usher destinations` have in common: lists of all objects of a kind."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
@@ -8,11 +9,28 @@ import typer
 
 from usher_gateway.admin import listings
 from usher_gateway.cli import tables
-from usher_gateway.cli.admin_client import print_next_page, row_limit, with_names_of_filters
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    Admin,
+    AdminClient,
+    Cursor,
+    Data,
+    Limit,
+    Namespace,
+    OutputOption,
+    Tenant,
+    print_next_page,
+    row_limit,
+    with_names_of_filters,
+    with_parameters,
+)
 
-Failing = Annotated[bool, typer.Option("--failing", help="Only those that need a person: see the command's help.")]
-Silent = Annotated[bool, typer.Option("--silent", help="Only those that are silent for longer than they may be.")]
-Unused = Annotated[bool, typer.Option("--unused", help="Only those where no arrival was accepted yet.")]
+_FLAGS = {
+    "failing": "Only those that need a person: see the command's help.",
+    "silent": "Only those that are silent for longer than they may be.",
+    "unused": "Only those where no arrival was accepted yet.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,56 +40,75 @@ class Overview:
     path: str
     """Of the endpoint."""
     noun: str
+    help: str
+    """Of the command."""
     columns: tuple[listings.Column, ...]
     states: Mapping[str, Callable[[listings.Row], bool]]
-    """Name of a flag that selects rows -> whether it selects a row."""
+    """Name of a flag that selects rows (`_FLAGS`) -> whether it selects a row."""
+    urgency: Callable[[listings.Row], int]
+    """The rank of a row in a list of those that need a person."""
     essential: int = 4
     """So many columns are shown also in a narrow terminal."""
     add: Callable[[listings.Row], listings.Row] = lambda _: {}
     """Returns fields that JSON and CSV get besides those of the API."""
-    urgency: Callable[[listings.Row], int] = lambda _: 0
-    """The rank of a row in a list of those that need a person."""
 
 
-def print_page(
-    context: typer.Context,
-    overview: Overview,
-    rows: list[listings.Row],
-    flags: Mapping[str, bool],
-    *,
-    limit: int | None,
-    cursor: str | None,
-    output: tables.OutputFormat,
-) -> None:
-    """Print the rows that the flags select, as many as ``limit`` says; then totals of all of them.
+def list_command(overview: Overview) -> Callable[..., None]:
+    """Return the command that prints the rows that its flags select, as many as ``--limit`` says, and their totals.
 
-    ``cursor``: the name of the last row of the previous page.
+    ``--cursor`` is the name of the last row of the previous page.
     """
-    asked = [flag for flag, is_asked in flags.items() if is_asked]
-    counts = {flag: sum(map(overview.states[flag], rows)) for flag in flags if flag not in asked}
-    rows = [row for row in rows if all(overview.states[flag](row) for flag in asked)]
-    rows = sorted(rows, key=lambda row: (overview.urgency(row) if "failing" in asked else 0, path_of(row)))
-    names = [path_of(row) for row in rows]
-    page = rows[names.index(cursor) + 1 :] if cursor in names else rows
-    shown = page[: row_limit(limit, len(page))]
-    rest = path_of(shown[-1]) if len(page) > len(shown) else None
-    printed = [row | overview.add(row) for row in shown] if output != "text" else shown
-    tables.print_rows(
-        printed,
-        overview.columns,
-        output,
-        with_names_of_filters(context, nothing(overview.noun, asked)),
-        essential=overview.essential,
-        beside={"nextCursor": rest},
-    )
-    parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
-    total = ", ".join([listings.counted(len(rows), overview.noun), *_delivery_totals(rows)])
-    if parts:
-        total += f"; of all {', '.join(parts)}" if asked else f"; {', '.join(parts)}"
-    if rest is not None:
-        print_next_page(context, f"{len(shown)} of {total}", rest)
-    elif output == "text" and rows:
-        tables.print_text(total, err=True)
+
+    def list_objects(
+        *,
+        context: typer.Context,
+        tenant: Tenant = None,
+        namespace: Namespace = None,
+        limit: Limit = None,
+        cursor: Cursor = None,
+        output: OutputOption = "text",
+        admin: Admin = ADMIN,
+        data: Data = DATA,
+        **flags: bool,
+    ) -> None:
+        rows = AdminClient(admin, data).get(overview.path, namespace=namespace, tenant=tenant)["rows"]
+        asked = [flag for flag, is_asked in flags.items() if is_asked]
+        counts = {flag: sum(map(overview.states[flag], rows)) for flag in flags if flag not in asked}
+        rows = [row for row in rows if all(overview.states[flag](row) for flag in asked)]
+        rows = sorted(rows, key=lambda row: (overview.urgency(row) if "failing" in asked else 0, path_of(row)))
+        names = [path_of(row) for row in rows]
+        page = rows[names.index(cursor) + 1 :] if cursor in names else rows
+        shown = page[: row_limit(limit, len(page))]
+        rest = path_of(shown[-1]) if len(page) > len(shown) else None
+        tables.print_rows(
+            [row | overview.add(row) for row in shown] if output != "text" else shown,
+            overview.columns,
+            output,
+            with_names_of_filters(context, nothing(overview.noun, asked)),
+            essential=overview.essential,
+            beside={"nextCursor": rest},
+        )
+        parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
+        total = ", ".join([listings.counted(len(rows), overview.noun), *_delivery_totals(rows)])
+        if parts:
+            total += f"; of all {', '.join(parts)}" if asked else f"; {', '.join(parts)}"
+        if rest is not None:
+            print_next_page(context, f"{len(shown)} of {total}", rest)
+        elif output == "text" and rows:
+            tables.print_text(total, err=True)
+
+    list_objects.__doc__ = overview.help
+    return with_parameters(
+        [
+            inspect.Parameter(
+                flag,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False,
+                annotation=Annotated[bool, typer.Option(f"--{flag}", help=_FLAGS[flag])],
+            )
+            for flag in overview.states
+        ]
+    )(list_objects)
 
 
 def _delivery_totals(rows: Sequence[listings.Row]) -> list[str]:

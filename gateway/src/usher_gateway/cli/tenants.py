@@ -15,13 +15,9 @@ from usher_gateway.cli.admin_client import (
     USAGE,
     Admin,
     AdminClient,
-    Cursor,
     Data,
-    Limit,
     ListingGroup,
-    Namespace,
     OutputOption,
-    Tenant,
     fail,
 )
 
@@ -30,7 +26,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     example = "Example:  usher tenants list --failing   or   usher tenants -o csv > tenants.csv"
     tenants = typer.Typer(cls=ListingGroup, help="Look at tenants.", epilog=LIST_IS_IMPLIED)
-    tenants.command("list", epilog=example)(list_tenants)
+    tenants.command("list", epilog=example)(overview.list_command(_TENANTS))
     tenants.command("show", epilog="Example:  usher tenants show agency/acme")(show_tenant)
     app.add_typer(tenants, name="tenants")
 
@@ -57,6 +53,12 @@ _TENANT_COLUMNS: tuple[listings.Column, ...] = (
 _TENANTS = overview.Overview(
     path="/api/tenants",
     noun="tenant",
+    help="""List the tenants with their troubles, visits of today (UTC) and waiting deliveries.
+
+    --failing lists those with a trouble, the most urgent first: listeners refuse all or lack a Secret, get another
+    company's visits; destinations fail; deliveries are dead or held; listeners quarantine, have a slow expression or
+    times that are not trusted; over 90 % of the quota; arrivals from an unexpected source or at a retired URL; silence.
+    """,
     columns=_TENANT_COLUMNS,
     states={
         "failing": is_tenant_failing,
@@ -66,38 +68,6 @@ _TENANTS = overview.Overview(
     add=lambda row: {"troubles": list(tenant_troubles(row).values())},
     urgency=urgency,
 )
-
-
-def list_tenants(
-    *,
-    context: typer.Context,
-    tenant: Tenant = None,
-    namespace: Namespace = None,
-    failing: overview.Failing = False,
-    silent: overview.Silent = False,
-    unused: overview.Unused = False,
-    limit: Limit = None,
-    cursor: Cursor = None,
-    output: OutputOption = "text",
-    admin: Admin = ADMIN,
-    data: Data = DATA,
-) -> None:
-    """List the tenants with their troubles, visits of today (UTC) and waiting deliveries.
-
-    --failing lists those with a trouble, the most urgent first: listeners refuse all or lack a Secret, get another
-    company's visits; destinations fail; deliveries are dead or held; listeners quarantine, have a slow expression or
-    times that are not trusted; over 90 % of the quota; arrivals from an unexpected source or at a retired URL; silence.
-    """
-    rows = AdminClient(admin, data).get(_TENANTS.path, namespace=namespace, tenant=tenant)["rows"]
-    overview.print_page(
-        context,
-        _TENANTS,
-        rows,
-        {"failing": failing, "silent": silent, "unused": unused},
-        limit=limit,
-        cursor=cursor,
-        output=output,
-    )
 
 
 _TenantName = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a tenant.", metavar="TENANT")]
