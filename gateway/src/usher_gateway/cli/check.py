@@ -13,7 +13,7 @@ from usher_gateway.cli import admin_client, check_body, tables
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from usher_gateway import documents, expressions, model
+    from usher_gateway import documents, model
     from usher_gateway.config.files import FileConfiguration
     from usher_gateway.destinations import address_guard
     from usher_gateway.resources import address_moves, conditions
@@ -160,42 +160,29 @@ def _listeners(configuration: "FileConfiguration") -> "Iterator[documents.Listen
             )
 
 
-def _expressions_of(
-    configuration: "FileConfiguration",
-) -> "Iterator[tuple[str, LoadedObject, Iterable[tuple[str, str, expressions.Where]]]]":
-    """Yield each Listener and Destination: its name, its place, and its expressions."""
-    from usher_gateway import resources
-
-    for (kind, key), loaded in configuration.objects.items():
-        if isinstance(loaded.resource, resources.Listener | resources.Destination):
-            yield f"{kind} {key}", loaded, loaded.resource.expressions
-
-
 def _expensive(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
     """Yield a warning for each valid expression that takes long on a sample, on this machine."""
-    from usher_gateway import expression_samples
+    from usher_gateway import expression_samples, resources
     from usher_gateway.ingest import cpu_limits
-    from usher_gateway.resources import conditions
 
-    for resource, declared, sources in _expressions_of(configuration):
-        for path, source, where in sources:
+    for loaded in configuration.objects.values():
+        if not isinstance(loaded.resource, resources.Listener | resources.Destination):
+            continue
+        for path, source, where in loaded.resource.expressions:
             if expression_samples.check_expression(source, where).problems:
                 continue
             seconds = expression_samples.measure(source, where)
             if seconds >= cpu_limits.EXPENSIVE_SECONDS:
                 message = f"takes {seconds * 1000:.1f} ms on a sample body; a busy listener would hold its deliveries"
-                hint = "see the limits of time in docs/expressions.md"
-                line = declared.line_of(path)
-                yield conditions.Problem(declared.file, line, path, message, hint, "warning", resource)
+                yield loaded.problem(path, message, "see the limits of time in docs/expressions.md", "warning")
 
 
 def _shared_companies(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
     """Yield a warning for each Tenant whose ``companyID`` another Tenant of its namespace has as well."""
     from usher_gateway import resources
-    from usher_gateway.resources import conditions
 
     first: dict[tuple[str, str], LoadedObject] = {}
-    for (kind, key), loaded in configuration.objects.items():
+    for loaded in configuration.objects.values():
         tenant = loaded.resource
         if not isinstance(tenant, resources.Tenant) or not tenant.spec.company_id:
             continue
@@ -205,16 +192,15 @@ def _shared_companies(configuration: "FileConfiguration") -> "Iterator[condition
             place = f"{other.file}:{other.line_of(path)}"
             message = f"Tenant {other.resource.metadata.name} has the same company ({place})"
             hint = "correct one of the two; a company with several webhooks is one Tenant with several Listeners"
-            yield conditions.Problem(loaded.file, loaded.line_of(path), path, message, hint, "warning", f"{kind} {key}")
+            yield loaded.problem(path, message, hint, "warning")
 
 
 def _different_periods(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
     """Yield an error for each rule ``oncePer`` whose period is not that of another listener's rule of the same name."""
     from usher_gateway import resources
-    from usher_gateway.resources import conditions
 
     first: dict[tuple[str, str, str], tuple[str, str]] = {}
-    for (kind, key), loaded in configuration.objects.items():
+    for (_, key), loaded in configuration.objects.items():
         listener = loaded.resource
         if not isinstance(listener, resources.Listener):
             continue
@@ -225,9 +211,7 @@ def _different_periods(configuration: "FileConfiguration") -> "Iterator[conditio
                     f"Listener {other} has a rule `{rule.name}` for {every}: rules that share a name need one period"
                 )
                 hint = "write the same period in both, or give them different names"
-                yield conditions.Problem(
-                    loaded.file, loaded.line_of(path), path, message, hint, "error", f"{kind} {key}"
-                )
+                yield loaded.problem(path, message, hint)
 
 
 # Recipes have it instead of values that only the account's owner knows, also after `whsec_` and in `data`.
@@ -238,17 +222,13 @@ def _placeholders(configuration: "FileConfiguration") -> "Iterator[conditions.Pr
     """Yield a warning for each field in which the placeholder of a recipe was left."""
     import msgspec
 
-    from usher_gateway.resources import conditions
-
-    for (kind, key), loaded in configuration.objects.items():
+    for loaded in configuration.objects.values():
         for path, text in _texts(msgspec.to_builtins(loaded.resource), ""):
             left = next((shown for placeholder, shown in _PLACEHOLDERS.items() if placeholder in text), None)
             if left is not None:
                 message = f"still has the placeholder of a recipe ({left})"
                 hint = "put in a value of your own; the comments of the recipe say which"
-                yield conditions.Problem(
-                    loaded.file, loaded.line_of(path), path, message, hint, "warning", f"{kind} {key}"
-                )
+                yield loaded.problem(path, message, hint, "warning")
 
 
 def _texts(value: object, path: str) -> "Iterator[tuple[str, str]]":
@@ -275,22 +255,18 @@ def _out_of_reach(
 ) -> "Iterator[conditions.Problem]":
     """Yield destinations whose URL has an address that the gateway refuses; host names are not resolved here."""
     from usher_gateway.destinations import http
-    from usher_gateway.resources import conditions
 
     for key, destination in configuration.snapshot.destinations.items():
         url, loaded = http.parse_url(destination.url), configuration.objects.get(("Destination", key))
         reason = http.literal_refusal(guard, destination.url)
         if url is not None and loaded is not None and reason is not None:
-            yield conditions.Problem(
-                loaded.file,
-                loaded.line_of("spec.http.url"),
+            yield loaded.problem(
                 "spec.http.url",
                 f"{url.raw_host} is not a public address ({reason}): "
                 "the gateway sends nothing to it unless it is allowed",
                 f"if this is meant, give `--allow-destination {url.host_port_subcomponent}` here and to `usher run` "
                 "(in the chart: `gateway.allowDestinations`)",
                 "notice",
-                f"Destination {key}",
             )
 
 
@@ -324,7 +300,6 @@ def _inherited_urls(old: "FileConfiguration", configuration: "FileConfiguration"
     A token depends on names only, so such a listener has the URL that the former owner of the namespace knows.
     """
     from usher_gateway import resources
-    from usher_gateway.resources import conditions
 
     for identity in old.objects.keys() & configuration.objects.keys():
         former, present = old.objects[identity].resource, configuration.objects[identity]
@@ -335,14 +310,11 @@ def _inherited_urls(old: "FileConfiguration", configuration: "FileConfiguration"
         tenant = "/".join(former.owner)
         tenants = [side.objects.get(("Tenant", tenant)) for side in (old, configuration)]
         if len({loaded.resource.metadata.uid for loaded in tenants if loaded is not None} - {""}) == 2:
-            yield conditions.Problem(
-                present.file,
-                present.line_of("spec.tenantRef.name"),
+            yield present.problem(
                 "spec.tenantRef.name",
                 f"Tenant {tenant} is another object than before, and the listener inherits the URL of the former one",
                 "if the namespace has a new owner, raise `token.generation` of the listener (docs/admission.md)",
                 "warning",
-                f"Listener {present.resource.key}",
             )
 
 

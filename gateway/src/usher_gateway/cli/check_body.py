@@ -92,7 +92,6 @@ def find_failures(content: bytes, configuration: "FileConfiguration") -> "list[c
     """Return an error for each expression that fails on a body with which a listener would evaluate it."""
     from usher_gateway import expression_samples, expressions, model
     from usher_gateway.ingest import body_reading
-    from usher_gateway.resources import conditions
 
     problems: dict[conditions.Problem, None] = {}
     keys, now = model.derive_keys(bytes(32)), time.time_ns() // 1000
@@ -105,8 +104,7 @@ def find_failures(content: bytes, configuration: "FileConfiguration") -> "list[c
             code, loaded = expression_samples.failure_of(evaluation), configuration.objects.get(identity)
             if code and loaded is not None:
                 warning = expression_samples.warning_of(code, evaluation.missing_field, "this body", where)
-                place, resource = (loaded.file, loaded.line_of(path), path), " ".join(identity)
-                problems[conditions.Problem(*place, warning.message, warning.hint, resource=resource)] = None
+                problems[loaded.problem(path, warning.message, warning.hint)] = None
     return list(problems)
 
 

@@ -57,6 +57,12 @@ class LoadedObject(msgspec.Struct, frozen=True):
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.lines.get(path, self.line)
 
+    def problem(
+        self, path: str, message: str, hint: str = "", severity: conditions.Severity = "error"
+    ) -> conditions.Problem:
+        """Return a problem with a field."""
+        return Problem(self.file, self.line_of(path), path, message, hint, severity, " ".join(self.resource.identity))
+
 
 ObjectsByIdentity = Mapping[tuple[str, str], LoadedObject]  # (kind, key) -> object, in order
 
@@ -236,14 +242,14 @@ def _value_problems(loaded: LoadedObject, name: str) -> Iterator[Problem]:
     annotations = loaded.resource.metadata.annotations
     if sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) > MAX_ANNOTATION_BYTES:
         path, message = "metadata.annotations", f"must have at most {MAX_ANNOTATION_BYTES} bytes together"
-        yield Problem(loaded.file, loaded.line_of(path), path, message, resource=name)
+        yield loaded.problem(path, message)
     if isinstance(loaded.resource, resources.Secret):
         if loaded.resource.size > MAX_SECRET_BYTES:
             message = f"must have values of at most {MAX_SECRET_BYTES} bytes together"
             yield Problem(loaded.file, loaded.line, "data", message, resource=name)
         for key in loaded.resource.bad_base64_keys:
             path, hint = f"data.{key}", "put plain text under `stringData`"
-            yield Problem(loaded.file, loaded.line_of(path), path, "must be base64", hint, resource=name)
+            yield loaded.problem(path, "must be base64", hint)
 
 
 @functools.cache
