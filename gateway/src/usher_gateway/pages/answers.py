@@ -1,5 +1,6 @@
 """Headers of all answers of the pages, which let a browser only show them; the stylesheet, the script and the icon."""
 
+import functools
 import importlib.resources
 
 from aiohttp import web
@@ -19,18 +20,16 @@ HEADERS = {
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
-class StaticFiles:
-    """The stylesheet, the script and the icon."""
+def static_file(name: str) -> web.Response | None:
+    """Return the stylesheet, the script or the icon; None if there is no file of this name."""
+    if name not in _STATIC:
+        return None
+    return web.Response(body=_content(name), content_type=_STATIC[name], headers=HEADERS)
 
-    def __init__(self) -> None:
-        files = importlib.resources.files(__package__ or "").joinpath("static")
-        self._contents = {name: files.joinpath(name).read_bytes() for name in _STATIC}
 
-    def answer(self, name: str) -> web.Response | None:
-        """Return a file; None if there is none of this name."""
-        if name not in self._contents:
-            return None
-        return web.Response(body=self._contents[name], content_type=_STATIC[name], headers=HEADERS)
+@functools.cache
+def _content(name: str) -> bytes:
+    return importlib.resources.files(__package__ or "").joinpath("static", name).read_bytes()
 
 
 def redirect(path: str) -> web.Response:

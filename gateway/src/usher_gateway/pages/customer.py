@@ -16,12 +16,12 @@ from usher_gateway.admin import listings
 from usher_gateway.admin.link_sessions import LinkSessions, LinkState
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.pages import attention, periods, visit_charts
-from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
+from usher_gateway.pages.answers import HEADERS, redirect, static_file
 from usher_gateway.pages.api import Api, ApiProblemError, Row, Values, all_of
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.limits import ViewLimit
 from usher_gateway.pages.proxies import Proxies
-from usher_gateway.pages.rendering import Renderer
+from usher_gateway.pages.rendering import render
 from usher_gateway.pages.requests import find_zone
 from usher_gateway.pages.usage import Month
 
@@ -55,7 +55,6 @@ class CustomerPages:
         self, *, links: LinkSessions, proxies: Proxies, brand: Brand, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._links, self._proxies, self._brand = links, proxies, brand
-        self._renderer, self._static = Renderer(), StaticFiles()
         self._views = ViewLimit(of_link=30, of_all=300, now=now)
 
     def routes(self, make_api: MakeApi) -> tuple[AdminRoute[Handler], ...]:
@@ -149,11 +148,11 @@ class CustomerPages:
 
     def _respond(self, template: str, values: Values, status: int = 200) -> web.Response:
         brand = {"brand": self._brand.name, "has_logo": self._brand.logo is not None, "ask": self._brand.ask}
-        text = self._renderer.render(template, {"zone": datetime.UTC, **brand, **values})
+        text = render(template, {"zone": datetime.UTC, **brand, **values})
         return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)
 
     async def _show_file(self, request: web.Request) -> web.StreamResponse:
-        return self._static.answer(request.match_info["name"]) or web.Response(status=404, headers=HEADERS)
+        return static_file(request.match_info["name"]) or web.Response(status=404, headers=HEADERS)
 
     async def _show_colour(self, _: web.Request) -> web.StreamResponse:
         return web.Response(text=self._brand.stylesheet, content_type="text/css", headers=HEADERS)

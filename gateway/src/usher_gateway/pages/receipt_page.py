@@ -24,7 +24,7 @@ _SIGNED = re.compile(r'<pre id="receipt">(.*?)</pre>', re.DOTALL)
 
 def render(receipt: Mapping[str, Any]) -> str:
     """Return the page of a signed receipt. It loads nothing and has no script."""
-    from usher_gateway.pages.rendering import Renderer  # late, because most commands do without its library
+    from usher_gateway.pages import rendering  # late, because most commands do without its library
 
     values = {
         "zone": datetime.UTC,
@@ -37,7 +37,7 @@ def render(receipt: Mapping[str, Any]) -> str:
         "not_sent": person_words.NOT_SENT,
         "signed_lines": ["{", *_lines(receipt), "}"],
     }
-    return Renderer().render("receipt.html", values) + "\n"
+    return rendering.render("receipt.html", values) + "\n"
 
 
 def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:

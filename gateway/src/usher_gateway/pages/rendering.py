@@ -1,6 +1,7 @@
 """Renders templates: every value is escaped, and times are those of the viewer's zone."""
 
 import datetime
+import functools
 import re
 import urllib.parse
 from collections.abc import Mapping
@@ -12,26 +13,24 @@ from markupsafe import Markup, escape
 from usher_gateway.admin.listings import counted, printable
 
 
-class Renderer:
-    """Renders the templates of this package."""
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """Return a page. ``values`` must have ``zone``, the viewer's time zone."""
+    return _environment().get_template(template).render(values)
 
-    def __init__(self) -> None:
-        self._environment = jinja2.Environment(
-            loader=jinja2.PackageLoader(__package__ or ""),
-            autoescape=True,
-            finalize=_without_control_characters,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._environment.filters.update(
-            time=time_in_zone, count=count_text, counted=counted, prose=prose, sentence=sentence
-        )
-        self._environment.globals.update(path_to=path_to)
 
-    def render(self, template: str, values: Mapping[str, Any]) -> str:
-        """Return a page. ``values`` must have ``zone``, the viewer's time zone."""
-        return self._environment.get_template(template).render(values)
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__ or ""),
+        autoescape=True,
+        finalize=_without_control_characters,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(time=time_in_zone, count=count_text, counted=counted, prose=prose, sentence=sentence)
+    environment.globals.update(path_to=path_to)
+    return environment
 
 
 def _without_control_characters(value: object) -> object:

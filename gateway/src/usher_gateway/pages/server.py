@@ -26,11 +26,11 @@ from usher_gateway.pages import (
     usage,
     visits,
 )
-from usher_gateway.pages.answers import HEADERS, StaticFiles, redirect
+from usher_gateway.pages.answers import HEADERS, redirect, static_file
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.proxies import Proxies
-from usher_gateway.pages.rendering import Renderer
+from usher_gateway.pages.rendering import render
 from usher_gateway.pages.requests import ORIGIN, ZONE_COOKIE, Download, viewer_zone
 from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
 
@@ -111,7 +111,6 @@ class PageServer:
         base_url: Callable[[], str],
     ) -> None:
         self._sessions, self._proxies, self._customers, self._base_url = sessions, proxies, customers, base_url
-        self._renderer, self._static = Renderer(), StaticFiles()
         self._client: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -201,7 +200,7 @@ class PageServer:
             "is_limited": bool(caller and caller["permitted"] is not None),
             "has_session": self._proxies.user(request) is None,
         }
-        text = self._renderer.render(template, {**common, **values})
+        text = render(template, {**common, **values})
         return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)
 
     def _csrf_token(self, request: web.Request) -> str:
@@ -238,7 +237,7 @@ class PageServer:
         return response
 
     async def _show_file(self, request: web.Request) -> web.StreamResponse:
-        answer = self._static.answer(request.match_info["name"])
+        answer = static_file(request.match_info["name"])
         return answer or self._fail(request, ApiProblemError(404, "there is no such file", ""))
 
     async def _set_zone(self, request: web.Request) -> web.StreamResponse:
