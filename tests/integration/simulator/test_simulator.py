@@ -102,7 +102,7 @@ async def test_listener_that_fails_validation_gets_no_visits(listener: simulator
     listener.set_behaviour("/hook", _down(404))
     counted = await _run(f"{listener.url}/hook", validate=True)
     assert (counted.sent, counted.never_sent, len(counted.validations)) == (0, 40, 5)
-    assert not simulator.judge_books(counted, simulator.SimulationContext()).survives
+    assert not simulator.judge_books(counted).survives
 
 
 @pytest.mark.parametrize("name", ["wifiwebhooklistener", "Wifiwebhooklistener"])
@@ -110,7 +110,7 @@ async def test_header_in_another_case_survives_with_a_note(name: str) -> None:
     answer = f"HTTP/1.1 200 OK\r\n{name}: 1\r\nContent-Length: 0\r\n\r\n".encode()
     async with peers.serving(peers.answering(answer)) as proxy:
         counted = await _run(proxy.url())
-    judged = simulator.judge_books(counted, simulator.SimulationContext())
+    judged = simulator.judge_books(counted)
     assert judged.survives
     assert judged.lines[1].startswith(f"The header came as {name}, mostly because a proxy rewrites names")
 
@@ -152,7 +152,7 @@ async def test_failed_visit_is_retried_every_three_hours(listener: simulator.Rec
     shortest = books.RETRY_SECONDS / SCALE * model.MICROSECONDS * 0.9
     single = [moments for moments in times.values() if len(moments) > 1 and len(set(moments)) == len(moments)]
     assert any(min(b - a for a, b in itertools.pairwise(m)) >= shortest for m in single)
-    assert simulator.judge_books(counted, simulator.SimulationContext()).survives
+    assert simulator.judge_books(counted).survives
 
 
 async def _repair(listener: simulator.Receiver, after: int) -> None:
@@ -178,7 +178,7 @@ async def test_hook_with_failures_only_is_disabled(listener: simulator.Receiver)
     assert 0 < counted.never_sent < 30
     assert listener.counts("/hook").received == counted.sent
     assert any(disabled_so_far)
-    assert "DISABLED" in simulator.judge_books(counted, simulator.SimulationContext()).lines[1]
+    assert "DISABLED" in simulator.judge_books(counted).lines[1]
 
 
 async def test_hung_up_request_arrives_whole_and_is_retried(listener: simulator.Receiver) -> None:

@@ -65,17 +65,16 @@ def test_quantiles_are_measured_values() -> None:
 
 
 def _judge(listener: books.SenderBooks) -> books.Verdict:
-    return books.judge_books(listener, books.SimulationContext())
+    return books.judge_books(listener)
 
 
 def test_listener_that_answered_everything_survives_if_its_url_is_https() -> None:
     answered = books.SenderBooks(name="x", visits=9, sent=9, answered_well=9, acknowledged=9)
     assert _judge(answered) == books.Verdict(survives=True, lines=("Would survive Purple.",))
-    context = books.SimulationContext(https=False)
-    assert books.judge_books(answered, context).lines[0] == "Would survive Purple if its URL were https."
-    assert "not https" in books.judge_books(answered, context).lines[-1]
-    context = books.SimulationContext(verified=False)
-    assert "not checked" in books.judge_books(answered, context).lines[-1]
+    judged = books.judge_books(answered, https=False)
+    assert judged.lines[0] == "Would survive Purple if its URL were https."
+    assert "not https" in judged.lines[-1]
+    assert "not checked" in books.judge_books(answered, verified=False).lines[-1]
 
 
 def test_header_in_the_documented_case_needs_no_note() -> None:
@@ -147,14 +146,13 @@ def test_verdict_on_nothing_but_404_is_that_the_url_is_wrong(listener: books.Sen
 
 
 def test_interrupted_run_has_no_verdict_but_lists_problems() -> None:
-    interrupted = books.SimulationContext(interrupted=True)
-    early = books.judge_books(books.SenderBooks(name="x", unacknowledged=5, never_sent=5), interrupted)
+    early = books.judge_books(books.SenderBooks(name="x", unacknowledged=5, never_sent=5), interrupted=True)
     assert (early.survives, early.lines[0]) == (False, "No verdict: it was interrupted before the end.")
-    wrong = books.judge_books(books.SenderBooks(name="x", header_missing=1), interrupted)
+    wrong = books.judge_books(books.SenderBooks(name="x", header_missing=1), interrupted=True)
     assert wrong.lines[0] == "Would not survive Purple."
 
 
 def test_validate_only_judges_the_validation_only() -> None:
     listener = books.SenderBooks(name="x", unacknowledged=5, never_sent=5)
-    judged = books.judge_books(listener, books.SimulationContext(validate_only=True))
+    judged = books.judge_books(listener, validate_only=True)
     assert judged == books.Verdict(survives=True, lines=("The portal would accept it.",))

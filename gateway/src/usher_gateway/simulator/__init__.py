@@ -3,7 +3,7 @@
 Use them as ``from usher_gateway import simulator`` and ``simulator.Simulator``, ``simulator.Receiver``.
 """
 
-from usher_gateway.simulator.books import SenderBooks, SimulationBooks, SimulationContext, Verdict, judge_books
+from usher_gateway.simulator.books import SenderBooks, SimulationBooks, Verdict, judge_books
 from usher_gateway.simulator.receiver import Received, Receiver, ReceiverSettings
 from usher_gateway.simulator.receiving import EVERY_PATH, Behaviour, Command, PathCounts, Signature
 from usher_gateway.simulator.schedule import (

@@ -263,38 +263,30 @@ class Verdict(msgspec.Struct, frozen=True):
     lines: tuple[str, ...]
 
 
-class SimulationContext(msgspec.Struct, frozen=True, kw_only=True):
-    """How the simulation was run."""
-
-    https: bool = True
-    verified: bool = True
-    """True if the sender checked the certificate."""
-    interrupted: bool = False
-    validate_only: bool = False
-
-
-def judge_books(listener: SenderBooks, context: SimulationContext) -> Verdict:
-    """Return the verdict on one listener."""
+def judge_books(
+    listener: SenderBooks,
+    *,
+    https: bool = True,
+    verified: bool = True,
+    interrupted: bool = False,
+    validate_only: bool = False,
+) -> Verdict:
+    """Return the verdict on one listener. ``verified``: the sender checked the certificate."""
     wrongs = [*_wrong_url(listener), *_validation(listener)]
-    notes = [*_header_case(listener), *_transport(context)]
-    if not context.validate_only:
+    notes = [*_header_case(listener), *_transport(https=https, verified=verified)]
+    if not validate_only:
         wrongs += _answers(listener)
         notes = [*_unacknowledged(listener), *_remarks(listener), *notes]
     if wrongs:
         return Verdict(survives=False, lines=("Would not survive Purple.", *wrongs, *notes))
-    if context.interrupted:
+    if interrupted:
         return Verdict(survives=False, lines=("No verdict: it was interrupted before the end.", *notes))
-    if listener.unacknowledged and not context.validate_only:
+    if listener.unacknowledged and not validate_only:
         return Verdict(survives=False, lines=("Has not survived Purple yet.", *notes))
-    return Verdict(survives=True, lines=(_success(listener, context), *notes))
-
-
-def _success(listener: SenderBooks, context: SimulationContext) -> str:
-    """Return the first line of a good verdict. It says so if there were failures, or if Purple could not post there."""
-    if context.validate_only:
-        return "The portal would accept it." if context.https else "The portal would accept it if its URL were https."
-    verdict = "Would survive Purple" if context.https else "Would survive Purple if its URL were https"
-    return f"{verdict}: what failed was acknowledged after a retry." if listener.failures else f"{verdict}."
+    verdict = "The portal would accept it" if validate_only else "Would survive Purple"
+    verdict += "" if https else " if its URL were https"
+    after_retry = ": what failed was acknowledged after a retry" if listener.failures and not validate_only else ""
+    return Verdict(survives=True, lines=(f"{verdict}{after_retry}.", *notes))
 
 
 def _wrong_url(listener: SenderBooks) -> list[str]:
@@ -396,10 +388,10 @@ def _header_case(listener: SenderBooks) -> list[str]:
     return [note]
 
 
-def _transport(context: SimulationContext) -> list[str]:
-    if not context.https:
+def _transport(*, https: bool, verified: bool) -> list[str]:
+    if not https:
         return ["The URL is not https: Purple posts only to https with a valid certificate."]
-    return [] if context.verified else ["The certificate was not checked: Purple posts only where it is valid."]
+    return [] if verified else ["The certificate was not checked: Purple posts only where it is valid."]
 
 
 def failures(listener: SenderBooks) -> str:

@@ -133,7 +133,8 @@ def plan(pattern: Pattern, seed: int) -> list[Event]:
         group = rng.choice(groups)
         latest = min(REPEAT_WITHIN_SECONDS, pattern.duration_seconds - group.send)
         group.repeats.append(group.send + rng.uniform(min(20.0, latest), latest))
-    lates = _chosen(pattern.authentications, pattern.lates, rng)
+    late_count = min(pattern.authentications, round(pattern.authentications * pattern.lates))
+    lates = frozenset(rng.sample(range(pattern.authentications), late_count))
     hang_ups, redelivered = _disturbed(pattern, len(groups), rng)
     events: list[Event] = []
     for number, group in enumerate(groups):
@@ -145,10 +146,6 @@ def plan(pattern: Pattern, seed: int) -> list[Event]:
 def repeats_of(pattern: Pattern) -> int:
     """Return how many authentications of a plan are repeats; at least one is a visit."""
     return max(0, min(pattern.authentications - 1, round(pattern.authentications * pattern.repeats)))
-
-
-def _chosen(total: int, fraction: float, rng: random.Random) -> frozenset[int]:
-    return frozenset(rng.sample(range(total), min(total, round(total * fraction))))
 
 
 def _disturbed(pattern: Pattern, groups: int, rng: random.Random) -> tuple[frozenset[int], frozenset[int]]:

@@ -176,12 +176,10 @@ def report(settings: SimulatorSettings, result: books.SimulationBooks) -> Report
     verdicts = tuple(
         books.judge_books(
             listener,
-            books.SimulationContext(
-                https=target.url.lower().startswith("https:"),
-                verified=settings.tls == "Verify",
-                interrupted=result.interrupted,
-                validate_only=settings.validate_only,
-            ),
+            https=target.url.lower().startswith("https:"),
+            verified=settings.tls == "Verify",
+            interrupted=result.interrupted,
+            validate_only=settings.validate_only,
         )
         for target, listener in zip(settings.targets, result.listeners, strict=True)
     )
