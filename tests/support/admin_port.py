@@ -142,7 +142,7 @@ class Served:
             expressions=mock.Mock(),
             worker=mock.Mock(),
             route_documents=mock.Mock(is_paused=lambda route: route.route in self.paused_routes),
-            dispatcher=mock.Mock(spec=["forget_cancelled", "ask_store"]),
+            dispatcher=mock.Mock(spec=["forget_cancelled", "ask_store", "until_trial"], until_trial=lambda _: 0),
             hold_reviewer=mock.Mock(current_holds=samples.no_holds),
             held_routes=mock.Mock(of=lambda _: [self.held]),
             sample_sender=self.sample_sender,
@@ -173,7 +173,6 @@ class Served:
         tracker = mock.Mock()
         changes: journal.Changes[states.Key, states.State]
         changes = journal.Changes("c.1", complete=True, present={}, removed=[])
-        tracker.until_trial.return_value = 0
         tracker.merge_activity = mock.AsyncMock()
         tracker.since = mock.AsyncMock(return_value=changes)
         tracker.document.return_value = states.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)

@@ -27,7 +27,6 @@ _DEFAULT_PAGE_ROWS = 100
 _MAX_IDS = 1_000
 _ID_DIGITS = 32
 _MAX_TEXT_LENGTH = 300
-_SHOWN_CANDIDATES = 5
 
 _PARAMETERS = tuple(flag.name for flag in listings.FILTERS)  # Of a query, besides ids and those of single endpoints
 _NAMES = ("namespace", "tenant", "listener", "route", "destination", "reason", "state")  # Parameters of limited length

@@ -15,7 +15,7 @@ from usher_gateway import config_secret, documents, model
 from usher_gateway.admin import states
 from usher_gateway.admin.journal import ChangeJournal, Changes
 from usher_gateway.admin.run_state import RunState
-from usher_gateway.config import DocumentStatus, Source
+from usher_gateway.config import Source
 from usher_gateway.delivery import activity, circuit, dispatcher
 from usher_gateway.delivery.holds import HeldRoute
 from usher_gateway.delivery.outcome import AnswerError
@@ -242,7 +242,8 @@ class HealthTracker:
     def _note_documents(self) -> None:
         """Note the documents that the source touched."""
         for (kind, key), state in self._source.take_touched().items():
-            self._journal.note(("document", kind, key), _document_state(kind, key, state))
+            document = states.DocumentState(kind, key, state.hash, state.rejected, state.vanished) if state else None
+            self._journal.note(("document", kind, key), document)
             self._touched[kind, key] = None
 
     def _count_recent(self) -> None:
@@ -263,8 +264,8 @@ class HealthTracker:
         was_quarantining = (key, quarantining) in self._high_shares
         is_quarantining = is_share_high(recent.quarantined, recent, QUARANTINING_FROM, was_high=was_quarantining)
         are_untrusted = are_times_untrusted(recent, were_untrusted=(key, times_untrusted) in self._high_shares)
-        self._note_high_share(key, quarantining, is_high=is_quarantining)
-        self._note_high_share(key, times_untrusted, is_high=are_untrusted)
+        for fault, is_high in ((quarantining, is_quarantining), (times_untrusted, are_untrusted)):
+            (self._high_shares.add if is_high else self._high_shares.discard)((key, fault))
         receiving: Literal["Receiving", "NoVisitYet", "Silent"]
         receiving = "Receiving" if last else "NoVisitYet"
         if self._state.is_silent(key, document, last, self._clock.now()):
@@ -295,16 +296,9 @@ class HealthTracker:
             degraded_routes=tuple({"route": route, "reason": "ExpressionTooSlow"} for route in slow),
         )
 
-    def _note_high_share(self, key: str, fault: states.ListenerFault, *, is_high: bool) -> None:
-        (self._high_shares.add if is_high else self._high_shares.discard)((key, fault))
-
     def _is_too_slow(self, listener: model.ListenerName, route: str) -> bool:
         live = self._registry.listeners.get(listener.key)
         return (live is not None and route in live.planner.too_slow) or self._worker.is_too_slow(listener, route)
-
-    def until_trial(self, key: str) -> int:
-        """Return in how many microseconds an open circuit allows its next attempt; 0 if nothing keeps one away."""
-        return self._dispatcher.until_trial(key)
 
     def destination(self, key: str, document: documents.DestinationDocument) -> states.DestinationState:
         """Return the present health of a destination."""
@@ -374,7 +368,3 @@ def states_of_type(changes: Changes[states.Key, states.State], state_type: type[
 def document_states(changes: Changes[states.Key, states.State]) -> list[states.DocumentState]:
     """Return the states of documents as a list, because a listener and a destination may have the same name."""
     return [state for state in changes.present.values() if isinstance(state, states.DocumentState)]
-
-
-def _document_state(kind: config_secret.Kind, key: str, state: DocumentStatus | None) -> states.DocumentState | None:
-    return None if state is None else states.DocumentState(kind, key, state.hash, state.rejected, state.vanished)

@@ -6,7 +6,6 @@ that a link which is revoked or expired, or whose tenant is gone, shows nothing 
 """
 
 import enum
-import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from aiohttp import web
 from usher_gateway import documents, model
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.admin.seal import Seals
-from usher_gateway.admin.tokens import Caller, Scope, seal_caller
+from usher_gateway.admin.tokens import Caller, Scope, digest_of, seal_caller
 from usher_gateway.store.base import Link
 from usher_gateway.store.records import Records
 
@@ -114,8 +113,3 @@ class LinkSessions:
 def _caller_of(link: Link) -> Caller:
     scopes = {Scope.StatusRead, Scope.VisitsInitials} if link.shows_visits else {Scope.StatusRead}
     return Caller(f"link {link.id}", frozenset(scopes), frozenset({link.tenant}))
-
-
-def digest_of(token: str) -> bytes:
-    """Return what the store has of a token."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

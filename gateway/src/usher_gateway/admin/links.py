@@ -7,8 +7,8 @@ from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import api, name_check
-from usher_gateway.admin.link_sessions import digest_of
 from usher_gateway.admin.parts import Parts
+from usher_gateway.admin.tokens import digest_of
 from usher_gateway.store.base import Filter, Link
 
 _DAY = 86_400 * model.MICROSECONDS

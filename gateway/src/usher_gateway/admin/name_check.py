@@ -37,11 +37,8 @@ async def check_names(parts: Parts, where: Filter) -> Filter:
     destinations |= {route.destination for name in listeners & in_force.keys() for route in in_force[name].routes}
     if where.permitted is None:
         destinations |= snapshot.destinations.keys()
-    _check_name(
-        "namespace",
-        where.namespace,
-        {listener.namespace for listener in listeners} | set(_namespaces(destinations)),
-    )
+    namespaces = {listener.namespace for listener in listeners} | {key.partition("/")[0] for key in destinations}
+    _check_name("namespace", where.namespace, namespaces)
     inside = {listener for listener in listeners if where.namespace in {None, listener.namespace}}
     _check_name("tenant", where.tenant, {listener.tenant for listener in inside})
     inside = {listener for listener in inside if where.tenant in {None, listener.tenant}}
@@ -58,10 +55,6 @@ async def check_names(parts: Parts, where: Filter) -> Filter:
 
 def _is_permitted(permitted: Filter, listener: model.ListenerName) -> bool:
     return permitted.selects(listener.namespace, listener.tenant)
-
-
-def _namespaces(keys: Iterable[str]) -> Iterable[str]:
-    return (key.partition("/")[0] for key in keys)
 
 
 def _with_namespace(destination: str | None, existing: Iterable[str]) -> str | None:

@@ -35,9 +35,6 @@ def _check_sender(request: web.Request) -> None:
     """Refuse what a gateway sends to destinations: somebody who may write one could act here as a trusted proxy does.
 
     Each request to a destination has this header, and no Destination can set or remove it.
-
-    Raises:
-        ProblemError: a gateway sent the request.
     """
     if "webhook-id" in request.headers:
         hint = "let the Destination lead to another port"
@@ -45,11 +42,7 @@ def _check_sender(request: web.Request) -> None:
 
 
 def _check_encoding(request: web.Request) -> None:
-    """Refuse a compressed body: aiohttp would answer 500 to one that does not inflate.
-
-    Raises:
-        ProblemError: the body is compressed.
-    """
+    """Refuse a compressed body: aiohttp would answer 500 to one that does not inflate."""
     if "Content-Encoding" in request.headers:
         raise api.ProblemError(400, "BadRequest", "the body has a Content-Encoding", "send it without one")
 
@@ -84,7 +77,10 @@ class AdminServer:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._runner = web.AppRunner(self._application(), access_log=None, auto_decompress=False)
+        application = web.Application(middlewares=[api.map_errors], client_max_size=_MAX_BODY_BYTES)
+        for route in self._routes:
+            application.router.add_route(route.method, route.path, self._guard(route))
+        self._runner = web.AppRunner(application, access_log=None, auto_decompress=False)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._endpoint.host, self._endpoint.port)
         try:
@@ -98,12 +94,6 @@ class AdminServer:
     async def __aexit__(self, *error: object) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
-
-    def _application(self) -> web.Application:
-        application = web.Application(middlewares=[api.map_errors], client_max_size=_MAX_BODY_BYTES)
-        for route in self._routes:
-            application.router.add_route(route.method, route.path, self._guard(route))
-        return application
 
     def _guard(self, route: AdminRoute[api.Handler]) -> api.Handler:
         """Return a handler that checks the caller's token before it calls the route's handler."""
@@ -121,11 +111,7 @@ class AdminServer:
         return handle
 
     def _check_host(self, given: str) -> None:
-        """Check the Host field. A browser always sends it, so a request without it is harmless.
-
-        Raises:
-            ProblemError: it names a host that is not allowed.
-        """
+        """Refuse a host that is not allowed. A browser always sends its name, so a request without it is harmless."""
         host = re.sub(r":\d{0,5}$", "", given) if given.rpartition("]")[2].count(":") == 1 else given
         host = host.removeprefix("[").removesuffix("]").lower()
         try:
@@ -136,11 +122,7 @@ class AdminServer:
                 raise api.ProblemError(421, "MisdirectedRequest", "the admin port has another name", hint) from None
 
     async def _authenticate(self, request: web.Request, scope: Scope, *, is_confined: bool) -> Caller:
-        """Return the caller that the request's token proves.
-
-        Raises:
-            ProblemError: the request has no valid token, or its token does not permit this.
-        """
+        """Return the caller that the request's token proves, if the token permits the request."""
         authorization = request.headers.get("Authorization", "")
         caller = self._tokens.caller_of(authorization)
         if caller is None and self._kubernetes_tokens is not None:

@@ -98,13 +98,12 @@ async def show_config(parts: Parts, request: web.Request) -> web.StreamResponse:
             "rejected": [_problem(problem) for problem in status.rejected],
             "vanished": [_vanished(status, *identity) for identity in status.vanished],
             "listeners": await _encode_states(functools.partial(_listener_health, parts), listener_states),
-            "destinations": await _encode_states(functools.partial(_applied_destination, parts), destination_states),
+            "destinations": await _encode_states(
+                lambda key, state: {"applied": _applied_hash(parts, "Destination", key), **_fields(state)},
+                destination_states,
+            ),
         }
     )
-
-
-def _applied_destination(parts: Parts, key: str, state: states.DestinationState) -> JsonObject:
-    return {"applied": _applied_hash(parts, "Destination", key), **_fields(state)}
 
 
 async def list_listeners(parts: Parts, request: web.Request) -> web.StreamResponse:
@@ -264,7 +263,7 @@ async def list_destinations(parts: Parts, request: web.Request) -> web.StreamRes
     def row(key: str) -> JsonObject:
         namespace, _, name = key.partition("/")
         document, counts = in_force.get(key), counts_by_key.get(key, DeliveryCounts())
-        soonest = now + parts.health.until_trial(key)
+        soonest = now + parts.dispatcher.until_trial(key)
         return {
             "namespace": namespace,
             "name": name,
@@ -294,7 +293,7 @@ def destination_state(parts: Parts, key: str) -> JsonObject | None:
     return {
         **_destination_health(parts, key, document),
         "isRejecting": parts.health.is_rejecting(key),
-        "nextTrialAt": model.format_time(parts.clock.now() + parts.health.until_trial(key)),
+        "nextTrialAt": model.format_time(parts.clock.now() + parts.dispatcher.until_trial(key)),
         "retryMaxAgeSeconds": document.retry_max_age_seconds,
     }
 

@@ -148,8 +148,8 @@ class TokenBook:
     def __init__(self, folder: Path, tokens: Tokens, seals: "Seals | None" = None) -> None:
         self._file, self._seals = folder / TOKENS_FILE, seals
         self._callers = {
-            _digest(tokens.observe): Caller(OBSERVE, OBSERVE_SCOPES),
-            _digest(tokens.operate): Caller(_OPERATE, frozenset(Scope)),
+            digest_of(tokens.observe): Caller(OBSERVE, OBSERVE_SCOPES),
+            digest_of(tokens.operate): Caller(_OPERATE, frozenset(Scope)),
         }
         self._entries: dict[bytes, TokenEntry] = {}
         self._version: tuple[int, ...] | None = None
@@ -160,7 +160,7 @@ class TokenBook:
         """Return the caller that an Authorization header proves, or None; compares digests in constant time."""
         self._reread()
         scheme, _, given = authorization.partition(" ")
-        digest = _digest(given.strip())
+        digest = digest_of(given.strip())
         proven: Caller | TokenEntry | None = None
         holders: dict[bytes, Caller | TokenEntry] = {**self._callers, **self._entries}
         for valid_digest, holder in holders.items():
@@ -304,11 +304,11 @@ def change_entries(file: Path, change: Callable[[list[TokenEntry]], Sequence[Tok
 def new_token() -> tuple[str, str]:
     """Return a new token of 256 random bits, and its digest in hex."""
     token = f"usher_{secrets.token_urlsafe(32)}"
-    return token, _digest(token).hex()
+    return token, digest_of(token).hex()
 
 
-def _digest(token: str) -> bytes:
-    """Return a digest, because comparing tokens of different lengths would reveal the length."""
+def digest_of(token: str) -> bytes:
+    """Return the digest of a token: the store has only this, and comparing tokens would reveal their lengths."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -80,15 +80,14 @@ def _health(row: listings.Row) -> str:
     return str(row.get("health") or "") if row["state"] == "Active" else str(row["state"])
 
 
-def _warnings(row: listings.Row) -> str:
-    return ", ".join([f"warning: {warning}" for warning in row.get("warnings", ())])
-
-
 DESTINATION_COLUMNS: tuple[listings.Column, ...] = (
     ("DESTINATION", overview.path_of),
     ("HEALTH", _health),
     ("FOR", _failing_for),
-    ("LAST ERROR", lambda row: _short_error(row) or _warnings(row)),
+    (
+        "LAST ERROR",
+        lambda row: _short_error(row) or ", ".join([f"warning: {warning}" for warning in row.get("warnings", ())]),
+    ),
     ("DELIVERIES", _deliveries),
     ("NEXT (UTC)", lambda row: listings.time_cell("nextDueAt")(row)[11:]),
     ("TENANTS", lambda row: ", ".join(row["tenants"])),
@@ -155,7 +154,8 @@ def _print_sample(answer: listings.Row) -> None:
         typer.echo("No route leads to this destination yet, so no transform of a route was tried.")
     missing = "no access token" if answer["error"].startswith("Token") else "no answer"
     status = f"status {answer['status']}" if answer["status"] else missing
-    typer.echo(f"{status} after {answer['milliseconds']} ms: {_OUTCOMES[answer['outcome']]}{_because(answer['error'])}")
+    error = f" ({answer['error']})" if answer["error"] else ""
+    typer.echo(f"{status} after {answer['milliseconds']} ms: {_OUTCOMES[answer['outcome']]}{error}")
     for reason in answer["notSentBecause"]:
         tables.print_text(_NOT_SENT.get(reason, f"This route holds its deliveries now ({reason})."))
     if answer["hint"]:
@@ -180,7 +180,3 @@ _NOT_SENT = {
     "Shadow": "This route is in shadow mode: its visits are skipped.",
     "FilterError": "This route holds its deliveries now (FilterError); the filter was not asked.",
 }
-
-
-def _because(error: str) -> str:
-    return f" ({error})" if error else ""

@@ -77,14 +77,6 @@ def _listener_troubles(row: listings.Row) -> str:
     return ", ".join([*state, *faults(row | {"faults": urgent if urgent or warnings else row["faults"]}), *warnings])
 
 
-def _routes_cell(row: listings.Row) -> str:
-    return ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])
-
-
-def _addresses_cell(row: listings.Row) -> str:
-    return ", ".join(row["addresses"])
-
-
 LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("LISTENER", overview.path_of),
     ("VISITS", overview.today_cell("visits")),
@@ -92,8 +84,8 @@ LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("LAST (UTC)", overview.minute_cell("lastArrival")),
     ("QUARANTINED", overview.today_cell("quarantined")),
     ("TENANT", listings.text_cell("tenant")),
-    ("ROUTES", _routes_cell),
-    ("ADDRESSES", _addresses_cell),
+    ("ROUTES", lambda row: ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])),
+    ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
 )
 
 _FAULTS = [*states.ListenerFault]  # The most urgent first

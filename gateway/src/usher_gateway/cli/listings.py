@@ -199,29 +199,21 @@ def show_delivery(
     visits:read and bodies:read, and the audit log records it.
     """
     client = AdminClient(admin, data, operate=answer)
+    identifier = client.full_id("deliveries", identifier)
+    row = _find_row(client, "deliveries", identifier)
     if answer:
-        identifier = client.full_id("deliveries", identifier)
-        if not _find_row(client, "deliveries", identifier)["answerBytes"]:
+        if not row["answerBytes"]:
             fail("the destination's last answer had no body", "", WRONG)
         _write_bytes(client.get_bytes(f"/api/deliveries/{quoted(identifier)}/answer"))
         return
-    _show_delivery(client, identifier, output)
-
-
-def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFormat) -> None:
-    """Print what happens next with a delivery, its fields, and its last attempts, the oldest first."""
-    identifier = client.full_id("deliveries", identifier)
-    row = _find_row(client, "deliveries", identifier)
-    answer = client.get(f"/api/deliveries/{quoted(identifier)}/attempts")
-    row["lastAttempts"] = answer["rows"]
+    tried = client.get(f"/api/deliveries/{quoted(identifier)}/attempts")
     if output != "text":
-        row["next"] = answer["next"]
-    else:
-        tables.print_text(answer["next"])
-        typer.echo()
-        row = {name: value for name, value in row.items() if value is not None and name not in _TOLD}
-        row["lastAttempts"] = [_attempt(attempt) for attempt in answer["rows"]] or None
-    _print_row(row, output)
+        _print_row(row | {"lastAttempts": tried["rows"], "next": tried["next"]}, output)
+        return
+    tables.print_text(tried["next"])
+    typer.echo()
+    facts = {name: value for name, value in row.items() if value is not None and name not in _TOLD}
+    _print_row(facts | {"lastAttempts": [_attempt(attempt) for attempt in tried["rows"]] or None}, output)
 
 
 # Fields of a delivery that the sentence above them already has, for its circuit and its route too.

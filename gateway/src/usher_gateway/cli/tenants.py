@@ -1,6 +1,5 @@
 """``usher tenants``: the tenants that a gateway serves, what they need, and how long their data is kept."""
 
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -31,10 +30,6 @@ def register(app: typer.Typer) -> None:
     app.add_typer(tenants, name="tenants")
 
 
-def _unless_zero(name: str) -> Callable[[listings.Row], str]:
-    return lambda row: str(row[name] or "")
-
-
 def _tenant_troubles(row: listings.Row) -> str:
     state = [] if row["state"] == "Active" else [row["state"]]
     return ", ".join([*state, *tenant_troubles(row).values()])
@@ -43,7 +38,7 @@ def _tenant_troubles(row: listings.Row) -> str:
 _TENANT_COLUMNS: tuple[listings.Column, ...] = (
     ("TENANT", overview.path_of),
     ("VISITS", overview.today_cell("visits")),
-    ("WAIT", _unless_zero("backlog")),
+    ("WAIT", lambda row: str(row["backlog"] or "")),
     ("TROUBLES", _tenant_troubles),
     ("QUOTA", lambda row: "" if row["quotaUsed"] is None else f"{row['quotaUsed']:.0%}"),
     ("LAST (UTC)", overview.minute_cell("lastArrival")),

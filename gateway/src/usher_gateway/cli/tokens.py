@@ -5,7 +5,6 @@ The commands write ``tokens.json`` in the gateway's folder; the gateway reads it
 
 import json
 import time
-from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -52,15 +51,11 @@ def _limit(row: listings.Row) -> str:
     return ", ".join([*[f"{namespace}/*" for namespace in row.get("namespaces") or ()], *(row.get("tenants") or ())])
 
 
-def _listed_cell(name: str) -> Callable[[listings.Row], str]:
-    return lambda row: ", ".join(row.get(name) or ())
-
-
 _COLUMNS: tuple[listings.Column, ...] = (
     ("NAME", listings.text_cell("name")),
     ("LIMITED TO", _limit),
     ("ENDS (UTC)", listings.time_cell("expiresAt")),
-    ("SCOPES", _listed_cell("scopes")),
+    ("SCOPES", lambda row: ", ".join(row["scopes"])),
     ("CREATED (UTC)", listings.time_cell("createdAt")),
 )
 

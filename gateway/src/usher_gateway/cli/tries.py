@@ -262,7 +262,8 @@ def _print_listener(listener: listings.Row, since: str, *, has_diffs: bool) -> N
         for shown in route["diffs"]:
             typer.echo(f"\n{route['route']}, visit {shown['visit']}:")
             for line in shown["lines"]:
-                _print_diff_line(line)
+                colour = {"+": typer.colors.GREEN, "-": typer.colors.RED}.get(line[:1])
+                typer.echo(f"  {typer.style(listings.printable(line), fg=colour)}")
     if has_diffs and not any(route["changed"] for route in listener["routes"]):
         tables.print_text("No visit is sent with another request, so there is no difference to show.")
 
@@ -299,8 +300,3 @@ def _reasons(counts: dict[str, int]) -> str:
 def _examples(visits: list[str]) -> str:
     short = [visit[: listings.SHORT_ID] for visit in visits[:2]]
     return f", such as {' and '.join(short)}" if short else ""
-
-
-def _print_diff_line(line: str) -> None:
-    colour = {"+": typer.colors.GREEN, "-": typer.colors.RED}.get(line[:1])
-    typer.echo(f"  {typer.style(listings.printable(line), fg=colour)}")
