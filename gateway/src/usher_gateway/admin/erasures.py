@@ -8,7 +8,7 @@ from aiohttp import web
 from usher_gateway import model
 from usher_gateway.admin import api, receipts
 from usher_gateway.admin.parts import Parts
-from usher_gateway.admin.person_lookup import PersonQuestion, find_person, oldest_arrival, parse
+from usher_gateway.admin.person_lookup import PersonQuestion, find_person, oldest_arrival, parse, searched
 from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, Filter, ForwardedErasure
 
 _DAY = 86_400 * model.MICROSECONDS
@@ -31,14 +31,9 @@ async def erase(parts: Parts, request: web.Request) -> web.StreamResponse:
     if question.dry_run:
         report = await parts.store.preview_erasure(person.keys)
         await parts.audit.record_before_answer(request, "find person", person.audited, sum(report.arrivals.values()))
-        suppressed_at = await parts.store.tenants_suppressing(person.keys)
-        searched = {
-            "searchedAs": person.fields,
-            "tenants": len(person.tenants),
-            "suppressedAt": sorted(suppressed_at),
-        }
         destinations = parts.erasure_forwarder.declaring(report, field) if question.forward else []
-        return api.json_response({**_report_row(report, {}), **searched, "forwardsTo": destinations})
+        found = {**_report_row(report, {}), **await searched(parts, person)}
+        return api.json_response({**found, "forwardsTo": destinations})
     erasure_request = ErasureRequest(
         persons=tuple(sorted(person.keys)),
         tenants=person.tenants,

@@ -154,11 +154,7 @@ class KubernetesTokens:
                 del self._decisions[key]
 
     def _refuse_strangers(self, digest: bytes) -> None:
-        """Refuse a token that was accepted for no scope, if too many of them came in the last minute.
-
-        Raises:
-            ProblemError: 429.
-        """
+        """Refuse a token that was accepted for no scope, if too many of them came in the last minute."""
         accepted = {token_digest for (token_digest, _), decision in self._decisions.items() if decision.is_accepted}
         strangers = sum(token_digest not in accepted for token_digest, _ in self._decisions)
         if digest not in accepted and strangers >= _MAX_STRANGERS:

@@ -83,11 +83,7 @@ def _row(parts: Parts, link: Link) -> dict[str, object]:
 
 
 def _parse(body: bytes) -> LinkRequest:
-    """Parse the body of a request for a link.
-
-    Raises:
-        ValueError: it is not valid.
-    """
+    """Parse the body of a request for a link."""
     asked = api.decode(body, LinkRequest, "a request for a link")
     if asked.tenant.count("/") != 1 or not all(asked.tenant.split("/")) or len(asked.tenant) > 300:
         raise ValueError("tenant must be NAMESPACE/NAME")

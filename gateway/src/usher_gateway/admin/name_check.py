@@ -58,11 +58,7 @@ def _is_permitted(permitted: Filter, listener: model.ListenerName) -> bool:
 
 
 def _with_namespace(destination: str | None, existing: Iterable[str]) -> str | None:
-    """Return the ``namespace/name`` of the only destination that has a name; other names as they are.
-
-    Raises:
-        ProblemError: 400, because several have it; the hint has some of them.
-    """
+    """Return the ``namespace/name`` of the only destination that has a name; other names as they are."""
     if destination is None or "/" in destination:
         return destination
     candidates = sorted(key for key in existing if key.partition("/")[2] == destination)

@@ -156,6 +156,12 @@ async def oldest_arrival(parts: Parts, request: web.Request) -> int | None:
     return await parts.store.oldest_arrival(Filter(permitted=request[api.CALLER].permitted))
 
 
+async def searched(parts: Parts, person: Person) -> dict[str, object]:
+    """Return the fields of an answer that say where a person was looked for, and where the person is suppressed."""
+    suppressed_at = await parts.store.tenants_suppressing(person.keys)
+    return {"searchedAs": person.fields, "tenants": len(person.tenants), "suppressedAt": sorted(suppressed_at)}
+
+
 async def _tenants(parts: Parts, where: Filter) -> set[tuple[str, str]]:
     """Return the tenants that a filter selects: those in force, and those that the store has counts of."""
     documents_in_force = parts.state.snapshot.listeners.values()

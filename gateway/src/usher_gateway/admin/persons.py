@@ -8,7 +8,7 @@ from aiohttp import web
 from usher_gateway import model
 from usher_gateway.admin import api, status
 from usher_gateway.admin.parts import Parts
-from usher_gateway.admin.person_lookup import Person, PersonQuestion, find_person, oldest_arrival, parse
+from usher_gateway.admin.person_lookup import Person, PersonQuestion, find_person, oldest_arrival, parse, searched
 from usher_gateway.store.base import LONGEST_PAGE, Filter
 
 # Visits in one answer of an export; each has a body of up to 256 KiB, and more if its class allows that.
@@ -45,16 +45,13 @@ async def find(parts: Parts, request: web.Request) -> web.StreamResponse:
     person = await find_person(parts, request, question)
     with api.parsing():
         page = await parts.store.of_person(person.keys, question.cursor, limit)
-    suppressed_at = await parts.store.tenants_suppressing(person.keys)
     await parts.audit.record_before_answer(request, "find person", person.audited, len(page.rows))
     oldest = await oldest_arrival(parts, request)
     return api.json_response(
         {
             "rows": page.rows,
             "nextCursor": page.next_cursor,
-            "searchedAs": person.fields,
-            "tenants": len(person.tenants),
-            "suppressedAt": sorted(suppressed_at),
+            **await searched(parts, person),
             "since": None if oldest is None else model.format_time(oldest),
             "refusing": await status.refusing_listeners(parts, person.where),
         }
@@ -68,15 +65,9 @@ async def export(parts: Parts, request: web.Request) -> web.StreamResponse:
     person = await find_person(parts, request, question)
     with api.parsing():
         page = await parts.store.of_person(person.keys, question.cursor, _EXPORTED_VISITS)
-    suppressed_at = await parts.store.tenants_suppressing(person.keys)
     await parts.audit.record_before_answer(request, "export person", person.audited, len(page.rows))
     rows = [await _exported(parts, row) for row in page.rows]
-    searched = {
-        "searchedAs": person.fields,
-        "tenants": len(person.tenants),
-        "suppressedAt": sorted(suppressed_at),
-    }
-    return api.json_response({"rows": rows, "nextCursor": page.next_cursor, **searched})
+    return api.json_response({"rows": rows, "nextCursor": page.next_cursor, **await searched(parts, person)})
 
 
 async def _exported(parts: Parts, visit: Mapping[str, object]) -> Mapping[str, object]:
@@ -109,8 +100,8 @@ async def suppress(parts: Parts, request: web.Request) -> web.StreamResponse:
         suppressed, cancelled = await _suppress(parts, request, person)
         report = await parts.store.preview_erasure(person.keys)
     counts = {"suppressed": suppressed, "cancelled": cancelled, "stored": sum(report.arrivals.values())}
-    searched = {"searchedAs": person.fields, "tenants": len(person.tenants)}
-    return api.json_response({**searched, **counts, "arrivalsByTenant": report.arrivals})
+    about = {"searchedAs": person.fields, "tenants": len(person.tenants)}
+    return api.json_response({**about, **counts, "arrivalsByTenant": report.arrivals})
 
 
 async def _suppress(parts: Parts, request: web.Request, person: Person) -> tuple[int, int]:

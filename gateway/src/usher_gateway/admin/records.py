@@ -204,11 +204,7 @@ async def list_attempts(parts: Parts, request: web.Request) -> web.StreamRespons
 
 
 async def _find_visit(parts: Parts, request: web.Request) -> tuple[bytes, listings.Row]:
-    """Return the id and the row of the arrival that a request is about, if the caller may see it.
-
-    Raises:
-        NotFoundError: there is none; it says the same of one that the caller may not see.
-    """
+    """Return the id and the row of the arrival of a request. One that the caller may not see seems not to exist."""
     with api.parsing():
         identifier = api.parse_id(request.match_info["id"])
     rows = (await parts.store.visits(api.confine(request, Filter(ids=(identifier,))), None, 1)).rows

@@ -114,11 +114,7 @@ async def run(parts: Parts, request: web.Request) -> web.StreamResponse:
 
 
 async def _overlay(parts: Parts, objects: list[dict[str, object]], caller: Caller) -> Overlay:
-    """Lay the caller's manifests over the configuration in force.
-
-    Raises:
-        ProblemError: they have mistakes, or are about a tenant that the caller may not see.
-    """
+    """Lay the caller's manifests over the configuration in force."""
     text = msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": objects})
     loaded = await asyncio.to_thread(manifests.load_manifests, text, "manifests")
     tried = [each.resource for each in loaded.objects]
@@ -209,11 +205,7 @@ async def _count(parts: Parts, where: Filter) -> int:
 
 
 async def _read(request: web.Request) -> bytes:
-    """Return the body of a request, which may be larger than those of other requests.
-
-    Raises:
-        ProblemError: it is too large.
-    """
+    """Return the body of a request, which may be larger than those of other requests."""
     content = bytearray()
     async for chunk in request.content.iter_any():
         content += chunk
@@ -224,11 +216,7 @@ async def _read(request: web.Request) -> bytes:
 
 
 def _parse(content: bytes) -> _TryQuestion:
-    """Parse the question.
-
-    Raises:
-        ValueError: it cannot be understood.
-    """
+    """Parse the question."""
     asked = api.decode(content, _TryQuestion, "a try")
     if not 1 <= asked.limit <= _MAX_VISITS:
         raise ValueError(f"limit must be a number from 1 to {_MAX_VISITS}")
@@ -246,11 +234,7 @@ def _is_selected(document: documents.ListenerDocument, where: Filter) -> bool:
 
 
 def _check_permitted(objects: Iterable[resources.Resource], caller: Caller) -> None:
-    """Check that manifests are only about tenants that the caller may see.
-
-    Raises:
-        ProblemError: 403.
-    """
+    """Check that manifests are only about tenants that the caller may see."""
     permitted = Filter(permitted=caller.permitted)
     for each in objects:
         if isinstance(each, resources.Listener):

@@ -139,16 +139,10 @@ def _note(action: str, until: str | None) -> str:
 
 
 def _print(rows: list[dict[str, str]], output: tables.OutputFormat) -> None:
-    if output == "json":
-        tables.print_json({"rows": rows})
-    elif output == "csv":
-        tables.print_csv(rows)
-    else:
-        _print_text(rows)
-
-
-def _print_text(rows: list[dict[str, str]]) -> None:
     """Print plain lines, because a table would break long URLs."""
+    if output != "text":
+        tables.print_rows(rows, (), output, "")
+        return
     last_title = ""
     for row in rows:
         title = f"{row['namespace']}/{row['listener']} (tenant {row['tenant']})"

@@ -7,12 +7,13 @@ import datetime
 import functools
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import listings
+from usher_gateway.admin.api import Handler
 from usher_gateway.admin.link_sessions import LinkSessions, LinkState
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.pages import attention, periods, visit_charts
@@ -29,7 +30,6 @@ COOKIE = "usher_link"
 
 _MONTHS = 12  # In the table of usage, with the present one
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MakeApi = Callable[[Callable[[], str]], Api]  # Returns the API for a function that returns tokens
 
 # State -> heading and what to do.

@@ -29,11 +29,7 @@ async def create(api: Api, request: web.Request, form: Form) -> tuple[str, Value
 
 
 async def _create(api: Api, form: Form) -> Row:
-    """Create a link. Its tenant may be a name that only one tenant has.
-
-    Raises:
-        ApiProblemError: a field is wrong.
-    """
+    """Create a link. Its tenant may be a name that only one tenant has."""
     days, tenant = form.get("days", ""), form.get("tenant", "").strip()
     if not (days.isascii() and days.isdecimal()):
         raise ApiProblemError(400, "the days are no number", "enter a number from 1 to 400")

@@ -96,11 +96,7 @@ def _seal(request: web.Request, question: Question) -> str:
 
 
 def _person(request: web.Request, form: Form) -> Question:
-    """Return the person of a form that follows a search.
-
-    Raises:
-        ApiProblemError: the form is too old, or of another session.
-    """
+    """Return the person of a form that follows a search."""
     content = request[FIELD_SEAL].open(form.get("person", ""))
     if content is None:
         raise ApiProblemError(400, "the search is over ten minutes old, or of another session", "search again")

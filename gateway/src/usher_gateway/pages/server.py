@@ -263,11 +263,7 @@ class PageServer:
         return self._refuse(request)
 
     async def _form(self, request: web.Request) -> Form:
-        """Return the fields of a form.
-
-        Raises:
-            _ForeignFormError: it does not come from a page of this session.
-        """
+        """Return the fields of a form."""
         form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
         csrf_token = self._csrf_token(request)
         if not csrf_token or not hmac.compare_digest(form.get("csrf", "").encode(), csrf_token.encode()):

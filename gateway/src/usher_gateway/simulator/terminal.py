@@ -31,10 +31,8 @@ def progress_line(so_far: books.SimulationBooks) -> str:
 
 def books_table(result: books.SimulationBooks) -> rich.table.Table:
     """Return the books as a table. Each listener has a column under its number, because URLs are wider than counts."""
-    table = rich.table.Table()
-    table.add_column("")
-    for number in range(1, len(result.listeners) + 1):
-        table.add_column(str(number), justify="right")
+    numbers = map(str, range(1, len(result.listeners) + 1))
+    table = rich.table.Table("", *[rich.table.Column(number, justify="right") for number in numbers])
     rows = [[*_rows(each), ("hook", _hook(each)), _latency(each)] for each in result.listeners]
     for lines in zip(*rows, strict=True):
         table.add_row(lines[0][0], *(value for _, value in lines))
@@ -43,9 +41,7 @@ def books_table(result: books.SimulationBooks) -> rich.table.Table:
 
 def total_table(result: books.SimulationBooks) -> rich.table.Table:
     """Return the sums of the books of many listeners as a table."""
-    table = rich.table.Table()
-    table.add_column("")
-    table.add_column("all", justify="right")
+    table = rich.table.Table("", rich.table.Column("all", justify="right"))
     disabled = sum(each.disabled for each in result.listeners)
     total = books.total_of(result.listeners)
     for name, value in [*_rows(total), ("hooks disabled", str(disabled)), _latency(total, "worst ")]:
@@ -55,9 +51,7 @@ def total_table(result: books.SimulationBooks) -> rich.table.Table:
 
 def validation_table(listener: books.SenderBooks) -> rich.table.Table:
     """Return the results of the portal's "Save and Validate" as a table."""
-    table = rich.table.Table()
-    for name in ("call", "answer", "seconds", ""):
-        table.add_column(name)
+    table = rich.table.Table("call", "answer", "seconds", "")
     for each in listener.validations:
         explained = books.explain(each.outcome, each.status)
         table.add_row(each.shape, explained, f"{each.seconds:.3f}", "ok" if each.passed else "WRONG")
@@ -66,8 +60,7 @@ def validation_table(listener: books.SenderBooks) -> rich.table.Table:
 
 def counts_table(counts: dict[str, receiving.PathCounts], *, signatures: bool) -> rich.table.Table:
     """Return the counts of a receiver as a table with one row per path."""
-    table = rich.table.Table()
-    table.add_column("path", overflow="fold")
+    table = rich.table.Table(rich.table.Column("path", overflow="fold"))
     names = ["received", "taken", "distinct ids", "duplicates", "without id"]
     for name in [*names, *(["bad signatures"] if signatures else []), "last seen (UTC)"]:
         table.add_column(name, justify="right")
