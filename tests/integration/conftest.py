@@ -1,11 +1,12 @@
-"""The PostgreSQL database of a test."""
+"""The database, destination and API server of a test."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from support import databases
+from support import api_server, databases
+from usher_gateway.simulator import receiver
 
 
 @pytest.fixture
@@ -15,3 +16,15 @@ def database(tmp_path: Path) -> Iterator[str]:
     databases.create(name)
     yield name
     databases.drop(name)
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[receiver.Receiver]:
+    async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as running_receiver:
+        yield running_receiver
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[api_server.ApiServer]:
+    async with api_server.serving() as running_server:
+        yield running_server

@@ -7,7 +7,6 @@ import datetime
 import functools
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     monkeypatch.setattr(time, "time_ns", wall_clock.nanoseconds)
     monkeypatch.setattr(app, "_PRUNE_SECONDS", 0.1)
     return wall_clock
-
-
-@pytest.fixture
-async def peer() -> AsyncIterator[receiver.Receiver]:
-    async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as running_receiver:
-        yield running_receiver
 
 
 class Sender:

@@ -60,12 +60,6 @@ async def running(server: api_server.ApiServer, folder: pathlib.Path) -> AsyncIt
         yield Running(running_gateway.gateway)
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[api_server.ApiServer]:
-    async with api_server.serving() as running_server:
-        yield running_server
-
-
 async def test_gateway_is_ready_after_its_first_list_and_stays_ready(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
@@ -208,7 +202,6 @@ async def test_rejected_vanished_and_removed_documents_are_reported(
 
 
 async def _documents(running_gateway: Running) -> list[dict[str, Any]]:
-    """Return the next documents that the gateway reports."""
     async with asyncio.timeout(60):
         while True:
             if told := (await running_gateway.changes())["documents"]:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,10 @@ VISITS = 100
 
 
 @pytest.fixture
-async def peer() -> AsyncIterator[receiver.Receiver]:
+def peer(peer: receiver.Receiver) -> receiver.Receiver:
     """A destination that rejects every delivery, so that each one is dead at once and logs a line."""
-    async with receiver.Receiver() as running_receiver:
-        running_receiver.set_behaviour("/crm", receiving.Behaviour(status=400))
-        yield running_receiver
+    peer.set_behaviour("/crm", receiving.Behaviour(status=400))
+    return peer
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import contextlib
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ from usher_gateway.simulator import receiver, receiving
 from usher_gateway.store.sqlite import store as sqlite_store
 
 STOP_SECONDS = 35  # The grace period of the chart's pods (45 s) without `preStopSeconds` (10 s)
-
-
-@pytest.fixture
-async def peer() -> AsyncIterator[receiver.Receiver]:
-    async with receiver.Receiver() as running_receiver:
-        yield running_receiver
 
 
 def manifests(peer: receiver.Receiver, *more: str) -> list[gateways.Manifest]:

@@ -3,19 +3,12 @@
 import asyncio
 import pathlib
 import threading
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from support import api_server, config_samples, followers
 from usher_gateway.config import cache
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[api_server.ApiServer]:
-    async with api_server.serving() as running_server:
-        yield running_server
 
 
 async def test_gateway_starts_from_its_cache_during_an_outage(

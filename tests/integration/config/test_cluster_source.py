@@ -3,7 +3,6 @@
 import pathlib
 import statistics
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 import structlog
@@ -12,12 +11,6 @@ from support import api_server, config_samples, followers
 from usher_gateway import config_secret, documents
 from usher_gateway.config import cluster
 from usher_gateway.kube import access, client
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[api_server.ApiServer]:
-    async with api_server.serving() as running_server:
-        yield running_server
 
 
 async def test_pages_of_the_first_list_make_one_snapshot(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:

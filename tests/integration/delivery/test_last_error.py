@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,6 @@ spec:
   type: HTTP
   http: {url: "%s/crm"}
 """
-
-
-@pytest.fixture
-async def peer() -> AsyncIterator[receiver.Receiver]:
-    async with receiver.Receiver(receiver.ReceiverSettings()) as receiving_peer:
-        yield receiving_peer
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,6 @@ AnyGateway = gateways.Gateway | in_process.RunningGateway
 HEALTHY = 60
 FAST = 60.0  # Factor of the clock: circuits are tried once a second, and retries come after 0.1 to 10 s
 EXPIRES_SECONDS = 300  # 5 s at this speed: on a slow machine the visits are accepted before they expire
-
-
-@pytest.fixture
-async def peer() -> AsyncIterator[receiver.Receiver]:
-    async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as running_receiver:
-        yield running_receiver
 
 
 def crm(peer: receiver.Receiver, **http: Any) -> gateways.Manifest:

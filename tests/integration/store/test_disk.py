@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,12 +38,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     unmount(folder)
 
 
-@pytest.fixture
-async def peer() -> AsyncIterator[receiver.Receiver]:
-    async with receiver.Receiver() as running_receiver:
-        yield running_receiver
-
-
 def unmount(folder: Path) -> None:
     subprocess.run(["umount", "-l", folder], check=True)
 
@@ -58,7 +52,6 @@ class Poster:
         self.slowest = 0.0
 
     async def post(self) -> int:
-        """Post one visit and return the status."""
         self._number += 1
         number = self._number
         reply = await gateways.post(self._gateway.port, "/wifi", gateways.visit(number, filling=self._padding))

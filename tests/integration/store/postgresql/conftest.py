@@ -1,14 +1,27 @@
-"""Stores of several gateways on one database."""
+"""Servers of a module, and stores of several gateways on one database."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from postgresql.server import PostgresServer
 from support import engines
 
 Gateways = list[engines.Bench]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as running_server:
+        yield running_server
+
+
+@pytest.fixture(scope="module")
+def durable_server() -> Iterator[PostgresServer]:
+    with PostgresServer(is_durable=True) as running_server:
+        yield running_server
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A store uses only servers that keep what they confirm, and notices when their settings change."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
@@ -14,12 +13,6 @@ from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
 
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "synchronous_standby_names": ""}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        yield server
 
 
 def store(server: PostgresServer, **settings: Any) -> PostgresStore:

@@ -23,33 +23,27 @@ async def test_many_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, 
 # Tests that stop their server
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer(is_durable=True) as server:
-        yield server
-
-
 @pytest.fixture
-def address(server: PostgresServer, tmp_path: Path) -> Iterator[str]:
+def address(durable_server: PostgresServer, tmp_path: Path) -> Iterator[str]:
     """Address of an empty database on a server that a test may kill."""
     name = databases.name_of(tmp_path)
-    server.execute(f"create database {name}")
-    yield server.dsn(name)
-    server.drop(name)
+    durable_server.execute(f"create database {name}")
+    yield durable_server.dsn(name)
+    durable_server.drop(name)
 
 
 async def test_visits_get_503_in_time_while_the_server_is_away(
-    tmp_path: Path, server: PostgresServer, address: str
+    tmp_path: Path, durable_server: PostgresServer, address: str
 ) -> None:
     gateway = gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", address)
     async with gateway:
         await gateway.start()
         assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
-        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(durable_server.kill)
         reply = await gateways.post(gateway.port, "/wifi", gateways.visit(2))
         assert (reply.status, reply.has_header) == (503, False)
         assert reply.seconds < 8.5
-        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(durable_server.start)
 
         async def is_acknowledged() -> bool:
             return (await gateways.post(gateway.port, "/wifi", gateways.visit(3))).is_acknowledgement
@@ -57,16 +51,18 @@ async def test_visits_get_503_in_time_while_the_server_is_away(
         await waiting.wait_until(is_acknowledged, 60, "an accepted visit")
         assert await gateway.terminate() == 0
         query = "select body from bodies order by key"
-        bodies = [bytes(body) for (body,) in await asyncio.to_thread(server.rows, query, databases.name_in(address))]
+        bodies = [
+            bytes(body) for (body,) in await asyncio.to_thread(durable_server.rows, query, databases.name_in(address))
+        ]
     assert bodies[0] == gateways.visit(1)
     assert bodies[-1] == gateways.visit(3)
 
 
 async def test_password_comes_from_a_file_and_is_never_shown(
-    tmp_path: Path, server: PostgresServer, address: str
+    tmp_path: Path, durable_server: PostgresServer, address: str
 ) -> None:
     leaks.SECRETS.add(PASSWORD)
-    server.require_password("keeper", PASSWORD)
+    durable_server.require_password("keeper", PASSWORD)
     file = tmp_path / "password"
     file.write_text(f"{PASSWORD}\n")
     keeper = address.replace("usher@", "keeper@")
@@ -86,9 +82,9 @@ async def test_password_comes_from_a_file_and_is_never_shown(
 
 
 async def test_gateway_that_starts_while_the_server_is_away_waits_for_it(
-    tmp_path: Path, server: PostgresServer, address: str
+    tmp_path: Path, durable_server: PostgresServer, address: str
 ) -> None:
-    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(durable_server.stop)
     async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", address) as gateway:
         await gateway.launch()
 
@@ -114,7 +110,7 @@ async def test_gateway_that_starts_while_the_server_is_away_waits_for_it(
             problem = await refused.json()
         assert (refused.status, problem["code"]) == (503, "StoreUnavailable")
         assert "waits for its store: PostgreSQL cannot be reached" in problem["detail"]
-        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(durable_server.start)
         await gateway.wait_ready()
         assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
         assert (await gateway.readiness())[0] == 200

@@ -1,7 +1,6 @@
 """A connection that is lost during a commit, and a server that is killed."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
@@ -153,12 +152,6 @@ async def test_gateway_without_heartbeats_is_not_ready(bench: engines.Bench) -> 
 
 
 # The server
-
-
-@pytest.fixture(scope="module")
-def durable_server() -> Iterator[PostgresServer]:
-    with PostgresServer(is_durable=True) as server:
-        yield server
 
 
 class Callers:

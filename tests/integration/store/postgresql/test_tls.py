@@ -1,7 +1,6 @@
 """Connections over TLS to a server with a certificate."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -14,12 +13,6 @@ from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
 
 PASSWORD = "correct-horse-battery"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
