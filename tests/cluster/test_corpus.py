@@ -22,7 +22,6 @@ def collection(document: manifests.Document, namespace: str) -> api.Resource:
 
 
 def moved(text: str, namespace: str) -> str:
-    """Return the text with another namespace."""
     for name in ("agency", "elsewhere"):
         text = text.replace(f"namespace: {name}", f"namespace: {namespace}")
     return text

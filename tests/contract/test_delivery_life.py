@@ -243,7 +243,6 @@ class ModelledStore:
         self.counts["redriven"] += redriven
 
     async def _visits(self) -> dict[int, str]:
-        """Return the visit of each delivery."""
         return {model.key_of(model.parse_id(row["id"])): row["visit"] for row in await self.bench.deliveries()}
 
     def _is_replaced(self, key: int, state: str, visits: dict[int, str]) -> bool:

@@ -44,7 +44,6 @@ class Platform:
         self.operator = await self.install.start_operator("--gateways", self.gateway.url, *arguments, changes=PATIENT)
 
     async def children(self, kind: str, hostname: str) -> list[dict[str, Any]]:
-        """Return the children of a hostname."""
         children = await self.server.list(api.Resource(kind, "", self.install.system))
         return [child for child in children if child["metadata"]["annotations"]["usher.dev/owner"] == hostname]
 
@@ -57,7 +56,6 @@ class Agency:
     namespace: str
 
     async def apply(self, *documents: Mapping[str, Any]) -> None:
-        """``kubectl apply``."""
         await self.platform.install.cluster.kubectl.apply(*documents)
 
     async def kubectl(self, *arguments: str) -> str:

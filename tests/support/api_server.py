@@ -147,7 +147,6 @@ class ApiServer:
         self._send(line)
 
     def cut(self) -> None:
-        """End every open watch."""
         for queue in self._open:
             queue.put_nowait(None)
 

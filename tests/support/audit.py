@@ -62,12 +62,10 @@ class Log:
 
 
 def account_name(namespace: str, name: str) -> str:
-    """Return the user name of a service account."""
     return f"system:serviceaccount:{namespace}:{name}"
 
 
 def parse(line: bytes) -> Asked:
-    """Parse a line of the log."""
     event: dict[str, Any] = json.loads(line)
     named = event.get("objectRef", {})
     subresource = f"/{named['subresource']}" if "subresource" in named else ""

@@ -38,7 +38,6 @@ class Browser:
 
     @property
     def cookies(self) -> dict[str, http.cookies.Morsel[str]]:
-        """The cookies by name."""
         return {cookie.key: cookie for cookie in self._client.cookie_jar}
 
     async def get(self, path: str, *headers: tuple[str, str]) -> Page:
@@ -47,7 +46,6 @@ class Browser:
             return Page(answer.status, await answer.text(), answer.headers)
 
     async def send(self, path: str, page: Page, **fields: str) -> Page:
-        """Send a form of a page."""
         return await self.post(path, csrf=page.csrf, **fields)
 
     async def post(self, path: str, **fields: str) -> Page:
@@ -73,7 +71,6 @@ async def words_of(served: admin_port.Served, path: str) -> str:
 
 @contextlib.asynccontextmanager
 async def entered(url: str, token: str) -> AsyncIterator[Browser]:
-    """Enter the pages at an address with a token."""
     headers = {"Authorization": f"Bearer {token}"}
     async with _client() as client:
         async with client.post(f"{url}/api/pages/tickets", headers=headers) as answer:

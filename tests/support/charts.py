@@ -48,7 +48,6 @@ def run(*arguments: str, limit_seconds: float = _LIMIT_SECONDS) -> str:
 
 
 def render(*arguments: str, release: str = "usher", namespace: str = "usher-system") -> str:
-    """Return the manifests of the chart as text."""
     return run("template", release, str(CHART), f"--namespace={namespace}", *arguments)
 
 

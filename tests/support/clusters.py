@@ -68,7 +68,6 @@ def _definitions(files: Sequence[Path]) -> list[str]:
 
 
 def own_definitions() -> list[Path]:
-    """Return the files of Usher's definitions."""
     return sorted(DEFINITIONS.glob("usher.dev_*.yaml"))
 
 

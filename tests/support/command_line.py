@@ -29,7 +29,6 @@ COMMANDS = dict(commands())
 
 
 def options(command: Any) -> list[Any]:
-    """Return the options and arguments of a command, without `--help`."""
     return [option for option in command.params if option.name != "help"]
 
 

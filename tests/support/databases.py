@@ -23,7 +23,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "which-store.md"  # The page that sa
 
 @functools.cache
 def server() -> PostgresServer:
-    """Return the server of this process."""
     started = PostgresServer()
     started.__enter__()
     atexit.register(started.__exit__)
@@ -63,7 +62,6 @@ def _as_owner(work: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Coroutin
 
 
 def name_of(place: Path) -> str:
-    """Return the name of a place's database."""
     return f"usher_{hashlib.sha256(str(place).encode()).hexdigest()[:16]}"
 
 

@@ -51,7 +51,6 @@ class Server:
         await self._session.close()
 
     async def create(self, collection: api.Resource, text: str | bytes, *, keep: bool = False) -> Answer:
-        """Create a document (YAML or JSON)."""
         return await self._ask("POST", collection.path, text, {} if keep else {"dryRun": "All"}, "application/yaml")
 
     async def apply(self, resource: api.Resource, text: str, *, keep: bool = False) -> Answer:

@@ -183,7 +183,6 @@ class Proxy:
         return fault
 
     def lift(self) -> None:
-        """Lift every fault."""
         for fault in [*self._faults, *self._silences]:
             fault.lift()
 

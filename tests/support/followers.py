@@ -50,7 +50,6 @@ class Follower(Generic[Source]):
 
     @property
     def listeners(self) -> list[str]:
-        """Names of the listeners in force."""
         return sorted(listener.name for listener in self.snapshots[-1].listeners.values()) if self.snapshots else []
 
     def states(self) -> dict[config_secret.Identity, DocumentStatus | None]:

@@ -120,7 +120,6 @@ class RunningGateway:
             return answer.status, await answer.text()
 
     def exposition(self) -> str:
-        """Return the text of ``/metrics``."""
         return metrics.write(self.gateway.metrics.collect())
 
 

@@ -43,7 +43,6 @@ def listener(name: str, routes: Sequence[Manifest], **spec: Any) -> Manifest:
 
 
 def route(name: str, destination: str, **spec: Any) -> Manifest:
-    """Build a route of a listener."""
     return {"name": name, "destinationRef": {"name": destination}, **spec}
 
 
@@ -63,7 +62,6 @@ def one_route(url: str, http: Manifest | None = None) -> list[Manifest]:
 
 
 def secret(name: str, **values: str) -> Manifest:
-    """Build a Secret."""
     labels = {"usher.dev/watch": "true"}
     metadata = {"name": name, "labels": labels}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
@@ -139,7 +137,6 @@ class Gateway:
         return False
 
     async def kill(self) -> None:
-        """Kill the process."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
@@ -186,12 +183,10 @@ class Gateway:
             return answer.status, await answer.text()
 
     def log_tail(self, lines: int = 30) -> str:
-        """Return the last lines of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     @property
     def resident_bytes(self) -> int:
-        """Resident memory of the process."""
         assert self.process is not None
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -246,7 +241,6 @@ class Connection:
         return Reply(int(head_lines.split(b" ", 2)[1]), header, time.monotonic() - started)
 
     def close(self) -> None:
-        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
@@ -275,7 +269,6 @@ class StoreData:
     """The content of a store, read through a separate connection."""
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Return the rows of a query."""
         raise NotImplementedError
 
     def counted(self) -> list[tuple[int, int, int, int]]:
@@ -283,7 +276,6 @@ class StoreData:
         raise NotImplementedError
 
     def count(self, table_and_condition: str) -> int:
-        """``select count(*) from …``."""
         return int(self.rows(f"select count(*) from {table_and_condition}")[0][0])
 
     def meters(self, listener: str = "") -> collections.Counter[model.Counter]:

@@ -38,7 +38,6 @@ class Image:
         return [*isolated, str(self.root), user, "env", "-i", *self.config["Env"], *arguments]
 
     def run(self, *arguments: str) -> str:
-        """Run a program of the image and return its output."""
         done = subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -88,7 +87,6 @@ class Builder:
         return description
 
     def _bytes(self, image: str) -> int:
-        """Return the size of the files of an image."""
         container = self._buildah("from", "--pull-never", image)
         root = self._buildah("mount", container)
         size = self._run("du", "--summarize", "--bytes", "--one-file-system", root).split()[0]

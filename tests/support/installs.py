@@ -323,7 +323,6 @@ def _keep_values(data: dict[str, bytes]) -> None:
 
 
 def decoded(secret: dict[str, Any]) -> dict[str, bytes]:
-    """Decode the values of a Secret."""
     return {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items()}
 
 

@@ -31,7 +31,6 @@ class Peer:
         return f"{scheme}://{host}:{self.port}/hook?a=1"
 
     async def read(self, reader: asyncio.StreamReader) -> bytes:
-        """Read one request."""
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         request = head + await reader.readexactly(length)

@@ -138,7 +138,6 @@ class Cluster:
         return self.put(raw)
 
     def edit_metadata(self, kind: str, path: str, **metadata: Any) -> frozenset[Key]:
-        """Change fields of the metadata."""
         raw = self.raw(kind, path)
         raw["metadata"].update(metadata)
         return self.put(raw)

@@ -14,7 +14,6 @@ _LIMIT_SECONDS = 60
 
 
 def rule_files() -> list[Path]:
-    """Return the rule files of the chart."""
     return sorted(RULES.glob("*.yaml"))
 
 

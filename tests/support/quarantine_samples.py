@@ -37,7 +37,6 @@ def listener(**changes: Any) -> LiveListener:
 
 
 def stored(**changes: Any) -> model.Arrival:
-    """Return the quarantined arrival as the store has it."""
     values: dict[str, Any] = {
         "listener": model.ListenerName("agency", "acme", "lobby"),
         "received_at": NOW,

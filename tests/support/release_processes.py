@@ -29,7 +29,6 @@ ANY_DISK = {
 
 
 def helm(cluster: clusters.Cluster, *arguments: str) -> str:
-    """Run helm for the namespace of the release."""
     return charts.run(*arguments, f"--namespace={SYSTEM}", f"--kubeconfig={cluster.kubeconfig}")
 
 

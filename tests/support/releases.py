@@ -82,11 +82,9 @@ class Release:
         self.site.kubectl.run("create", "rolebinding", "usher-agency", f"--namespace={namespace}", *role)
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
-        """Run kubectl in the release's namespace."""
         return self.site.kubectl.run(*arguments, f"--namespace={self.namespace}", stdin=stdin)
 
     def pods(self, component: str) -> list[dict[str, Any]]:
-        """Return the pods of the gateway or the operator."""
         selector = f"--selector=app.kubernetes.io/component={component}"
         pods: list[dict[str, Any]] = self.site.get("pods", f"--namespace={self.namespace}", selector)
         return pods

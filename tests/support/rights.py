@@ -14,7 +14,6 @@ Right = tuple[str, str, str, str]  # Role, namespace, objects and verbs, as the 
 
 
 def roles() -> Iterator[dict[str, Any]]:
-    """Yield the roles of the shipped manifests."""
     for file in MANIFESTS:
         yield from (
             manifest

@@ -31,7 +31,6 @@ class Site:
         return answer["items"] if answer["kind"] == "List" else answer
 
     def apply(self, *documents: Any, dry_run: bool = False) -> None:
-        """``kubectl apply``."""
         listed = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
         how = ("--dry-run=server",) if dry_run else ()
         self.kubectl.run("apply", "--server-side", *how, "--filename=-", stdin=json.dumps(listed))

@@ -55,7 +55,6 @@ def tree(file: Path) -> ast.Module:
 
 
 def pages() -> list[Path]:
-    """Every page of documentation."""
     return [file for file in files() if file.suffix == ".md"]
 
 

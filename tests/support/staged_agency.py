@@ -77,7 +77,6 @@ class Agency:
         self.token = (running.gateway.settings.data / "operate.token").read_text("ascii").strip()
 
     async def ask(self, method: str, path: str, **body: Any) -> Any:
-        """Ask the API; return the answer."""
         headers = {"Authorization": f"Bearer {self.token}"}
         async with (
             aiohttp.ClientSession(headers=headers) as session,
@@ -105,7 +104,6 @@ class Agency:
         assert (await wire.exchange(self.gateway.port, request)).status == status
 
     async def rows(self, path: str) -> list[Any]:
-        """Return the rows of a list of the API."""
         return list((await self.ask("GET", path))["rows"])
 
     async def _wait_rows(self, path: str, satisfied: Callable[[list[Any]], bool]) -> list[Any]:

@@ -26,7 +26,6 @@ class Client:
         return self._outgoing.read()
 
     async def shake_hands(self) -> None:
-        """Complete the handshake."""
         while True:
             try:
                 self._tls.do_handshake()

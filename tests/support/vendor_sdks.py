@@ -111,7 +111,6 @@ class _Recorder:
 
 
 def main() -> int:
-    """Install the SDKs."""
     try:
         packages()
     except PrepareError as error:

@@ -124,7 +124,6 @@ def request(
     host: str = "hooks.test",
     headers: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Build an HTTP/1.1 request."""
     given = {"Host": host, "Content-Type": "application/json", "Content-Length": str(len(body))} | dict(headers or {})
     if method in {"GET", "HEAD", "OPTIONS"} and not body:
         del given["Content-Length"]

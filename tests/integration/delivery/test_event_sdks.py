@@ -48,7 +48,6 @@ Reader = Callable[[bytes], event_sdks.ReadEvent]
     ]
 )
 def reader(request: pytest.FixtureRequest) -> Reader:
-    """A SDK."""
     return event_sdks.READERS[request.param]
 
 

@@ -155,7 +155,6 @@ AUTHENTICATIONS = {
 
 
 def listener(name: str, fields: str) -> str:
-    """Return a listener with more fields."""
     return gateways.LISTENER.replace("{name: wifi,", f"{{name: {name},").replace("  routes: []", fields)
 
 

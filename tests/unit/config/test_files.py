@@ -157,7 +157,6 @@ def test_large_removal_is_halted_while_edits_go_on() -> None:
 
 
 def annotated(hashes: str, hostname: str = "localhost") -> str:
-    """A class that confirms removals."""
     return (
         "---\napiVersion: usher.dev/v1alpha1\nkind: ListenerClass\n"
         f'metadata: {{name: public, annotations: {{usher.dev/confirm-removals: "{hashes}"}}}}\n'

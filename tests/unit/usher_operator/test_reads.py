@@ -30,7 +30,6 @@ class History:
         self.put("ListenerClass", "", "public", self.listener_class())
 
     def change(self) -> None:
-        """Make one change."""
         changes: list[tuple[int, Callable[[], None]]] = [
             (12, self.change_listener),
             (5, self.change_tenant),

@@ -25,7 +25,6 @@ SPA_ROUTE = samples.route("crm", SPA, "agency/spa")
 
 
 def at(route: model.RouteDefinition, content: str) -> model.Arrival:
-    """Return an arrival at the listener of a route, with one delivery."""
     return samples.arrival(content, listener=route.listener, if_visit=(samples.plan(route),), if_repeat=())
 
 

@@ -19,7 +19,6 @@ NEXT = Migration(9000, "add a note", "alter table deliveries add column note tex
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Iterator[str]:
-    """An empty database."""
     name = databases.name_of(tmp_path)
     databases.create_empty(name)
     yield name
