@@ -2,6 +2,7 @@ import collections
 import dataclasses
 
 import hypothesis.stateful
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,19 @@ def entry(destination: str = "n/a", tenant: str = "t", *, fresh: bool = True, si
     return LaneEntry(delivery_samples.delivery(), destination, tenant, fresh, size)
 
 
+@pytest.fixture
+def scheduler() -> LaneScheduler:
+    return LaneScheduler(1 << 20, 100)
+
+
+def offer(
+    scheduler: LaneScheduler, count: int, destination: str = "n/a", tenant: str = "t", fresh: bool = True, now: int = 0
+) -> None:
+    """Offer a number of deliveries, for which there must be room."""
+    for _ in range(count):
+        assert scheduler.offer(entry(destination, tenant, fresh=fresh), now)
+
+
 def started(scheduler: LaneScheduler, now: int) -> list[LaneEntry]:
     """Start every delivery that may start now."""
     entries: list[LaneEntry] = []
@@ -33,24 +47,21 @@ def finish(scheduler: LaneScheduler, entries: list[LaneEntry], result: outcome.O
 
 def open_circuit(scheduler: LaneScheduler, destination: str, now: int) -> None:
     for _ in range(circuit.OPENS_AFTER):
-        assert scheduler.offer(entry(destination), now)
+        offer(scheduler, 1, destination, now=now)
         finish(scheduler, started(scheduler, now), FAILED, now)
     assert scheduler.circuit_of(destination).state is circuit.CircuitState.Open
 
 
-def test_destination_concurrency_limits_running_attempts() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
+def test_destination_concurrency_limits_running_attempts(scheduler: LaneScheduler) -> None:
     scheduler.configure("n/a", LaneLimits(concurrency=3), 0)
-    for _ in range(10):
-        assert scheduler.offer(entry(), 0)
+    offer(scheduler, 10)
     running = started(scheduler, 0)
     assert len(running) == 3
     finish(scheduler, running[:1], outcome.DELIVERED, 0)
     assert len(started(scheduler, 0)) == 1
 
 
-def test_queues_show_what_waits_by_tenant_and_destination() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
+def test_queues_show_what_waits_by_tenant_and_destination(scheduler: LaneScheduler) -> None:
     scheduler.configure("n/a", LaneLimits(concurrency=1), 0)
     for tenant, created_at, fresh in (("t", 5, True), ("t", 3, True), ("t", 2, False), ("u", 9, False)):
         delivery = delivery_samples.delivery(created_at=created_at)
@@ -60,8 +71,7 @@ def test_queues_show_what_waits_by_tenant_and_destination() -> None:
     assert list(scheduler.queues()) == [LaneQueue("t", "n/a", 2, 2, 3), LaneQueue("u", "n/a", 1, 9, 0)]
 
 
-def test_gateway_without_a_share_takes_nothing_into_its_lane() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
+def test_gateway_without_a_share_takes_nothing_into_its_lane(scheduler: LaneScheduler) -> None:
     open_circuit(scheduler, "n/dead", 0)
     for destination in ("n/a", "n/dead"):
         scheduler.share(destination, LaneLimits(concurrency=0), 0)
@@ -69,11 +79,9 @@ def test_gateway_without_a_share_takes_nothing_into_its_lane() -> None:
         assert scheduler.room(destination, circuit.TRIAL_EVERY)[0] == 0
 
 
-def test_smaller_share_counts_running_attempts() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
+def test_smaller_share_counts_running_attempts(scheduler: LaneScheduler) -> None:
     scheduler.configure("n/a", LaneLimits(concurrency=4), 0)
-    for _ in range(10):
-        assert scheduler.offer(entry(), 0)
+    offer(scheduler, 10)
     running = started(scheduler, 0)
     scheduler.share("n/a", LaneLimits(concurrency=2), 0)
     finish(scheduler, running[:2], outcome.DELIVERED, 0)
@@ -86,8 +94,7 @@ def test_share_of_a_rate_limit_starts_without_a_burst() -> None:
     scheduler.configure("n/a", LaneLimits(concurrency=100, rate=RateLimit(20)), 0)
     scheduler.share("n/a", LaneLimits(concurrency=0), 0)
     scheduler.share("n/a", LaneLimits(concurrency=50, rate=RateLimit(10)), 5 * SECOND)
-    for _ in range(50):
-        assert scheduler.offer(entry(), 5 * SECOND)
+    offer(scheduler, 50, now=5 * SECOND)
     assert started(scheduler, 5 * SECOND) == []
     assert len(started(scheduler, 6 * SECOND)) == 1
 
@@ -95,8 +102,7 @@ def test_share_of_a_rate_limit_starts_without_a_burst() -> None:
 def test_larger_share_of_a_rate_limit_adds_no_tokens() -> None:
     scheduler = LaneScheduler(1 << 20, 500)
     scheduler.configure("n/a", LaneLimits(concurrency=100, rate=RateLimit(10)), 0)
-    for _ in range(50):
-        assert scheduler.offer(entry(), 0)
+    offer(scheduler, 50)
     assert len(started(scheduler, 0)) == 1
     scheduler.share("n/a", LaneLimits(concurrency=100, rate=RateLimit(20)), 0)
     assert started(scheduler, 0) == []
@@ -131,10 +137,8 @@ def test_open_circuit_is_tried_while_other_lanes_are_full() -> None:
     assert scheduler.room("n/dead", circuit.TRIAL_EVERY) == (1, 1_000)
 
 
-def test_hanging_destination_does_not_delay_others() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
-    for _ in range(50):
-        assert scheduler.offer(entry("n/hangs"), 0)
+def test_hanging_destination_does_not_delay_others(scheduler: LaneScheduler) -> None:
+    offer(scheduler, 50, "n/hangs")
     hanging = started(scheduler, 0)
     assert scheduler.offer(entry("n/b"), 1)
     assert [lane_entry.destination for lane_entry in started(scheduler, 1)] == ["n/b"]
@@ -144,8 +148,7 @@ def test_hanging_destination_does_not_delay_others() -> None:
 def test_tenant_with_many_destinations_leaves_attempts_to_others() -> None:
     scheduler = LaneScheduler(1 << 20, 64)
     for number in range(40):
-        for _ in range(8):
-            assert scheduler.offer(entry(f"n/slow-{number}", "slow"), 0)
+        offer(scheduler, 8, f"n/slow-{number}", "slow")
     slow = started(scheduler, 0)
     assert 16 <= len(slow) <= 32
     for number in range(8):
@@ -168,8 +171,7 @@ def fill_with_slow_attempts(scheduler: LaneScheduler, namespaces: int) -> list[L
         assert scheduler.offer(entry(name, name), 0)
     finish(scheduler, started(scheduler, 0), outcome.DELIVERED, 9 * SECOND)
     for name in names:
-        for _ in range(20):
-            assert scheduler.offer(entry(name, name), 9 * SECOND)
+        offer(scheduler, 20, name, name, now=9 * SECOND)
     return started(scheduler, 9 * SECOND)
 
 
@@ -196,8 +198,7 @@ def test_new_destinations_that_hang_leave_half_of_the_reserve() -> None:
     scheduler = LaneScheduler(1 << 24, 64)
     answer_fast(scheduler, "fast/crm")
     for number in range(64):
-        for _ in range(8):
-            assert scheduler.offer(entry(f"hangs-{number}/crm", f"hangs {number}"), 0)
+        offer(scheduler, 8, f"hangs-{number}/crm", f"hangs {number}")
     assert len(started(scheduler, 0)) == 56
     assert started(scheduler, 2 * SECOND) == []
     assert scheduler.offer(entry("fast/crm", "fast"), 2 * SECOND)
@@ -219,8 +220,7 @@ def test_tenant_at_its_limit_does_not_delay_others_of_a_shared_destination() -> 
 def test_namespace_leaves_as_many_slots_as_it_uses() -> None:
     scheduler = LaneScheduler(1 << 24, 64)
     for number in range(40):
-        for _ in range(8):
-            assert scheduler.offer(entry(f"loud/{number}", f"loud {number}"), 0)
+        offer(scheduler, 8, f"loud/{number}", f"loud {number}")
     assert len(started(scheduler, 0)) == 24 + 8, "half of the shared slots and half of the reserve"
     for number in range(40):
         assert scheduler.offer(entry(f"quiet/{number}", f"quiet {number}"), 2 * SECOND)
@@ -253,28 +253,22 @@ def test_tenant_whose_requests_fill_the_memory_starts_nothing_until_one_is_done(
     assert [ready.tenant for ready in started(scheduler, 0)] == ["n/loud"]
 
 
-def test_destinations_take_turns() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
+def test_destinations_take_turns(scheduler: LaneScheduler) -> None:
     for name in ("n/a", "n/b", "n/c"):
-        for _ in range(3):
-            assert scheduler.offer(entry(name), 0)
+        offer(scheduler, 3, name)
     assert [lane_entry.destination for lane_entry in started(scheduler, 0)] == ["n/a", "n/b", "n/c"] * 3
 
 
-def test_tenants_of_a_shared_destination_take_turns() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
+def test_tenants_of_a_shared_destination_take_turns(scheduler: LaneScheduler) -> None:
     scheduler.configure("n/a", LaneLimits(concurrency=4), 0)
     for tenant in ["loud"] * 20 + ["quiet"] * 2:
         assert scheduler.offer(entry(tenant=tenant), 0)
     assert collections.Counter(lane_entry.tenant for lane_entry in started(scheduler, 0)) == {"loud": 2, "quiet": 2}
 
 
-def test_fresh_deliveries_get_half_of_the_slots() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
-    for _ in range(20):
-        assert scheduler.offer(entry(fresh=False), 0)
-    for _ in range(20):
-        assert scheduler.offer(entry(fresh=True), 0)
+def test_fresh_deliveries_get_half_of_the_slots(scheduler: LaneScheduler) -> None:
+    offer(scheduler, 20, fresh=False)
+    offer(scheduler, 20, fresh=True)
     assert collections.Counter(lane_entry.fresh for lane_entry in started(scheduler, 0)) == {True: 4, False: 4}
 
 
@@ -306,8 +300,7 @@ def test_destinations_that_share_a_rate_limit_take_turns() -> None:
     scheduler = LaneScheduler(1 << 20, 1000)
     for number in range(50):
         scheduler.configure(f"n/{number}", LaneLimits(rate=RateLimit(10, shared_by="n//vendor")), 0)
-        for _ in range(3):
-            assert scheduler.offer(entry(f"n/{number}"), 0)
+        offer(scheduler, 3, f"n/{number}")
     now, starts, looks = SECOND, [], 0
     while scheduler.count:
         ready = scheduler.next_ready(now)
@@ -332,18 +325,15 @@ def test_clock_set_back_only_delays_a_rate_limited_lane() -> None:
     assert len(started(scheduler, 102 * SECOND)) == 1
 
 
-def test_failures_open_the_circuit_once_and_the_lane_can_be_drained() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
-    for _ in range(30):
-        assert scheduler.offer(entry(), 0)
+def test_failures_open_the_circuit_once_and_the_lane_can_be_drained(scheduler: LaneScheduler) -> None:
+    offer(scheduler, 30)
     opened = [scheduler.done(lane_entry.delivery.key, FAILED, 0) for lane_entry in started(scheduler, 0)]
     assert opened.count(True) == 1
     assert len(scheduler.drain("n/a")) == 30 - 8
     assert (scheduler.count, scheduler.bytes) == (0, 0)
 
 
-def test_open_circuit_accepts_one_delivery_when_its_trial_is_due() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
+def test_open_circuit_accepts_one_delivery_when_its_trial_is_due(scheduler: LaneScheduler) -> None:
     open_circuit(scheduler, "n/a", 0)
     assert not scheduler.offer(entry(), 30 * SECOND)
     assert scheduler.room("n/a", 30 * SECOND)[0] == 0
@@ -354,18 +344,15 @@ def test_open_circuit_accepts_one_delivery_when_its_trial_is_due() -> None:
     assert len(started(scheduler, 60 * SECOND)) == 1
 
 
-def test_delivery_in_an_open_lane_starts_when_the_trial_is_due() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
-    for _ in range(12):
-        assert scheduler.offer(entry(), 0)
+def test_delivery_in_an_open_lane_starts_when_the_trial_is_due(scheduler: LaneScheduler) -> None:
+    offer(scheduler, 12)
     finish(scheduler, started(scheduler, 0), FAILED, 0)
     assert scheduler.next_ready(1) is None
     assert scheduler.wakes_at == 60 * SECOND
     assert len(started(scheduler, 60 * SECOND)) == 1
 
 
-def test_unsent_attempt_does_not_change_the_circuit() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
+def test_unsent_attempt_does_not_change_the_circuit(scheduler: LaneScheduler) -> None:
     open_circuit(scheduler, "n/a", 0)
     assert scheduler.offer(entry(), 60 * SECOND)
     finish(scheduler, started(scheduler, 60 * SECOND), None, 60 * SECOND)
@@ -373,16 +360,14 @@ def test_unsent_attempt_does_not_change_the_circuit() -> None:
     assert scheduler.room("n/a", 60 * SECOND)[0] == 1, "the trial is still to be made"
 
 
-def test_rejected_body_counts_as_success_for_the_circuit() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
+def test_rejected_body_counts_as_success_for_the_circuit(scheduler: LaneScheduler) -> None:
     open_circuit(scheduler, "n/a", 0)
     assert scheduler.offer(entry(), 60 * SECOND)
     finish(scheduler, started(scheduler, 60 * SECOND), REJECTED, 60 * SECOND)
     assert scheduler.circuit_of("n/a").state is circuit.CircuitState.Recovering
 
 
-def test_changed_document_is_tried_at_once() -> None:
-    scheduler = LaneScheduler(1 << 20, 100)
+def test_changed_document_is_tried_at_once(scheduler: LaneScheduler) -> None:
     open_circuit(scheduler, "n/a", 0)
     scheduler.reset("n/a", 0)
     assert scheduler.offer(entry(), 1)
