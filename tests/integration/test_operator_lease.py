@@ -17,6 +17,23 @@ from usher_operator.confirmed_clock import ConfirmedClock
 from usher_operator.settings import OperatorSettings
 
 
+class LeaseStore:
+    """Stores one Lease as an API server does."""
+
+    def __init__(self) -> None:
+        self._lease: dict[str, Any] = {}
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return web.json_response(self._lease or {"reason": "NotFound"}, status=200 if self._lease else 404)
+        written = await request.json()
+        if self._lease and written["metadata"]["resourceVersion"] != self._lease["metadata"]["resourceVersion"]:
+            return web.json_response({"reason": "Conflict"}, status=409)
+        version = int(self._lease["metadata"]["resourceVersion"]) + 1 if self._lease else 1
+        self._lease = {**written, "metadata": {**written["metadata"], "resourceVersion": str(version)}}
+        return web.json_response(self._lease)
+
+
 @pytest.mark.parametrize(("status", "hint"), [(404, "--namespace"), (403, "operator/rbac"), (401, "delete the pod")])
 async def test_lease_that_cannot_be_created_is_logged_and_retried(status: int, hint: str) -> None:
     asked: Counter[str] = Counter()
@@ -39,21 +56,11 @@ async def test_lease_that_cannot_be_created_is_logged_and_retried(status: int, h
 
 
 async def test_next_leader_goes_on_from_the_saved_time_whatever_its_wall_clock() -> None:
-    stored: dict[str, Any] = {}
-    hour = 3600 * 1_000_000
-
-    async def store(request: web.Request) -> web.Response:
-        if request.method == "GET":
-            return web.json_response(stored or {"reason": "NotFound"}, status=200 if stored else 404)
-        written = await request.json()
-        stored.update(written, metadata={**written["metadata"], "resourceVersion": str(len(passed))})
-        return web.json_response(stored)
-
-    passed: list[int] = []
+    store, passed, hour = LeaseStore(), list[int](), 3600 * 1_000_000
     for wall in (1_800_000_000_000_000, 1_900_000_000_000_000, 0):
         steady = 5
         clock = ConfirmedClock(steady=lambda: steady, wall=lambda: wall)  # noqa: B023 - used within the turn
-        async with replica(store, settings.OperatorTiming(), clock) as part:
+        async with replica(store.answer, settings.OperatorTiming(), clock) as part:
             await part.acquire()
             steady += hour
             passed.append(clock.now())
@@ -63,17 +70,13 @@ async def test_next_leader_goes_on_from_the_saved_time_whatever_its_wall_clock()
 
 async def test_replica_leads_although_each_request_takes_half_of_its_time() -> None:
     """A reading and a write together take longer than one request may."""
-    stored: dict[str, Any] = {}
+    store = LeaseStore()
 
-    async def store(request: web.Request) -> web.Response:
+    async def answer_slowly(request: web.Request) -> web.Response:
         await asyncio.sleep(2.6)
-        if request.method == "GET":
-            return web.json_response(stored or {"reason": "NotFound"}, status=200 if stored else 404)
-        written = await request.json()
-        stored.update(written, metadata={**written["metadata"], "resourceVersion": "1"})
-        return web.json_response(stored)
+        return await store.answer(request)
 
-    async with replica(store, settings.OperatorTiming()) as part:
+    async with replica(answer_slowly, settings.OperatorTiming()) as part:
         async with asyncio.timeout(60):
             await part.acquire()
         assert part.may_write
@@ -81,28 +84,21 @@ async def test_replica_leads_although_each_request_takes_half_of_its_time() -> N
 
 async def test_renewal_whose_answer_is_lost_does_not_cost_the_lease() -> None:
     """The next renewal conflicts with the lost one, and is the last one before the deadline."""
-    stored: dict[str, Any] = {}
-    replaced = 0
+    store, replaced = LeaseStore(), 0
 
-    async def store(request: web.Request) -> web.Response:
+    async def lose_the_first_answer(request: web.Request) -> web.Response:
         nonlocal replaced
-        if request.method == "GET":
-            return web.json_response(stored or {"reason": "NotFound"}, status=200 if stored else 404)
-        written = await request.json()
-        if stored and written["metadata"]["resourceVersion"] != stored["metadata"]["resourceVersion"]:
-            return web.json_response({"reason": "Conflict"}, status=409)
-        version = int(stored["metadata"]["resourceVersion"]) + 1 if stored else 1
-        stored.update(written, metadata={**written["metadata"], "resourceVersion": str(version)})
-        replaced += request.method == "PUT"
-        if replaced == 1:
-            await asyncio.sleep(60)  # the client gives up before, and 0.9 s of the deadline are left
-        if replaced == 2:
+        answer = await store.answer(request)
+        if request.method == "PUT" and answer.status == 200:
+            replaced += 1
+            if replaced == 1:
+                await asyncio.sleep(60)  # the client gives up before, and 0.9 s of the deadline are left
             renewed.set()
-        return web.json_response(stored)
+        return answer
 
     renewed = asyncio.Event()
     timing = settings.OperatorTiming(renew_deadline_seconds=6.0, lease_retry_seconds=2.1)
-    async with replica(store, timing) as part:
+    async with replica(lose_the_first_answer, timing) as part:
         await part.acquire()
         holding = asyncio.create_task(part.hold())
         await asyncio.wait({holding, asyncio.create_task(renewed.wait())}, return_when=asyncio.FIRST_COMPLETED)

@@ -30,6 +30,7 @@ from usher_operator.view import (
 from usher_operator.workqueue import Workqueue
 
 LOBBY = Key("Listener", "agency", "lobby")
+LISTENER = kinds.BY_NAME["Listener"]
 
 
 def condition(
@@ -110,14 +111,26 @@ class StatusServer:
         return {**cache_samples.listener(resourceVersion="2", **self._meta), "status": body["status"]}
 
 
-def status_writer(server: Any, cache: Cache, queue: Workqueue[Key], *, clock: Callable[[], float]) -> StatusWriter:
-    return StatusWriter(
-        api=server,
-        cache=cache,
-        queue=queue,
-        metrics=OperatorMetrics(),
-        clock=clock,
-    )
+class StatusBench:
+    """A status writer with its cache, which has a listener, and its queue; the test sets the time."""
+
+    def __init__(self, server: Any, listener: dict[str, Any] | None = None) -> None:
+        self.now = 0.0
+        self.cache = Cache(OperatorSettings())
+        self.put(listener or cache_samples.listener())
+        self.queue: Workqueue[Key] = Workqueue(clock=lambda: self.now, random=lambda: 0.5)
+        self.statuses = StatusWriter(
+            api=server, cache=self.cache, queue=self.queue, metrics=OperatorMetrics(), clock=lambda: self.now
+        )
+
+    def put(self, listener: dict[str, Any]) -> None:
+        self.cache.put(LISTENER, listener)
+
+    async def write(self, *conditions: StatusCondition, key: Key = LOBBY, generation: int = 1, **fields: Any) -> None:
+        await self.statuses.write(Plan(key, (), status(*conditions, generation=generation, **fields)))
+
+    def queued(self) -> set[Key]:
+        return set(iter(self.queue.take, None))
 
 
 class EventServer(StatusServer):
@@ -137,16 +150,13 @@ class EventServer(StatusServer):
 
 
 async def test_lost_address_is_reported_although_ready_is_unknown_in_between() -> None:
-    cache = Cache(OperatorSettings())
-    cache.put(kinds.BY_NAME["Listener"], cache_samples.listener())
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     server = EventServer()
-    statuses = status_writer(server, cache, queue, clock=lambda: 0.0)
+    writer = StatusBench(server)
     pending = condition(status="Unknown", reason="Pending")
     lost = condition(status="False", reason="AddressNotAssigned")
     for written in (pending, lost, pending, condition(), pending, pending, lost):
-        await statuses.write(Plan(LOBBY, (), status(written)))
-    posting = asyncio.create_task(statuses.post_events())
+        await writer.write(written)
+    posting = asyncio.create_task(writer.statuses.post_events())
     async with asyncio.timeout(10):
         posted = [(await server.events.get())["message"] for _ in range(2)]
     posting.cancel()
@@ -164,48 +174,35 @@ class ServerWithoutEmptyLists(EventServer):
 
 
 async def test_emptied_list_is_no_change_of_somebody_else() -> None:
-    cache = Cache(OperatorSettings())
-    cache.put(kinds.BY_NAME["Listener"], cache_samples.listener())
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     server = ServerWithoutEmptyLists()
-    statuses = status_writer(server, cache, queue, clock=lambda: 0.0)
+    writer = StatusBench(server)
     addresses = [{"type": "Hostname", "value": "a.test"}]
     for number in range(4):
-        await statuses.write(Plan(LOBBY, (), status(condition(), addresses=addresses)))
-        await statuses.write(Plan(LOBBY, (), status(condition(status="False"), addresses=[])))
+        await writer.write(condition(), addresses=addresses)
+        await writer.write(condition(status="False"), addresses=[])
         assert server.writes == 2 * (number + 1)
 
 
 @pytest.mark.parametrize(("generation", "is_planned_again"), [(1, False), (2, True)])
 async def test_edit_before_a_status_write_queues_the_key(generation: int, is_planned_again: bool) -> None:
-    cache = Cache(OperatorSettings())
-    cache.put(kinds.BY_NAME["Listener"], cache_samples.listener())
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     meta: dict[str, Any] = {"labels": {"a": "b"}} if generation > 1 else {}
-    server: Any = StatusServer(generation=generation, **meta)
-    written = status_writer(server, cache, queue, clock=lambda: 0.0)
-    await written.write(Plan(LOBBY, (), status(condition())))
-    assert (LOBBY in set(iter(queue.take, None))) is is_planned_again
+    writer = StatusBench(StatusServer(generation=generation, **meta))
+    await writer.write(condition())
+    assert (LOBBY in writer.queued()) is is_planned_again
 
 
 async def test_answer_to_a_status_write_does_not_undo_an_edit_that_the_watch_reported() -> None:
-    cache, kind = Cache(OperatorSettings()), kinds.BY_NAME["Listener"]
-    cache.put(kind, cache_samples.listener())
     edited = cache_samples.listener(resourceVersion="3", generation=2)
-    server: Any = StatusServer(lambda: cache.put(kind, edited), generation=1)
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    await status_writer(server, cache, queue, clock=lambda: 0.0).write(Plan(LOBBY, (), status(condition())))
-    assert cache.version_of(kind, LOBBY.namespace, LOBBY.name)[1] == "3"
-    assert cache.records[LOBBY].generation == 2
+    writer = StatusBench(StatusServer(lambda: writer.put(edited), generation=1))
+    await writer.write(condition())
+    assert writer.cache.version_of(LISTENER, LOBBY.namespace, LOBBY.name)[1] == "3"
+    assert writer.cache.records[LOBBY].generation == 2
 
 
 async def test_answer_to_a_status_write_does_not_bring_back_a_resource_that_was_deleted_meanwhile() -> None:
-    cache, kind = Cache(OperatorSettings()), kinds.BY_NAME["Listener"]
-    cache.put(kind, cache_samples.listener())
-    server: Any = StatusServer(lambda: cache.remove(kind, LOBBY.namespace, LOBBY.name))
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    await status_writer(server, cache, queue, clock=lambda: 0.0).write(Plan(LOBBY, (), status(condition())))
-    assert LOBBY not in cache.records
+    writer = StatusBench(StatusServer(lambda: writer.cache.remove(LISTENER, LOBBY.namespace, LOBBY.name)))
+    await writer.write(condition())
+    assert LOBBY not in writer.cache.records
 
 
 @pytest.mark.parametrize(
@@ -216,76 +213,59 @@ async def test_answer_to_a_status_write_does_not_bring_back_a_resource_that_was_
     ],
 )
 async def test_too_high_observed_generation_is_mended(stored: int, generation: int, writes: int) -> None:
-    cache = Cache(OperatorSettings())
     listener = {**cache_samples.listener(generation=generation), "status": {"observedGeneration": stored}}
-    cache.put(kinds.BY_NAME["Listener"], listener)
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    server: Any = StatusServer(generation=generation)
-    await status_writer(server, cache, queue, clock=lambda: 0.0).write(
-        Plan(LOBBY, (), status(condition(), generation=2))
-    )
+    server = StatusServer(generation=generation)
+    await StatusBench(server, listener).write(condition(), generation=2)
     assert server.writes == writes
 
 
+def observed_listener(key: Key) -> dict[str, Any]:
+    return {**cache_samples.listener(key.name, namespace=key.namespace), "status": {"observedGeneration": 1}}
+
+
 async def test_informational_writes_share_a_rate_limit() -> None:
-    now = [0.0]
-    cache = Cache(OperatorSettings())
-    cache.put(kinds.BY_NAME["Listener"], {**cache_samples.listener(), "status": {"observedGeneration": 1}})
-    queue: Workqueue[Key] = Workqueue(clock=lambda: now[0], random=lambda: 0.5)
-    server: Any = StatusServer()
-    statuses = status_writer(server, cache, queue, clock=lambda: now[0])
-    numbers = itertools.count()
+    server = StatusServer()
+    writer, numbers = StatusBench(server, observed_listener(LOBBY)), itertools.count()
 
     async def write(count: int) -> int:
         """Write statuses that differ in an informational condition only; return how many reached the server."""
         writes_before = server.writes
         for _ in range(count):
-            await statuses.write(Plan(LOBBY, (), status(condition("Receiving", reason=f"Reason{next(numbers)}"))))
-        return int(server.writes - writes_before)
+            await writer.write(condition("Receiving", reason=f"Reason{next(numbers)}"))
+        return server.writes - writes_before
 
     assert await write(6) == 5
-    statuses.release()
-    assert queue.take() is None
-    now[0] += 0.2
-    statuses.release()
-    assert queue.take() == LOBBY
+    writer.statuses.release()
+    assert writer.queue.take() is None
+    writer.now += 0.2
+    writer.statuses.release()
+    assert writer.queue.take() == LOBBY
     assert await write(2) == 1
-    now[0] += 0.2
-    statuses.release()
+    writer.now += 0.2
+    writer.statuses.release()
     assert await write(1) == 1
-    now[0] += 60
+    writer.now += 60
     assert await write(6) == 5, "a long pause saves up one second's worth"
 
 
 async def test_informational_writes_of_one_namespace_do_not_delay_another() -> None:
-    now = [0.0]
-    cache = Cache(OperatorSettings())
+    writer = StatusBench(StatusServer())
     keys = [*(Key("Listener", "agency", f"l{number}") for number in range(100)), Key("Listener", "other", "lobby")]
     for key in keys:
-        listener = {**cache_samples.listener(key.name, namespace=key.namespace), "status": {"observedGeneration": 1}}
-        cache.put(kinds.BY_NAME["Listener"], listener)
-    queue: Workqueue[Key] = Workqueue(clock=lambda: now[0], random=lambda: 0.5)
-    server: Any = StatusServer()
-    statuses = status_writer(server, cache, queue, clock=lambda: now[0])
-    for key in keys:
-        await statuses.write(Plan(key, (), status(condition("Receiving"))))
-    assert not {*iter(queue.take, None)} & {*keys}
-    now[0] += 0.4
-    statuses.release()
-    assert {*iter(queue.take, None)} == {keys[5], keys[-1]}
+        writer.put(observed_listener(key))
+        await writer.write(condition("Receiving"), key=key)
+    assert not writer.queued() & {*keys}
+    writer.now += 0.4
+    writer.statuses.release()
+    assert writer.queued() == {keys[5], keys[-1]}
 
 
 async def test_hold_is_written_although_other_informational_writes_wait() -> None:
-    cache = Cache(OperatorSettings())
-    keys = [Key("Listener", "agency", f"l{number}") for number in range(8)]
+    server = StatusServer()
+    writer, keys = StatusBench(server), [Key("Listener", "agency", f"l{number}") for number in range(8)]
     for key in keys:
-        listener = {**cache_samples.listener(key.name, namespace="agency"), "status": {"observedGeneration": 1}}
-        cache.put(kinds.BY_NAME["Listener"], listener)
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    server: Any = StatusServer()
-    statuses = status_writer(server, cache, queue, clock=lambda: 0.0)
-    for key in keys:
-        await statuses.write(Plan(key, (), status(condition("Receiving"))))
+        writer.put(observed_listener(key))
+        await writer.write(condition("Receiving"), key=key)
     assert server.writes == 5
-    await statuses.write(Plan(keys[-1], (), status(condition("Receiving"), condition("DeliveriesHeld"))))
+    await writer.write(condition("Receiving"), condition("DeliveriesHeld"), key=keys[-1])
     assert server.writes == 6
