@@ -20,6 +20,7 @@ from support import (
     release_processes,
     waiting,
 )
+from support.release_processes import ProcessRelease
 from usher_gateway.simulator import receiver
 
 pytestmark = agencies.SHARED
@@ -57,8 +58,8 @@ async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ag
 
 
 @pytest_asyncio.fixture(loop_scope="package")
-async def release(platform: agencies.Platform) -> release_processes.ProcessRelease:
-    assert isinstance(platform.install, release_processes.ProcessRelease)
+async def release(platform: agencies.Platform) -> ProcessRelease:
+    assert isinstance(platform.install, ProcessRelease)
     return platform.install
 
 
@@ -83,9 +84,7 @@ async def test_visit_is_delivered_by_the_programs_of_the_chart(hotels: agencies.
     assert received.headers["authorization"] == "Bearer open-sesame-release"
 
 
-async def test_helm_test_passes_with_rights_of_its_own(
-    release: release_processes.ProcessRelease, platform: agencies.Platform
-) -> None:
+async def test_helm_test_passes_with_rights_of_its_own(release: ProcessRelease, platform: agencies.Platform) -> None:
     code, output = await release.check({"operator": platform.operator, "gateway": platform.gateway})
     assert code == 0, output
     assert [line.partition(":")[0] for line in output.splitlines()] == ["ok"] * 4
@@ -97,9 +96,7 @@ async def test_helm_test_passes_with_rights_of_its_own(
     assert await release.server.get(api.Resource("Tenant", "usher-check", release_processes.SYSTEM)) is None
 
 
-async def test_helm_test_names_what_is_not_ready(
-    release: release_processes.ProcessRelease, platform: agencies.Platform
-) -> None:
+async def test_helm_test_names_what_is_not_ready(release: ProcessRelease, platform: agencies.Platform) -> None:
     absent = installs.Process(platform.gateway.process, ports.free(), platform.gateway.log, "127.0.0.1")
     code, output = await release.check({"operator": platform.operator, "gateway": absent})
     assert code == 1
@@ -130,9 +127,7 @@ async def test_account_of_an_agency_uses_the_commands_with_its_own_token(
     assert "may not read bodies.usher.dev in any namespace" in body.said
 
 
-async def test_all_namespaces_are_admitted_by_one_value(
-    release: release_processes.ProcessRelease, platform: agencies.Platform
-) -> None:
+async def test_all_namespaces_are_admitted_by_one_value(release: ProcessRelease, platform: agencies.Platform) -> None:
     cafes = agencies.Agency(platform, "cafes")
     await release_processes.create_namespace(platform.server, "cafes")
     await cafes.apply(cafes.tenant(), cafes.destination(), cafes.listener())

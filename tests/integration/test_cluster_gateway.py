@@ -4,8 +4,8 @@ import asyncio
 import base64
 import contextlib
 import json
-import pathlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,6 +14,7 @@ import structlog
 
 from support import api_server, config_samples, followers, gateways, waiting, wire
 from support import gateway as harness
+from support.api_server import ApiServer
 from usher_gateway import app, config_secret, documents, model
 from usher_gateway import settings as all_settings
 
@@ -51,7 +52,7 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(server: api_server.ApiServer, folder: pathlib.Path) -> AsyncIterator[Running]:
+async def running(server: ApiServer, folder: Path) -> AsyncIterator[Running]:
     kubeconfig = folder / "kubeconfig"
     kubeconfig.write_text(api_server.kubeconfig(server))
     key = {"USHER_INSTALL_KEY": base64.b64encode(INSTALL_KEY).decode()}
@@ -60,9 +61,15 @@ async def running(server: api_server.ApiServer, folder: pathlib.Path) -> AsyncIt
         yield Running(running_gateway.gateway)
 
 
-async def test_gateway_is_ready_after_its_first_list_and_stays_ready(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+@contextlib.asynccontextmanager
+async def configured(server: ApiServer, folder: Path) -> AsyncIterator[Running]:
+    """Run a gateway whose configuration is in force."""
+    async with running(server, folder) as running_gateway:
+        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
+        yield running_gateway
+
+
+async def test_gateway_is_ready_after_its_first_list_and_stays_ready(server: ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     server.faults += [api_server.Answer(503)] * 1000
     async with running(server, tmp_path) as running_gateway:
@@ -78,9 +85,7 @@ async def test_gateway_is_ready_after_its_first_list_and_stays_ready(
         await server.start()
 
 
-async def test_gateway_of_a_new_install_is_ready_and_answers_503(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_gateway_of_a_new_install_is_ready_and_answers_503(server: ApiServer, tmp_path: Path) -> None:
     async with running(server, tmp_path) as running_gateway:
         await waiting.wait_until(lambda: running_gateway.gateway.source.status().is_empty)
         status, text = await running_gateway.get("/readyz")
@@ -93,9 +98,7 @@ async def test_gateway_of_a_new_install_is_ready_and_answers_503(
         assert json.loads((await running_gateway.get("/readyz"))[1])["warnings"] == []
 
 
-async def test_unknown_url_is_not_found_only_after_the_first_publication(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_unknown_url_is_not_found_only_after_the_first_publication(server: ApiServer, tmp_path: Path) -> None:
     slow = (documents.Route("crm", "acme/crm", transform="visit.email + visit.mobile"),)
     async with running(server, tmp_path) as running_gateway:
         gateway = running_gateway.gateway
@@ -106,17 +109,15 @@ async def test_unknown_url_is_not_found_only_after_the_first_publication(
         server.put_mark()
         await waiting.wait_until(lambda: gateway.registry.is_complete)
         assert [await running_gateway.status(name) for name in ("a", "b", "none")] == [200, 200, 404]
-    async with running(server, tmp_path) as running_gateway:
-        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
+    async with configured(server, tmp_path) as running_gateway:
         assert [await running_gateway.status(name) for name in ("b", "none")] == [200, 404]
 
 
 async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
-    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
-    async with running(server, tmp_path) as running_gateway:
-        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
+    async with configured(server, tmp_path) as running_gateway:
         assert json.loads((await running_gateway.get("/readyz"))[1])["warnings"] == []
         clock = running_gateway.gateway.clock
         later = clock.now() + 121 * model.MICROSECONDS
@@ -126,7 +127,7 @@ async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
         assert (status, "has answered nothing since" in warning) == (200, True)
 
 
-async def test_other_install_key_is_reported_with_a_hint(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_other_install_key_is_reported_with_a_hint(server: ApiServer, tmp_path: Path) -> None:
     other = model.derive_keys(b"another" * 5)
     server.put(config_secret.envelope_of(config_samples.listener("a"), "uid", other.document))
     async with running(server, tmp_path) as running_gateway:
@@ -139,12 +140,11 @@ async def test_other_install_key_is_reported_with_a_hint(server: api_server.ApiS
         assert await running_gateway.status("a") == 503
 
 
-async def test_document_is_reported_once_it_is_in_force(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_document_is_reported_once_it_is_in_force(server: ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     crm = documents.DestinationDocument("acme", "crm", "https://crm.example/", signing_secrets=(SECRET,))
     server.put(followers.wrap(crm))
-    async with running(server, tmp_path) as running_gateway:
-        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
+    async with configured(server, tmp_path) as running_gateway:
         first = await running_gateway.changes()
         assert (first["complete"], first["source"], first["removed"]) == (True, "cluster", [])
         hashes = {(document["kind"], document["key"]): document["hash"] for document in first["documents"]}
@@ -166,13 +166,10 @@ async def test_document_is_reported_once_it_is_in_force(server: api_server.ApiSe
         assert await running_gateway.status("b") == 200
 
 
-async def test_rejected_vanished_and_removed_documents_are_reported(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_rejected_vanished_and_removed_documents_are_reported(server: ApiServer, tmp_path: Path) -> None:
     good = followers.wrap(config_samples.listener("a"))
     name = server.put(good)
-    async with running(server, tmp_path) as running_gateway:
-        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
+    async with configured(server, tmp_path) as running_gateway:
         await running_gateway.changes()
 
         bad = config_samples.listener("a", occurred_at_zone="Nowhere/At-All")
@@ -208,11 +205,10 @@ async def _documents(running_gateway: Running) -> list[dict[str, Any]]:
                 return list(told)
 
 
-async def test_unusable_destination_is_rejected(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_unusable_destination_is_rejected(server: ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     server.put(followers.wrap(config_samples.destination(headers=(("x-key", "a\x01b"),))))
-    async with running(server, tmp_path) as running_gateway:
-        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
+    async with configured(server, tmp_path) as running_gateway:
         [told] = [
             document for document in (await running_gateway.changes())["documents"] if document["kind"] == "Destination"
         ]
@@ -220,15 +216,14 @@ async def test_unusable_destination_is_rejected(server: api_server.ApiServer, tm
         assert "x-key" in told["rejected"].lower()
 
 
-async def test_health_of_a_listener_is_reported(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_health_of_a_listener_is_reported(server: ApiServer, tmp_path: Path) -> None:
     authentication = documents.Authentication(
         "Header", "authorization", documents.credential_digest(CREDENTIAL.encode(), config_samples.KEYS.credential)
     )
     tenant = documents.TenantDocument("hotels", company_id="77")
     server.put(followers.wrap(config_samples.listener("open", tenant=tenant)))
     server.put(followers.wrap(config_samples.listener("closed", authentication=authentication)))
-    async with running(server, tmp_path) as running_gateway:
-        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
+    async with configured(server, tmp_path) as running_gateway:
         await running_gateway.changes()
         for number in range(9):
             assert await running_gateway.status("open", gateways.visit(number)) == 200
@@ -253,16 +248,14 @@ async def test_health_of_a_listener_is_reported(server: api_server.ApiServer, tm
 
 
 async def test_restarted_gateway_knows_when_a_listener_was_used(
-    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.put(followers.wrap(config_samples.listener("open", silence_after_seconds=3600)))
-    async with running(server, tmp_path) as running_gateway:
-        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
+    async with configured(server, tmp_path) as running_gateway:
         assert await running_gateway.status("open", gateways.visit(1)) == 200
         earlier = (await running_gateway.changes())["listeners"]["acme/open"]
         assert earlier["receiving"] == "Receiving"
-    async with running(server, tmp_path) as running_gateway:
-        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
+    async with configured(server, tmp_path) as running_gateway:
         later = (await running_gateway.changes())["listeners"]["acme/open"]
         names = ("receiving", "lastArrival", "verifiedSince", "verifiedAddresses")
         assert [later[name] for name in names] == [earlier[name] for name in names]
@@ -273,25 +266,21 @@ async def test_restarted_gateway_knows_when_a_listener_was_used(
         assert (await running_gateway.changes())["listeners"]["acme/open"]["receiving"] == "Silent"
 
 
-async def test_probe_is_reported_with_its_address(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_probe_is_reported_with_its_address(server: ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("open")))
-    async with running(server, tmp_path) as running_gateway:
-        await waiting.wait_until(running_gateway.gateway.state.configured.is_set)
+    async with configured(server, tmp_path) as running_gateway:
         assert await running_gateway.status("open", b"{}") == 200
         await running_gateway.gateway.health.sweep()
         state = (await running_gateway.changes())["listeners"]["acme/open"]
         assert (len(state["probedAddresses"]), state["verifiedAddresses"]) == (1, [])
 
 
-async def test_held_deliveries_and_untrusted_times_are_reported(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_held_deliveries_and_untrusted_times_are_reported(server: ApiServer, tmp_path: Path) -> None:
     fields = documents.DEFAULT_FIELDS | {"occurredAt": ("/at",)}
     routes = (documents.Route("crm", "acme/absent"),)
     server.put(followers.wrap(config_samples.listener("open", routes=routes, fields=fields)))
-    async with running(server, tmp_path) as running_gateway:
+    async with configured(server, tmp_path) as running_gateway:
         gateway = running_gateway.gateway
-        await waiting.wait_until(gateway.state.configured.is_set)
         with structlog.testing.capture_logs() as logs:
             await post_without_offset(running_gateway, 0)
             for _ in range(2):
@@ -312,13 +301,10 @@ async def post_without_offset(running_gateway: Running, number: int) -> None:
     assert await running_gateway.status("open", json.dumps(body).encode()) == 200
 
 
-async def test_new_listener_is_not_silent(
-    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_new_listener_is_not_silent(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.put(followers.wrap(config_samples.listener("old")))
-    async with running(server, tmp_path) as running_gateway:
+    async with configured(server, tmp_path) as running_gateway:
         gateway = running_gateway.gateway
-        await waiting.wait_until(gateway.state.configured.is_set)
         await gateway.health.sweep()
         two_days_later = gateway.clock.now() + 2 * 86_400 * model.MICROSECONDS
         monkeypatch.setattr(gateway.clock, "now", lambda: two_days_later)
@@ -332,9 +318,7 @@ async def test_new_listener_is_not_silent(
         }
 
 
-async def test_gateway_without_the_install_key_does_not_start(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_gateway_without_the_install_key_does_not_start(server: ApiServer, tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(api_server.kubeconfig(server))
     settings = all_settings.Settings(from_cluster=True, kubeconfig=kubeconfig, data=tmp_path / "data")

@@ -1,8 +1,8 @@
 """A gateway follows an API server that fails in many ways. It loses no change, and removes no document by mistake."""
 
-import pathlib
 import statistics
 import time
+from pathlib import Path
 
 import pytest
 import structlog
@@ -13,7 +13,7 @@ from usher_gateway.config import cluster
 from usher_gateway.kube import access, client
 
 
-async def test_pages_of_the_first_list_make_one_snapshot(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_pages_of_the_first_list_make_one_snapshot(server: api_server.ApiServer, tmp_path: Path) -> None:
     names = [f"l{number}" for number in range(10)]
     for name in names:
         server.put(followers.wrap(config_samples.listener(name)))
@@ -25,9 +25,7 @@ async def test_pages_of_the_first_list_make_one_snapshot(server: api_server.ApiS
         assert {query["limit"] for query in server.lists} == {"3"}
 
 
-async def test_other_install_key_is_logged_once_for_all_documents(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_other_install_key_is_logged_once_for_all_documents(server: api_server.ApiServer, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         server.put(config_secret.envelope_of(config_samples.listener(name), "uid", config_samples.OTHER_KEYS.document))
     with structlog.testing.capture_logs() as logs:
@@ -37,7 +35,7 @@ async def test_other_install_key_is_logged_once_for_all_documents(
     assert [(line["event"], line["rejected"]) for line in told] == [("install_key_mismatch_found", 3)]
 
 
-async def test_change_is_in_force_within_a_second(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_change_is_in_force_within_a_second(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
@@ -53,7 +51,7 @@ async def test_change_is_in_force_within_a_second(server: api_server.ApiServer, 
         await follower.until_runs(*names[1:])
 
 
-async def test_simultaneous_changes_share_snapshots(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_simultaneous_changes_share_snapshots(server: api_server.ApiServer, tmp_path: Path) -> None:
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         for number in range(200):
@@ -62,9 +60,7 @@ async def test_simultaneous_changes_share_snapshots(server: api_server.ApiServer
         assert len(follower.snapshots) < 100
 
 
-async def test_document_that_vanishes_during_an_outage_stays(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_document_that_vanishes_during_an_outage_stays(server: api_server.ApiServer, tmp_path: Path) -> None:
     name = server.put(followers.wrap(config_samples.listener("a")))
     server.put(followers.wrap(config_samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
@@ -77,7 +73,7 @@ async def test_document_that_vanishes_during_an_outage_stays(
         assert follower.listeners == ["a", "b"]
 
 
-async def test_cut_watch_continues_without_a_new_list(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_cut_watch_continues_without_a_new_list(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
@@ -90,7 +86,7 @@ async def test_cut_watch_continues_without_a_new_list(server: api_server.ApiServ
         assert len(server.lists) == listed
 
 
-async def test_expired_watch_is_followed_by_a_new_list(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_expired_watch_is_followed_by_a_new_list(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
@@ -104,7 +100,7 @@ async def test_expired_watch_is_followed_by_a_new_list(server: api_server.ApiSer
         assert len(server.lists) >= 2
 
 
-async def test_list_with_expired_pages_starts_again(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_list_with_expired_pages_starts_again(server: api_server.ApiServer, tmp_path: Path) -> None:
     for number in range(10):
         server.put(followers.wrap(config_samples.listener(f"l{number}")))
     server.faults += [None, None, api_server.Answer(410)]
@@ -129,7 +125,7 @@ async def test_list_with_expired_pages_starts_again(server: api_server.ApiServer
     ],
 )
 async def test_failed_request_is_retried(
-    server: api_server.ApiServer, tmp_path: pathlib.Path, fault: api_server.Answer
+    server: api_server.ApiServer, tmp_path: Path, fault: api_server.Answer
 ) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     server.faults += [fault, fault]
@@ -145,7 +141,7 @@ async def test_failed_request_is_retried(
         assert not follower.source.status().vanished
 
 
-async def test_retry_after_is_respected(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_retry_after_is_respected(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     server.faults.append(api_server.Answer(429, headers={"Retry-After": "1"}))
     started_at = time.monotonic()
@@ -155,7 +151,7 @@ async def test_retry_after_is_respected(server: api_server.ApiServer, tmp_path: 
         assert len(server.lists) == 2
 
 
-async def test_watches_that_end_at_once_are_backed_off(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_watches_that_end_at_once_are_backed_off(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     server.watch_faults += [api_server.Answer(200)] * 1000
     async with followers.following(server, tmp_path) as follower:
@@ -175,7 +171,7 @@ async def test_watches_that_end_at_once_are_backed_off(server: api_server.ApiSer
     ],
 )
 async def test_unreadable_event_is_followed_by_a_new_list(
-    server: api_server.ApiServer, tmp_path: pathlib.Path, line: bytes
+    server: api_server.ApiServer, tmp_path: Path, line: bytes
 ) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
@@ -186,7 +182,7 @@ async def test_unreadable_event_is_followed_by_a_new_list(
         await follower.until_runs("a", "b")
 
 
-async def test_document_of_a_megabyte_is_applied(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_document_of_a_megabyte_is_applied(server: api_server.ApiServer, tmp_path: Path) -> None:
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         server.put(followers.wrap(config_samples.destination("large", headers=(("X-Large", "x" * 900_000),))))
@@ -194,16 +190,14 @@ async def test_document_of_a_megabyte_is_applied(server: api_server.ApiServer, t
         assert len(server.lists) == 1
 
 
-async def test_stalled_watch_is_restarted_without_a_new_list(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_stalled_watch_is_restarted_without_a_new_list(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: len(server.watches) >= 3)
         assert len(server.lists) == 1
 
 
-async def test_bookmark_advances_the_version(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_bookmark_advances_the_version(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
@@ -215,7 +209,7 @@ async def test_bookmark_advances_the_version(server: api_server.ApiServer, tmp_p
         await follower.until(lambda: server.watches[-1]["resourceVersion"] == str(server.version))
 
 
-async def test_restored_server_is_read_again(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_restored_server_is_read_again(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     backup = server.back_up()
     server.put(followers.wrap(config_samples.listener("a", max_body_bytes=9)))
@@ -229,7 +223,7 @@ async def test_restored_server_is_read_again(server: api_server.ApiServer, tmp_p
         await follower.until_runs("a", "after", "new")
 
 
-async def test_check_finds_what_the_watch_missed(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_check_finds_what_the_watch_missed(server: api_server.ApiServer, tmp_path: Path) -> None:
     """The restored server wrote so much that its versions are past those that the gateway knows."""
     server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path, check_seconds=0.2) as follower:
@@ -244,7 +238,7 @@ async def test_check_finds_what_the_watch_missed(server: api_server.ApiServer, t
         assert len(server.lists) == lists
 
 
-async def test_check_without_a_difference_counts_as_heard(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_check_without_a_difference_counts_as_heard(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path, check_seconds=0.05) as follower:
         await follower.until(lambda: server.open_watches)
@@ -252,7 +246,7 @@ async def test_check_without_a_difference_counts_as_heard(server: api_server.Api
         await follower.until(lambda: follower.source.status().heard_at > heard)
 
 
-async def test_rejected_token_is_read_again(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_rejected_token_is_read_again(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     token = tmp_path / "token"
     token.write_text("old")
@@ -283,9 +277,7 @@ def costly(name: str, routes: int = 16) -> documents.ListenerDocument:
     return config_samples.listener(name, namespace="noisy", routes=each)
 
 
-async def test_costly_expressions_of_one_namespace_delay_no_other(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_costly_expressions_of_one_namespace_delay_no_other(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
@@ -299,9 +291,7 @@ async def test_costly_expressions_of_one_namespace_delay_no_other(
         assert "costly9" not in follower.listeners
 
 
-async def test_newest_version_of_a_waiting_document_counts(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_newest_version_of_a_waiting_document_counts(server: api_server.ApiServer, tmp_path: Path) -> None:
     server.put(followers.wrap(config_samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")

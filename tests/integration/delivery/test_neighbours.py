@@ -12,7 +12,8 @@ import pytest
 from support import gateway as in_process
 from support import gateways, peers, waiting
 from usher_gateway import model
-from usher_gateway.simulator import receiver, receiving
+from usher_gateway.simulator import receiving
+from usher_gateway.simulator.receiver import Receiver
 
 AnyGateway = gateways.Gateway | in_process.RunningGateway
 HEALTHY = 60
@@ -20,7 +21,7 @@ FAST = 60.0  # Factor of the clock: circuits are tried once a second, and retrie
 EXPIRES_SECONDS = 300  # 5 s at this speed: on a slow machine the visits are accepted before they expire
 
 
-def crm(peer: receiver.Receiver, **http: Any) -> gateways.Manifest:
+def crm(peer: Receiver, **http: Any) -> gateways.Manifest:
     return gateways.destination("crm", f"{peer.url}/crm", {"timeoutSeconds": 2, **http})
 
 
@@ -72,7 +73,7 @@ BAD = {
 
 
 @pytest.mark.timeout(600)
-async def test_misbehaving_destinations_do_not_slow_others_or_purple(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_misbehaving_destinations_do_not_slow_others_or_purple(tmp_path: Path, peer: Receiver) -> None:
     names = [f"d{number}" for number in range(HEALTHY)]
     manifests = [gateways.TENANT]
     for number in range(10):
@@ -108,7 +109,7 @@ async def test_misbehaving_destinations_do_not_slow_others_or_purple(tmp_path: P
 # Outages
 
 
-async def test_recovered_destination_gets_its_backlog_and_fresh_visits(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_recovered_destination_gets_its_backlog_and_fresh_visits(tmp_path: Path, peer: Receiver) -> None:
     manifests = [*hook(), {**crm(peer), "spec": {**crm(peer)["spec"], "concurrency": 8}}]
     peer.set_behaviour("/crm", receiving.Behaviour(status=503))
     async with in_process.running(tmp_path, manifests, time_scale=FAST) as gateway:
@@ -136,7 +137,7 @@ async def test_recovered_destination_gets_its_backlog_and_fresh_visits(tmp_path:
         assert peer.counts("/crm").duplicates == 0
 
 
-async def test_deliveries_that_do_not_fit_into_lanes_wait_in_the_store(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_deliveries_that_do_not_fit_into_lanes_wait_in_the_store(tmp_path: Path, peer: Receiver) -> None:
     peer.set_behaviour("/crm", receiving.Behaviour(delay_seconds=0.01))
     async with in_process.running(tmp_path, [*hook(), crm(peer)], lane_bytes=16_384) as gateway:
         await post_visits(gateway, range(300))  # at once, so fewer than a listener accepts in a second
@@ -149,9 +150,7 @@ async def test_deliveries_that_do_not_fit_into_lanes_wait_in_the_store(tmp_path:
 # Holds
 
 
-async def test_edit_that_stops_deliveries_holds_them_until_another_edit(
-    tmp_path: Path, peer: receiver.Receiver
-) -> None:
+async def test_edit_that_stops_deliveries_holds_them_until_another_edit(tmp_path: Path, peer: Receiver) -> None:
     paused = {**crm(peer), "spec": {**crm(peer)["spec"], "state": "Paused"}}
     suspended = {**gateways.TENANT, "spec": {"state": "Suspended"}}
     stops: list[tuple[str, list[gateways.Manifest]]] = [
@@ -177,9 +176,7 @@ async def test_edit_that_stops_deliveries_holds_them_until_another_edit(
         assert peer.counts("/crm").duplicates == 0
 
 
-async def test_missing_or_unusable_secret_holds_deliveries_without_retries(
-    tmp_path: Path, peer: receiver.Receiver
-) -> None:
+async def test_missing_or_unusable_secret_holds_deliveries_without_retries(tmp_path: Path, peer: Receiver) -> None:
     headers = {"headers": [{"name": "X-Key", "valueFrom": {"secretKeyRef": {"name": "crm-key", "key": "key"}}}]}
     objects = [*hook(), crm(peer, **headers)]
     unusable = gateways.secret("crm-key", key="with a control character \x01")
@@ -200,7 +197,7 @@ async def test_missing_or_unusable_secret_holds_deliveries_without_retries(
         assert {request.headers["x-key"] for request in peer.kept("/crm")} == {"clean"}
 
 
-async def test_corrected_filter_decides_held_deliveries_again(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_corrected_filter_decides_held_deliveries_again(tmp_path: Path, peer: Receiver) -> None:
     broken = gateways.route("crm", "crm", when="int(visit.email) > 0")
     mended = gateways.route("crm", "crm", when='visit.userId.endsWith("1")')
     async with in_process.running(tmp_path, [*hook(broken), crm(peer)]) as gateway:
@@ -214,7 +211,7 @@ async def test_corrected_filter_decides_held_deliveries_again(tmp_path: Path, pe
         assert reasons == [(int(model.CancelReason.Filter),)]
 
 
-async def test_reverted_edit_of_a_transform_releases_held_deliveries(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_reverted_edit_of_a_transform_releases_held_deliveries(tmp_path: Path, peer: Receiver) -> None:
     good = gateways.route("crm", "crm", transform='{"n": visit.userId}')
     bad = gateways.route("crm", "crm", transform='{"n": int(visit.email)}')
     paused = gateways.destination("crm", f"{peer.url}/crm", state="Paused")
@@ -229,7 +226,7 @@ async def test_reverted_edit_of_a_transform_releases_held_deliveries(tmp_path: P
 # Answers of destinations
 
 
-async def test_401_is_retried_at_once_after_a_secret_change(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_401_is_retried_at_once_after_a_secret_change(tmp_path: Path, peer: Receiver) -> None:
     bearer = {"authentication": {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}}
     peer.set_behaviour("/crm", receiving.Behaviour(status=401))
     old, new = (gateways.secret("token", token=text) for text in ("old", "new"))
@@ -243,9 +240,7 @@ async def test_401_is_retried_at_once_after_a_secret_change(tmp_path: Path, peer
         assert {request.headers["authorization"] for request in taken} == {"Bearer new"}
 
 
-async def test_401_to_an_attempt_begun_before_a_change_is_retried_at_once(
-    tmp_path: Path, peer: receiver.Receiver
-) -> None:
+async def test_401_to_an_attempt_begun_before_a_change_is_retried_at_once(tmp_path: Path, peer: Receiver) -> None:
     bearer = {"authentication": {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}}
     peer.set_behaviour("/crm", receiving.Behaviour(status=401, delay_seconds=1.9))
     old, new = (gateways.secret("token", token=text) for text in ("old", "new"))
@@ -256,7 +251,7 @@ async def test_401_to_an_attempt_begun_before_a_change_is_retried_at_once(
         await wait_for(lambda: "Bearer new" in {each.headers["authorization"] for each in peer.kept("/crm")}, True, 60)
 
 
-async def test_expired_delivery_is_cancelled_and_not_sent(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_expired_delivery_is_cancelled_and_not_sent(tmp_path: Path, peer: Receiver) -> None:
     soon = gateways.route("crm", "crm", deliverWithinSeconds=EXPIRES_SECONDS)
     peer.set_behaviour("/crm", receiving.Behaviour(status=503))
     async with in_process.running(tmp_path, [*hook(soon), crm(peer)], time_scale=FAST) as gateway:
@@ -267,7 +262,7 @@ async def test_expired_delivery_is_cancelled_and_not_sent(tmp_path: Path, peer: 
         assert gateways.balance(gateway.store.meters()) == 0
 
 
-async def test_removed_route_or_listener_cancels_no_delivery(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_removed_route_or_listener_cancels_no_delivery(tmp_path: Path, peer: Receiver) -> None:
     second = gateways.listener("second", [gateways.route("crm", "crm", transform='{"u": visit.userId}')])
     third = gateways.listener("third", [gateways.route("crm", "crm")])
     peer.set_behaviour("/crm", receiving.Behaviour(status=503))
