@@ -20,8 +20,7 @@ async def test_one_of_identical_arrivals_in_a_batch_is_the_visit(bench: engines.
 
 
 async def test_visit_creates_one_delivery_and_lists_it_in_its_verdict(bench: engines.Bench) -> None:
-    (accepted,) = await bench.accept(samples.arrival("a"))
-    (delivery,) = accepted.deliveries
+    delivery = await bench.deliver("a")
     (visit,) = await bench.visits()
     assert visit["verdicts"] == [
         {

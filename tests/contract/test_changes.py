@@ -16,8 +16,7 @@ ANY = Filter()
 
 
 async def dead(bench: engines.Bench, content: str = "a", **changes: Any) -> model.Delivery:
-    (accepted,) = await bench.accept(samples.arrival(content, bench.clock.now, **changes))
-    (delivery,) = accepted.deliveries
+    delivery = await bench.deliver(content, **changes)
     settled_as = SettledAs.Dead
     bench.store.settle(
         samples.settlement(delivery, settled_as, bench.clock.now, status=400, error="Status", answer=b"x")
@@ -74,8 +73,7 @@ async def test_visits_are_accepted_during_a_large_redrive(bench: engines.Bench) 
 async def test_cancelled_deliveries_are_redriven_only_by_state(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(samples.arrival("a"))
     cancel = model.CancelReason.OnRequest
-    bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Cancelled, cancel=cancel))
-    await bench.store.flush()
+    await bench.settle(accepted.deliveries[0], SettledAs.Cancelled, cancel=cancel)
     assert await bench.redrive(ANY, NOW) == 0
     assert await bench.redrive(Filter(state="cancelled"), NOW) == 1
     with pytest.raises(ValueError, match="only dead and cancelled"):
@@ -89,8 +87,7 @@ async def test_preview_counts_what_a_redrive_or_retry_would_change(bench: engine
         arrival.deliveries[0] for arrival in await bench.accept(samples.arrival("late"), samples.arrival("due"))
     ]
     bench.store.settle(samples.settlement(late, SettledAs.Retry, due_at=NOW + DAY, error="Timeout"))
-    bench.store.settle(samples.settlement(due, SettledAs.Retry, due_at=NOW, error="Timeout"))
-    await bench.store.flush()
+    await bench.settle(due, SettledAs.Retry, due_at=NOW, error="Timeout")
 
     async def reasons(change: Change, where: Filter, now: int) -> Mapping[str, int]:
         preview = await bench.store.preview(change, where, now)
@@ -318,8 +315,7 @@ async def test_pending_and_held_deliveries_are_cancelled_on_request(bench: engin
     counts = await bench.counts()
     assert (counts["cancelled"], await bench.store.open_deliveries(1 << 62)) == (2, {})
     assert await bench.store.held_groups() == []
-    bench.store.settle(samples.settlement(lane.deliveries[0], SettledAs.Delivered, status=200))
-    await bench.store.flush()
+    await bench.settle(lane.deliveries[0], SettledAs.Delivered, status=200)
     assert (await bench.counts()).get("delivered", 0) == 0, "the result of a running attempt comes too late"
 
 

@@ -12,24 +12,13 @@ SECOND, HOUR, NOW = samples.SECOND, samples.HOUR, samples.NOW
 SettledAs = model.SettledAs
 
 
-async def deliver(bench: engines.Bench, content: str = "a", **changes: Any) -> model.Delivery:
-    (accepted,) = await bench.accept(samples.arrival(content, **changes))
-    (delivery,) = accepted.deliveries
-    return delivery
-
-
-async def settle(bench: engines.Bench, delivery: model.Delivery, settled_as: SettledAs, **changes: Any) -> None:
-    bench.store.settle(samples.settlement(delivery, settled_as, **changes))
-    await bench.store.flush()
-
-
 async def only_row(bench: engines.Bench) -> dict[str, Any]:
     (row,) = await bench.deliveries()
     return row
 
 
 async def test_delivered_settlement_keeps_the_status(bench: engines.Bench) -> None:
-    await settle(bench, await deliver(bench), SettledAs.Delivered, status=204)
+    await bench.settle(await bench.deliver(), SettledAs.Delivered, status=204)
     row = await only_row(bench)
     assert (row["state"], row["status"], row["attempts"]) == ("delivered", 204, 1)
     counts = await bench.counts()
@@ -37,9 +26,9 @@ async def test_delivered_settlement_keeps_the_status(bench: engines.Bench) -> No
 
 
 async def test_dead_deliveries_are_counted_by_route(bench: engines.Bench) -> None:
-    await settle(bench, await deliver(bench, "a"), SettledAs.Delivered)
-    await settle(bench, await deliver(bench, "b"), SettledAs.Dead)
-    await settle(bench, await deliver(bench, "c"), SettledAs.Dead)
+    await bench.settle(await bench.deliver("a"), SettledAs.Delivered)
+    await bench.settle(await bench.deliver("b"), SettledAs.Dead)
+    await bench.settle(await bench.deliver("c"), SettledAs.Dead)
     dead = await bench.store.dead_by_route()
     assert {bench.store.route(route): count for route, count in dead.items()} == {samples.CRM: 2}
 
@@ -53,7 +42,7 @@ async def test_settlements_of_one_batch_apply_in_their_order(bench: engines.Benc
         ([(SettledAs.Dead, 0), (SettledAs.Delivered, 0)], ("dead", 1)),
     ]
     for number, (results, _) in enumerate(cases):
-        delivery = await deliver(bench, f"content {number}")
+        delivery = await bench.deliver(f"content {number}")
         for settled_as, attempts_before in results:
             changes = {"attempts_before": attempts_before, "attempts": attempts_before + 1}
             bench.store.settle(samples.settlement(delivery, settled_as, **changes))
@@ -65,7 +54,7 @@ async def test_settlements_of_one_batch_apply_in_their_order(bench: engines.Benc
 
 
 async def test_retry_is_claimed_only_when_it_is_due(bench: engines.Bench) -> None:
-    await settle(bench, await deliver(bench), SettledAs.Retry, due_at=NOW + 5 * SECOND, status=503, error="Status")
+    await bench.settle(await bench.deliver(), SettledAs.Retry, due_at=NOW + 5 * SECOND, status=503, error="Status")
     bench.clock.now = NOW + 5 * SECOND - 1
     assert await bench.claim() == []
     bench.clock.now += 1
@@ -76,8 +65,8 @@ async def test_retry_is_claimed_only_when_it_is_due(bench: engines.Bench) -> Non
 
 async def test_claim_takes_the_longest_due_within_count_and_bytes(bench: engines.Bench) -> None:
     for number, due in enumerate([3, 1, 2]):
-        delivery = await deliver(bench, str(number))
-        await settle(bench, delivery, SettledAs.Retry, due_at=NOW + due)
+        delivery = await bench.deliver(str(number))
+        await bench.settle(delivery, SettledAs.Retry, due_at=NOW + due)
     size = len(samples.arrival("0").body)
     bench.clock.now = NOW + 10
     first = await bench.store.claim("agency/crm", 10, size, bench.clock.now)
@@ -88,14 +77,14 @@ async def test_claim_takes_the_longest_due_within_count_and_bytes(bench: engines
 
 
 async def test_claim_takes_deliveries_of_one_destination_only(bench: engines.Bench) -> None:
-    await settle(bench, await deliver(bench), SettledAs.Retry, due_at=NOW)
+    await bench.settle(await bench.deliver(), SettledAs.Retry, due_at=NOW)
     assert await bench.claim("agency/mailer") == []
     assert await bench.store.due() == {"agency/crm": NOW}
 
 
 async def test_deferring_a_settled_delivery_changes_nothing(bench: engines.Bench) -> None:
-    delivery = await deliver(bench)
-    await settle(bench, delivery, SettledAs.Delivered)
+    delivery = await bench.deliver()
+    await bench.settle(delivery, SettledAs.Delivered)
     await bench.store.defer([delivery.key])
     assert await bench.claim() == []
 
@@ -104,9 +93,9 @@ async def test_deferring_a_settled_delivery_changes_nothing(bench: engines.Bench
 
 
 async def test_retry_clock_stops_while_a_delivery_is_held(bench: engines.Bench) -> None:
-    delivery = await deliver(bench)
+    delivery = await bench.deliver()
     started_at = delivery.started_at
-    await settle(bench, delivery, SettledAs.Held, at=NOW + HOUR, attempts=0, hold=model.HoldReason.DestinationPaused)
+    await bench.settle(delivery, SettledAs.Held, at=NOW + HOUR, attempts=0, hold=model.HoldReason.DestinationPaused)
     (group,) = await bench.store.held_groups()
     assert (group.reason, group.count, group.since) == (model.HoldReason.DestinationPaused, 1, NOW + HOUR)
     bench.clock.now = NOW + 10 * HOUR
@@ -188,13 +177,13 @@ async def test_released_delivery_waits_for_its_filter_until_it_has_decided(bench
         case "defer":
             await bench.store.defer([claimed.key])
         case "undecided retry":
-            await settle(bench, claimed, SettledAs.Retry, attempts=0, due_at=NOW, hold=claimed.filter_hold)
+            await bench.settle(claimed, SettledAs.Retry, attempts=0, due_at=NOW, hold=claimed.filter_hold)
         case _:
             assert await bench.store.cancel(Filter(), NOW, lambda _: None) == 1
             assert await bench.redrive(Filter(state="cancelled"), NOW) == 1
     (again,) = await bench.claim()
     assert again.filter_hold is model.HoldReason.FilterError
-    await settle(bench, again, SettledAs.Retry, due_at=NOW)
+    await bench.settle(again, SettledAs.Retry, due_at=NOW)
     (decided,) = await bench.claim()
     assert decided.filter_hold is None
     assert await bench.violations() == []
@@ -204,7 +193,7 @@ async def test_released_delivery_waits_for_its_filter_until_it_has_decided(bench
 
 
 async def test_settled_delivery_stays_settled_after_a_crash(bench: engines.Bench) -> None:
-    await settle(bench, await deliver(bench), SettledAs.Dead, status=410, error="Gone", answer=b"gone")
+    await bench.settle(await bench.deliver(), SettledAs.Dead, status=410, error="Gone", answer=b"gone")
     report = await bench.reopen(crash=True)
     assert report.recovered == 0
     row = await only_row(bench)
@@ -239,13 +228,11 @@ async def test_hold_and_late_result_are_no_attempts(bench: engines.Bench) -> Non
     (accepted,) = await bench.accept(samples.arrival("a"))
     (delivery,) = accepted.deliveries
     bench.store.settle(samples.settlement(delivery, SettledAs.Delivered, status=200, milliseconds=3))
-    bench.store.settle(samples.settlement(delivery, SettledAs.Retry, error="Timeout", milliseconds=4))
-    await bench.store.flush()
+    await bench.settle(delivery, SettledAs.Retry, error="Timeout", milliseconds=4)
     assert [attempt.milliseconds for attempt in await bench.store.attempts(delivery.id)] == [3]
     (accepted,) = await bench.accept(samples.arrival("b"))
     (held,) = accepted.deliveries
-    bench.store.settle(samples.settlement(held, SettledAs.Held, attempts=0, hold=model.HoldReason.DestinationPaused))
-    await bench.store.flush()
+    await bench.settle(held, SettledAs.Held, attempts=0, hold=model.HoldReason.DestinationPaused)
     assert await bench.store.attempts(held.id) == []
     with pytest.raises(model.NotFoundError):
         await bench.store.attempts(bytes(16))

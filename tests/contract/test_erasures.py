@@ -79,8 +79,7 @@ async def test_value_is_in_no_file_afterwards(bench: engines.Bench) -> None:
 
 async def test_destination_of_a_redriven_delivery_is_named(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(of_ada("redriven"))
-    bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Dead, NOW + HOUR, error="Timeout"))
-    await bench.store.flush()
+    await bench.settle(accepted.deliveries[0], SettledAs.Dead, NOW + HOUR, error="Timeout")
     assert await bench.redrive(Filter(), NOW + HOUR) == 1
     ended = await finish(bench, await start(bench, ADA))
     assert ended.report.sent_to == {"agency/crm": SentTo(0, 1)}
@@ -233,8 +232,7 @@ async def test_attempt_that_ends_after_its_delivery_was_erased_changes_nothing(b
         pass
     assert set(cancelled) == {accepted.deliveries[0].key}
     assert (await bench.store.find_erasure(erasure.id)).report.sent_to == {"agency/crm": SentTo(0, 1)}
-    bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Delivered, NOW + HOUR, status=200))
-    await bench.store.flush()
+    await bench.settle(accepted.deliveries[0], SettledAs.Delivered, NOW + HOUR, status=200)
     assert (await bench.counts()).get("delivered", 0) == 0
     assert await bench.violations() == []
 

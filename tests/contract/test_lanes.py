@@ -13,14 +13,8 @@ def settlement(delivery: model.Delivery, settled_as: model.SettledAs, due_at: in
     return model.Settlement(delivery.key, settled_as, NOW, attempts, attempts + 1, due_at=due_at)
 
 
-async def deliver(bench: engines.Bench, content: str) -> model.Delivery:
-    (accepted,) = await bench.accept(samples.arrival(content))
-    (delivery,) = accepted.deliveries
-    return delivery
-
-
 async def test_note_oldest_claimed_includes_a_delivery_with_an_unsaved_result(bench: engines.Bench) -> None:
-    delivery = await deliver(bench, "a")
+    delivery = await bench.deliver("a")
     note = asyncio.ensure_future(bench.store.note_oldest_claimed())
     bench.store.settle(settlement(delivery, model.SettledAs.Retry, due_at=NOW))
     await note
@@ -31,7 +25,7 @@ async def test_note_oldest_claimed_includes_a_delivery_with_an_unsaved_result(be
 
 
 async def test_claim_during_note_oldest_claimed_is_recovered(bench: engines.Bench) -> None:
-    old = await deliver(bench, "old")
+    old = await bench.deliver("old")
     await bench.store.defer([old.key])
     await bench.store.note_oldest_claimed()
     claim = asyncio.ensure_future(bench.claim())
@@ -81,11 +75,11 @@ async def test_held_delivery_is_cancelled_after_its_time_limit(bench: engines.Be
 
 
 async def test_clock_set_back_does_not_delay_recovered_deliveries(bench: engines.Bench) -> None:
-    delivery = await deliver(bench, "a")
+    delivery = await bench.deliver("a")
     bench.clock.now -= samples.DAY
     await bench.reopen(crash=True)
     assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
-    assert (await deliver(bench, "b")).key > delivery.key
+    assert (await bench.deliver("b", NOW)).key > delivery.key
 
 
 TWO_DAYS = 2 * samples.DAY
@@ -93,7 +87,7 @@ TWO_DAYS = 2 * samples.DAY
 
 async def test_delivery_deferred_after_the_clock_is_set_back_is_due(bench: engines.Bench) -> None:
     bench.clock.now = NOW + TWO_DAYS
-    delivery = await deliver(bench, "a")
+    delivery = await bench.deliver("a", NOW)
     bench.clock.now = NOW
     await bench.store.defer([delivery.key])
     assert list((await bench.store.due()).values()) == [NOW]

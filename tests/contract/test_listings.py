@@ -177,8 +177,7 @@ async def test_rows_are_json_without_personal_data(bench: engines.Bench) -> None
     secret = "jane@example.com"
     arrival = samples.arrival("a", body=secret.encode(), late=True, time_trusted=True)
     (accepted,) = await bench.accept(arrival)
-    bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Dead, answer=secret.encode()))
-    await bench.store.flush()
+    await bench.settle(accepted.deliveries[0], model.SettledAs.Dead, answer=secret.encode())
     (visit,), (delivery,) = await bench.visits(), await bench.deliveries()
     text = json.dumps([visit, delivery])
     hidden = [secret, *[key.hex() for key in (arrival.fingerprint, arrival.visitor_key, *arrival.person_keys)]]

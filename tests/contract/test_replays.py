@@ -17,15 +17,9 @@ SettledAs = model.SettledAs
 
 
 async def settled(bench: engines.Bench, content: str, settled_as: SettledAs, **changes: Any) -> model.Delivery:
-    (accepted,) = await bench.accept(samples.arrival(content, bench.clock.now, **changes))
-    (delivery,) = accepted.deliveries
-    await settle(bench, delivery, settled_as)
+    delivery = await bench.deliver(content, **changes)
+    await bench.settle(delivery, settled_as)
     return delivery
-
-
-async def settle(bench: engines.Bench, delivery: model.Delivery, settled_as: SettledAs) -> None:
-    bench.store.settle(samples.settlement(delivery, settled_as, bench.clock.now))
-    await bench.store.flush()
 
 
 async def test_replays_of_one_token_leave_steps_to_others(bench: engines.Bench) -> None:
@@ -75,7 +69,7 @@ async def test_ended_delivery_is_replayed_as_a_new_one(bench: engines.Bench, set
     (row,) = await bench.deliveries(ids=(again.id,))
     (replay, *_) = (await bench.store.list_replays())[-1:]
     assert (row["replay"], row["origin"], again.replay) == (model.format_id(replay.id), "Replayed", replay.id)
-    await settle(bench, again, SettledAs.Delivered)
+    await bench.settle(again, SettledAs.Delivered)
     assert (await bench.replay("delivered")).created == 1, "a replayed delivery can be replayed"
     assert await bench.violations() == []
 
@@ -195,7 +189,7 @@ async def test_dead_delivery_that_was_replayed_since_is_not_redriven(bench: engi
     assert (await bench.store.preview("redrive", Filter(), bench.clock.now)).reasons == {}
     assert await bench.redrive(Filter(), bench.clock.now) == 0
     (delivery,) = await bench.claim()
-    await settle(bench, delivery, SettledAs.Dead)
+    await bench.settle(delivery, SettledAs.Dead)
     assert await bench.redrive(Filter(), bench.clock.now) == 1, "of the two dead ones the newer"
 
 
@@ -298,7 +292,7 @@ async def test_replay_waits_while_many_of_its_deliveries_are_due(bench: engines.
         waits.append(await bench.store.is_replay_waiting(started.key))
     assert waits == [False, True]
     (one,) = await bench.claim(limit=1)
-    await settle(bench, one, SettledAs.Delivered)
+    await bench.settle(one, SettledAs.Delivered)
     assert not await bench.store.is_replay_waiting(started.key)
 
 
@@ -324,7 +318,7 @@ async def test_replay_that_ended_long_ago_is_deleted(bench: engines.Bench) -> No
     await settled(bench, "a", SettledAs.Delivered, body_days=1)
     await bench.replay("delivered")
     (claimed,) = await bench.claim()
-    await settle(bench, claimed, SettledAs.Delivered)
+    await bench.settle(claimed, SettledAs.Delivered)
     for days, left in ((replays.KEPT_DAYS - 1, 1), (2, 0)):
         bench.clock.now += days * DAY
         await bench.prune_all()
@@ -340,7 +334,7 @@ async def test_replayed_verdict_shows_its_newest_delivery(bench: engines.Bench) 
     await bench.accept(samples.arrival("a", if_visit=(samples.skip(model.SkipReason.Paused),)))
     await bench.replay()
     (claimed,) = await bench.claim()
-    await settle(bench, claimed, SettledAs.Delivered)
+    await bench.settle(claimed, SettledAs.Delivered)
     bench.clock.now = NOW + HOUR
     await bench.replay("delivered")
     newest, _ = await bench.deliveries()

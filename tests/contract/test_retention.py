@@ -56,13 +56,11 @@ async def test_retention_leaves_only_the_meters_of_an_arrival(folding_engine: en
 
 
 async def test_body_stays_while_a_pending_delivery_needs_it(bench: engines.Bench) -> None:
-    (accepted,) = await bench.accept(samples.arrival("a", body_days=1))
-    (delivery,) = accepted.deliveries
+    delivery = await bench.deliver("a", body_days=1)
     await later(bench, 20)
     (visit,) = await bench.visits()
     assert visit["bodyKept"] is True
-    bench.store.settle(samples.settlement(delivery, SettledAs.Dead, bench.clock.now))
-    await bench.store.flush()
+    await bench.settle(delivery, SettledAs.Dead)
     await later(bench, 21)
     assert await bench.visits() == []
 
@@ -103,8 +101,7 @@ async def test_replayed_deliveries_are_deleted_with_their_arrival(bench: engines
     await settled(bench, body_days=1, if_visit=(samples.skip(model.SkipReason.Filter),))
     await bench.replay()
     (claimed,) = await bench.claim()
-    bench.store.settle(samples.settlement(claimed, SettledAs.Delivered))
-    await bench.store.flush()
+    await bench.settle(claimed, SettledAs.Delivered)
     await later(bench, 10)
     assert await bench.deliveries() == []
 

@@ -202,6 +202,19 @@ class Bench:
         futures = [self.store.accept(arrival) for arrival in arrivals]
         return await asyncio.wait_for(asyncio.gather(*futures), timeout=60)
 
+    async def deliver(self, content: str = "a", at: int | None = None, **changes: Any) -> model.Delivery:
+        """Accept a visit, and return its only delivery."""
+        (accepted,) = await self.accept(samples.arrival(content, at or self.clock.now, **changes))
+        (delivery,) = accepted.deliveries
+        return delivery
+
+    async def settle(
+        self, delivery: model.Delivery, settled_as: model.SettledAs, at: int | None = None, **changes: Any
+    ) -> None:
+        """Store the result of an attempt."""
+        self.store.settle(samples.settlement(delivery, settled_as, at or self.clock.now, **changes))
+        await self.store.flush()
+
     async def words(self, *arrivals: model.Arrival) -> list[str]:
         return [accepted.counted_as.name for accepted in await self.accept(*arrivals)]
 

@@ -132,8 +132,7 @@ async def test_failed_upkeep_is_repeated(bench: engines.Bench, monkeypatch: pyte
 
 
 async def test_claim_repeated_after_a_rollback_is_recovered(bench: engines.Bench) -> None:
-    (accepted,) = await bench.accept(samples.arrival("a"))
-    (delivery,) = accepted.deliveries
+    delivery = await bench.deliver("a")
     await bench.store.defer([delivery.key])
     await bench.store.note_oldest_claimed()
     connection = failing(bench)

@@ -100,8 +100,7 @@ def rows_in(place: Path) -> int:
 
 
 async def settle(bench: engines.Bench, delivery: model.Delivery) -> None:
-    bench.store.settle(samples.settlement(delivery, model.SettledAs.Delivered))
-    await bench.store.flush()
+    await bench.settle(delivery, model.SettledAs.Delivered)
 
 
 async def defer(bench: engines.Bench, delivery: model.Delivery) -> None:

@@ -385,8 +385,7 @@ async def test_retention_leaves_no_row_about_a_person(fold_rows: int, monkeypatc
 async def test_redrive_checks_each_delivery_again_before_the_change(bench: engines.Bench) -> None:
     accepted = await bench.accept(samples.arrival("a"), samples.arrival("b"))
     pending, delivered = [arrival.deliveries[0] for arrival in accepted]
-    bench.store.settle(samples.settlement(delivered, model.SettledAs.Delivered))
-    await bench.store.flush()
+    await bench.settle(delivered, model.SettledAs.Delivered)
     deliveries_before = await bench.deliveries()
     changed = await run_job(
         bench, lambda opened: run_to_end(changes.redrive(opened, [pending.key, delivered.key], NOW, {}))

@@ -61,8 +61,7 @@ async def test_commit_whose_answer_is_lost_is_not_repeated(bench: engines.Bench)
     (visit,) = await bench.visits()
     assert [verdict["delivery"] for verdict in visit["verdicts"]] == [model.format_id(delivery.id)]
     assert await bench.counts() == {"visits": 1, "routed": 1, "created": 1}
-    bench.store.settle(samples.settlement(delivery, model.SettledAs.Delivered))
-    await bench.store.flush()
+    await bench.settle(delivery, model.SettledAs.Delivered)
     assert [row["state"] for row in await bench.deliveries()] == ["delivered"]
 
 

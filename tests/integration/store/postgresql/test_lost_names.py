@@ -130,8 +130,7 @@ async def test_delivery_whose_outcome_the_database_lost_returns_to_the_backlog(b
     accepted = await bench.accept(samples.arrival("lost"), samples.arrival("kept"))
     lost, kept = [delivery for each in accepted for delivery in each.deliveries]
     copy = await save(bench)
-    bench.store.settle(samples.settlement(lost, model.SettledAs.Delivered))
-    await bench.store.flush()
+    await bench.settle(lost, model.SettledAs.Delivered)
     await go_back(bench, copy)
     await bench.store.compare_claims([kept.key])
     assert await bench.claim() == []  # the dispatcher could be about to get it

@@ -31,12 +31,6 @@ def heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgresql_store, "_FLUSH_SECONDS", 1.0)  # a gateway that counts as dead commits nothing
 
 
-async def deliver(bench: engines.Bench, content: str = "a") -> model.Delivery:
-    (accepted,) = await bench.accept(samples.arrival(content))
-    (delivery,) = accepted.deliveries
-    return delivery
-
-
 async def let_die(bench: engines.Bench) -> None:
     """Let the database think that a gateway has sent no heartbeat for 61 s."""
     store = engines.postgresql(bench.store)
@@ -144,7 +138,7 @@ async def test_retry_at_another_gateway_is_a_redelivery(gateways: Gateways) -> N
 async def test_gateways_claim_different_deliveries(gateways: Gateways) -> None:
     first, second = gateways
     for number in range(40):
-        delivery = await deliver(first, f"{number}")
+        delivery = await first.deliver(f"{number}")
         await first.store.defer([delivery.key])
     claims = await asyncio.gather(*[bench.claim(limit=8) for bench in (first, second) for _ in range(3)])
     keys = [delivery.key for claimed in claims for delivery in claimed]
@@ -153,13 +147,11 @@ async def test_gateways_claim_different_deliveries(gateways: Gateways) -> None:
 
 async def test_only_the_owner_settles_a_delivery(gateways: Gateways) -> None:
     first, second = gateways
-    delivery = await deliver(first)
+    delivery = await first.deliver()
     await first.store.defer([delivery.key])
     (claimed,) = await second.claim()
-    first.store.settle(samples.settlement(delivery, model.SettledAs.Dead))
-    await first.store.flush()
-    second.store.settle(samples.settlement(claimed, model.SettledAs.Delivered))
-    await second.store.flush()
+    await first.settle(delivery, model.SettledAs.Dead)
+    await second.settle(claimed, model.SettledAs.Delivered)
     assert [row["state"] for row in await first.deliveries()] == ["delivered"]
     assert await first.violations() == []
 
@@ -179,7 +171,7 @@ async def test_route_of_another_gateway_is_known(gateways: Gateways) -> None:
 
 async def test_deliveries_of_a_dead_gateway_are_taken_over(gateways: Gateways) -> None:
     first, second = gateways
-    delivery = await deliver(first)
+    delivery = await first.deliver()
     await beat(second)
     assert await second.claim() == [], "the first gateway is alive"
     await let_die(first)
@@ -190,7 +182,7 @@ async def test_deliveries_of_a_dead_gateway_are_taken_over(gateways: Gateways) -
 async def test_takeover_does_not_wait_for_a_suspended_transaction(gateways: Gateways) -> None:
     """The first gateway hangs in a transaction that locks one of its two deliveries."""
     first, second = gateways
-    free, locked = await deliver(first, "free"), await deliver(first, "locked")
+    free, locked = await first.deliver("free"), await first.deliver("locked")
     store = engines.postgresql(first.store)
     async with store._pool.acquire() as connection:
         await let_die(first)
@@ -204,7 +196,7 @@ async def test_takeover_does_not_wait_for_a_suspended_transaction(gateways: Gate
 
 async def test_deliveries_of_a_stopped_gateway_are_taken_over_at_once(gateways: Gateways) -> None:
     first, second = gateways
-    delivery = await deliver(first)
+    delivery = await first.deliver()
     await first.store.close()
     await beat(second)
     assert [claimed.id for claimed in await second.claim()] == [delivery.id]
@@ -215,7 +207,7 @@ async def test_starting_gateway_gives_silent_ones_time_for_a_heartbeat(
 ) -> None:
     """The database was away for all: the running gateway has sent no heartbeat for 61 s either."""
     monkeypatch.setattr(incarnations, "GRACE_SECONDS", 3_600.0)
-    await deliver(bench)
+    await bench.deliver()
     await let_die(bench)
     starting = engines.Bench(bench.engine, bench.place)
     await starting.open()
@@ -233,7 +225,7 @@ async def test_gateway_that_was_silent_gives_others_time_for_a_heartbeat(
 ) -> None:
     """Its process was suspended for as long as the other one."""
     first, second = gateways
-    await deliver(first)
+    await first.deliver()
     await let_die(first)
     monkeypatch.setattr(incarnations, "GRACE_SECONDS", 3_600.0)
     engines.postgresql(second.store).ownership._beat_at -= 61
@@ -247,7 +239,7 @@ async def test_starting_gateway_takes_over_from_ended_ones_at_once(
     bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(incarnations, "GRACE_SECONDS", 3_600.0)
-    delivery = await deliver(bench)
+    delivery = await bench.deliver()
     await bench.store.close()
     starting = engines.Bench(bench.engine, bench.place)
     await starting.open()
@@ -277,7 +269,7 @@ async def test_slots_of_gateways_that_crash_at_their_start_become_free(bench: en
 
 async def test_gateway_that_comes_back_commits_nothing(gateways: Gateways) -> None:
     first, second = gateways
-    delivery = await deliver(first)
+    delivery = await first.deliver()
     await let_die(first)
     await beat(second)
     (claimed,) = await second.claim()
@@ -291,8 +283,7 @@ async def test_gateway_that_comes_back_commits_nothing(gateways: Gateways) -> No
     assert await first.store.outage() is not None
     with pytest.raises(model.StoreUnavailableError):
         first.store.accept(samples.arrival("later"))
-    second.store.settle(samples.settlement(claimed, model.SettledAs.Dead))
-    await second.store.flush()
+    await second.settle(claimed, model.SettledAs.Dead)
     assert [row["state"] for row in await second.deliveries()] == ["dead"]
     assert len(await second.visits()) == 1
     first.store.abandon(future)
