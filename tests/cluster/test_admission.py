@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from local_cluster import kubectl as kubectls
-from support import agencies, api
+from support import agencies, api, gateways
 
 pytestmark = agencies.SHARED
 
@@ -34,7 +34,7 @@ async def test_namespace_is_admitted_by_the_command_in_the_condition(stranger: a
     command = message_of(refused).partition("kubectl ")[2]
     await stranger.platform.install.cluster.kubectl(*shlex.split(command))
     await stranger.wait_ready("listeners.usher.dev/lobby", "destinations.usher.dev/crm")
-    await stranger.post(await stranger.url(), agencies.visit(1))
+    await stranger.post(await stranger.url(), gateways.visit(1))
     (received,) = await stranger.until_received(1)
     assert received.headers["authorization"] == "Bearer open-sesame-7"
 
@@ -58,7 +58,7 @@ async def test_withdrawn_admission_leaves_the_listener_in_service_until_it_is_de
     url = await agency.url()
     await agency.kubectl("delete", "rolebinding", "usher-agency")
     await agency.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
-    assert (await agency.post(url, agencies.visit(1))).status == 200
+    assert (await agency.post(url, gateways.visit(1))).status == 200
     await agency.until_received(1)
     await agency.kubectl("delete", "listeners.usher.dev", "lobby")
     await agency.until_answers(url, 404)

@@ -3,7 +3,7 @@
 import datetime
 from typing import Any
 
-from support import agencies, api, waiting
+from support import agencies, api, gateways, waiting
 
 pytestmark = agencies.SHARED
 
@@ -18,7 +18,7 @@ async def open_for_visits(agency: agencies.Agency) -> str:
 async def post(agency: agencies.Agency, url: str, *numbers: int) -> None:
     """Send visits as Purple does; the gateway must acknowledge each."""
     for number in numbers:
-        assert (await agency.post(url, agencies.visit(number))).acknowledges
+        assert (await agency.post(url, gateways.visit(number))).acknowledges
 
 
 async def test_suspended_tenant_suspends_its_listeners(agency: agencies.Agency) -> None:
@@ -130,6 +130,6 @@ async def test_existing_address_is_served_exactly_as_declared(agency: agencies.A
     await post(agency, f"{base}?utm=x&k=7", 2)
     await agency.until_received(1, 2)
     for other in ("?k=8", "", "/?k=7"):
-        assert (await agency.post(base + other, agencies.visit(3))).status == 404
+        assert (await agency.post(base + other, gateways.visit(3))).status == 404
     shown = await agency.kubectl("get", "listeners.usher.dev", "lobby", "--output=jsonpath={.status.addresses[0].url}")
     assert shown == f"{base}?k=…"

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from support import agencies, api, installs, waiting
+from support import agencies, api, gateways, installs, waiting
 from usher_operator import children
 
 pytestmark = agencies.SHARED
@@ -56,11 +56,11 @@ async def test_ingress_is_removed_once_the_http_route_is_accepted(agency: agenci
         routes = await waiting.until(lambda: platform.children("HTTPRoute", hostname))
         await agency.wait("Listener", "lobby", "Exposed", "Unknown", "Pending")
         assert await platform.children("Ingress", hostname), "no route leads to the listener"
-        assert (await agency.post(url, agencies.visit(1))).acknowledges
+        assert (await agency.post(url, gateways.visit(1))).acknowledges
         await platform.server.merge(api.of({"kind": "HTTPRoute", **routes[0]}), taken(routes[0]), "status")
         await agency.wait("Listener", "lobby", "Exposed", "True", "Exposed")
         await waiting.until(lambda: platform.children("Ingress", hostname), lambda ingresses: not ingresses)
-        assert (await agency.post(url, agencies.visit(2))).acknowledges
+        assert (await agency.post(url, gateways.visit(2))).acknowledges
         assert await platform.children("HTTPRoute", hostname)
 
 

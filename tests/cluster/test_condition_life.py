@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from local_cluster import kubectl
-from support import agencies, api, waiting
+from support import agencies, api, gateways, waiting
 
 pytestmark = agencies.SHARED
 
@@ -65,7 +65,7 @@ async def test_destination_reports_each_problem_of_its_secret(agency: agencies.A
     await until_shown(agency, DESTINATION, READY="False", REASON="SecretNotFound", HEALTHY="SecretNotFound")
     assert "Secret `crm-token`" in await agency.kubectl("describe", DESTINATION)
     await agency.wait_ready(LISTENER)
-    assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
+    assert (await agency.post(await agency.url(), gateways.visit(1))).acknowledges
     await agency.until_held("SecretNotFound", 1)
     await agency.wait("Listener", "lobby", "DeliveriesHeld", "True", "DeliveriesHeld")
     assert "`crm` (SecretNotFound: Secret `crm-token` must exist" in await agency.kubectl("describe", LISTENER)
@@ -92,7 +92,7 @@ async def test_transform_that_fails_is_a_warning_and_its_deliveries_are_held(age
     warning = "`spec.routes[0].transform`: fails with NoSuchField (body.guest) on every sample body"
     assert warning in api.condition(accepted, "Accepted")["message"]
     await waiting.until(lambda: agency.kubectl("describe", LISTENER), lambda text: f"with a warning: {warning}" in text)
-    assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
+    assert (await agency.post(await agency.url(), gateways.visit(1))).acknowledges
     held = await agency.wait("Listener", "lobby", "DeliveriesHeld", "True", "DeliveriesHeld")
     assert "`crm` (TransformError: NoSuchField (body.guest))" in api.condition(held, "DeliveriesHeld")["message"]
     assert api.condition(held, "Ready")["status"] == "True"
@@ -106,7 +106,7 @@ async def test_listener_is_ready_then_receiving_then_suspended_then_deleted(agen
     described = await agency.kubectl("describe", LISTENER)
     assert "paste the URL (Secret `lobby-url`) into the portal" in described
     url = await agency.url()
-    assert (await agency.post(url, agencies.visit(1))).acknowledges
+    assert (await agency.post(url, gateways.visit(1))).acknowledges
     await until_shown(agency, LISTENER, RECEIVING="Receiving")
     await agency.wait("Listener", "lobby", "Verified", "True", "Verified")
 

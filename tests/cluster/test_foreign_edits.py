@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from local_cluster import kubectl
-from support import agencies, api, installs, waiting
+from support import agencies, api, gateways, installs, waiting
 from support.published_documents import content, live
 
 pytestmark = agencies.SHARED
@@ -215,7 +215,7 @@ async def test_names_of_maximum_length_work(agency: agencies.Agency) -> None:
         agency.listener(longest, tenantRef={"name": longest}, routes=routes),
     )
     await agency.wait_ready(f"listeners.usher.dev/{longest}", f"destinations.usher.dev/{longest}")
-    assert (await agency.post(await agency.url(longest), agencies.visit(1))).acknowledges
+    assert (await agency.post(await agency.url(longest), gateways.visit(1))).acknowledges
     await agency.until_received(1, destination=longest)
     with pytest.raises(kubectl.KubectlError, match="52"):
         await agency.apply(agency.tenant(f"{longest}n"))

@@ -6,7 +6,7 @@ import json
 import operator
 from typing import Any
 
-from support import agencies, api, installs, waiting
+from support import agencies, api, gateways, installs, waiting
 
 pytestmark = agencies.SHARED
 
@@ -110,7 +110,7 @@ async def assert_owner_keeps(owner: agencies.Agency, rivals: list[agencies.Agenc
         assert publications(rival) == []
     assert publications(owner)
     await owner.wait_ready("listeners.usher.dev/lobby")
-    assert (await owner.post(f"https://{hostname}{PATH}", agencies.visit(1))).acknowledges
+    assert (await owner.post(f"https://{hostname}{PATH}", gateways.visit(1))).acknowledges
     await owner.until_received(1)
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from local_cluster import foreign, ports
-from support import agencies, api, clusters, installs, release_processes, waiting, wire
+from support import agencies, api, clusters, gateways, installs, release_processes, waiting, wire
 from usher_gateway.simulator import receiver, receiving
 
 VALUES = {"agencies": ["hotels"], "gateway": {"allowDestinations": ["loopback"]}}
@@ -81,7 +81,7 @@ async def books(gateway: installs.Process, token: str) -> dict[str, int]:
 
 async def post(gateway: installs.Process, url: str, number: int) -> wire.Answer:
     parts = urllib.parse.urlsplit(url)
-    return await wire.exchange(gateway.public, wire.request(parts.path, agencies.visit(number), host=parts.netloc))
+    return await wire.exchange(gateway.public, wire.request(parts.path, gateways.visit(number), host=parts.netloc))
 
 
 async def test_urls_books_and_open_deliveries_move_along(cluster: clusters.Cluster, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from support import agencies, api, installs, waiting
+from support import agencies, api, gateways, installs, waiting
 
 INVALID = "visit.emial"
 OFFICE = "office"
@@ -36,18 +36,18 @@ class TestServed:
         )
         await agency.wait_ready("listeners.usher.dev/lobby")
         lobby, office = await agency.url("lobby"), await agency.url(OFFICE)
-        assert (await agency.post(lobby, agencies.visit(1))).acknowledges
+        assert (await agency.post(lobby, gateways.visit(1))).acknowledges
         (first,) = await agency.until_received(1, destination="acme")
         assert first.headers["authorization"] == "Bearer token-of-acme-4711"
         await agency.kubectl("delete", "destinations.usher.dev/crm", "secrets/acme")
         await agency.apply(destination(agency, "globex"))
         await agency.wait("Destination", "crm", "ResolvedRefs", "False", "SecretNotFound")
-        assert (await agency.post(office, agencies.visit(2))).acknowledges
+        assert (await agency.post(office, gateways.visit(2))).acknowledges
         await agency.until_any_held(1)
         await agency.apply(agency.secret("globex", token="token-of-globex-4712"))
         (second,) = await agency.until_received(2, destination="globex")
         assert second.headers["authorization"] == "Bearer token-of-globex-4712"
-        assert (await agency.post(lobby, agencies.visit(3))).acknowledges
+        assert (await agency.post(lobby, gateways.visit(3))).acknowledges
         await agency.until_held("DestinationNotFound", 1)
         await agency.until_received(1, destination="acme")
         await agency.until_received(2, destination="globex")
@@ -63,7 +63,7 @@ class TestServed:
         await agency.apply(agency.listener("lobby", routes=[{**route, "transform": INVALID}]))
         await agency.wait("Listener", "lobby", "Accepted", "False", "ExpressionInvalid")
         await agency.until_in_force("Listener", "lobby")
-        assert (await agency.post(url, agencies.visit(1))).acknowledges
+        assert (await agency.post(url, gateways.visit(1))).acknowledges
         await agency.until_held("ListenerSuspended", 1)
         assert await agency.url("lobby") == url
         await agency.apply(agency.listener("lobby", routes=[route]))
@@ -79,7 +79,7 @@ class TestServed:
         await agency.apply(agency.listener("lobby", tenantRef={"name": "globex"}, routes=[route]))
         await agency.until_answers(former, 404)
         url = await agency.url("lobby", lambda url: url not in {"", former})
-        assert (await agency.post(url, agencies.visit(1))).acknowledges
+        assert (await agency.post(url, gateways.visit(1))).acknowledges
         await agency.until_held("TransformError", 1)
         rows = (await agency.platform.ask(f"/api/usage?namespace={agency.namespace}"))["rows"]
         assert {row["tenant"] for row in rows if row["namespace"] == agency.namespace and row["visits"]} == {"globex"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support import accounts, agencies, api, clusters, faulty_proxy, installs, waiting
+from support import accounts, agencies, api, clusters, faulty_proxy, gateways, installs, waiting
 
 ROOMS = [f"room-{number}" for number in range(8)]  # More removals than the limit allows without a confirmation
 
@@ -121,7 +121,7 @@ class TestServed:
     async def test_the_same_names_have_the_same_urls_visitors_and_books(self, agency: agencies.Agency) -> None:
         install, namespace, urls = await self.deleted(agency, ROOMS)
         await wait_halted(install, halted=True)
-        assert (await agency.post(urls[ROOMS[0]], agencies.visit(2))).acknowledges
+        assert (await agency.post(urls[ROOMS[0]], gateways.visit(2))).acknowledges
         await recreate(install, namespace)
         await declare(install, namespace, ROOMS, self.system(agency))
         await wait_whole(install, namespace, ROOMS)
@@ -129,7 +129,7 @@ class TestServed:
         assert {room: await agency.url(room) for room in ROOMS} == urls
         await agency.wait_ready(*(f"listeners.usher.dev/{room}" for room in ROOMS))
         assert (await agency.post(urls[ROOMS[0]], self.again(1))).acknowledges
-        assert (await agency.post(urls[ROOMS[1]], agencies.visit(3))).acknowledges
+        assert (await agency.post(urls[ROOMS[1]], gateways.visit(3))).acknowledges
         await agency.until_received(1, 2, 3)
         await waiting.until(lambda: visits_and_repeats(agency.platform, namespace), lambda counts: counts == (3, 1))
         assert logged_removals(agency.platform.operator, namespace) == []
@@ -147,7 +147,7 @@ class TestServed:
             await agency.until_answers(urls[room], 404)
         await wait_halted(install, halted=False)
         for number, room in enumerate(kept):
-            assert (await agency.post(urls[room], agencies.visit(10 + number))).acknowledges
+            assert (await agency.post(urls[room], gateways.visit(10 + number))).acknowledges
         await agency.until_received(1, 10, 11, 12, 13)
 
     async def test_what_another_agency_makes_gets_no_visits_of_the_former_one(self, agency: agencies.Agency) -> None:
@@ -163,11 +163,11 @@ class TestServed:
         )
         office = await agency.url("office")
         await agency.until_answers(office, 200)
-        assert (await agency.post(office, agencies.visit(20))).acknowledges
+        assert (await agency.post(office, gateways.visit(20))).acknowledges
         await agency.until_any_held(1)
         await agency.apply(agency.secret("new", token="token-of-the-newcomer-4713"))
         await agency.until_received(20, destination="new")
-        assert (await agency.post(urls[ROOMS[0]], agencies.visit(21))).acknowledges
+        assert (await agency.post(urls[ROOMS[0]], gateways.visit(21))).acknowledges
         await agency.until_held("DestinationNotFound", 1)
         await agency.until_received(1)
         await agency.until_received(20, destination="new")
@@ -191,7 +191,7 @@ class TestServed:
             await wait_whole(install, namespace, few)
             assert await self.documents(install, namespace) == secrets
             await agency.until_answers(urls[few[0]], 200)
-            assert (await agency.post(urls[few[1]], agencies.visit(2))).acknowledges
+            assert (await agency.post(urls[few[1]], gateways.visit(2))).acknowledges
             await agency.until_received(1, 2)
         finally:
             await platform.restart_operator()
@@ -210,7 +210,7 @@ class TestServed:
     @staticmethod
     def again(number: int) -> bytes:
         """The body of another visit of the same visitor, so that it is not a redelivery."""
-        return json.dumps({**json.loads(agencies.visit(number)), "again": True}).encode()
+        return json.dumps({**json.loads(gateways.visit(number)), "again": True}).encode()
 
     async def deleted(self, agency: agencies.Agency, rooms: list[str]) -> tuple[installs.Install, str, dict[str, str]]:
         """Send one visit, delete everything, and return the URLs."""
@@ -218,7 +218,7 @@ class TestServed:
         await declare(install, namespace, rooms, self.system(agency))
         await agency.wait_ready(*(f"listeners.usher.dev/{room}" for room in rooms))
         urls = {room: await agency.url(room) for room in rooms}
-        assert (await agency.post(urls[rooms[0]], agencies.visit(1))).acknowledges
+        assert (await agency.post(urls[rooms[0]], gateways.visit(1))).acknowledges
         await agency.until_received(1)
         await delete(install, namespace)
         return install, namespace, urls

@@ -15,6 +15,7 @@ from support import (
     charts,
     clusters,
     command_line,
+    gateways,
     installs,
     leaks,
     release_processes,
@@ -79,7 +80,7 @@ async def hotels(platform: agencies.Platform) -> agencies.Agency:
 
 async def test_visit_is_delivered_by_the_programs_of_the_chart(hotels: agencies.Agency) -> None:
     await hotels.wait_ready("listeners.usher.dev/lobby", "destinations.usher.dev/crm", "tenants.usher.dev/acme")
-    await hotels.post(await hotels.url(), agencies.visit(1))
+    await hotels.post(await hotels.url(), gateways.visit(1))
     (received,) = await hotels.until_received(1)
     assert received.headers["authorization"] == "Bearer open-sesame-release"
 
@@ -109,7 +110,7 @@ async def test_account_of_an_agency_uses_the_commands_with_its_own_token(
     hotels: agencies.Agency, platform: agencies.Platform
 ) -> None:
     await hotels.wait_ready("listeners.usher.dev/lobby")
-    await hotels.post(await hotels.url(), agencies.visit(1))
+    await hotels.post(await hotels.url(), gateways.visit(1))
     await hotels.kubectl("create", "serviceaccount", "desk")
     await hotels.kubectl("create", "rolebinding", "desk", "--clusterrole=usher-support", "--serviceaccount=hotels:desk")
     token = (await hotels.kubectl("create", "token", "desk")).strip()
@@ -136,7 +137,7 @@ async def test_all_namespaces_are_admitted_by_one_value(release: ProcessRelease,
     notes = await asyncio.to_thread(release_processes.helm, release.cluster, *upgrade, "--set=rbac.allNamespaces=true")
     assert "WARNING: `rbac.allNamespaces` lets the operator read and write every Secret" in notes
     await cafes.wait_ready("listeners.usher.dev/lobby")
-    await cafes.post(await cafes.url(), agencies.visit(2))
+    await cafes.post(await cafes.url(), gateways.visit(2))
     await cafes.until_received(2)
     await asyncio.to_thread(release_processes.helm, release.cluster, *upgrade, "--set=rbac.allNamespaces=false")
     await cafes.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")

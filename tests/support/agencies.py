@@ -214,11 +214,5 @@ def says(condition: str, status: str, reason: str) -> Callable[[Any], bool]:
     return check
 
 
-def visit(number: int) -> bytes:
-    """Build the body of a visit, with a different visitor for each number."""
-    document = {"user": {"id": number, "email": f"v{number}@example.org", "venue": {"id": 7}}, "number": number}
-    return json.dumps(document).encode()
-
-
 def number_of(body: bytes) -> int:
     return int(json.loads(body)["number"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ spec:
 """
 
 MANIFESTS = CLASS + TENANT + LISTENER
+
+
+def visit(user: int) -> bytes:
+    """Return the smallest body of a visit."""
+    return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
 
 
 class RunningGateway:

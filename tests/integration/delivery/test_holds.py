@@ -1,13 +1,13 @@
 """A delivery that a failed filter held continues only if no other reason holds it."""
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
 
 from support import gateway as gateways
 from support import samples, waiting, wire
+from support.gateway import visit
 from usher_gateway.delivery import holds
 from usher_gateway.ingest import cpu_limits
 from usher_gateway.store.base import Filter
@@ -30,10 +30,6 @@ metadata: {name: missing, namespace: agency}
 spec: {type: HTTP, state: Paused, http: {url: "http://127.0.0.1:9/"}}
 ---
 """
-
-
-def visit(user: int) -> bytes:
-    return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
 
 
 async def held(gateway: gateways.RunningGateway) -> dict[str, int]:

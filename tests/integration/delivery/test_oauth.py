@@ -1,6 +1,5 @@
 """A destination with OAuth 2.0: a real token endpoint, and a destination that refuses old tokens."""
 
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from aiohttp import test_utils, web
 
 from support import command_line, waiting
 from support import gateway as gateways
+from support.gateway import visit
 
 MANIFESTS = (
     gateways.CLASS
@@ -72,10 +72,6 @@ async def gateway(tmp_path: Path, vendor: Vendor) -> AsyncIterator[gateways.Runn
     ):
         await running.wait_configured()
         yield running
-
-
-def visit(user: int) -> bytes:
-    return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
 
 
 async def test_visits_are_sent_with_a_token_that_is_renewed_when_it_is_refused(

@@ -11,13 +11,10 @@ import pytest
 
 from support import gateway as gateways
 from support import hold, segments, waiting, wire
+from support.gateway import visit
 from usher_gateway.ingest import cpu_limits, server
 
 SHORT = server.ServerLimits(answer_seconds=1.0, header_seconds=0.4, idle_seconds=2.5)
-
-
-def visit(user: int) -> bytes:
-    return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
 
 
 async def test_requests_get_503_within_8_seconds_if_the_store_hangs(tmp_path: Path) -> None:

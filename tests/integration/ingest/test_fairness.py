@@ -14,6 +14,7 @@ import pytest
 
 from support import gateway as gateways
 from support import hold, waiting, wire
+from support.gateway import visit
 from usher_gateway.ingest import pipeline, server
 
 RATE = 20  # Requests a second that the class allows each listener, few enough that a slow machine exceeds them
@@ -26,10 +27,6 @@ MANIFESTS = (
     + gateways.LISTENER
     + FLOODED
 )
-
-
-def visit(user: int) -> bytes:
-    return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
 
 
 async def _flood(gateway: gateways.RunningGateway, data: bytes, is_over: asyncio.Event) -> dict[int, int]:

@@ -1,18 +1,14 @@
 """An edit of the manifests is live within a second and drops no request."""
 
 import asyncio
-import json
 import statistics
 import time
 
 from support import gateway as gateways
 from support import waiting, wire
+from support.gateway import visit
 
 SECOND = gateways.LISTENER.replace("{name: wifi,", "{name: second,")
-
-
-def visit(user: int) -> bytes:
-    return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
 
 
 async def test_new_listener_is_live_within_a_second(gateway: gateways.RunningGateway) -> None:
