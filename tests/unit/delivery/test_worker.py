@@ -59,17 +59,22 @@ def route_documents() -> RouteDocuments:
     return RouteDocuments(keys=KEYS)
 
 
-@pytest.fixture
-def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> DeliveryWorker:
+def new_worker(surroundings: Surroundings, route_documents: RouteDocuments, **options: Any) -> DeliveryWorker:
     delivery_worker = DeliveryWorker(
         store=cast("Any", surroundings),
         client=cast("Any", surroundings),
         clock=timing.Clock(),
         route_documents=route_documents,
         activity=ActivityRecorder(key=KEYS.document),
+        **options,
     )
     delivery_worker.apply(delivery_samples.snapshot(TRANSFORM))
     return delivery_worker
+
+
+@pytest.fixture
+def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> DeliveryWorker:
+    return new_worker(surroundings, route_documents)
 
 
 async def settled(worker: DeliveryWorker, **delivery: object) -> model.Settlement:
@@ -86,12 +91,8 @@ async def hold_of_attempt(worker: DeliveryWorker) -> model.HoldReason | None:
 async def test_slow_transform_holds_its_route_until_it_changes(
     worker: DeliveryWorker, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = SLOW_SECONDS
-
-    def evaluate(*_: object) -> list[expressions.Evaluation]:
-        return [expressions.Evaluation({"u": "7"}, cpu_seconds=seconds)]
-
-    monkeypatch.setattr(route_documents, "evaluate_all", evaluate)
+    slow = expressions.Evaluation({"u": "7"}, cpu_seconds=SLOW_SECONDS)
+    monkeypatch.setattr(route_documents, "evaluate_all", lambda *_: [slow])
     holds = [await hold_of_attempt(worker) for _ in range(5)]
     assert holds == [None] * 3 + [model.HoldReason.ExpressionTooSlow] * 2
     worker.apply(delivery_samples.snapshot('{"u": visit.email}'))
@@ -128,11 +129,7 @@ async def test_slow_rendering_of_a_fast_transform_holds_its_route(worker: Delive
     """The value is made in less than a millisecond, and percent-encoded in tens of milliseconds."""
     body = msgspec.json.encode({"text": "\N{GRINNING FACE}" * 60_000})
     worker.apply(delivery_samples.snapshot('{"a": body.text, "b": body.text}', format="Form"))
-    holds = []
-    for _ in range(5):
-        result = await worker.attempt(delivery_samples.delivery(body=body))
-        assert result is not None
-        holds.append(result.settlement.hold)
+    holds = [(await settled(worker, body=body)).hold for _ in range(5)]
     assert holds == [None] * 3 + [model.HoldReason.ExpressionTooSlow] * 2
 
 
@@ -152,19 +149,11 @@ async def test_attempt_without_memory_for_its_request_sends_nothing(
 
 
 async def test_transforms_beyond_the_share_of_a_namespace_wait(
-    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+    surroundings: Surroundings, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moment = 0.0
-    newest = RouteDocuments(keys=KEYS)
-    worker = DeliveryWorker(
-        store=cast("Any", surroundings),
-        client=cast("Any", surroundings),
-        clock=timing.Clock(),
-        route_documents=newest,
-        activity=ActivityRecorder(key=KEYS.document),
-        budgets=TenantBudgets(lambda: moment, share=ATTEMPTS_SHARE, burst_seconds=ATTEMPTS_BURST_SECONDS),
-    )
-    worker.apply(delivery_samples.snapshot(TRANSFORM))
+    budgets = TenantBudgets(lambda: moment, share=ATTEMPTS_SHARE, burst_seconds=ATTEMPTS_BURST_SECONDS)
+    worker = new_worker(surroundings, route_documents, budgets=budgets)
 
     def evaluate(*_: object) -> list[expressions.Evaluation]:
         started = time.thread_time()
@@ -172,7 +161,7 @@ async def test_transforms_beyond_the_share_of_a_namespace_wait(
             pass
         return [expressions.Evaluation({"u": "7"}, cpu_seconds=0.0001)]
 
-    monkeypatch.setattr(newest, "evaluate_all", evaluate)
+    monkeypatch.setattr(route_documents, "evaluate_all", evaluate)
     attempts = [asyncio.create_task(worker.attempt(delivery_samples.delivery())) for _ in range(20)]
     await asyncio.sleep(0)
     assert 0 < len(surroundings.sent) <= 10
@@ -258,8 +247,7 @@ async def test_slow_filter_holds_its_route_until_it_changes(
 async def test_change_of_another_listener_keeps_a_slow_transform_held(
     worker: DeliveryWorker, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = SLOW_SECONDS
-    slow = expressions.Evaluation({"u": "7"}, cpu_seconds=seconds)
+    slow = expressions.Evaluation({"u": "7"}, cpu_seconds=SLOW_SECONDS)
     monkeypatch.setattr(route_documents, "evaluate_all", lambda *_: [slow])
     for _ in range(4):
         await worker.attempt(delivery_samples.delivery())

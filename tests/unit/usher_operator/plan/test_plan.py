@@ -27,16 +27,18 @@ def document(cluster: Cluster, key: Key = KEY) -> documents.ListenerDocument | d
     return published.document
 
 
-def authentication(cluster: Cluster) -> documents.Authentication:
-    listener = document(cluster)
+def listener_document(cluster: Cluster, key: Key = KEY) -> documents.ListenerDocument:
+    listener = document(cluster, key)
     assert isinstance(listener, documents.ListenerDocument)
-    return listener.authentication
+    return listener
+
+
+def authentication(cluster: Cluster) -> documents.Authentication:
+    return listener_document(cluster).authentication
 
 
 def addresses(cluster: Cluster, key: Key = KEY) -> list[str]:
-    listener = document(cluster, key)
-    assert isinstance(listener, documents.ListenerDocument)
-    return [address.host for address in listener.addresses]
+    return [address.host for address in listener_document(cluster, key).addresses]
 
 
 def test_listener_without_its_first_credentials_fails_closed(cluster: Cluster) -> None:
@@ -171,9 +173,7 @@ def test_recreated_class_accepts_the_present_install_key(cluster: Cluster) -> No
 def test_missing_class_keeps_the_listener_with_its_present_tenant(cluster: Cluster) -> None:
     plan_reasons.class_is_gone(cluster)
     cluster.edit("Tenant", "default/acme", state="Suspended")
-    listener = document(cluster)
-    assert isinstance(listener, documents.ListenerDocument)
-    assert listener.tenant.state == "Suspended"
+    assert listener_document(cluster).tenant.state == "Suspended"
     assert cluster.plan(HOSTNAME).children is None
 
 
@@ -219,9 +219,7 @@ def test_moved_class_hostname_retires_the_addresses_of_its_listeners(cluster: Cl
 
 def test_arrival_at_a_retired_address_prolongs_it(cluster: Cluster) -> None:
     cluster.edit("ListenerClass", "public", hostname="new.example.com")
-    listener = document(cluster)
-    assert isinstance(listener, documents.ListenerDocument)
-    (retired,) = listener.retired_addresses
+    (retired,) = listener_document(cluster).retired_addresses
     cluster.now = planning.NOW + 6 * DAY
     arrived_at = datetime.datetime.fromtimestamp((planning.NOW + 6 * DAY) / model.MICROSECONDS, datetime.UTC)
     report = ListenerReport(retired_arrivals={retired.id: arrived_at})
@@ -692,8 +690,7 @@ def test_listener_is_edited_while_its_retired_address_may_not_end(cluster: Clust
     cluster.waiting.add(KEY)
     cluster.now += 7 * DAY
     cluster.edit("Listener", plan_samples.LISTENER, state="Suspended")
-    listener = document(cluster)
-    assert isinstance(listener, documents.ListenerDocument)
+    listener = listener_document(cluster)
     assert (listener.state, addresses(cluster)) == ("Suspended", ["new.example.com", "hooks.example.com"])
     ending = cluster.plan(KEY).ending
     assert ending is not None
