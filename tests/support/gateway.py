@@ -50,6 +50,22 @@ spec:
 MANIFESTS = CLASS + TENANT + LISTENER
 
 
+def one_route(url: str) -> str:
+    """Return manifests whose only route leads to ``/crm`` below a URL."""
+    listener = LISTENER.replace("routes: []", "routes: [{name: crm, destinationRef: {name: crm}}]")
+    return (
+        CLASS
+        + TENANT
+        + listener
+        + f"""
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {{name: crm, namespace: agency}}
+spec: {{type: HTTP, http: {{url: "{url}/crm"}}}}
+"""
+    )
+
+
 def visit(user: int) -> bytes:
     """Return the smallest body of a visit."""
     return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()

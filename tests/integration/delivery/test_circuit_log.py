@@ -15,15 +15,6 @@ from support import waiting
 from usher_gateway.delivery import circuit
 from usher_gateway.simulator import receiver, receiving
 
-DESTINATION = """
-apiVersion: usher.dev/v1alpha1
-kind: Destination
-metadata: {name: crm, namespace: agency}
-spec:
-  type: HTTP
-  http: {url: "%s/crm"}
-"""
-
 
 class Failing(NamedTuple):
     """A gateway whose only destination has failed often enough to open its circuit."""
@@ -45,12 +36,10 @@ class Failing(NamedTuple):
 
 @pytest.fixture
 async def failing(tmp_path: Path) -> AsyncIterator[Failing]:
-    listener = gateways.LISTENER.replace("routes: []", "routes: [{name: crm, destinationRef: {name: crm}}]")
     async with receiver.Receiver(receiver.ReceiverSettings()) as peer:
         peer.set_behaviour("/crm", receiving.Behaviour(status=503))
-        manifests = gateways.CLASS + gateways.TENANT + listener + DESTINATION % peer.url
         with structlog.testing.capture_logs() as logs:
-            async with gateways.running(tmp_path, manifests) as gateway:
+            async with gateways.running(tmp_path, gateways.one_route(peer.url)) as gateway:
                 failing_gateway = Failing(gateway, peer, logs)
                 for number in range(circuit.OPENS_AFTER):
                     await failing_gateway.visit(number)

@@ -19,20 +19,10 @@ from usher_gateway.simulator import receiver, receiving
 CRM_ROUTE = "name: crm, destinationRef: {name: crm}"
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
-DESTINATION = """
-apiVersion: usher.dev/v1alpha1
-kind: Destination
-metadata: {name: crm, namespace: agency}
-spec:
-  type: HTTP
-  http: {url: "%s/crm"}
-"""
-
 
 @pytest.fixture
 def manifests(peer: receiver.Receiver) -> str:
-    listener = gateways.LISTENER.replace("routes: []", "routes: [{name: crm, destinationRef: {name: crm}}]")
-    return gateways.CLASS + gateways.TENANT + listener + DESTINATION % peer.url
+    return gateways.one_route(peer.url)
 
 
 async def row_of(gateway: gateways.RunningGateway, path: str = "destinations") -> dict[str, Any]:
