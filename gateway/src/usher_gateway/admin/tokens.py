@@ -312,7 +312,7 @@ def digest_of(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def load_book(data: Path, folder: Path | None, seals: Seals) -> TokenBook:
+def load_book(data: Path, folder: Path | None, seals: "Seals") -> TokenBook:
     """Return the tokens of a folder that Usher does not write, or else those of the data folder.
 
     Raises:
