@@ -1,5 +1,6 @@
 """Deliveries in lanes, in the backlog, held and settled, and after a restart."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from usher_gateway.store.base import AttemptRecord, Filter
 
 SECOND, HOUR, NOW = samples.SECOND, samples.HOUR, samples.NOW
 SettledAs = model.SettledAs
+MEGABYTE = 1_000_000
 
 
 async def only_row(bench: engines.Bench) -> dict[str, Any]:
@@ -74,6 +76,18 @@ async def test_claim_takes_the_longest_due_within_count_and_bytes(bench: engines
     third = await bench.store.claim("agency/crm", 10, 1, bench.clock.now)
     bodies = [delivery.body for delivery in (*first, *second, *third)]
     assert bodies == [samples.arrival(content).body for content in "120"]
+
+
+async def test_claim_loads_only_the_bodies_that_have_room(bench: engines.Bench) -> None:
+    """Otherwise the bodies of all due deliveries would be in memory at once."""
+    for number in range(20):
+        await bench.settle(await bench.deliver(str(number), body=b"x" * MEGABYTE), SettledAs.Retry, due_at=NOW)
+    tracemalloc.start()
+    claimed = await bench.store.claim("agency/crm", 100, 2 * MEGABYTE, NOW)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(claimed) == 2
+    assert peak < 10 * MEGABYTE
 
 
 async def test_claim_takes_deliveries_of_one_destination_only(bench: engines.Bench) -> None:

@@ -10,6 +10,7 @@ row by its key, whatever it thinks about the limit. Some conditions say ``hold >
 engine uses a partial index only if a query repeats the condition of the index.
 """
 
+import itertools
 from collections.abc import Sequence
 
 from usher_gateway import model
@@ -32,6 +33,10 @@ _LOAD = """
     from deliveries d join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival
         left join replays r on r.key = d.replay
     where d.key = any($1::bigint[])
+"""
+
+_BODY_SIZES = """
+    select d.key, length(b.body) from deliveries d join bodies b on b.key = d.arrival where d.key = any($1::bigint[])
 """
 
 _CLAIM = "update deliveries set waiting = false, owner = $2 where key = any($1::bigint[])"
@@ -127,14 +132,12 @@ async def claim(
 
     Claims at most ``limit`` deliveries, with bodies of at most ``max_bytes`` together, but at least one.
     """
-    claimed: list[model.Delivery] = []
-    size = 0
     due_keys = [key for (key,) in await transaction.session.fetch(_LOCK_DUE, destination, now, limit)]
-    for delivery in await load(transaction.session, due_keys):
-        size += len(delivery.body or b"")
-        if claimed and size > max_bytes:
-            break
-        claimed.append(delivery)
+    sizes = dict(await transaction.session.fetch(_BODY_SIZES, due_keys)) if due_keys else {}
+    # Load only what is claimed, because the bodies of all due deliveries may take gigabytes.
+    totals = itertools.accumulate(sizes[key] or 0 for key in due_keys)
+    count = sum(total <= max_bytes for total in totals) or 1
+    claimed = await load(transaction.session, due_keys[:count])
     keys = sorted([delivery.key for delivery in claimed])
     if keys:
         await transaction.session.execute(_CLAIM, keys, transaction.owner)
