@@ -176,6 +176,16 @@ async def test_endless_head_is_a_bad_answer(client: DestinationClient, chunk: by
     assert peak < 4 * MEGABYTE
 
 
+@pytest.mark.parametrize(("length", "is_accepted"), [(3_000, True), (5_000, False)])
+async def test_interim_heads_have_a_limit_of_bytes(client: DestinationClient, length: int, is_accepted: bool) -> None:
+    """aiohttp keeps all their fields in memory until the final head."""
+    hint = b"HTTP/1.1 103 Early Hints\r\n" + b"Link: </style.css>\r\n" * 20 + b"\r\n"
+    answer = hint * (length // len(hint)) + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    async with peers.serving(peers.answering(answer)) as peer:
+        status = (await client.send(DestinationRequest("POST", peer.url(), [], b"{}"), LIMIT_SECONDS)).status
+    assert (status == 200) is is_accepted
+
+
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b""])
 async def test_answer_of_blank_lines_is_not_read_line_by_line(client: DestinationClient, head: bytes) -> None:
     calls = 0

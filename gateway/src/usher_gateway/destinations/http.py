@@ -52,6 +52,9 @@ MAX_RECEIVED_BYTES = destinations.MAX_JUDGED_BYTES + 16 * 1024
 # Heads that a peer may send for one request: of the answer and of interim ones. aiohttp takes 50 us for each.
 _MAX_HEADS = 32
 
+# Bytes of interim heads for one request. aiohttp keeps all their fields until the answer, in fifteen times the memory.
+_MAX_INTERIM_BYTES = 4 * 1024
+
 _HEAD_START = re.compile(rb"(?:HTTP|RTSP|ICE)/")  # Where aiohttp's parser may see the head of an answer
 
 _INTERIM_HEAD = re.compile(rb"HTTP/1\.[01] 1")
@@ -468,6 +471,7 @@ class _ReceiveLimiter(asyncio.Protocol):
         self.cpu_seconds = 0.0  # CPU time that the answer to the current or last request has taken
         self._status = b""  # The first bytes of the head that is being received
         self._has_final_head = False
+        self._interim_bytes = 0
         transport, protocol = connection.transport, connection.protocol
         assert transport is not None
         assert protocol is not None
@@ -498,7 +502,7 @@ class _ReceiveLimiter(asyncio.Protocol):
         self._is_in_use = True
         self.received_bytes = self._heads = 0
         self.cpu_seconds = 0.0
-        self._status, self._has_final_head = b"", False
+        self._status, self._has_final_head, self._interim_bytes = b"", False, 0
 
     def end(self) -> None:
         """Expect nothing more until the next request."""
@@ -529,6 +533,9 @@ class _ReceiveLimiter(asyncio.Protocol):
         for piece in self._split_after_heads(data[: max(0, allowed)]):
             if self._transport.is_closing():  # aiohttp found an error
                 return
+            if self._interim_bytes > _MAX_INTERIM_BYTES:
+                allowed = 0
+                break
             self._protocol.data_received(piece)
         if len(data) > allowed:
             # Abort in the next turn of the loop, so that the waiting task can read the start of the answer first.
@@ -542,8 +549,10 @@ class _ReceiveLimiter(asyncio.Protocol):
             at = data.find(_HEAD_END, start)
             end = at + len(_HEAD_END) if at >= 0 else len(data)
             self._status = (self._status + data[start : min(end, start + _STATUS_BYTES)])[:_STATUS_BYTES]
+            is_interim = _INTERIM_HEAD.match(self._status) is not None
+            self._interim_bytes += is_interim * (end - start)
             if at >= 0:
-                self._has_final_head = not _INTERIM_HEAD.match(self._status)
+                self._has_final_head = not is_interim
                 self._status = b""
             yield data[start:end]
             start = end
