@@ -245,12 +245,43 @@ def test_tenant_whose_requests_fill_the_memory_starts_nothing_until_one_is_done(
     assert scheduler.offer(entry(tenant="n/loud"), 0)
     (large,) = started(scheduler, 0)
     assert scheduler.request_memory.may_make(large.delivery.key)
-    scheduler.request_memory.note(large.delivery.key, 5 * LARGE_REQUEST_BYTES)
+    assert scheduler.request_memory.may_keep(large.delivery.key, 5 * LARGE_REQUEST_BYTES)
     for tenant in ("n/loud", "n/quiet"):
         assert scheduler.offer(entry(tenant=tenant), 0)
     assert [ready.tenant for ready in started(scheduler, 0)] == ["n/quiet"]
     finish(scheduler, [large], None, 0)
     assert [ready.tenant for ready in started(scheduler, 0)] == ["n/loud"]
+
+
+def hold_memory(scheduler: LaneScheduler, tenant: str) -> LaneEntry:
+    """Start an attempt of a tenant whose request takes so much memory that the tenant starts no other one."""
+    assert scheduler.offer(entry("n/hog", tenant=tenant), 0)
+    (large,) = started(scheduler, 0)
+    assert scheduler.request_memory.may_keep(large.delivery.key, 5 * LARGE_REQUEST_BYTES)
+    return large
+
+
+def test_many_lanes_without_memory_do_not_delay_the_lane_of_another_tenant() -> None:
+    scheduler = LaneScheduler(max_bytes=24 * LARGE_REQUEST_BYTES, max_in_flight=400)
+    large = hold_memory(scheduler, "n/loud")
+    for number in range(200):
+        assert scheduler.offer(entry(f"n/{number}", tenant="n/loud"), 0)
+    assert scheduler.offer(entry("n/quiet", tenant="n/quiet"), 0)
+    assert [ready.tenant for ready in started(scheduler, 0)] == ["n/quiet"]
+    finish(scheduler, [large], None, 0)
+    assert {ready.tenant for ready in started(scheduler, 0)} == {"n/loud"}
+
+
+def test_deliveries_without_memory_leave_the_room_of_a_lane_to_other_tenants() -> None:
+    scheduler = LaneScheduler(max_bytes=24 * LARGE_REQUEST_BYTES, max_in_flight=400)
+    hold_memory(scheduler, "n/loud")
+    rows, _ = scheduler.room("n/shared", 0)
+    for _ in range(rows):
+        assert scheduler.offer(entry("n/shared", tenant="n/loud", fresh=False), 0)
+    assert scheduler.room("n/shared", 0)[0] == rows
+    for _ in range(rows):
+        assert scheduler.offer(entry("n/shared", tenant="n/quiet", fresh=False), 0)
+    assert scheduler.room("n/shared", 0)[0] == 0
 
 
 def test_destinations_take_turns(scheduler: LaneScheduler) -> None:

@@ -186,6 +186,20 @@ async def test_costly_answers_delay_only_attempts_of_their_tenant(
     waiting.cancel()
 
 
+async def test_answers_to_which_rules_apply_wait_for_the_time_of_their_tenant(
+    surroundings: Surroundings, worker: DeliveryWorker
+) -> None:
+    """A destination may answer hundreds of attempts at once, and each rule may take 50 ms for an answer."""
+    rules = (documents.AnswerRule("Retry", (200,)),)
+    worker.apply(delivery_samples.snapshot("", answers=rules))
+    surroundings.answer_seconds = 100.0
+    waiting = asyncio.create_task(worker.attempt(delivery_samples.delivery()))
+    await asyncio.sleep(0)
+    assert len(surroundings.sent) == 1
+    assert not waiting.done()
+    waiting.cancel()
+
+
 async def test_destination_with_an_unusable_header_holds_its_deliveries(worker: DeliveryWorker) -> None:
     worker.apply(delivery_samples.snapshot(TRANSFORM, headers=(("x-key", "a\x01b"),)))
     assert await hold_of_attempt(worker) is model.HoldReason.SecretNotFound

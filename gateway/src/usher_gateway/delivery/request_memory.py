@@ -1,11 +1,15 @@
 """Limits the memory that the requests of running attempts take, shared fairly among namespaces and tenants.
 
-Only the finished request shows how large it is: a transform can make megabytes of a small body. So an attempt is
-checked twice:
+Only the finished request shows how large it is: a transform can make megabytes of a small body. An attempt counts as
+much as its tenant's requests did lately, and is checked three times:
 
-- It starts only if its tenant may take more memory. It then counts as much as its tenant's requests did lately.
-- It makes its request only if its tenant still may; otherwise its delivery returns to the backlog. Nothing runs between
-  this check and the count of the request, so all requests exceed the limit by one of each tenant at most.
+- It starts only if its tenant may take more memory.
+- It makes its request only if its tenant still may.
+- It keeps a large request only if its tenant still may. Nothing else runs between this check and the one before, so all
+  requests together exceed the limit by one at most.
+
+An attempt that fails the last two checks returns its delivery to the backlog. A tenant of which no large request is
+expected passes the first two, so the large requests of others do not delay it.
 """
 
 import msgspec
@@ -33,10 +37,11 @@ class RequestMemory:
         self._attempts: dict[int, _Attempt] = {}
         self._expected: dict[str, int] = {}
         """Tenant -> expected memory of its next request. Falls by a quarter with each smaller request."""
+        self._has_freed = False
 
     def admits(self, namespace: str, tenant: str) -> bool:
         """Return whether a tenant of a namespace may start another attempt."""
-        return self._pool.admits(namespace, tenant)
+        return tenant not in self._expected or self._pool.admits(namespace, tenant)
 
     def start(self, key: int, namespace: str, tenant: str) -> None:
         """Count the expected memory of an attempt's request."""
@@ -47,20 +52,33 @@ class RequestMemory:
         """Return whether an attempt may make its request now. Its expected memory is no longer counted."""
         attempt = self._attempts[key]
         self._count(attempt, 0)
-        return self._pool.admits(attempt.namespace, attempt.tenant)
+        return self.admits(attempt.namespace, attempt.tenant)
 
-    def note(self, key: int, length: int) -> None:
-        """Count the request that an attempt has made. ``length``: of its body in bytes."""
+    def may_keep(self, key: int, length: int) -> bool:
+        """Return whether an attempt may keep the request that it made, and count it. ``length``: of its body in bytes.
+
+        A request that may not be kept is expected again, so its tenant starts nothing before it may.
+        """
         attempt = self._attempts[key]
         size = length * _COPIES if length > LARGE_REQUEST_BYTES else 0
-        self._count(attempt, size)
         expected = max(size, self._expected.pop(attempt.tenant, 0) * 3 // 4)
         if expected > LARGE_REQUEST_BYTES:
             self._expected[attempt.tenant] = expected
+        if size and not self._pool.admits(attempt.namespace, attempt.tenant):
+            return False
+        self._count(attempt, size)
+        return True
 
     def end(self, key: int) -> None:
         """Forget an attempt that has ended."""
-        self._count(self._attempts.pop(key), 0)
+        attempt = self._attempts.pop(key)
+        self._has_freed |= attempt.bytes > 0 or attempt.tenant in self._expected
+        self._count(attempt, 0)
+
+    def take_freed(self) -> bool:
+        """Return whether a tenant may be admitted that was not when this was last asked."""
+        has_freed, self._has_freed = self._has_freed, False
+        return has_freed
 
     def _count(self, attempt: _Attempt, size: int) -> None:
         if attempt.bytes:

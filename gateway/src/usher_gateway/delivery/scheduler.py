@@ -19,7 +19,7 @@ lanes that wait for a rate limit or for the trial of an open circuit.
 import collections
 import enum
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 import msgspec
 
@@ -46,7 +46,6 @@ _NEWEST_ATTEMPT_SHARE = 4
 
 _BURST_SHARE = 10  # 1/10 of the requests of a rate limit may start at once
 _MAX_SKIPPED_LANES = 64  # Lanes that one search skips at most. The next search continues after them.
-_MAX_SKIPPED_TENANTS = 8  # The same of the tenants of each lane
 
 
 class RateLimit(msgspec.Struct, frozen=True):
@@ -115,7 +114,7 @@ class _TenantQueues:
         return self._bytes.get(tenant, 0)
 
     @property
-    def tenants(self) -> Iterable[str]:
+    def tenants(self) -> Collection[str]:
         return self._queues
 
     def count_of(self, tenant: str) -> int:
@@ -218,6 +217,14 @@ class _Lane:
             self._fresh_next = turns is not self.fresh
             turns.skip_tenant()
 
+    def turn_to_admitted(self, memory: RequestMemory) -> bool:
+        """Pass the turn to the next tenant that has memory for a request; return False if no tenant has."""
+        for _ in range(2 * max(len(self.fresh.tenants), len(self.backlog.tenants))):
+            if memory.admits(self.namespace, self.next_tenant):
+                return True
+            self.skip_tenant()
+        return False
+
     @property
     def _next_turns(self) -> _TenantQueues:
         is_fresh = self.fresh.count > 0 and (self._fresh_next or self.backlog.count == 0)
@@ -296,6 +303,8 @@ class LaneScheduler:
         self._rounds = [_LaneRound() for _ in LanePace]
         """One per pace, so that a fast lane does not wait behind the slow ones."""
         self._next_pace = 0
+        self._without_memory: dict[str, _Lane] = {}
+        """Lanes that left their round, because the requests of all their tenants take too much memory."""
         self._rates: dict[str, _Rate] = {}  # By destination, or `RateLimit.shared_by`
         self._sleeping: list[tuple[int, str, bool]] = []
         """When to wake which lane, or if True, the first lane that waits for which rate limit."""
@@ -378,7 +387,13 @@ class LaneScheduler:
             due = lane.count == 0 and lane.in_flight == 0 and now >= lane.circuit.trial_at
             return int(due and lane.limits.concurrency > 0), free
         slots = min(lane.limits.concurrency, lane.circuit.limit)
-        ready = min(slots * _READY_ROWS, _MAX_READY_ROWS) - lane.backlog.count
+        # Deliveries without memory for their requests must not keep those of other tenants in the store.
+        waiting = sum(
+            lane.backlog.count_of(tenant)
+            for tenant in lane.backlog.tenants
+            if self.request_memory.admits(lane.namespace, tenant)
+        )
+        ready = min(slots * _READY_ROWS, _MAX_READY_ROWS) - waiting
         return max(0, min(ready, rows)), free
 
     def offer(self, entry: LaneEntry, now: int) -> bool:
@@ -405,6 +420,10 @@ class LaneScheduler:
     def next_ready(self, now: int) -> LaneEntry | None:
         """Return the next delivery that may start. It takes a slot until ``done`` is called for it."""
         self._wake(now)
+        if self._without_memory and self.request_memory.take_freed():
+            for lane in self._without_memory.values():
+                self._join_round(lane, now)
+            self._without_memory.clear()
         for turn in range(len(LanePace)):
             pace = _PACES[self._next_pace + turn]
             if self._rounds[pace].count:
@@ -430,6 +449,9 @@ class LaneScheduler:
             if lane.pace(now) is not pace:
                 self._join_round(lane, now)  # an attempt has begun to take long
                 continue
+            if not lane.turn_to_admitted(self.request_memory):
+                self._without_memory[lane.name] = lane
+                continue
             pool = self._pool_for(lane, pace)
             if pool is None:
                 lane.skip_tenant()
@@ -444,13 +466,7 @@ class LaneScheduler:
 
     def _pool_for(self, lane: _Lane, pace: LanePace) -> FairPool | None:
         """Return the pool that has a slot for the next attempt of a lane; None: it may not start now."""
-        for _ in range(_MAX_SKIPPED_TENANTS):
-            tenant = lane.next_tenant
-            if self.request_memory.admits(lane.namespace, tenant):
-                break
-            lane.skip_tenant()
-        else:
-            return None
+        tenant = lane.next_tenant
         if self._shared.admits(lane.namespace, tenant):
             return self._shared
         if pace is LanePace.Slow or not self._reserve.admits(lane.namespace, tenant):

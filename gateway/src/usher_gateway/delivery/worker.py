@@ -97,7 +97,7 @@ class DeliveryWorker:
         Args:
             delivery: with its body.
             may_send: asked right before the request is written.
-            request_memory: asked right before the request is made, and told its length.
+            request_memory: asked right before the request is made, and again when its length is known.
 
         Returns:
             None if one of them allows no request. Nothing was sent then.
@@ -135,8 +135,8 @@ class DeliveryWorker:
         request = self._make_request(delivery, definition, prepared, now)
         if isinstance(request, model.HoldReason):
             return outcome.held(delivery, request, now)
-        if request_memory is not None:
-            request_memory.note(delivery.key, len(request.body))
+        if request_memory is not None and not request_memory.may_keep(delivery.key, len(request.body)):
+            return None
 
         # Send it, and classify the answer.
         request.charge, request.may_send = functools.partial(self._budgets.spend, *owner), may_send
@@ -145,6 +145,9 @@ class DeliveryWorker:
         milliseconds = int((time.monotonic() - started) * 1000)
         if answer.is_withdrawn:
             return None
+        # All running attempts of a tenant may be answered at once, and a rule may take 50 ms for an answer.
+        if prepared.destination.answers and self._budgets.is_spent(*owner):
+            await self._budgets.wait(*owner)
         return self._classify(delivery, definition, prepared.destination, answer, milliseconds)
 
     def apply(self, snapshot: documents.Snapshot) -> None:
