@@ -432,6 +432,8 @@ class Dispatcher:
                 # This may drop a moment that was noted during the claim, so the store is asked for the next one.
                 self._due.pop(destination, None)
                 self._ask_store = True
+            elif self.scheduler.room(destination, self._clock.steady())[0] > 0:
+                self._wake.set()  # these deliveries wait for memory, and those of other tenants may be next
 
     def _note_due(self, destination: str, due_at: int) -> None:
         noted = self._due.get(destination)
