@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from support import admin_port, command_line, gateways, samples
-from usher_gateway import documents
+from usher_gateway import documents, model
 from usher_gateway.admin import tokens
 from usher_gateway.ingest.cpu_limits import SLOW_SECONDS
 from usher_gateway.store.base import Filter
@@ -355,6 +355,25 @@ async def test_too_large_manifests_are_refused_before_they_are_sent(tried: Tried
     gateways.write_manifests(tried.file, many)
     run = await tried.served.command("try", str(tried.file))
     assert (run.code, "the manifests are too large for one try" in run.err) == (2, True)
+
+
+async def test_large_bodies_are_not_read_together(tried: Tried) -> None:
+    store, read_bytes = tried.served.bench.store, list[int]()
+    read_arrivals = store.stored_arrivals
+
+    async def note_and_read(keys: Collection[int]) -> list[model.Arrival]:
+        arrivals = await read_arrivals(keys)
+        read_bytes.append(sum(len(arrival.body or b"") for arrival in arrivals))
+        return arrivals
+
+    for number in range(3, 6):
+        large = ADA[:-1] + b',"text":"' + b"x" * 3_000_000 + b'"}'
+        await tried.served.bench.accept(samples.arrival(str(number), samples.NOW + number, body=large))
+    with mock.patch.object(store, "stored_arrivals", note_and_read):
+        route = await tried.route(crm("{'name': visit.firstName}"))
+    assert (route["now"]["sent"], route["now"]["skipped"]) == (3, {"Quarantined": 3})
+    assert len(read_bytes) == 3
+    assert max(read_bytes) < 5 * 1024 * 1024
 
 
 async def test_suspended_tenant_holds_what_would_be_sent(tried: Tried) -> None:

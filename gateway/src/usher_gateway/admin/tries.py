@@ -6,8 +6,8 @@ own, and why the audit log records each.
 
 import asyncio
 import time
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -28,13 +28,17 @@ _MAX_DIFFS = 20  # Most differences that a caller may ask for, per route
 _MAX_DIFFS_IN_ALL = 100  # Most differences of one request, of all its routes together
 _MAX_VISITS = 10_000  # Most visits that a caller may ask for, per listener
 _TRY_SECONDS = 20.0  # How long a request tries visits
-_PAGE = 20  # Arrivals read at once, because each body may have 256 KiB
+_PAGE = 20  # Rows of visits read at once, without bodies
+_BATCH_BYTES = 5 * 1024 * 1024  # Most bytes of bodies read at once, unless a single body has more
 
 _SHOWN_PROBLEMS = 5
 
 _NAMED_LISTENERS = 20  # Most listeners that an entry of the audit log names
 
 _TRIED = {model.CountedAs.Visit.name, model.CountedAs.Repeat.name}
+
+
+_VisitRow = dict[str, Any]  # A row of ``Store.visits``
 
 
 class _TryQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -176,23 +180,46 @@ async def _take_visits(
             result.ended_by = "time"
             return
         page = await parts.store.visits(where, cursor, _PAGE)
-        rows = {model.parse_id(str(row["id"])): row for row in page.rows if row["countedAs"] in _TRIED}
-        stored = await parts.store.stored_arrivals([model.key_of(identifier) for identifier in rows])
-        arrivals = {arrival.key: arrival for arrival in stored}
-        for identifier, row in rows.items():
-            if result.tried >= limit or time.monotonic() > end:
-                result.ended_by = "limit" if result.tried >= limit else "time"
+        for batch in _batches(row for row in page.rows if row["countedAs"] in _TRIED):
+            result.ended_by = await _take_batch(parts, result, comparison, batch, limit, end)
+            if result.ended_by:
                 return
-            arrival = arrivals.get(model.key_of(identifier))
-            if arrival is None:
-                result.without_body += 1
-                continue
-            is_repeat = row["countedAs"] == model.CountedAs.Repeat.name
-            await comparison.take(arrival, identifier, is_repeat=is_repeat)
-            result.tried, result.oldest = comparison.tried, str(row["receivedAt"])
         cursor = page.next_cursor
         if cursor is None:
             return
+
+
+def _batches(rows: Iterable[_VisitRow]) -> Iterator[list[_VisitRow]]:
+    """Divide rows of visits into lists whose bodies may be in memory at once."""
+    batch, size = list[_VisitRow](), 0
+    for row in rows:
+        size += row["bodyBytes"]
+        if batch and size > _BATCH_BYTES:
+            yield batch
+            batch, size = [], row["bodyBytes"]
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+async def _take_batch(
+    parts: Parts, result: ListenerResult, comparison: ListenerComparison, rows: list[_VisitRow], limit: int, end: float
+) -> Literal["", "limit", "time"]:
+    """Try visits whose bodies are read at once. Returns why older ones must not be tried, or ``""``."""
+    identifiers = [model.parse_id(row["id"]) for row in rows]
+    stored = await parts.store.stored_arrivals([model.key_of(identifier) for identifier in identifiers])
+    arrivals = {arrival.key: arrival for arrival in stored}
+    for identifier, row in zip(identifiers, rows, strict=True):
+        if result.tried >= limit or time.monotonic() > end:
+            return "limit" if result.tried >= limit else "time"
+        arrival = arrivals.get(model.key_of(identifier))
+        if arrival is None:
+            result.without_body += 1
+            continue
+        is_repeat = row["countedAs"] == model.CountedAs.Repeat.name
+        await comparison.take(arrival, identifier, is_repeat=is_repeat)
+        result.tried, result.oldest = comparison.tried, row["receivedAt"]
+    return ""
 
 
 async def _count(parts: Parts, where: Filter) -> int:

@@ -10,8 +10,10 @@ marks start empty with the oldest arrival that is tried, in both configurations.
 
 import asyncio
 import collections
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -27,6 +29,8 @@ from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 
 _EXAMPLES = 5  # Most visits that a result names for each kind of change
+
+_Made = TypeVar("_Made")
 
 # The skip reason of every route if the listener does not take the body for a visit any more.
 _QUARANTINED = "Quarantined"
@@ -96,22 +100,15 @@ class ConfiguredListener:
         self._documents = RouteDocuments(keys=keys)
         self._documents.apply(documents.Snapshot({document.key: document}, own_destinations))
 
-    async def outcomes(
-        self, stored: model.Arrival, visit_id: bytes, *, is_repeat: bool, turns: timing.EventLoopTurns
-    ) -> dict[str, RouteOutcome]:
-        """Return what each route does with a stored arrival."""
+    def plan(self, stored: model.Arrival, visit_id: bytes, *, is_repeat: bool) -> dict[str, Callable[[], RouteOutcome]]:
+        """Plan a stored arrival. Returns for each route how to make its outcome, until the next arrival is planned."""
         self._failures.last.clear()
         rebuilt = rebuild_arrival(self._live, stored, stored.received_at)
-        await turns.give_way()
         if isinstance(rebuilt, model.QuarantineReason):
-            return dict.fromkeys(self.routes, RouteOutcome(skip=_QUARANTINED))
+            return dict.fromkeys(self.routes, functools.partial(RouteOutcome, skip=_QUARANTINED))
         delivery = _delivery(stored, rebuilt, visit_id, is_repeat=is_repeat)
         plans = rebuilt.if_repeat if is_repeat else rebuilt.if_visit
-        outcomes = {}
-        for plan in plans:
-            outcomes[plan.route.route] = self._outcome(plan, delivery)
-            await turns.give_way()  # a large body takes milliseconds for each route
-        return outcomes
+        return {plan.route.route: functools.partial(self._outcome, plan, delivery) for plan in plans}
 
     def _outcome(self, plan: model.RoutePlan, delivery: model.Delivery) -> RouteOutcome:
         failure = self._failures.last.get(plan.route.route, "")
@@ -246,7 +243,8 @@ class _OutcomePair(msgspec.Struct):
     lines: list[str]
 
 
-_ABSENT = RouteOutcome(skip="NoRoute")
+def _absent() -> RouteOutcome:
+    return RouteOutcome(skip="NoRoute")
 
 
 class DiffBudget(msgspec.Struct):
@@ -285,19 +283,32 @@ class ListenerComparison:
     async def take(self, stored: model.Arrival, visit_id: bytes, *, is_repeat: bool) -> None:
         """Try an arrival, which is older than the last one."""
         in_force, changed = [
-            await side.outcomes(stored, visit_id, is_repeat=is_repeat, turns=self._turns) if side is not None else {}
+            await self._run(functools.partial(side.plan, stored, visit_id, is_repeat=is_repeat))
+            if side is not None
+            else {}
             for side in (self._in_force, self._changed)
         ]
         pairs = {
-            route: await self._pair(route, in_force.get(route, _ABSENT), changed.get(route, _ABSENT), stored)
+            route: await self._pair(route, in_force.get(route, _absent), changed.get(route, _absent), stored)
             for route in {**changed, **in_force}
         }
         self._visits.append((model.format_id(visit_id), pairs))
 
+    async def _run(self, step: Callable[[], _Made]) -> _Made:
+        """Run a step, and let arrivals have the event loop: a large body takes milliseconds for each route."""
+        made = step()
+        await self._turns.give_way()
+        return made
+
     async def _pair(
-        self, route: str, in_force: RouteOutcome, changed: RouteOutcome, stored: model.Arrival
+        self,
+        route: str,
+        make_in_force: Callable[[], RouteOutcome],
+        make_changed: Callable[[], RouteOutcome],
+        stored: model.Arrival,
     ) -> _OutcomePair:
-        """Compare the requests, and forget them, because bodies are large."""
+        """Make and compare the outcomes of a route. Forget the requests before the next route: each may be large."""
+        in_force, changed = await self._run(make_in_force), await self._run(make_changed)
         is_different, lines = False, list[str]()
         if in_force.request is not None and changed.request is not None:
             is_different = _sent_parts(in_force.request.request) != _sent_parts(changed.request.request)

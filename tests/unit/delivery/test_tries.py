@@ -1,0 +1,64 @@
+"""A try of a changed configuration shares memory and the event loop with the arrivals of the gateway."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from support import delivery_samples, samples
+from usher_gateway import documents, model
+from usher_gateway.delivery import payload, tries
+from usher_gateway.destinations import DestinationRequest
+
+KEYS = model.derive_keys(b"k" * 32)
+VISIT = bytes(16)
+
+Render = Callable[..., DestinationRequest | payload.FormatError]
+
+
+@pytest.fixture
+def comparison() -> tries.ListenerComparison:
+    """A comparison of a listener of three routes with itself."""
+    snapshot = delivery_samples.snapshot()
+    routes = tuple([documents.Route(f"crm-{number}", "agency/crm") for number in range(3)])
+    lobby = msgspec.structs.replace(snapshot.listeners["agency/lobby"], routes=routes)
+    in_force, changed = [tries.ConfiguredListener(lobby, snapshot.destinations, KEYS) for _ in range(2)]
+    return tries.ListenerComparison(in_force=in_force, changed=changed, budget=tries.DiffBudget(0), mask=None)
+
+
+async def take(comparison: tries.ListenerComparison) -> None:
+    await comparison.take(samples.arrival(), VISIT, is_repeat=False)
+
+
+def after_each_request(monkeypatch: pytest.MonkeyPatch, act: Callable[[DestinationRequest], object]) -> None:
+    """Call a function with each request that is made."""
+    render: Render = payload.render
+
+    def render_and_act(*arguments: object) -> DestinationRequest:
+        request = render(*arguments)
+        assert isinstance(request, DestinationRequest)
+        act(request)
+        return request
+
+    monkeypatch.setattr(payload, "render", render_and_act)
+
+
+async def test_requests_of_one_route_are_dropped_before_the_next_route(
+    comparison: tries.ListenerComparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive, counts = 0, []
+
+    class CountedBody(bytes):
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    def count(request: DestinationRequest) -> None:
+        nonlocal alive
+        request.body = CountedBody(request.body)
+        alive += 1
+        counts.append(alive)
+
+    after_each_request(monkeypatch, count)
+    await take(comparison)
+    assert (counts, alive) == ([1, 2] * 3, 0)
