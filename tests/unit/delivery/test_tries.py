@@ -1,5 +1,7 @@
 """A try of a changed configuration shares memory and the event loop with the arrivals of the gateway."""
 
+import asyncio
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -9,6 +11,7 @@ from support import delivery_samples, samples
 from usher_gateway import documents, model
 from usher_gateway.delivery import payload, tries
 from usher_gateway.destinations import DestinationRequest
+from usher_gateway.expression_turns import PAUSE_FACTOR
 
 KEYS = model.derive_keys(b"k" * 32)
 VISIT = bytes(16)
@@ -62,3 +65,23 @@ async def test_requests_of_one_route_are_dropped_before_the_next_route(
     after_each_request(monkeypatch, count)
     await take(comparison)
     assert (counts, alive) == ([1, 2] * 3, 0)
+
+
+async def test_try_pauses_after_each_long_step(
+    comparison: tries.ListenerComparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu_seconds, pauses, sleep = 0.0, list[float](), asyncio.sleep
+
+    def spend(_: DestinationRequest) -> None:
+        nonlocal cpu_seconds
+        cpu_seconds += 0.25
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    after_each_request(monkeypatch, spend)
+    monkeypatch.setattr(time, "thread_time", lambda: cpu_seconds)
+    monkeypatch.setattr(asyncio, "sleep", note)
+    await take(comparison)
+    assert [seconds for seconds in pauses if seconds] == [0.25 * PAUSE_FACTOR] * 6

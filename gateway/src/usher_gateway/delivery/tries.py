@@ -22,6 +22,7 @@ from usher_gateway.delivery import payload
 from usher_gateway.delivery.masked_diff import ShownRequest, ValueMask, diff_lines
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import DestinationRequest
+from usher_gateway.expression_turns import PAUSE_FACTOR
 from usher_gateway.ingest import body
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import TenantBudgets
@@ -29,6 +30,7 @@ from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 
 _EXAMPLES = 5  # Most visits that a result names for each kind of change
+_LONG_STEP_SECONDS = 0.005  # A step of a try that takes more CPU time causes a pause
 
 _Made = TypeVar("_Made")
 
@@ -295,9 +297,14 @@ class ListenerComparison:
         self._visits.append((model.format_id(visit_id), pairs))
 
     async def _run(self, step: Callable[[], _Made]) -> _Made:
-        """Run a step, and let arrivals have the event loop: a large body takes milliseconds for each route."""
+        """Run a step. After a long one, pause so that a try uses at most a quarter of the event loop."""
+        started = time.thread_time()
         made = step()
-        await self._turns.give_way()
+        seconds = time.thread_time() - started
+        if seconds > _LONG_STEP_SECONDS:
+            await asyncio.sleep(seconds * PAUSE_FACTOR)
+        else:
+            await self._turns.give_way()
         return made
 
     async def _pair(
