@@ -29,8 +29,8 @@ def comparison() -> tries.ListenerComparison:
     return tries.ListenerComparison(in_force=in_force, changed=changed, budget=tries.DiffBudget(0), mask=None)
 
 
-async def take(comparison: tries.ListenerComparison) -> None:
-    await comparison.take(samples.arrival(), VISIT, is_repeat=False)
+async def take(comparison: tries.ListenerComparison, end: float) -> bool:
+    return await comparison.take(samples.arrival(), VISIT, is_repeat=False, end=end)
 
 
 def after_each_request(monkeypatch: pytest.MonkeyPatch, act: Callable[[DestinationRequest], object]) -> None:
@@ -63,7 +63,7 @@ async def test_requests_of_one_route_are_dropped_before_the_next_route(
         counts.append(alive)
 
     after_each_request(monkeypatch, count)
-    await take(comparison)
+    assert await take(comparison, end=time.monotonic() + 60.0)
     assert (counts, alive) == ([1, 2] * 3, 0)
 
 
@@ -83,5 +83,22 @@ async def test_try_pauses_after_each_long_step(
     after_each_request(monkeypatch, spend)
     monkeypatch.setattr(time, "thread_time", lambda: cpu_seconds)
     monkeypatch.setattr(asyncio, "sleep", note)
-    await take(comparison)
+    assert await take(comparison, end=time.monotonic() + 60.0)
     assert [seconds for seconds in pauses if seconds] == [0.25 * PAUSE_FACTOR] * 6
+
+
+async def test_visit_that_is_cut_off_between_routes_does_not_count_as_tried(
+    comparison: tries.ListenerComparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monotonic, passed, requests = time.monotonic, 0.0, list[DestinationRequest]()
+
+    def let_time_pass(request: DestinationRequest) -> None:
+        nonlocal passed
+        passed += 60.0
+        requests.append(request)
+
+    after_each_request(monkeypatch, let_time_pass)
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + passed)
+    assert not await take(comparison, end=monotonic() + 60.0)
+    assert (len(requests), comparison.tried) == (2, 0)
+    assert [result.changed for result in await comparison.results()] == [tries.OutcomeCounts()] * 3

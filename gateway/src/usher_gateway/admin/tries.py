@@ -217,7 +217,8 @@ async def _take_batch(
             result.without_body += 1
             continue
         is_repeat = row["countedAs"] == model.CountedAs.Repeat.name
-        await comparison.take(arrival, identifier, is_repeat=is_repeat)
+        if not await comparison.take(arrival, identifier, is_repeat=is_repeat, end=end):
+            return "time"
         result.tried, result.oldest = comparison.tried, row["receivedAt"]
     return ""
 

@@ -282,19 +282,26 @@ class ListenerComparison:
         """How many arrivals were tried."""
         return len(self._visits)
 
-    async def take(self, stored: model.Arrival, visit_id: bytes, *, is_repeat: bool) -> None:
-        """Try an arrival, which is older than the last one."""
+    async def take(self, stored: model.Arrival, visit_id: bytes, *, is_repeat: bool, end: float) -> bool:
+        """Try an arrival, which is older than the last one.
+
+        Returns:
+            False if the time (``end``, of ``time.monotonic``) was over before the last route. The arrival does not
+            count as tried then.
+        """
         in_force, changed = [
             await self._run(functools.partial(side.plan, stored, visit_id, is_repeat=is_repeat))
             if side is not None
             else {}
             for side in (self._in_force, self._changed)
         ]
-        pairs = {
-            route: await self._pair(route, in_force.get(route, _absent), changed.get(route, _absent), stored)
-            for route in {**changed, **in_force}
-        }
+        pairs = {}
+        for route in {**changed, **in_force}:
+            if time.monotonic() > end:
+                return False
+            pairs[route] = await self._pair(route, in_force.get(route, _absent), changed.get(route, _absent), stored)
         self._visits.append((model.format_id(visit_id), pairs))
+        return True
 
     async def _run(self, step: Callable[[], _Made]) -> _Made:
         """Run a step. After a long one, pause so that a try uses at most a quarter of the event loop."""
