@@ -185,6 +185,14 @@ async def test_exceeded_limit_ends_with_3_and_names_the_route(tried: Tried) -> N
     )
 
 
+async def test_limit_fails_if_no_visit_was_tried_in_time(tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usher_gateway.admin.tries._TRY_SECONDS", 0.0)
+    manifest = lobby(gateways.route("crm", "crm", when=HAS_EMAIL))
+    limited = await tried.run(manifest, "--fail-on", "errors=0")
+    assert (limited.code, "agency/lobby: the time of a try was over" in limited.err) == (1, True)
+    assert (await tried.run(manifest)).code == 0
+
+
 @pytest.mark.parametrize("limit", ["skipped=1", "errors", "errors=-1", "errors=1%%", "=1"])
 async def test_wrong_limit_is_refused(tried: Tried, limit: str) -> None:
     run = await tried.run(crm("{'name': visit.firstName}"), "--fail-on", limit)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from support import dispatching, samples, waiting
 from usher_gateway.delivery.dispatcher import DispatcherLimits
+from usher_gateway.delivery.request_memory import LARGE_REQUEST_BYTES
 
 OTHER = samples.route("other", destination="agency/other")
 
@@ -29,4 +30,28 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
         return not await bench.store.open_deliveries(1 << 62)
 
     await waiting.wait_until(is_all_delivered, 60, "the delivery of what had no room")
+    await bench.stop()
+
+
+async def test_deliveries_without_memory_keep_none_of_other_tenants_in_the_backlog(tmp_path: Path) -> None:
+    bench = dispatching.DispatcherBench(tmp_path / "data")
+    bench.may_answer.set()
+    await bench.start(1, DispatcherLimits(lane_bytes=24 * LARGE_REQUEST_BYTES))
+    memory = bench.dispatcher.scheduler.request_memory
+    memory.start(-1, "agency", "agency/acme")
+    assert memory.may_keep(-1, 5 * LARGE_REQUEST_BYTES)
+    routes = [samples.CRM] * 20 + [samples.route(listener=samples.BAR)]
+    arrivals = [
+        samples.arrival(str(number), listener=route.listener, if_visit=(samples.plan(route),))
+        for number, route in enumerate(routes)
+    ]
+    deliveries = [(await bench.store.accept(arrival)).deliveries[0] for arrival in arrivals]
+    await bench.store.defer([delivery.key for delivery in deliveries])
+    bench.dispatcher.ask_store()
+    await waiting.wait_until(lambda: bench.sent, 60, "the delivery of the other tenant")
+    assert bench.sent == [deliveries[-1].key]
+
+    memory.end(-1)
+    bench.dispatcher.ask_store()
+    await waiting.wait_until(lambda: len(bench.sent) == len(deliveries), 60, "the others")
     await bench.stop()

@@ -18,6 +18,7 @@ from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
     USAGE,
+    WRONG,
     Admin,
     AdminClient,
     Data,
@@ -109,8 +110,9 @@ def try_manifests(
     A file with one Listener, Destination or Tenant is enough: the gateway lays it over what it runs. Per route it says
     how many visits would be sent and were sent before, by the present rules, and what the expressions cost.
 
-    Whether an arrival is a visit or a repeat stays as it was counted. Exit code 0: done; 1: the gateway failed; 2: the
-    manifests or the flags are wrong; 3: a limit of --fail-on is exceeded.
+    Whether an arrival is a visit or a repeat stays as it was counted. Exit code 0: done; 1: the gateway failed, or had
+    no time to try a visit that --fail-on needs; 2: the manifests or the flags are wrong; 3: a limit of --fail-on is
+    exceeded.
     """
     limits = [_parse_limit(text) for text in fail_on or []]
     require_files(files)
@@ -133,6 +135,14 @@ def try_manifests(
         message = f"{first['listener']}, route {first['route']}: {share} exceed {first['limit']}"
         more = f" ({len(exceeded) - 1} more)" if len(exceeded) > 1 else ""
         fail(message + more, "", EXCEEDED)
+    untried = [listener for listener in answer["listeners"] if listener["endedBy"] == "time" and not listener["tried"]]
+    if limits and untried:
+        name = f"{untried[0]['namespace']}/{untried[0]['listener']}"
+        fail(
+            f"{name}: the time of a try was over before one visit was tried",
+            "try one listener, or a later --since",
+            WRONG,
+        )
 
 
 def _parse_limit(text: str) -> ChangeLimit:
