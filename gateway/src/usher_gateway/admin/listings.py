@@ -189,11 +189,11 @@ class Listing:
     """An endpoint that lists stored rows, newest first, and the command that prints them."""
 
     path: str
-    """Of the endpoint."""
+    """Path of the endpoint."""
     page: "Callable[[Records], Callable[[Filter, str | None, int], Awaitable[ListingPage]]]"
     """Returns the method of the store that reads a page of rows."""
     help: str
-    """Of the command."""
+    """Help text of the command."""
     example: str
     filters: tuple[FilterFlag, ...]
     """The flags of the command, and the parameters of the endpoint."""

@@ -38,10 +38,10 @@ class Overview:
     """A list of all objects of a kind that a gateway runs."""
 
     path: str
-    """Of the endpoint."""
+    """Path of the endpoint."""
     noun: str
     help: str
-    """Of the command."""
+    """Help text of the command."""
     columns: tuple[listings.Column, ...]
     states: Mapping[str, Callable[[listings.Row], bool]]
     """Name of a flag that selects rows (`_FLAGS`) -> whether it selects a row."""

@@ -138,12 +138,12 @@ def _retry_after_of(answer: DestinationAnswer, destination: documents.Destinatio
 
 
 class AppliedRule(msgspec.Struct, frozen=True):
-    """What the rules of a destination say of an answer: the first that applies counts."""
+    """The first rule of a destination that applies to an answer."""
 
     effect: str = ""
     """``AnswerRule.effect``; ``""``: no rule applies, or ``error_code`` is set."""
     number: int = 0
-    """Which rule it is, from 1; 0: none applies."""
+    """Position of the rule, from 1; 0: none applies."""
     error_code: str = ""
     """Why the first rule that could apply cannot be evaluated, as in docs/expressions.md."""
 

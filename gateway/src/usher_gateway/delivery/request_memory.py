@@ -49,7 +49,7 @@ class RequestMemory:
         self._count(attempt, self._expected.get(tenant, 0))
 
     def may_make(self, key: int) -> bool:
-        """Return whether an attempt may make its request now. Its expected memory is no longer counted."""
+        """Return whether an attempt may make its request now, and stop counting its expected memory."""
         attempt = self._attempts[key]
         self._count(attempt, 0)
         return self.admits(attempt.namespace, attempt.tenant)

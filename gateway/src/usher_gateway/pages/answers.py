@@ -21,7 +21,7 @@ _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "im
 
 
 def static_file(name: str) -> web.Response | None:
-    """Return the stylesheet, the script or the icon; None if there is no file of this name."""
+    """Return the stylesheet, the script or the icon; None if no file has this name."""
     if name not in _STATIC:
         return None
     return web.Response(body=_content(name), content_type=_STATIC[name], headers=HEADERS)

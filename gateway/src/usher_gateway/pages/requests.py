@@ -106,7 +106,7 @@ def field_times(request: web.Request, moments: Mapping[str, str]) -> dict[str, s
 def page_links(
     path: str, parameters: Mapping[str, str], cursor: Mapping[str, str], next_cursor: str | None
 ) -> dict[str, str]:
-    """Return the values ``first`` and ``next`` of the macro `pager`: paths, empty if there is no such page.
+    """Return the paths ``first`` and ``next`` for the macro `pager`; empty for a page that does not exist.
 
     ``cursor``: the parameter of the present page.
     """

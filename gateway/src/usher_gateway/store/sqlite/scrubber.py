@@ -65,8 +65,8 @@ class Scrubber:
     def add_log(self, frames: int) -> None:
         """Add the pages whose last copy in the log has content in its gap.
 
-        Call it after a checkpoint, before the writer can restart the log. What follows the committed ``frames`` of the
-        log may never be committed.
+        Call it after a checkpoint, before the writer can restart the log. The log may have uncommitted frames after
+        the committed ``frames``.
         """
         frame_bytes = _FRAME_HEADER + self._page_bytes
         with self._lock, self._log_path.open("rb", buffering=0) as log:
