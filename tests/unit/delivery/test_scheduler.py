@@ -272,6 +272,23 @@ def test_many_lanes_without_memory_do_not_delay_the_lane_of_another_tenant() -> 
     assert {ready.tenant for ready in started(scheduler, 0)} == {"n/loud"}
 
 
+def test_lane_without_memory_continues_after_requests_that_were_smaller_than_expected() -> None:
+    scheduler = LaneScheduler(max_bytes=400 * LARGE_REQUEST_BYTES, max_in_flight=400)
+    scheduler.configure("n/first", LaneLimits(concurrency=40), 0)
+    large = hold_memory(scheduler, "n/loud")
+    finish(scheduler, [large], None, 0)
+    for _ in range(40):
+        assert scheduler.offer(entry("n/first", tenant="n/loud"), 0)
+    running = started(scheduler, 0)
+    assert scheduler.offer(entry("n/second", tenant="n/loud"), 0)
+    assert started(scheduler, 0) == [], "what is expected of the running ones fills the memory"
+    for small in running:
+        assert scheduler.request_memory.may_make(small.delivery.key)
+        assert scheduler.request_memory.may_keep(small.delivery.key, 1)
+    finish(scheduler, running, None, 0)
+    assert "n/second" in {ready.destination for ready in started(scheduler, 0)}
+
+
 def test_deliveries_without_memory_leave_the_room_of_a_lane_to_other_tenants() -> None:
     scheduler = LaneScheduler(max_bytes=24 * LARGE_REQUEST_BYTES, max_in_flight=400)
     hold_memory(scheduler, "n/loud")

@@ -71,18 +71,17 @@ class RequestMemory:
 
     def end(self, key: int) -> None:
         """Forget an attempt that has ended."""
-        attempt = self._attempts.pop(key)
-        self._has_freed |= attempt.bytes > 0 or attempt.tenant in self._expected
-        self._count(attempt, 0)
+        self._count(self._attempts.pop(key), 0)
 
     def take_freed(self) -> bool:
-        """Return whether a tenant may be admitted that was not when this was last asked."""
+        """Return whether memory was freed since the last call, so that more tenants may be admitted."""
         has_freed, self._has_freed = self._has_freed, False
         return has_freed
 
     def _count(self, attempt: _Attempt, size: int) -> None:
         if attempt.bytes:
             self._pool.give_back(attempt.namespace, attempt.tenant, attempt.bytes)
+            self._has_freed = True
         if size:
             self._pool.take(attempt.namespace, attempt.tenant, size)
         attempt.bytes = size
