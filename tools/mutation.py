@@ -73,7 +73,7 @@ def _copy_tree() -> None:
     shutil.rmtree(COPY, ignore_errors=True)
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.check_output(listing, cwd=ROOT, text=True).split("\0"):  # noqa: S603
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             _copy(name, Path("mutants") / name)
             for folder in SOURCES:
                 if name.startswith(folder):
@@ -83,7 +83,7 @@ def _copy_tree() -> None:
 
 def _copy(name: str, target: Path) -> None:
     (COPY / target).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(ROOT / name, COPY / target)
+    shutil.copy2(ROOT / name, COPY / target, follow_symlinks=False)
 
 
 def _generate(jobs: int) -> list[str]:
