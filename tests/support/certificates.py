@@ -1,12 +1,13 @@
 """Self-signed certificates for tests."""
 
 import datetime
+import math
 import ssl
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa, types
 from cryptography.x509 import oid
 
 
@@ -32,10 +33,23 @@ def make(name: str, *hostnames: str, days: float = 1, since_days: float = -1) ->
         )
         .sign(key, hashes.SHA256())
     )
-    return (
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
-    )
+    return certificate.public_bytes(serialization.Encoding.PEM), key_pem(key).encode()
+
+
+def key_pem(key: types.PrivateKeyTypes) -> str:
+    plain = serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain).decode()
+
+
+def rsa_key(bits: int) -> str:
+    """Return an RSA key of this size. Its factors are no primes, because those take seconds to find."""
+    p, q = 3 << (bits - bits // 2 - 2) | 1, 3 << (bits // 2 - 2) | 1
+    while math.gcd(p, q) > 1 or math.gcd(65537, (p - 1) * (q - 1)) > 1:
+        q += 2
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(65537, p * q)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
+    return key_pem(numbers.private_key(unsafe_skip_rsa_key_validation=True))
 
 
 def write(folder: Path, certificate: bytes, key: bytes) -> tuple[Path, Path]:

@@ -1,17 +1,21 @@
 """TLS to destinations: an authority of its own, a client certificate, and another name."""
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import test_utils, web
 
-from support import certificates
+from support import certificates, peers, waiting
 from usher_gateway import documents
-from usher_gateway.destinations import DestinationRequest, SendError, address_guard
+from usher_gateway.destinations import DestinationRequest, SendError, address_guard, http
 from usher_gateway.destinations.http import DestinationClient
-from usher_gateway.destinations.tls import TlsContexts
+from usher_gateway.destinations.tls import CURVES, TlsContexts
+
+CLOSING = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
 AUTHORITY, AUTHORITY_KEY = certificates.make("destination", "crm.internal")
 CLIENT, CLIENT_KEY = certificates.make("client")
@@ -46,6 +50,11 @@ def tls(
     authority: bytes = AUTHORITY, chain: bytes = CLIENT, key: bytes = CLIENT_KEY, server_name: str = "crm.internal"
 ) -> documents.Tls:
     return documents.Tls(authority.decode(), chain.decode(), key.decode(), server_name)
+
+
+def request_to(url: str, **fields: Any) -> DestinationRequest:
+    """A request with TLS settings of its own."""
+    return DestinationRequest("POST", url, [], b"{}", tls=tls(), **fields)
 
 
 async def result(client: DestinationClient, url: str, settings: documents.Tls | None) -> int | SendError | None:
@@ -91,9 +100,56 @@ async def test_kept_connection_is_not_used_with_other_settings(client: Destinati
 
 
 async def test_equal_settings_share_a_context_and_contexts_are_bounded() -> None:
-    contexts = TlsContexts()
-    first = await contexts.get(tls())
-    assert await contexts.get(tls()) is first
+    contexts = TlsContexts(None)
+    first = await contexts.get(tls(), CURVES[0])
+    assert await contexts.get(tls(server_name="other.internal"), CURVES[0]) is first
     for number in range(300):
-        await contexts.get(tls(server_name=f"n{number}.internal"))
+        await contexts.get(tls(authority=AUTHORITY + b"\n" * number), CURVES[0])
     assert len(contexts._contexts) <= 256
+
+
+@pytest.mark.parametrize("curve", CURVES)
+async def test_peer_that_has_only_one_curve_is_reached_and_its_curve_remembered(tmp_path: Path, curve: str) -> None:
+    authority, handshakes = peers.Authority(tmp_path), 0
+
+    def count(*_: object) -> None:
+        nonlocal handshakes
+        handshakes += 1
+
+    serving = authority.serving("127.0.0.1")
+    serving.set_ecdh_curve(curve)
+    serving.sni_callback = count
+    client = DestinationClient(guard=address_guard.AddressGuard(["127.0.0.1/32"]))
+    async with peers.serving(peers.answering(CLOSING, keep=False), tls=serving) as peer:
+        settings = documents.Tls(authority=authority.file.read_text())
+        assert await result(client, peer.url(scheme="https"), settings) == 200
+        tried = handshakes
+        assert await result(client, peer.url(scheme="https"), settings) == 200
+        assert handshakes == tried + 1
+    await client.close()
+
+
+async def test_waiting_for_a_turn_to_connect_is_no_failure(client: DestinationClient, url: str) -> None:
+    """Four connections of a namespace that never end their handshakes keep further ones waiting, but not others'."""
+    async with peers.serving(peers.hanging) as peer:
+        request = request_to(peer.url(scheme="https"))
+        hanging = [asyncio.create_task(client.send(request, 60)) for _ in range(4)]
+        await waiting.wait_until(lambda: peer.connections == 4)
+        returned = await client.send(request_to(url, may_send=lambda: True), 0.3)
+        assert (returned.is_withdrawn, returned.error) == (True, None)
+        assert (await client.send(request_to(url), 0.3)).error is SendError.Timeout, "without an attempt to return to"
+        assert (await client.send(request_to(url, namespace="other"), 10)).status == 200
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+        assert (await client.send(request_to(url), 10)).status == 200
+
+
+async def test_handshake_is_charged_also_if_it_fails(
+    client: DestinationClient, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "ORDINARY_SECONDS", 0.0)
+    charged: list[float] = []
+    request = DestinationRequest("POST", url, [], b"{}", tls=tls(server_name="other.internal"), charge=charged.append)
+    assert (await client.send(request, 10)).error is SendError.TLSNameMismatch
+    assert [seconds > 0 for seconds in charged] == [True]

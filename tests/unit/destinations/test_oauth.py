@@ -7,13 +7,12 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from joserfc import jwk, jwt
 
-from support import delivery_samples
+from support import certificates, delivery_samples
 from usher_gateway import documents
-from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
+from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError, oauth
 from usher_gateway.destinations.oauth import TokenKeyError, token_form
 from usher_gateway.destinations.sending import Sender
 
@@ -22,13 +21,8 @@ CLIENT = documents.OAuth2("ClientCredentials", TOKEN_URL, ("a", "b"), client_id=
 NOW = 1_800_000_000
 
 
-def pem(key: Any) -> str:
-    plain = serialization.NoEncryption()
-    return str(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain).decode())
-
-
-RSA_KEY = pem(rsa.generate_private_key(65537, 2048))
-EC_KEY = pem(ec.generate_private_key(ec.SECP256R1()))
+RSA_KEY = certificates.key_pem(rsa.generate_private_key(65537, 2048))
+EC_KEY = certificates.key_pem(ec.generate_private_key(ec.SECP256R1()))
 # A key with the curve secp160r1.
 RARE_CURVE_KEY = """\
 -----BEGIN PRIVATE KEY-----
@@ -122,6 +116,13 @@ async def test_key_that_cannot_be_used_is_an_error_without_its_text(key: str, se
     assert str(raised.value) == ""
     assert (await send(sender, bad)).error is SendError.TokenKeyInvalid
     assert peers.token_requests == []
+
+
+async def test_signature_is_charged(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oauth, "ORDINARY_SECONDS", 0.0)
+    charged: list[float] = []
+    assert (await sender.tokens.get(delivery_samples.destination(oauth2=BEARER), 30, charged.append)) == "t1"
+    assert [seconds > 0 for seconds in charged] == [True]
 
 
 async def test_all_deliveries_share_one_token_and_one_request_for_it(sender: Sender, peers: Peers) -> None:

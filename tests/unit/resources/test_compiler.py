@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from support import certificates
 from usher_gateway import documents, model
 from usher_gateway.resources import compiler, conditions
 from usher_gateway.resources.manifests import load_manifests
@@ -364,9 +365,8 @@ def test_destination_of_another_tenant_gets_no_former_url_and_credential() -> No
     assert destination.unresolved == "SecretNotFound"
 
 
-ACCOUNT = json.dumps(
-    {"client_email": "usher@x.example", "private_key": "-----BEGIN", "private_key_id": "k1", "type": "x"}
-)
+RSA_KEY = certificates.rsa_key(2048)
+ACCOUNT = json.dumps({"client_email": "usher@x.example", "private_key": RSA_KEY, "private_key_id": "k1", "type": "x"})
 OAUTH2 = DESTINATION.replace("https://crm.example/", "https://crm.example/{key}") + (
     "    urlVariables: [{name: key, valueFrom: {secretKeyRef: {name: s, key: token}}}]\n"
     "    authentication:\n"
@@ -379,13 +379,19 @@ OAUTH2 = DESTINATION.replace("https://crm.example/", "https://crm.example/{key}"
 )
 
 
-@pytest.mark.parametrize("key", ["-----BEGIN", '{"type": "service_account"}'])
-def test_private_key_without_an_issuer_is_refused(key: str) -> None:
+def test_private_key_without_an_issuer_is_refused() -> None:
     """A token request must have an issuer. Source: RFC 7523 §3."""
-    secret = SECRET.replace("token: tok", f"token: tok, account: {json.dumps(key)}")
+    secret = SECRET.replace("token: tok", f"token: tok, account: {json.dumps(RSA_KEY)}")
     assert reasons(compiled(CLASS, TENANT, secret, OAUTH2)) == ["UnsupportedValue"]
     issued = OAUTH2.replace("jwtBearer: {", "jwtBearer: {issuer: usher, ")
     assert reasons(compiled(CLASS, TENANT, secret, issued)) == []
+
+
+@pytest.mark.parametrize("key", ["-----BEGIN", '{"type": "service_account"}', certificates.rsa_key(8192)])
+def test_private_key_that_cannot_sign_is_refused(key: str) -> None:
+    secret = SECRET.replace("token: tok", f"token: tok, account: {json.dumps(key)}")
+    issued = OAUTH2.replace("jwtBearer: {", "jwtBearer: {issuer: usher, ")
+    assert reasons(compiled(CLASS, TENANT, secret, issued)) == ["CertificateInvalid"]
 
 
 def test_service_account_is_read_as_it_was_downloaded() -> None:
@@ -396,7 +402,7 @@ def test_service_account_is_read_as_it_was_downloaded() -> None:
         "https://login.example/token",
         ("a", "b"),
         issuer="usher@x.example",
-        private_key="-----BEGIN",
+        private_key=RSA_KEY,
         key_id="k1",
     )
     assert destination.url_variables == (documents.UrlVariable("key", secret="tok"),)
@@ -411,9 +417,10 @@ def test_key_that_is_deeply_nested_json_stops_no_other_object() -> None:
     nested = '{"a":' + "[" * 50_000
     secret = SECRET.replace("token: tok", f"token: tok, account: {json.dumps(nested)}")
     issued = OAUTH2.replace("jwtBearer: {", "jwtBearer: {issuer: usher, ")
-    destination = compiled(CLASS, TENANT, secret, issued).snapshot.destinations["default/crm"]
-    assert destination.oauth2 is not None
-    assert destination.oauth2.private_key == nested
+    other = DESTINATION.replace("{name: crm}", "{name: other}")
+    result = compiled(CLASS, TENANT, secret, issued, other)
+    assert reasons(result) == ["CertificateInvalid"]
+    assert result.snapshot.destinations["default/other"].unresolved == ""
 
 
 @pytest.mark.parametrize(("scheme", "value"), [("", "tok"), (", scheme: Klaviyo-API-Key", "Klaviyo-API-Key tok")])

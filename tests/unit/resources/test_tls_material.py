@@ -53,6 +53,7 @@ def test_matching_certificate_and_key_are_fine() -> None:
         (CHAIN, CHAIN, "`tls.key` must be a private key"),
         (CHAIN, OTHER_KEY, "must be the key of the certificate"),
         (ENDED, ENDED_KEY, "`tls.crt` ended on 20"),
+        (CHAIN, certificates.rsa_key(4097), "`tls.key` must have at most 4096 bits"),
     ],
 )
 def test_client_certificate_that_cannot_be_used_is_explained(chain: str, key: str, part: str) -> None:
@@ -63,6 +64,20 @@ def test_authority_that_cannot_be_used_is_explained() -> None:
     for bad in ("nonsense", VERSION_7):
         assert tls_material.authority_problem(bad, NOW) == "must be certificates in PEM"
     assert str(tls_material.authority_problem(ENDED, NOW)).startswith("ended on 20")
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        (certificates.rsa_key(4096), None),
+        (certificates.rsa_key(4097), "must have at most 4096 bits"),
+        (KEY, "must be an RSA key"),
+        (RARE_CURVE_KEY, "must be a private key in PEM without a password"),
+        ("nonsense", "must be a private key in PEM without a password"),
+    ],
+)
+def test_key_that_cannot_sign_an_assertion_is_explained(key: str, problem: str | None) -> None:
+    assert tls_material.signing_problem(key) == problem
 
 
 def test_certificate_has_not_ended_while_the_time_is_unknown() -> None:

@@ -11,8 +11,9 @@ from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.person_lookup import Person, PersonQuestion, find_person, oldest_arrival, parse, searched
 from usher_gateway.store.base import LONGEST_PAGE, Filter
 
-# Visits in one answer of an export; each has a body of up to 256 KiB, and more if its class allows that.
+# An answer of an export ends after this many visits, or with the one that makes its bodies larger than these bytes.
 _EXPORTED_VISITS = 20
+_EXPORTED_BYTES = 1024 * 1024
 
 
 class FindRequest(PersonQuestion, frozen=True):
@@ -63,24 +64,34 @@ async def export(parts: Parts, request: web.Request) -> web.StreamResponse:
     with api.parsing():
         question = await parse(request, ExportRequest)
     person = await find_person(parts, request, question)
-    with api.parsing():
-        page = await parts.store.of_person(person.keys, question.cursor, _EXPORTED_VISITS)
-    await parts.audit.record_before_answer(request, "export person", person.audited, len(page.rows))
-    rows = [await _exported(parts, row) for row in page.rows]
-    return api.json_response({"rows": rows, "nextCursor": page.next_cursor, **await searched(parts, person)})
+    rows: list[Mapping[str, object]] = []
+    cursor, size = question.cursor, 0
+    while len(rows) < _EXPORTED_VISITS and size < _EXPORTED_BYTES:
+        with api.parsing():
+            page = await parts.store.of_person(person.keys, cursor, 1)
+        for visit in page.rows:
+            row, length = await _exported(parts, visit)
+            rows.append(row)
+            size += length
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    await parts.audit.record_before_answer(request, "export person", person.audited, len(rows))
+    return api.json_response({"rows": rows, "nextCursor": cursor, **await searched(parts, person)})
 
 
-async def _exported(parts: Parts, visit: Mapping[str, object]) -> Mapping[str, object]:
-    """Return a visit with its body and its deliveries."""
+async def _exported(parts: Parts, visit: Mapping[str, object]) -> tuple[Mapping[str, object], int]:
+    """Return a visit with its body and its deliveries, and the length of the body."""
     identifier = api.parse_id(str(visit["id"]))
     try:
         body, content_type = await parts.store.body(identifier)
     except model.NotFoundError:
-        exported: dict[str, object] = {"body": None}  # its retention has ended
+        body = b""  # its retention has ended
+        exported: dict[str, object] = {"body": None}
     else:
         exported = {"body": _json_or_text(body), "contentType": content_type.decode("latin-1")}
     deliveries = await parts.store.deliveries(Filter(visit=identifier), None, LONGEST_PAGE)
-    return {**visit, **exported, "deliveries": deliveries.rows}
+    return {**visit, **exported, "deliveries": deliveries.rows}, len(body)
 
 
 async def suppress(parts: Parts, request: web.Request) -> web.StreamResponse:

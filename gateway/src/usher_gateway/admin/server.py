@@ -1,9 +1,18 @@
-"""The HTTP server of the admin port, which checks the token of each request before its handler."""
+"""The HTTP server of the admin port, which checks the token of each request before its handler.
 
+The port limits what its callers can take from the gateway:
+
+- Connections: the one that has waited longest for a request gives way to a new one (`ConnectionLimit`).
+- Memory of answers: requests with a token take turns, shared fairly among the tenants that their tokens permit.
+- Time: a reader that does not take its answer within ``_WRITE_SECONDS`` is disconnected.
+"""
+
+import asyncio
+import contextlib
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable
-from typing import Generic, NamedTuple, Self, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 
 from aiohttp import web
 
@@ -11,8 +20,21 @@ from usher_gateway import settings
 from usher_gateway.admin import api
 from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
 from usher_gateway.admin.tokens import OBSERVE, Caller, Scope, TokenBook
+from usher_gateway.fair_pool import FairPool
+from usher_gateway.ingest.connection_limit import ConnectionLimit, source_of
 
 _MAX_BODY_BYTES = 64 * 1024
+
+_CONNECTIONS, _CONNECTIONS_PER_SOURCE = 512, 256
+
+_ANSWER_BYTES = 256 * 1024 * 1024  # Memory of all requests with a token that are at work
+
+# Memory that a request may need: a list of 1,000 visits has 4 MB as JSON, and a body of 8 MiB may become 48 MiB.
+_REQUEST_BYTES = 16 * 1024 * 1024
+_BYTES_BY_SCOPE = {Scope.BodiesRead: 32 * 1024 * 1024, Scope.PersonsExport: 128 * 1024 * 1024}
+
+_TURN_SECONDS = 10.0  # How long a request waits for its turn
+_WRITE_SECONDS = 30.0
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[web.StreamResponse]])
 
@@ -47,6 +69,45 @@ def _check_encoding(request: web.Request) -> None:
         raise api.ProblemError(400, "BadRequest", "the body has a Content-Encoding", "send it without one")
 
 
+async def _send(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
+    """Send an answer here and not after the handler, so that the limits hold until the reader has taken it."""
+    try:
+        async with asyncio.timeout(_WRITE_SECONDS):
+            await answer.prepare(request)
+            await answer.write_eof()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+    return answer
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's connection, counted."""
+
+    def __init__(self, limit: "ConnectionLimit[_Connection]", manager: web.Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._limit = limit
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count a new connection. If there are too many, the longest waiting one gives way; if none waits, this one."""
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        source = source_of(str(peer[0]) if peer else "")
+        if self._limit.is_full(source):
+            displaced = self._limit.longest_waiting(source)
+            if displaced is None:
+                self.force_close()
+                return
+            self._limit.remove(displaced)
+            displaced.force_close()
+        self._limit.add(self, source)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection."""
+        self._limit.remove(self)
+        super().connection_lost(exc)
+
+
 class AdminServer:
     """Serves the admin port during an ``async with`` block.
 
@@ -68,7 +129,12 @@ class AdminServer:
         self._endpoint = endpoint
         self._hosts = frozenset(host.lower() for host in hosts) | {"localhost"}
         self.port = endpoint.port  # The configured port; after the start, the port it listens on
-        self._runner: web.AppRunner | None = None
+        self._limit: ConnectionLimit[_Connection] = ConnectionLimit(
+            connections=_CONNECTIONS, per_source=_CONNECTIONS_PER_SOURCE
+        )
+        self._memory = FairPool(_ANSWER_BYTES)
+        self._memory_freed = asyncio.Condition()
+        self._stack = contextlib.AsyncExitStack()
 
     @property
     def url(self) -> str:
@@ -80,35 +146,71 @@ class AdminServer:
         application = web.Application(middlewares=[api.map_errors], client_max_size=_MAX_BODY_BYTES)
         for route in self._routes:
             application.router.add_route(route.method, route.path, self._guard(route))
-        self._runner = web.AppRunner(application, access_log=None, auto_decompress=False)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self._endpoint.host, self._endpoint.port)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        manager, loop = runner.server, asyncio.get_running_loop()
+        assert manager is not None
+
+        def connection() -> _Connection:
+            return _Connection(self._limit, manager, loop=loop, access_log=cast("Any", None), auto_decompress=False)
+
         try:
-            await site.start()
+            listening = await loop.create_server(connection, self._endpoint.host, self._endpoint.port)
         except OSError as error:
-            await self._runner.cleanup()
+            await self._stack.aclose()
             raise settings.cannot_listen("--admin", self._endpoint, error) from error
-        self.port = self._runner.addresses[0][1]
+        self._stack.callback(listening.close)
+        self.port = listening.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._stack.aclose()
 
     def _guard(self, route: AdminRoute[api.Handler]) -> api.Handler:
         """Return a handler that checks the caller's token before it calls the route's handler."""
 
-        async def handle(request: web.Request) -> web.StreamResponse:
+        async def answer(request: web.Request) -> web.StreamResponse:
             self._check_host(request.headers.get("Host", ""))
             _check_sender(request)
             _check_encoding(request)
-            if route.scope is not None:
-                request[api.CALLER] = await self._authenticate(request, route.scope, is_confined=route.is_confined)
-                if route.parameters is not None:
-                    api.check_parameters(request, route.parameters)
-            return await route.handler(request)
+            if route.scope is None:
+                return await _send(request, await route.handler(request))
+            caller = request[api.CALLER] = await self._authenticate(request, route.scope, is_confined=route.is_confined)
+            if route.parameters is not None:
+                api.check_parameters(request, route.parameters)
+            async with self._turn(caller, _BYTES_BY_SCOPE.get(route.scope, _REQUEST_BYTES)):
+                return await _send(request, await route.handler(request))
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            connection = request.protocol
+            assert isinstance(connection, _Connection)
+            self._limit.work(connection)
+            try:
+                return await answer(request)
+            finally:
+                self._limit.wait(connection, is_known=True)
 
         return handle
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, caller: Caller, size: int) -> AsyncIterator[None]:
+        """Wait until there is memory for the answer, and take it."""
+        # Callers with the same tenants share as one: there may be any number of service accounts.
+        tenants = "" if caller.permitted is None else " ".join(sorted(caller.permitted))
+        try:
+            async with asyncio.timeout(_TURN_SECONDS), self._memory_freed:
+                await self._memory_freed.wait_for(lambda: self._memory.admits(tenants, caller.name))
+                self._memory.take(tenants, caller.name, size)
+        except TimeoutError:
+            detail = f"too many requests with the token `{caller.name}`, or for the same tenants, are at work"
+            raise api.ProblemError(429, "TooManyRequests", detail, "send them one after the other") from None
+        try:
+            yield
+        finally:
+            self._memory.give_back(tenants, caller.name, size)
+            async with self._memory_freed:
+                self._memory_freed.notify_all()
 
     def _check_host(self, given: str) -> None:
         """Refuse a host that is not allowed. A browser always sends its name, so a request without it is harmless."""

@@ -16,6 +16,7 @@ context variable of the task that sends.
 """
 
 import asyncio
+import collections
 import contextvars
 import errno
 import functools
@@ -38,7 +39,8 @@ from usher_gateway import destinations
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.address_guard import AddressGuard
 from usher_gateway.destinations.resolver import Resolver
-from usher_gateway.destinations.tls import TlsContexts, client_tls
+from usher_gateway.destinations.tls import CURVES, TlsContexts, note_seconds
+from usher_gateway.metered_tls import MeteredTls
 
 # How long an idle connection is kept for the next request. Common servers close theirs after 5 to 75 s.
 KEEPALIVE_SECONDS = 15.0
@@ -63,7 +65,13 @@ _STATUS_BYTES = len(b"HTTP/1.1 1")
 # CPU time in which the event loop reads from a socket, without the time that `_ReceiveLimiter` measures.
 _SEGMENT_SECONDS = 0.00002
 
-_ORDINARY_SECONDS = 0.00025  # CPU time of an answer that is charged to nobody. An ordinary answer takes 0.05 to 0.1 ms.
+ORDINARY_SECONDS = 0.00025  # CPU time of an answer that is charged to nobody. An ordinary answer takes 0.05 to 0.1 ms.
+
+# Connections that a namespace may open at the same time with TLS settings of its own, because its own authority decides
+# how long a handshake takes.
+_OWN_HANDSHAKES = 4
+
+_MAX_CURVES = 4096  # Peers that are remembered because they lack the most common curve
 
 # How long the client waits for the rest of an answer after its head, because the status decides the outcome.
 BODY_SECONDS = 1.0
@@ -91,10 +99,11 @@ class DestinationClient:
     ) -> None:
         self._guard = guard
         self._resolver = resolver or Resolver()
-        self._contexts = TlsContexts()
-        self._connector = _GuardedConnector(
-            guard=guard, resolver=self._resolver, tls=tls or client_tls(), max_idle=max_idle
-        )
+        self._contexts = TlsContexts(tls)
+        self._curves: dict[
+            tuple[str | None, int | None], str
+        ] = {}  # Host and port -> curve, if it is not the first one
+        self._connector = _GuardedConnector(guard=guard, resolver=self._resolver, max_idle=max_idle)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -117,17 +126,42 @@ class DestinationClient:
         url = _parse_url(request.url, is_encoded=True) if request.is_url_secret else parse_url(request.url)
         if url is None:
             return DestinationAnswer(error=SendError.BadRequest)
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        peer = (url.raw_host, url.port)
+        tried = self._curves.get(peer, CURVES[0])
+        answer = await self._send_with(tried, url, request, deadline)
+        if answer.error is not SendError.TLSError:
+            return answer
+        # The peer may lack the curve. No request was sent.
+        for curve in CURVES:
+            if curve == tried:
+                continue
+            other = await self._send_with(curve, url, request, deadline)
+            if other.error is not SendError.TLSError:
+                self._note_curve(peer, curve)
+                return other
+        return answer
+
+    def _note_curve(self, peer: tuple[str | None, int | None], curve: str) -> None:
+        self._curves.pop(peer, None)
+        if curve != CURVES[0]:
+            self._curves[peer] = curve
+        if len(self._curves) > _MAX_CURVES:
+            del self._curves[next(iter(self._curves))]
+
+    async def _send_with(
+        self, curve: str, url: yarl.URL, request: DestinationRequest, deadline: float
+    ) -> DestinationAnswer:
         clock = asyncio.get_running_loop().time
         started = clock()
-        deadline = started + timeout_seconds
-        attempt = _Attempt(url, request)
+        attempt = _Attempt(url, request, curve)
         answer = await self._send_once(request, attempt, deadline)
         if answer.error is None:
             return answer
         is_stale = answer.error is SendError.Reset and attempt.is_silent_on_kept_connection
         if (is_stale and clock() < started + STALE_SECONDS) or attempt.freed_descriptors:
             await asyncio.sleep(0)  # closed transports release their descriptors in the loop's next turn
-            return await self._send_once(request, _Attempt(url, request, needs_new_connection=True), deadline)
+            return await self._send_once(request, _Attempt(url, request, curve, needs_new_connection=True), deadline)
         return answer
 
     async def close(self) -> None:
@@ -137,16 +171,17 @@ class DestinationClient:
 
     async def _send_once(self, request: DestinationRequest, attempt: "_Attempt", deadline: float) -> DestinationAnswer:
         _current_attempt.set(attempt)
+        note_seconds.set(attempt.note_tls)
         try:
             return await self._exchange(request, attempt, deadline)
         finally:
-            if request.charge is not None and attempt.answer_seconds > _ORDINARY_SECONDS:
-                request.charge(attempt.answer_seconds - _ORDINARY_SECONDS)
+            if request.charge is not None and attempt.cpu_seconds > ORDINARY_SECONDS:
+                request.charge(attempt.cpu_seconds - ORDINARY_SECONDS)
 
     async def _exchange(self, request: DestinationRequest, attempt: "_Attempt", deadline: float) -> DestinationAnswer:
         body = request.body
         try:
-            context = await self._contexts.get(request.tls) if request.tls is not None else True
+            context = True if attempt.url.scheme == "http" else await self._contexts.get(request.tls, attempt.curve)
         except (ssl.SSLError, ValueError, OSError):  # the operator and `usher check` say why
             return DestinationAnswer(error=SendError.TLSError)
         try:
@@ -256,16 +291,21 @@ class _PlainRequest(aiohttp.ClientRequest):
 class _Attempt:
     """One try to send a request: the input of the connector, and what happened during the try."""
 
-    def __init__(self, url: yarl.URL, request: DestinationRequest, *, needs_new_connection: bool = False) -> None:
-        self.url = url
+    def __init__(
+        self, url: yarl.URL, request: DestinationRequest, curve: str, *, needs_new_connection: bool = False
+    ) -> None:
+        self.url, self.curve = url, curve
         self.namespace = request.namespace
+        self.has_own_tls = request.tls is not None
         self.needs_new_connection = needs_new_connection
+        self.is_waiting = False  # True while it waits for its turn to connect
         self.is_withdrawn = False  # True if the request may not be sent any more
         self._ask_may_send = request.may_send
         self.freed_descriptors = False
         """True if the process had no file descriptor left, so that idle connections were closed."""
         self.was_address_refused = False  # True if the guard refused an address of the URL's host
         self.made_socket = False  # True once a connection to an address began
+        self._tls_seconds = 0.0
         self._limiter: _ReceiveLimiter | None = None
         self._is_connection_kept = False
 
@@ -273,6 +313,13 @@ class _Attempt:
         """Return whether the request may be written now."""
         self.is_withdrawn = self._ask_may_send is not None and not self._ask_may_send()
         return not self.is_withdrawn
+
+    async def wait_for(self, turns: asyncio.Semaphore) -> None:
+        """Wait for a turn to connect. If the time ends before, that is no failure of the destination."""
+        self.is_waiting = True
+        self.is_withdrawn = self._ask_may_send is not None
+        await turns.acquire()
+        self.is_waiting = self.is_withdrawn = False
 
     def note_connection(self, limiter: "_ReceiveLimiter", *, is_kept: bool) -> None:
         """Record the connection of the request. ``is_kept``: an earlier request has used it."""
@@ -284,10 +331,14 @@ class _Attempt:
         """True if the request went over a kept connection and the peer sent no byte."""
         return self._is_connection_kept and self._limiter is not None and self._limiter.received_bytes == 0
 
+    def note_tls(self, seconds: float) -> None:
+        """Note CPU time of the TLS handshake, or of reading over TLS."""
+        self._tls_seconds += seconds
+
     @property
-    def answer_seconds(self) -> float:
-        """CPU time that reading the answer has taken."""
-        return self._limiter.cpu_seconds if self._limiter is not None else 0.0
+    def cpu_seconds(self) -> float:
+        """CPU time that the TLS handshake and reading the answer have taken."""
+        return self._tls_seconds + (self._limiter.cpu_seconds if self._limiter is not None else 0.0)
 
     def abort_connection(self) -> None:
         """Close the connection, if there is one, without waiting for unsent bytes."""
@@ -316,6 +367,8 @@ class _Attempt:
         return SendError.Reset
 
     def _timeout_code(self) -> SendError:
+        if self.is_waiting:
+            return SendError.Timeout
         if not self.made_socket and self._limiter is None:
             return SendError.NameNotResolved
         # aiohttp does not tell whether a connection or its TLS handshake took too long.
@@ -359,17 +412,18 @@ class _AttemptResolver(AbstractResolver):
 class _GuardedConnector(aiohttp.TCPConnector):
     """A connector that connects only to allowed addresses, and reuses only connections without unexpected bytes."""
 
-    def __init__(self, *, guard: AddressGuard, resolver: Resolver, tls: ssl.SSLContext, max_idle: int) -> None:
+    def __init__(self, *, guard: AddressGuard, resolver: Resolver, max_idle: int) -> None:
         super().__init__(
             resolver=_AttemptResolver(resolver),
             use_dns_cache=False,
             socket_factory=self._make_socket,
-            ssl=tls,
             limit=0,  # the dispatcher limits the attempts in flight
             keepalive_timeout=KEEPALIVE_SECONDS,
         )
         self._guard = guard
         self._max_idle = max_idle
+        self._turns: dict[str, asyncio.Semaphore] = collections.defaultdict(lambda: asyncio.Semaphore(_OWN_HANDSHAKES))
+        """Namespace -> turns of the attempts that connect with TLS settings of their own."""
         self.idle: dict[_ReceiveLimiter, None] = {}  # The connections that wait for a request
         self._idle_per_destination: dict[_Destination, int] = {}
 
@@ -381,6 +435,22 @@ class _GuardedConnector(aiohttp.TCPConnector):
     ) -> Connection:
         """Return a connection for the current attempt: a kept one that is clean, or a new one."""
         attempt = _current_attempt.get()
+        if not attempt.has_own_tls:
+            return await self._connect(attempt, req, traces, timeout)
+        turns = self._turns[attempt.namespace]
+        await attempt.wait_for(turns)
+        try:
+            return await self._connect(attempt, req, traces, timeout)
+        finally:
+            turns.release()
+
+    async def _connect(
+        self,
+        attempt: _Attempt,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as `connect` has it
+    ) -> Connection:
         while True:
             connection = await super().connect(req, traces, timeout)
             transport = connection.transport
@@ -400,7 +470,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
                     limiter.abort()
                     connection.close()
                     raise aiohttp.ClientConnectionError("the request may not be sent any more")
-                limiter.begin()
+                limiter.begin(attempt.note_tls)
                 connection.add_callback(functools.partial(self._finish, limiter))
                 attempt.note_connection(limiter, is_kept=is_kept)
                 return connection
@@ -479,6 +549,7 @@ class _ReceiveLimiter(asyncio.Protocol):
         self._protocol = protocol
         self._on_end = on_end
         self._is_in_use = False
+        self._tls = transport.get_extra_info("ssl_object")
         self._unread = select.poll()
         self._unread.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
@@ -497,9 +568,12 @@ class _ReceiveLimiter(asyncio.Protocol):
         """True unless the socket holds bytes, or the end of the connection, that the event loop has not read yet."""
         return not self._unread.poll(0)
 
-    def begin(self) -> None:
-        """Expect the answer to a request."""
+    def begin(self, note_tls: Callable[[float], None]) -> None:
+        """Expect the answer to a request. ``note_tls`` gets the CPU time of reading over TLS."""
         self._is_in_use = True
+        if isinstance(self._tls, MeteredTls):
+            self._tls.note = note_tls
+            self._tls.begin_request()
         self.received_bytes = self._heads = 0
         self.cpu_seconds = 0.0
         self._status, self._has_final_head, self._interim_bytes = b"", False, 0

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from usher_gateway import model
+from usher_gateway.metered_tls import MeteredContext
 
 _log = structlog.get_logger(__name__)
 
@@ -142,7 +143,7 @@ class Certificates:
             raise model.ConfigurationError(
                 f"the folder {folder} has no certificate", "Put pairs of NAME.crt and NAME.key there, both PEM."
             )
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context = MeteredContext(ssl.PROTOCOL_TLS_SERVER)
         """For the listening socket: each handshake then changes to the context of its certificate."""
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.sni_callback = self._choose

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from usher_gateway import metrics, model
 from usher_gateway.ingest import answers, connection_limit
+from usher_gateway.metered_tls import MeteredTls
 
 _log = structlog.get_logger(__name__)
 
@@ -216,6 +217,7 @@ class Connection(web.RequestHandler):
         self.server = server
         self.socket: asyncio.Transport | None = None
         """The transport; unlike aiohttp's `transport` it stays until the connection is lost."""
+        self.tls: MeteredTls | None = None
         self.request: Request | None = None  # The request that is being answered
         self.opening: asyncio.Task[None] | None = None
         """Opens the connection, and shakes hands over TLS; None afterwards."""
@@ -244,6 +246,7 @@ class Connection(web.RequestHandler):
         """Register the connection, or answer 503 and close it beyond the limit."""
         super().connection_made(transport)
         self.socket = cast("asyncio.Transport", transport)
+        self.tls = transport.get_extra_info("ssl_object")
         self.socket.set_write_buffer_limits(_UNREAD_ANSWER_BYTES)  # the default for TLS is 512 KiB
         if self not in self.server.connections:  # one over TLS counts since its acceptance
             peer = transport.get_extra_info("peername")  # None if it has left
@@ -341,6 +344,8 @@ class Connection(web.RequestHandler):
         self.header_since = 0.0
         self.has_partial_header = False
         self.request = request
+        if self.tls is not None:
+            self.tls.begin_request()
         self.server.limit.work(self)
         request.begin(self, self.began_at)
 

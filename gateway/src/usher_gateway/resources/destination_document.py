@@ -148,12 +148,17 @@ def _oauth2(http: Http, resolver: SecretResolver) -> documents.OAuth2 | None:
     if key.startswith("{"):
         with contextlib.suppress(msgspec.DecodeError, RecursionError):
             account = msgspec.json.decode(key, type=_ServiceAccount)
+            key = account.private_key
+    problem = tls_material.signing_problem(key) if key else None
+    if problem is not None:
+        message = f"the private key in Secret `{bearer.secret_ref.name}` {problem}"
+        resolver.report(f"{path}.jwtBearer.secretRef", conditions.Reason.CertificateInvalid, message)
     return msgspec.structs.replace(
         document,
         issuer=bearer.issuer or (account.client_email if account else ""),
         subject=bearer.subject,
         audience=bearer.audience,
-        private_key=account.private_key if account else key,
+        private_key=key,
         key_id=account.private_key_id if account else "",
     )
 
