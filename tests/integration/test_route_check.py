@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import yaml
 from aiohttp import web
@@ -61,9 +60,11 @@ class Site:
             cache=self.cluster.cache,
             queue=self,  # type: ignore[arg-type]
             port=self.port,
-            trusted=certificates.trusting(CERTIFICATE),
+            authority=CERTIFICATE.decode(),
             look_up=self.names.look_up,
             lookup_seconds=0.5,
+            connect_seconds=1,
+            answer_seconds=2,
             clock=lambda: self.now,
         )
 
@@ -74,8 +75,7 @@ class Site:
     async def check(self, seconds: float = 0) -> tuple[str, str]:
         """Check some seconds later; returns status and message of the condition, or nothing."""
         self.now += seconds
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2, sock_connect=1)) as session:
-            await self.checker.check_due(session)
+        await self.checker.check_due()
         self.cluster.settle()
         stored = self.cluster.raw("Listener", plan_samples.LISTENER)["status"]["conditions"]
         found = [(each["status"], each.get("message", "")) for each in stored if each["type"] == "Reachable"]
@@ -108,7 +108,7 @@ async def controller(site: Site, tmp_path: Path, status: int, *, seconds: float 
         await asyncio.sleep(seconds)
         return web.Response(status=status, headers={"Location": "https://elsewhere.example/"})
 
-    runner = web.ServerRunner(web.Server(answer))
+    runner = web.ServerRunner(web.Server(answer), shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", site.port, ssl_context=server_context(tmp_path)).start()
     try:
@@ -257,6 +257,26 @@ async def test_controller_that_closes_connections_may_reject_a_provided_certific
     async with await asyncio.start_server(reset, "127.0.0.1", site.port):
         message = await site.problem()
     assert message.endswith(", or it rejects the certificate in Secret `wildcard`")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000,
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"no HTTP at all\r\n\r\n",
+        b"",
+    ],
+    ids=["endless-interim-heads", "long-head", "not-http", "nothing"],
+)
+async def test_answer_without_a_final_head_is_none(site: Site, tmp_path: Path, answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", site.port, ssl=server_context(tmp_path)):
+        assert "ends the connection without an answer" in await site.problem()
 
 
 async def test_name_server_that_never_answered_is_named(site: Site) -> None:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from support import certificates
-from usher_gateway.destinations.tls import CURVES, client_tls
-from usher_gateway.metered_tls import MeteredContext, MeteredTls
+from usher_gateway.metered_tls import CURVES, MeteredContext, MeteredTls, client_context
 
 CERTIFICATE, KEY = certificates.make("peer", "peer.internal")
 
@@ -26,12 +25,6 @@ class Peers(NamedTuple):
         """Send data from the server to the client, in a record of its own."""
         self.server.write(data)
         self.to_client.write(self.from_server.read())
-
-
-def client_context() -> MeteredContext:
-    context = MeteredContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=CERTIFICATE.decode())
-    return context
 
 
 def connect(folder: Path, context: MeteredContext, tickets: int = 2) -> Peers:
@@ -64,7 +57,7 @@ def read_all(client: MeteredTls) -> bytes:
 
 
 def test_messages_without_data_end_a_connection_before_all_are_processed(tmp_path: Path) -> None:
-    peers = connect(tmp_path, client_context(), tickets=1000)
+    peers = connect(tmp_path, client_context(CERTIFICATE.decode(), CURVES[0]), tickets=1000)
     arrived = peers.to_client.pending
     with pytest.raises(ssl.SSLError, match="without data"):
         peers.client.read(1024)
@@ -73,7 +66,7 @@ def test_messages_without_data_end_a_connection_before_all_are_processed(tmp_pat
 
 
 def test_data_in_records_of_any_size_is_read(tmp_path: Path) -> None:
-    peers = connect(tmp_path, client_context())
+    peers = connect(tmp_path, client_context(CERTIFICATE.decode(), CURVES[0]))
     whole = bytes(range(256)) * 4096
     peers.send(whole)
     assert read_all(peers.client) == whole
@@ -84,7 +77,7 @@ def test_data_in_records_of_any_size_is_read(tmp_path: Path) -> None:
 
 
 def test_requests_on_a_kept_connection_may_bring_overhead_each(tmp_path: Path) -> None:
-    peers = connect(tmp_path, client_context(), tickets=20)
+    peers = connect(tmp_path, client_context(CERTIFICATE.decode(), CURVES[0]), tickets=20)
     assert read_all(peers.client) == b""
     for _ in range(20):
         peers.client.begin_request()
@@ -111,7 +104,7 @@ def test_data_that_comes_with_the_last_step_of_the_handshake_is_pending(tmp_path
 
 
 def test_end_of_a_connection_is_read_behind_data(tmp_path: Path) -> None:
-    peers = connect(tmp_path, client_context())
+    peers = connect(tmp_path, client_context(CERTIFICATE.decode(), CURVES[0]))
     peers.server.write(b"last")
     with pytest.raises(ssl.SSLWantReadError):
         peers.server.unwrap()
@@ -123,7 +116,7 @@ def test_end_of_a_connection_is_read_behind_data(tmp_path: Path) -> None:
 
 def test_handshake_and_reading_are_measured(tmp_path: Path) -> None:
     noted: list[float] = []
-    context = client_context()
+    context = client_context(CERTIFICATE.decode(), CURVES[0])
     context.note = lambda: noted.append
     peers = connect(tmp_path, context)
     handshake = sum(noted)
@@ -134,7 +127,7 @@ def test_handshake_and_reading_are_measured(tmp_path: Path) -> None:
 
 
 def test_handshake_with_a_step_that_takes_too_long_fails(tmp_path: Path) -> None:
-    context = client_context()
+    context = client_context(CERTIFICATE.decode(), CURVES[0])
     context.longest_handshake = 1e-9
     with pytest.raises(ssl.SSLError, match="too long"):
         connect(tmp_path, context)
@@ -143,7 +136,7 @@ def test_handshake_with_a_step_that_takes_too_long_fails(tmp_path: Path) -> None
 @pytest.mark.parametrize(("curve", "group"), list(zip(CURVES, ["0017", "0018", "001d"], strict=True)))
 def test_destinations_are_offered_one_curve_and_no_group_that_takes_long(curve: str, group: str) -> None:
     """Source: RFC 8446 §4.2.7, RFC 7919."""
-    context = client_tls(None, curve)
+    context = client_context("", curve)
     outgoing = ssl.MemoryBIO()
     connection = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="peer.internal")
     with pytest.raises(ssl.SSLWantReadError):

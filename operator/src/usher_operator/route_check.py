@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-import aiohttp
 import msgspec
 import structlog
 
-from usher_gateway import documents
 from usher_gateway.destinations import address_guard
+from usher_gateway.metered_tls import MeteredContext
+from usher_operator import route_request
 from usher_operator.cache import Cache
 from usher_operator.plan import hostname as hostname_plan
 from usher_operator.plan import reports
@@ -31,8 +31,8 @@ from usher_operator.workqueue import Workqueue
 
 _log = structlog.get_logger(__name__)
 
-# An Ingress controller gives up on a gateway after 15 to 30 s.
-_TIME_LIMITS = aiohttp.ClientTimeout(total=20, sock_connect=5)
+_ANSWER_SECONDS = 20.0  # An Ingress controller gives up on a gateway after 15 to 30 s
+_CONNECT_SECONDS = 5.0
 
 # Requests, and lookups, at the same time. Lookups have threads of their own, so that a slow name server delays no
 # request to the API server.
@@ -79,7 +79,7 @@ class RouteChecker:
         cache: has the hostnames and their routes, and takes the results.
         queue: keys whose conditions change are added here.
         port: of the hostnames.
-        trusted: the authorities that Purple is taken to trust; None: those of the system.
+        authority: certificates in PEM that Purple is taken to trust; ``""``: those of the system.
         look_up: like `socket.getaddrinfo`.
         lookup_seconds: after this time a name server counts as away. The lookup goes on, because no thread can be
             cancelled.
@@ -92,14 +92,17 @@ class RouteChecker:
         cache: Cache,
         queue: Workqueue[Key],
         port: int = 443,
-        trusted: ssl.SSLContext | None = None,
+        authority: str = "",
         look_up: Callable[..., Sequence[tuple[Any, ...]]] = socket.getaddrinfo,
         lookup_seconds: float = 5.0,
+        connect_seconds: float = _CONNECT_SECONDS,
+        answer_seconds: float = _ANSWER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cache, self._queue, self._port = cache, queue, port
-        self._trusted = trusted or ssl.create_default_context()
+        self._contexts = route_request.Contexts(authority)
         self._look_up, self._lookup_seconds, self._clock = look_up, lookup_seconds, clock
+        self._connect_seconds, self._answer_seconds = connect_seconds, answer_seconds
         self._checks: dict[str, _Check] = {}
         self._lookups = concurrent.futures.ThreadPoolExecutor(_AT_ONCE, "route check")
         self._slots = asyncio.Semaphore(_AT_ONCE)
@@ -109,18 +112,12 @@ class RouteChecker:
 
     async def run(self) -> None:
         """Check until cancelled: each hostname every ten minutes, sooner while it fails and after its route changed."""
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True),  # else a start leaves an idle connection per hostname
-            timeout=_TIME_LIMITS,
-            trust_env=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        async with session, asyncio.TaskGroup() as checks:
+        async with asyncio.TaskGroup() as checks:
             while True:
-                checks.create_task(self.check_due(session))  # not awaited, because some checks take long
+                checks.create_task(self.check_due())  # not awaited, because some checks take long
                 await asyncio.sleep(_TICK_SECONDS)
 
-    async def check_due(self, session: aiohttp.ClientSession) -> None:
+    async def check_due(self) -> None:
         """Check the hostnames that are due and not being checked."""
         of_classes = (each.resource.spec.hostname for each in self._cache.our_classes())
         hostnames = {*self._cache.child_index.hosts, *of_classes}
@@ -134,7 +131,7 @@ class RouteChecker:
         due = [name for name in hostnames if self._is_due(self._checks.setdefault(name, _Check()), now)]
         for hostname in due:
             self._checks[hostname].is_running = True
-        await asyncio.gather(*(self._check(session, hostname, self._checks[hostname]) for hostname in due))
+        await asyncio.gather(*(self._check(hostname, self._checks[hostname]) for hostname in due))
 
     def _is_due(self, check: _Check, now: float) -> bool:
         return check.due_at <= now and not check.is_running
@@ -142,7 +139,7 @@ class RouteChecker:
     def _set(self, hostname: str, reachability: Reachability | None) -> None:
         self._queue.add_all(self._cache.set_reachability(hostname, reachability))
 
-    async def _check(self, session: aiohttp.ClientSession, hostname: str, check: _Check) -> None:
+    async def _check(self, hostname: str, check: _Check) -> None:
         route_addresses = hostname_plan.checked_addresses(self._cache, hostname)
         if route_addresses is None:
             check.is_running, check.due_at, check.failing_since = False, self._clock() + _RETRY_SECONDS, None
@@ -152,7 +149,7 @@ class RouteChecker:
             lookup = asyncio.get_running_loop().run_in_executor(
                 self._lookups, lambda: self._look_up(hostname, self._port, type=socket.SOCK_STREAM)
             )
-            problem = await self._problem(session, hostname, route_addresses, lookup)
+            problem = await self._problem(hostname, route_addresses, lookup)
             check.is_running = False
             if self._checks.get(hostname) is check:  # else no document has the hostname any more
                 self._note(hostname, check, problem)
@@ -184,7 +181,6 @@ class RouteChecker:
 
     async def _problem(
         self,
-        session: aiohttp.ClientSession,
         hostname: str,
         route_addresses: Collection[str],
         lookup: asyncio.Future[Sequence[tuple[Any, ...]]],
@@ -209,46 +205,43 @@ class RouteChecker:
         address = min(each for each in usable if (":" in each) == (":" in usable[0]))
         async with self._slots:
             try:
-                return await self._ask(session, hostname, address, self._trusted)
-            except aiohttp.ClientConnectorCertificateError as error:
+                return await self._ask(hostname, address, self._contexts.verifying)
+            except ssl.SSLCertVerificationError as error:
                 # without verification, because a route that leads elsewhere often has another certificate
-                return await self._ask(session, hostname, address, False) or _untrusted(hostname, error)
+                return await self._ask(hostname, address, self._contexts.trusting_all) or _untrusted(hostname, error)
 
     def _controller(self, hostname: str) -> str:
         """Name the Ingress controller that serves a hostname."""
         name = hostname_plan.ingress_class(self._cache, hostname)
         return f"the controller of IngressClass `{name}`" if name else "the Ingress controller"
 
-    async def _ask(
-        self, session: aiohttp.ClientSession, hostname: str, address: str, verify: ssl.SSLContext | bool
-    ) -> str:
+    async def _ask(self, hostname: str, address: str, contexts: list[MeteredContext]) -> str:
         """Ask for the header of a gateway; return what is in the way.
 
         Raises:
-            aiohttp.ClientConnectorCertificateError: the certificate is not trusted.
+            ssl.SSLCertVerificationError: the certificate is not trusted.
         """
-        host = f"[{address}]" if ":" in address else address
-        url = f"https://{host}:{self._port}{documents.ROUTE_CHECK_PATH}"
         at = f"port {self._port} of `{hostname}` (`{address}`)"
         try:
-            async with session.get(
-                url, headers={"Host": hostname}, server_hostname=hostname, ssl=verify, allow_redirects=False
-            ) as response:
-                if documents.ROUTE_CHECK_HEADER in response.headers:
-                    return ""
-                return self._wrong_answer(hostname, response.status)
-        except aiohttp.ClientConnectorCertificateError:
+            async with asyncio.timeout(self._answer_seconds):
+                answer = await route_request.ask(hostname, address, self._port, contexts, self._connect_seconds)
+            return "" if answer.is_of_gateway else self._wrong_answer(hostname, answer.status)
+        except ssl.SSLCertVerificationError:
             raise
-        except aiohttp.ConnectionTimeoutError:
+        except route_request.NoConnectionError:
             return (
                 f"no connection to {at} in time: a firewall must let it through and the Ingress controller must run; "
                 + _HINT_IF_ONLY_HERE
             )
-        except aiohttp.ClientConnectorSSLError:
+        except route_request.NoAnswerError:
+            return f"{at} ends the connection without an answer: the Ingress controller must serve this hostname"
+        except TimeoutError:
+            return f"{at} does not answer in time{self._behind()}"
+        except ssl.SSLError:
             return f"{at} does not speak TLS: the Ingress controller must serve this hostname with its certificate"
-        except aiohttp.ClientConnectorError as error:
+        except OSError as error:
             controller = self._controller(hostname)
-            if isinstance(error.os_error, ConnectionRefusedError):
+            if isinstance(error, ConnectionRefusedError):
                 return (
                     f"{at} refuses connections: {controller}, or its proxy (Contour: Envoy), must run and listen "
                     f"there; {_HINT_IF_ONLY_HERE}"
@@ -259,10 +252,6 @@ class RouteChecker:
                 f"{at} accepts connections and closes them: {controller} must serve this hostname with its "
                 f"certificate; perhaps another controller has this address{or_rejects}"
             )
-        except TimeoutError:
-            return f"{at} does not answer in time{self._behind()}"
-        except aiohttp.ClientError:
-            return f"{at} ends the connection without an answer: the Ingress controller must serve this hostname"
 
     def _wrong_answer(self, hostname: str, status: int) -> str:
         answers = f"`{hostname}` answers {status}"
@@ -298,10 +287,8 @@ def _is_public(address: str) -> bool:
     return address_guard.forbidden(ipaddress.ip_address(address)) is None
 
 
-def _untrusted(hostname: str, error: aiohttp.ClientConnectorCertificateError) -> str:
-    cause = error.certificate_error
-    why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else "it is not valid"
+def _untrusted(hostname: str, error: ssl.SSLCertVerificationError) -> str:
     return (
-        f"the certificate of `{hostname}` is not trusted ({why}): Purple posts only to a certificate of a public "
-        "authority for this name; `spec.tls` of the ListenerClass names the issuer"
+        f"the certificate of `{hostname}` is not trusted ({error.verify_message}): Purple posts only to a certificate "
+        "of a public authority for this name; `spec.tls` of the ListenerClass names the issuer"
     )

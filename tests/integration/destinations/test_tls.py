@@ -13,7 +13,8 @@ from support import certificates, peers, waiting
 from usher_gateway import documents
 from usher_gateway.destinations import DestinationRequest, SendError, address_guard, http
 from usher_gateway.destinations.http import DestinationClient
-from usher_gateway.destinations.tls import CURVES, TlsContexts
+from usher_gateway.destinations.tls import TlsContexts
+from usher_gateway.metered_tls import CURVES
 
 CLOSING = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 

@@ -39,8 +39,8 @@ from usher_gateway import destinations
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.address_guard import AddressGuard
 from usher_gateway.destinations.resolver import Resolver
-from usher_gateway.destinations.tls import CURVES, TlsContexts, note_seconds
-from usher_gateway.metered_tls import MeteredTls
+from usher_gateway.destinations.tls import TlsContexts, note_seconds
+from usher_gateway.metered_tls import CURVES, MeteredTls
 
 # How long an idle connection is kept for the next request. Common servers close theirs after 5 to 75 s.
 KEEPALIVE_SECONDS = 15.0

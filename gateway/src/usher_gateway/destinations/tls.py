@@ -1,11 +1,4 @@
-"""TLS contexts of destinations: the system's authorities, or a destination's own authority and client certificate.
-
-A peer must not choose how long a handshake takes, because handshakes run on the event loop. So a context offers no
-Diffie-Hellman group over a prime field: such groups have up to 10,000 bits, and a handshake with one takes 0.1 to 0.9 s
-instead of 1 ms. Python offers no list of groups without them, but one curve. A client tries another curve if a peer
-does not have the first (``CURVES``). A chain of certificates under an authority of the destination's own can still take
-half a second, so a step of a handshake that takes ``_LONGEST_STEP_SECONDS`` ends it.
-"""
+"""TLS contexts of destinations: the system's authorities, or a destination's own authority and client certificate."""
 
 import asyncio
 import collections
@@ -18,15 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from usher_gateway import documents
-from usher_gateway.metered_tls import MeteredContext
-
-# The curves of a context, the most common first. Every peer with TLS 1.3 must have the first one (RFC 8446 §9.1).
-CURVES = ("prime256v1", "secp384r1", "X25519")
-
-# Python's own choice without DHE.
-_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!SHA1:!AESCCM"
-
-_LONGEST_STEP_SECONDS = 0.1  # CPU time. Ordinary steps take 1 ms, or 7 ms with a client's RSA key of 4,096 bits.
+from usher_gateway.metered_tls import CURVES, client_context
 
 _MAX_CONTEXTS = 256  # Most contexts in memory; one with the system's authorities takes about half a megabyte
 
@@ -42,15 +27,8 @@ def client_tls(tls: documents.Tls | None = None, curve: str = CURVES[0]) -> ssl.
     Raises:
         ssl.SSLError, ValueError, OSError: a certificate or key cannot be used.
     """
-    context = MeteredContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CIPHERS)
-    context.set_ecdh_curve(curve)
-    context.note, context.longest_handshake = note_seconds.get, _LONGEST_STEP_SECONDS
-    if tls is not None and tls.authority:
-        context.load_verify_locations(cadata=tls.authority)
-    else:
-        context.load_default_certs()
+    context = client_context(tls.authority if tls is not None else "", curve)
+    context.note = note_seconds.get
     if tls is not None and tls.chain:
         # ssl reads a key only from a file, which only this user may read and which ends here
         with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
