@@ -98,10 +98,8 @@ class Sqlite:
         store._sweeper_task.cancel()
         assert isinstance(store._commits.committer, WriterThread)
         store._commits.committer.join()
-        for reader in (store._reader, store._query_reader):
-            reader._threads.shutdown()
-            if reader._connection is not None:
-                reader._connection.close()
+        for reader in (store._reader, store._query_reader, store._upkeep_reader):
+            await reader.close()
         store.writer.owned.release()
 
     def forget(self, place: Path) -> None:

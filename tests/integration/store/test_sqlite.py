@@ -415,12 +415,26 @@ async def test_lookup_of_a_visitor_does_not_grow_with_its_visits(fold_rows: int)
     assert looked_up == [1]
 
 
-async def test_long_query_does_not_delay_deliveries(bench: engines.Bench) -> None:
+async def test_long_queries_delay_neither_deliveries_nor_upkeep(bench: engines.Bench) -> None:
+    store: Any = bench.store
+    end = threading.Event()
+    asked = [asyncio.create_task(store._query_reader.run(lambda _: end.wait(20))) for _ in range(100)]
+    try:
+        assert await asyncio.wait_for(store.due(), 60) == {}
+        await asyncio.wait_for(store.fold_meters(), 60)
+        await asyncio.wait_for(store._checkpoint(), 60)
+        assert not any(query.done() for query in asked)
+    finally:
+        end.set()
+        await asyncio.gather(*asked)
+
+
+async def test_queries_run_beside_a_long_one(bench: engines.Bench) -> None:
     store: Any = bench.store
     end = threading.Event()
     asked = asyncio.create_task(store._query_reader.run(lambda _: end.wait(20)))
     try:
-        assert await asyncio.wait_for(store.due(), 60) == {}
+        assert (await asyncio.wait_for(store.visits(Filter(), None, 10), 60)).rows == []
         assert not asked.done()
     finally:
         end.set()

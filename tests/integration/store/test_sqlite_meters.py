@@ -69,7 +69,7 @@ async def test_crash_during_a_fold_neither_loses_nor_doubles_counts(
 async def test_fold_rejects_batches_that_changed_since_gathering(bench: engines.Bench) -> None:
     await bench.accept(*many(2))
     store: Any = bench.store
-    gathered = await store._query_reader.run(folding.gather)
+    gathered = await store._upkeep_reader.run(folding.gather)
     gathered.batches += 1
     with pytest.raises(model.StoreUnavailableError):
         await store._commits.run_job(lambda opened: folding.fold(opened, gathered))

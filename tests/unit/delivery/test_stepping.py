@@ -8,6 +8,7 @@ import pytest
 
 from support import engines, erasing, samples, waiting
 from usher_gateway import model
+from usher_gateway.delivery import stepping
 from usher_gateway.delivery.stepping import ErasureSteps, StepRunner
 from usher_gateway.store.base import ErasureState
 
@@ -52,6 +53,20 @@ async def test_more_erasures_than_a_page_have_ended_after_two_rounds() -> None:
         assert await steps.take_all() == 0.0
         await steps.take_all()
         assert (await bench.store.running_erasures(), await bench.visits()) == ([], [])
+
+
+async def test_small_erasure_does_not_wait_for_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepping, "_ARRIVALS_OF_ROUND", 20)
+    async with engines.opened(engines.Sqlite()) as bench:
+        await bench.accept(*[samples.arrival(str(number), person_keys=(FIRST,)) for number in range(70)])
+        await bench.accept(samples.arrival("other", person_keys=(OTHER,)))
+        large, small = [await erasing.start(bench, person) for person in (FIRST, OTHER)]
+        steps, states = steps_of(bench), []
+        for _ in range(6):
+            await steps.take_all()
+            states.append([(await bench.store.find_erasure(each.id)).state for each in (large, small)])
+        assert states[1] == [ErasureState.InProgress, ErasureState.Completed]
+        assert states[-1] == [ErasureState.Completed, ErasureState.Completed]
 
 
 async def test_erasure_ends_while_requests_of_others_keep_coming() -> None:

@@ -24,6 +24,7 @@ _GATHERING_SECONDS = 0.25
 
 _COMPLETION_SECONDS = 1.0  # Pause before an erasure that could not be completed tries that again
 _SEARCHED_PERSONS = 2_000  # Person keys of one search
+_ARRIVALS_OF_ROUND = 1_000  # What a round erases of one request at most, so that those of other tenants need not wait
 _LONGEST_PAUSE_SECONDS = 60.0  # A longer pause comes from a clock that was set back
 
 
@@ -142,10 +143,10 @@ class ErasureSteps:
             return _IDLE_SECONDS
 
     async def _take(self, erasures: Sequence[Erasure]) -> float:
-        """Erase what is left of some persons, and end the erasures of which nothing is left."""
+        """Erase some of what is left of some persons, and end the erasures of which nothing is left."""
         arrivals_of = await self._store.left_to_erase(erasures)
         unfinished = [each.key for each in erasures if each.state is ErasureState.Pending or arrivals_of[each.key]]
-        for step in _steps({key: arrivals_of[key] for key in unfinished}):
+        for step in _steps({key: arrivals_of[key][:_ARRIVALS_OF_ROUND] for key in unfinished}):
             if not await self._store.erase(step, self._now(), self._forget_cancelled, self._mark_of_route):
                 break
             await asyncio.sleep(_ERASURE_PAUSE_SECONDS)

@@ -33,7 +33,7 @@ class SendError(enum.StrEnum):
     TLSDateInvalid = "TLSDateInvalid"
     """The certificate has ended, or is not valid yet."""
     TLSError = "TLSError"
-    """The TLS handshake failed for another reason: the peer has no TLS 1.2 or later, or wants a client certificate."""
+    """The TLS handshake failed for another reason, such as a peer without TLS 1.2 or one that takes too long."""
     Reset = "Reset"
     """The connection ended before the response head was complete."""
     BadAnswer = "BadAnswer"
@@ -72,7 +72,7 @@ class DestinationRequest(msgspec.Struct):
     namespace: str = ""
     """The namespace of the destination, whose share of the lookups resolves the URL's host."""
     charge: Callable[[float], None] | None = None
-    """Called with the CPU seconds that reading the answer took beyond those of an ordinary one."""
+    """Called with the CPU seconds that the handshake and the answer took beyond those of an ordinary answer."""
     may_send: Callable[[], bool] | None = None
     """Asked right before the request is written. False: the client sends nothing, and the answer is withdrawn."""
 

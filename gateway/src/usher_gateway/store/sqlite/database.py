@@ -369,12 +369,13 @@ def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
 
 
 class SnapshotReader:
-    """Runs queries, one at a time, on a read-only connection in its own thread."""
+    """Runs queries on read-only connections, each in a thread of its own. The first query that comes is the first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, threads: int = 1) -> None:
         self._path = folder / FILE_NAME
-        self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="usher-reader")
-        self._connection: sqlite3.Connection | None = None
+        self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="usher-reader")
+        self._connections: list[sqlite3.Connection] = []
+        self._own = threading.local()
 
     async def run(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Return the result of a query over one snapshot.
@@ -385,16 +386,17 @@ class SnapshotReader:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, query)
 
     async def close(self) -> None:
-        """End the thread and its connection."""
+        """End the threads and their connections."""
         await asyncio.to_thread(self._threads.shutdown)
-        if self._connection is not None:
-            self._connection.close()
+        for connection in self._connections:
+            connection.close()
 
     def _run(self, query: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            if self._connection is None:
-                self._connection = connect(self._path, read_only=True)
-            connection = self._connection
+            connection = getattr(self._own, "connection", None)
+            if connection is None:
+                connection = self._own.connection = connect(self._path, read_only=True)
+                self._connections.append(connection)
             end = time.monotonic() + LONGEST_READ_SECONDS
             connection.set_progress_handler(lambda: time.monotonic() > end, _PROGRESS_STEPS)
             connection.execute("begin")

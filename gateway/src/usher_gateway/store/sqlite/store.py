@@ -35,6 +35,7 @@ from usher_gateway.store.transaction import Job, Query
 _log = structlog.get_logger(__name__)
 
 _FOLD_SECONDS = 5.0  # Interval at which the counts of commits are moved into the meters
+_QUERY_THREADS = 4
 _CHECKPOINT_BYTES = 16 * 1024 * 1024  # Size of the write-ahead log from which on it is copied into the file
 _SWEEP_PAUSE_SECONDS = 0.05  # Pause after each piece of the file that is swept: at most 80 MB are read in a second
 
@@ -96,8 +97,10 @@ class SqliteStore(Store):
         self._disk.measure()
         self._next_truncate = asyncio.get_running_loop().time() + settings.truncate_seconds
         self._reader = database.SnapshotReader(settings.folder)
-        # Queries of people get their own reader, so that a long one does not delay deliveries.
-        self._query_reader = database.SnapshotReader(settings.folder)
+        # Queries of people get their own reader, so that long ones delay neither deliveries nor upkeep. One token may
+        # ask more at a time than there are threads (`admin/server.py`), but not many more.
+        self._query_reader = database.SnapshotReader(settings.folder, _QUERY_THREADS)
+        self._upkeep_reader = database.SnapshotReader(settings.folder)
         self._commits.start_writing(WriterThread(self.writer))
         self._is_open = True
         self._upkeep_task = asyncio.create_task(self._run_upkeep(), name="store-upkeep")
@@ -114,6 +117,7 @@ class SqliteStore(Store):
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self._query_reader.close()
+        await self._upkeep_reader.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self.flush()
@@ -197,7 +201,7 @@ class SqliteStore(Store):
         async with self._folding:
             is_everything = False
             while not is_everything:
-                gathered = await self._query_reader.run(meters.gather)
+                gathered = await self._upkeep_reader.run(meters.gather)
                 is_everything = gathered.is_everything
                 if gathered.batches:
                     await self._commits.run_job(functools.partial(meters.fold, gathered=gathered))
@@ -218,8 +222,8 @@ class SqliteStore(Store):
                 await asyncio.to_thread(self._disk.measure)
                 await self.outage()
                 if self._files_problem is None:
-                    self._reusable_bytes = await self._query_reader.run(database.reusable_bytes)
                     await self._checkpoint()
+                    self._reusable_bytes = await self._upkeep_reader.run(database.reusable_bytes)
                     await asyncio.to_thread(self.writer.owned.sync_mark)
             except Exception as error:  # noqa: BLE001 - the top of the task: without it, a full disk would stay full
                 _log.warning("store_upkeep_failed", error=type(error).__name__)
