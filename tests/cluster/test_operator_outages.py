@@ -229,6 +229,23 @@ def _of_cert_manager() -> list[Path]:
     return [file for file in foreign.files(foreign.CERT_MANAGER) if file.stem.endswith(suffixes)]
 
 
+async def test_issuer_counts_only_in_the_namespace_of_the_data_plane(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    await install.start_operator(account=install.operator.at(proxy.endpoint, tmp_path / "through"))
+    issuer = {"apiVersion": "cert-manager.io/v1", "kind": "Issuer", "spec": {"selfSigned": {}}}
+    lobby = api.Resource("Listener", "lobby", namespace)
+    await install.server.apply({**issuer, "metadata": {"name": "internal", "namespace": namespace}})
+    await declare(install, namespace, "lobby", tls={"mode": "PerHostname", "issuerRef": {"name": "internal"}})
+    await install.server.wait(lobby, reason("CertificateReady", "IssuerNotFound"))
+    await install.server.apply({**issuer, "metadata": {"name": "internal", "namespace": install.system}})
+    await install.server.wait(lobby, reason("CertificateReady", "Pending"))
+    await install.server.delete(api.Resource("Issuer", "internal", install.system))
+    await install.server.wait(lobby, reason("CertificateReady", "IssuerNotFound"))
+    read_paths = {asked.path for asked in proxy.asked if asked.path.endswith("/issuers")}
+    assert read_paths == {f"/apis/cert-manager.io/v1/namespaces/{install.system}/issuers"}
+
+
 def watches_of_namespaces(asked: faulty_proxy.Asked) -> bool:
     return asked.watches and asked.path == "/api/v1/namespaces"
 

@@ -143,9 +143,10 @@ class Operator:
         )
 
     def _build_watches(self) -> None:
+        of_data_plane = (kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE, kinds.ISSUER)
         namespaces = {
             kinds.SECRET: self.settings.configuration_namespace,
-            **dict.fromkeys((kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE), self.settings.data_plane_namespace),
+            **dict.fromkeys(of_data_plane, self.settings.data_plane_namespace),
         }
         handler = watch.EventHandler(cache=self.cache, queue=self.queue, health=self.health, metrics=self.metrics)
         self.agency_secrets = AgencySecrets(client=self.watch_api, cache=self.cache, queue=self.queue, handler=handler)

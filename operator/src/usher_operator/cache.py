@@ -137,7 +137,7 @@ class Cache(Lookups):
         self._versions.pop((kind.name, namespace, name), None)
         if kind is kinds.NAMESPACE:
             return self._set_namespace(name, None)
-        return self._on_features(self.optional.remove(kind, namespace, name))
+        return self._on_features(self.optional.remove(kind, name))
 
     def set_keys(self, keys: model.Keys | None) -> None:
         """Set the keys. The documents in config Secrets are parsed with them from the next complete list on."""

@@ -395,17 +395,14 @@ def _cut(value: Any) -> Any:
 
 _DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class"
 
-Name = tuple[str, str]  # (namespace, name)
-
 
 class OptionalApis:
     """Tracks which optional APIs the cluster serves; `features` sums it up for plans."""
 
-    def __init__(self, data_plane_namespace: str) -> None:
-        self._namespace = data_plane_namespace
+    def __init__(self) -> None:
         self._classes: dict[str, tuple[str, bool]] = {}
         """Name of an IngressClass -> its controller, and whether it is the default class."""
-        self._issuers: dict[str, set[Name]] = {kinds.ISSUER.name: set(), kinds.CLUSTER_ISSUER.name: set()}
+        self._issuers: set[tuple[str, str]] = set()  # (kind, name)
         self._served: set[str] = set()  # Names of the kinds of optional APIs that the cluster serves
         self.features = ClusterFeatures()
 
@@ -416,15 +413,15 @@ class OptionalApis:
             is_default = (metadata.get("annotations") or {}).get(_DEFAULT_CLASS) == "true"
             self._classes[metadata["name"]] = (raw.get("spec") or {}).get("controller", ""), is_default
         else:
-            self._issuers[kind.name].add((metadata.get("namespace", ""), metadata["name"]))
+            self._issuers.add((kind.name, metadata["name"]))
         return self._refresh()
 
-    def remove(self, kind: kinds.WatchedKind, namespace: str, name: str) -> bool:
+    def remove(self, kind: kinds.WatchedKind, name: str) -> bool:
         """Remove an IngressClass or an issuer; returns whether `features` changed."""
         if kind is kinds.INGRESS_CLASS:
             self._classes.pop(name, None)
         else:
-            self._issuers[kind.name].discard((namespace, name))
+            self._issuers.discard((kind.name, name))
         return self._refresh()
 
     def is_served(self, kind: kinds.WatchedKind) -> bool:
@@ -437,7 +434,7 @@ class OptionalApis:
             self._served.add(kind.name)
         else:
             self._served.discard(kind.name)
-            self._issuers.get(kind.name, set()).clear()
+            self._issuers = {issuer for issuer in self._issuers if issuer[0] != kind.name}
         return self._refresh()
 
     def _refresh(self) -> bool:
@@ -449,14 +446,6 @@ class OptionalApis:
             cert_manager=has_certificates,
             ingress_classes={name: controller for name, (controller, _) in self._classes.items()},
             default_ingress_class=defaults[0] if defaults else "",
-            issuers=self._usable_issuers() if has_certificates else None,
+            issuers=frozenset(self._issuers) if has_certificates else None,
         )
         return msgspec.structs.astuple(former) != msgspec.structs.astuple(self.features)
-
-    def _usable_issuers(self) -> frozenset[tuple[str, str]]:
-        return frozenset(
-            (kind, name)
-            for kind, issuers in self._issuers.items()
-            for namespace, name in issuers
-            if kind == kinds.CLUSTER_ISSUER.name or namespace == self._namespace
-        )

@@ -104,11 +104,12 @@ CLUSTER_ISSUER = WatchedKind(
 OWN = (LISTENER_CLASS, TENANT, LISTENER, DESTINATION)  # The custom resources
 CHILDREN = (SECRET, INGRESS, HTTP_ROUTE, CERTIFICATE)  # Objects that the operator writes
 
-# Objects that change often. The operator watches them itself, because kopf needs 1 ms of CPU per event.
-WATCHED_BY_REFLECTORS = (*OWN, *CHILDREN)
+# Objects that change often, and objects that users can create in their namespaces. The operator watches them itself,
+# because kopf needs 1 ms of CPU per event, and lists every namespace in pages that may have any size.
+WATCHED_BY_REFLECTORS = (*OWN, *CHILDREN, ISSUER)
 
 # Objects of the platform, which change rarely. Kopf watches them.
-WATCHED_BY_KOPF = (NAMESPACE, INGRESS_CLASS, ISSUER, CLUSTER_ISSUER)
+WATCHED_BY_KOPF = (NAMESPACE, INGRESS_CLASS, CLUSTER_ISSUER)
 
 # All kinds that the operator reads and watches, except the Secrets of agencies.
 ALL = (*WATCHED_BY_REFLECTORS, *WATCHED_BY_KOPF)

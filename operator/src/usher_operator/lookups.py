@@ -82,7 +82,7 @@ class Lookups:
             service_port=settings.backend.service_port,
         )
         self.keys: model.Keys | None = None  # Derived from the install key; None before the operator has one
-        self.optional = OptionalApis(settings.data_plane_namespace)
+        self.optional = OptionalApis()
         self.gateways: tuple[GatewayReport, ...] | None = None
         """The ready gateways; None before the operator first asked them."""
         self.halted: tuple[HaltedRemovals, ...] = ()  # Removals that wait for a confirmation, by namespace

@@ -6,8 +6,9 @@ so handlers do no I/O.
 
 Reflectors watch the custom resources and the operator's children, because kopf needs 1 ms of CPU for each event. With
 kopf, one agency that changed its listeners as fast as it could delayed the changes of every other agency by seconds,
-because all of them arrive in one stream. Reflectors also watch kinds whose CRD appears while the operator runs, because
-kopf looks for a new CRD only once, often before the API server serves it.
+because all of them arrive in one stream. Reflectors also watch Issuers, and only those of the data plane's namespace,
+because kopf would list the Issuers of all namespaces, in pages of any size. Reflectors also watch kinds whose CRD
+appears while the operator runs, because kopf looks for a new CRD only once, often before the API server serves it.
 
 After a watch expired (410), kopf lists again and does not report the objects that were deleted in between. The check in
 resync.py finds them. Kopf does not notice that versions went backwards, so the operator then starts it again.
