@@ -55,11 +55,10 @@ _MAX_AGENCY_WATCHES = 10_000
 # How long the watch of an agency's Secrets lasts: longer than usual, because there may be thousands of them.
 _AGENCY_WATCH_SECONDS = 1800
 
-# Pages are bounded because an agency can put hundreds of kilobytes of annotations into each of its objects.
-_PAGE_BYTES = 16 * 1024 * 1024
+# Pages are bounded because an agency can put a megabyte of labels into each of its objects.
+_PAGE_BYTES = 8 * 1024 * 1024
 
-_AGENCY_FIRST_ROWS = 4
-_AGENCY_PAGE_BYTES = 8 * 1024 * 1024  # Pages of an agency's Secrets are small, because each Secret may have 1 MiB
+_AGENCY_FIRST_ROWS = 4  # Because each Secret of an agency may have 1 MiB
 
 
 class Operator:
@@ -100,7 +99,7 @@ class Operator:
             limits=ClientLimits(
                 connections=0,
                 first_page_rows=_AGENCY_FIRST_ROWS,
-                page_bytes=_AGENCY_PAGE_BYTES,
+                page_bytes=_PAGE_BYTES,
                 watch_seconds=_AGENCY_WATCH_SECONDS,
             ),
             count_request=self.metrics.count_request,

@@ -283,17 +283,13 @@ class GatewayObserver:
             return self._urls
         path = f"{_SLICES}/namespaces/{service.namespace}/endpointslices"
         try:
-            pages = [
-                page
-                async for page in self._api.pages(
-                    path, JsonObject, selector=f"kubernetes.io/service-name={service.name}"
-                )
-            ]
+            pages = self._api.pages(path, JsonObject, selector=f"kubernetes.io/service-name={service.name}")
+            slices = [raw async for page in pages for raw in page.items]
         except ApiError as error:
             _log.warning("gateways_not_listed", error=str(error))
             return self._urls if self._listed_at else None
         self._listed_at = now
-        self._urls = tuple(sorted(admin_urls((raw for page in pages for raw in page.items), service.port)))
+        self._urls = tuple(sorted(admin_urls(slices, service.port)))
         return self._urls
 
 

@@ -125,6 +125,15 @@ async def test_page_that_is_too_long_is_requested_again_with_fewer_rows() -> Non
         assert [query["limit"] for query in started_client.server.asked] == ["8", "4", "2"]
 
 
+async def test_objects_of_a_page_are_released_before_the_next_page_is_read(started: Running) -> None:
+    started.server.answers = [(200, page(metadata={"resourceVersion": "9", "continue": "abc"})), (200, page())]
+    pages = started.client.pages("/api/v1/secrets", dict[str, Any])
+    first_page = await anext(pages)
+    assert len(first_page.items) == 1
+    await anext(pages)
+    assert first_page.items == []
+
+
 async def test_pages_grow_while_objects_are_small() -> None:
     def next_page(number: int) -> bytes:
         return page(metadata={"resourceVersion": "9", "continue": f"c{number}"})

@@ -223,6 +223,8 @@ class Client:
     ) -> AsyncGenerator[ListPage[Item], None]:
         """All objects of a collection, page by page. A list that ends without an error is complete.
 
+        The items of a page are removed from it before the next page is requested.
+
         Args:
             path: of the collection.
             item_type: what the items are decoded into.
@@ -259,6 +261,7 @@ class Client:
             if token and (token == query.get("continue") or not items):
                 raise UnreadableAnswerError(str(request), "the pages of the list do not end")
             yield ListPage(items, page.metadata.resource_version, not token)
+            items.clear()  # decoded objects may need ten times the memory of their JSON
             if not token:
                 return
             query["continue"] = token
