@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from usher_gateway.kube.client import ApiError, Client, JsonObject, is_older
+from usher_gateway.timing import EventLoopTurns
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.health import Health, OperatorMetrics
@@ -170,6 +171,7 @@ class Resync:
         cached_versions, last_version = self._cache.versions(kind), self._seen.get(kind, "")
         listed: set[Name] = set()
         version = ""
+        turns = EventLoopTurns()
         try:
             async for page in self._client.pages(self.collection(kind), JsonObject, selector=kind.selector):
                 version = version or self._see_list(kind, page.resource_version, last_version)
@@ -177,6 +179,7 @@ class Resync:
                     name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
                     listed.add(name)
                     self._put(kind, raw, cached_versions.get(name, _NO_VERSION), is_start=is_start)
+                    await turns.give_way()  # the Lease has to be renewed, however many objects a page has
         except ApiError as error:
             self._handle_failure(kind, error, is_start=is_start)
             return ""

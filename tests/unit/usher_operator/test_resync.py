@@ -120,6 +120,21 @@ async def test_list_replaces_later_versions_and_removes_what_it_lacks(checked: C
     assert checked.cache.version_of(kinds.TENANT, "agency", "acme") == ("uid-acme", "5")
 
 
+async def test_reading_lets_other_tasks_run_between_the_objects_of_a_page(checked: Checked) -> None:
+    checked.server.objects[kinds.TENANT.collection()] = [tenant(f"t{number}") for number in range(2_000)]
+    sizes: set[int] = set()
+
+    async def note_sizes() -> None:
+        while True:
+            sizes.add(len(checked.cache.records))
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(note_sizes())
+    await checked.resync.read(kinds.TENANT, is_start=True)
+    other.cancel()
+    assert len(sizes) > 5
+
+
 async def test_list_keeps_what_changed_while_it_ran(checked: Checked) -> None:
     def receive_events() -> None:
         checked.cache.put(kinds.TENANT, tenant("acme", version="101"))
