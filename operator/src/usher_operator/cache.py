@@ -258,6 +258,7 @@ class Cache(Lookups):
                 change.subjects.add((key.kind, key.path))
             if key.kind == "Tenant" and (former is None or record is None):  # claims of its Listeners begin or end
                 for listener in self._every_listener_of(key.path):
+                    self._index_claims(listener)
                     change.subjects |= _subjects_of(self._claims.of(listener))
         return self._concerned(change)
 
@@ -281,6 +282,7 @@ class Cache(Lookups):
             return
         for key, other in self.records.items():  # a Listener counts only if its class is ours
             if isinstance(other.parsed, CachedResource) and getattr(other.parsed.resource, "class_name", "") == name:
+                self._index_claims(key)
                 self._arrange(key, change)
         change.keys |= self.all_keys()
 
@@ -303,8 +305,13 @@ class Cache(Lookups):
                 self._index_uses(key, resource, change)
             change.subjects |= _subjects_of(self._claims.of(key))
             change.siblings |= _hostname_places(key.namespace, self._claims.hostnames_of(key))
-            self._claims.set(key, cached)
+            self._index_claims(key)
             change.subjects |= _subjects_of(self._claims.of(key))
+
+    def _index_claims(self, key: Key) -> None:
+        """Index what a Listener names, again when its Tenant or its class begins or ends to exist."""
+        cached = self._parsed(key, resources.Listener)
+        self._claims.set(key, cached, self._class_for_claims(cached.resource) if cached is not None else "")
 
     def _index_uses(self, key: Key, listener: resources.Listener | None, change: "_Change") -> None:
         """Index the Tenant and the Destinations of a Listener, and note those whose classes change by that."""
@@ -386,7 +393,9 @@ class Cache(Lookups):
         is_in_force = self.child_index.has_own(namespace, hostname)
         children_of_hostname = self.child_index.of(hostname_key(hostname))
         has_certificate = any(child.counts_for == namespace for child in children_of_hostname)
-        ages = [members[0][0] for members in self._claims_in(namespace, hostname)]
+        firsts = self._claims.firsts(hostname)
+        names = [name for name in ("", *self.classes) if not self._is_foreign_class(name)]
+        ages = [firsts[namespace, name][0][0] for name in names if (namespace, name) in firsts]
         if ages:
             created, _uid = min(ages)
             return (0 if is_in_force else 1 if has_certificate else 3), created

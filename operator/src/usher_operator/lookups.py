@@ -18,7 +18,7 @@ from usher_operator.confirmed_clock import steady_microseconds, wall_microsecond
 from usher_operator.indexes import ChildIndex, GroupIndex, HolderIndex, OptionalApis, SecretIndex
 from usher_operator.reads import Reads, lookup
 from usher_operator.settings import OperatorSettings
-from usher_operator.siblings import Claim, ClaimIndex, Members, OrderedGroups, Place
+from usher_operator.siblings import Claim, ClaimIndex, Members, OrderedGroups
 from usher_operator.view import (
     CachedResource,
     ChildState,
@@ -232,8 +232,16 @@ class Lookups:
 
     @lookup("Hostname")
     def claimants_in(self, hostname: str, namespace: str) -> Sequence[Key]:
-        """The Listeners of a namespace that name a hostname, the oldest first, except those of other installs."""
-        return [key for _, key in sorted(itertools.chain.from_iterable(self._claims_in(namespace, hostname)))]
+        """As `claimants`, for one namespace, with the oldest Listener of a second Tenant of each class."""
+        firsts = self._claims.firsts(hostname)
+        return _in_order(firsts.get((namespace, class_name), ())[:2] for class_name in self._our_class_names())
+
+    @lookup("Hostname")
+    def claimants_of(self, hostname: str, namespace: str, tenant: str) -> Sequence[Key]:
+        """As `claimants`, for one Tenant."""
+        return _in_order(
+            self._claims.first_of(hostname, namespace, class_name, tenant) for class_name in self._our_class_names()
+        )
 
     @lookup("Address")
     def namers(self, address: str, tenant: str) -> Sequence[Key]:
@@ -507,26 +515,28 @@ class Lookups:
         published = (self.child_index.listener_document(key) for key in keys)
         return [document for document in published if document is not None]
 
+    def _our_class_names(self) -> list[str]:
+        return [name for name in self.classes if self._is_our_class(name)]
+
     def _is_our_class(self, name: str) -> bool:
         cached = self.classes.get(name)
         return cached is not None and cached.resource.spec.controller_name == self.install.controller_name
 
     def _oldest_claimants(self, claim: Claim) -> list[Key]:
         """The oldest Listener of each namespace and class with a claim and whose Tenant and class exist."""
-        firsts: dict[tuple[str, str], tuple[Place, Key]] = {}
-        for (_, namespace, tenant, class_name), members in self._claims.groups(claim):
-            if self._is_our_class(class_name) and Key("Tenant", namespace, tenant) in self.records:
-                firsts[namespace, class_name] = min(members[0], firsts.get((namespace, class_name), members[0]))
-        return [key for _, key in sorted(firsts.values())]
+        firsts = self._claims.firsts(claim).items()
+        return _in_order(members[:1] for (_, class_name), members in firsts if self._is_our_class(class_name))
 
-    def _claims_in(self, namespace: str, hostname: str) -> list[Members]:
-        """The Listeners of a namespace that name a hostname, the oldest first in each list; none of other installs."""
-        return [
-            members
-            for (_, place, _, class_name), members in self._claims.groups(hostname)
-            if place == namespace and not self._is_foreign_class(class_name)
-        ]
+    def _class_for_claims(self, listener: resources.Listener) -> str:
+        """The class by which a Listener may have what it names; ``""`` if its class or its Tenant does not exist."""
+        name, tenant = listener.class_name, Key("Tenant", listener.metadata.namespace, listener.spec.tenant_ref.name)
+        return name if self._is_foreign_class(name) or (name in self.classes and tenant in self.records) else ""
 
     def _is_foreign_class(self, name: str) -> bool:
         """True if another install serves a class."""
         return name in self.classes and not self._is_our_class(name)
+
+
+def _in_order(groups: Iterable[Members]) -> list[Key]:
+    """The keys of groups, the oldest first."""
+    return [key for _, key in sorted(itertools.chain.from_iterable(groups))]

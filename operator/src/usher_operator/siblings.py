@@ -1,7 +1,7 @@
 """Orders resources among their siblings: for limits of a namespace, owners of hostnames, and sums of a Tenant."""
 
 import bisect
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Generic, TypeVar
 
@@ -53,38 +53,50 @@ class OrderedGroups(Generic[Group]):
 
 
 Claim = str | tuple[str, str]  # A hostname that a Listener names, or an address (`view.address_path`) with its tenant
-ClaimGroup = tuple[Claim, str, str, str]  # Claim, namespace, Tenant and class
+ClaimGroup = tuple[Claim, str, str, str]  # Claim, namespace, class and Tenant
 
 
 class ClaimIndex:
-    """The Listeners by what they name, their namespace, their Tenant and their class.
+    """The Listeners by what they name, their namespace, their class and their Tenant.
 
     Whether one of them may have what it names depends on nothing else. So the oldest of each group is enough to find
-    the first claim, however many Listeners name the same.
+    the first claim, however many Listeners name the same. Users can name any number of classes and Tenants, so the
+    Listeners whose class or Tenant does not exist have the class ``""`` here, and no lookup goes through the Tenants.
     """
 
     def __init__(self) -> None:
         self._order: OrderedGroups[ClaimGroup] = OrderedGroups()
-        self._groups: dict[Claim, set[ClaimGroup]] = {}
+        self._firsts: dict[Claim, dict[tuple[str, str], list[tuple[Place, Key]]]] = {}
+        """Claim -> (namespace, class) -> the oldest Listener of each Tenant, in order."""
 
-    def set(self, key: Key, cached: CachedResource[resources.Listener] | None) -> None:
-        """Index what a Listener names; None: it cannot be found."""
+    def set(self, key: Key, cached: CachedResource[resources.Listener] | None, class_name: str) -> None:
+        """Index what a Listener names; None: it cannot be found. ``class_name``: `""` if it may have nothing."""
         places: dict[ClaimGroup, Place] = {}
         if cached is not None:
             listener, tenant = cached.resource, cached.resource.spec.tenant_ref.name
             claims: set[Claim] = {address.hostname for address in listener.spec.addresses}
             claims |= {(tenant, address_path(key.namespace, address)) for address in fixed_addresses(listener)}
-            places = {(claim, key.namespace, tenant, listener.class_name): cached.age for claim in claims}
-        changed = self._order.groups_of(key) ^ places.keys()
+            places = {(claim, key.namespace, class_name, tenant): cached.age for claim in claims}
+        former = {group: self._order.members(group)[:1] for group in self._order.groups_of(key) | places.keys()}
         self._order.set(key, places)
-        for group in changed:
-            groups = self._groups.setdefault(group[0], set())
-            if self._order.members(group):
-                groups.add(group)
-            else:
-                groups.discard(group)
-            if not groups:
-                del self._groups[group[0]]
+        for group, former_first in former.items():
+            first = self._order.members(group)[:1]
+            if first != former_first:
+                self._replace_first(group, former_first, first)
+
+    def _replace_first(self, group: ClaimGroup, former: Members, present: Members) -> None:
+        """Replace the oldest Listener of a Tenant; both are empty or have one."""
+        claim, namespace, class_name, _ = group
+        of_claim = self._firsts.setdefault(claim, {})
+        firsts = of_claim.setdefault((namespace, class_name), [])
+        for member in former:
+            del firsts[bisect.bisect_left(firsts, member)]
+        for member in present:
+            bisect.insort(firsts, member)
+        if not firsts:
+            del of_claim[namespace, class_name]
+        if not of_claim:
+            del self._firsts[claim]
 
     def of(self, key: Key) -> frozenset[Claim]:
         """The hostnames and addresses that a Listener names."""
@@ -94,6 +106,10 @@ class ClaimIndex:
         """The hostnames that a Listener names."""
         return frozenset(claim for claim in self.of(key) if isinstance(claim, str))
 
-    def groups(self, claim: Claim) -> Iterator[tuple[ClaimGroup, Members]]:
-        """The groups of Listeners with a claim, the oldest Listener first in each."""
-        return ((group, self._order.members(group)) for group in self._groups.get(claim, ()))
+    def firsts(self, claim: Claim) -> Mapping[tuple[str, str], Members]:
+        """The oldest Listener of each Tenant with a claim, by namespace and class. Do not keep or change the result."""
+        return self._firsts.get(claim, {})
+
+    def first_of(self, claim: Claim, namespace: str, class_name: str, tenant: str) -> Members:
+        """The oldest Listener of a Tenant and a class with a claim; empty without one."""
+        return self._order.members((claim, namespace, class_name, tenant))[:1]

@@ -124,24 +124,61 @@ def test_work_does_not_grow_with_the_claims_of_listeners_without_a_tenant() -> N
     assert_flat(scenario)
 
 
-def test_work_does_not_grow_with_the_listeners_that_name_an_address() -> None:
-    def at(name: str, tenant: str, created: str) -> dict[str, Any]:
-        manifest = listener(name, WWW, tenant=tenant, creationTimestamp=f"{created}-01-01T00:00:00Z")
-        manifest["spec"]["addresses"][0]["path"] = "/shop"
-        return manifest
+@pytest.mark.parametrize("has_tenants", [False, True], ids=["missing", "existing"])
+def test_work_does_not_grow_with_the_tenants_that_claim_a_hostname(*, has_tenants: bool) -> None:
+    def scenario(cluster: Cluster, tenants: int) -> Calls:
+        cluster.put(klass(**ALLOWED))
+        for number in range(tenants):
+            if has_tenants:
+                cluster.put(raw("Tenant", f"t{number}", {}))
+            cluster.put(at_shop(f"l{number}", f"t{number}", "2026"))
+        return {
+            "plan": lambda: cluster.cache.plan(Key("Listener", "agency", "l9")),
+            "create": lambda: cluster.put(at_shop("new", "new", "2027")),
+            "edit": lambda: cluster.edit("Listener", "agency/l9", state="Suspended"),
+            "move": lambda: cluster.put(listener("l9", "shop.example.com", tenant="t9")),
+            "delete": lambda: cluster.delete("Listener", "agency/l8"),
+        }
 
+    assert_flat(scenario)
+
+
+def test_work_does_not_grow_with_the_missing_classes_of_a_hostname() -> None:
+    def scenario(cluster: Cluster, classes: int) -> Calls:
+        cluster.put(klass(**ALLOWED))
+        cluster.put(raw("Tenant", "acme", {}))
+        cluster.put(at_shop("first", "acme", "2024"))
+        for number in range(classes):
+            manifest = at_shop(f"l{number}", "acme", "2025")
+            cluster.put({**manifest, "spec": {**manifest["spec"], "listenerClassName": f"c{number}"}})
+        return {
+            "plan": lambda: cluster.cache.plan(Key("Listener", "agency", "l9")),
+            "create": lambda: cluster.put(at_shop("new", "acme", "2027")),
+            "edit": lambda: cluster.edit("Listener", "agency/l9", state="Suspended"),
+        }
+
+    assert_flat(scenario)
+
+
+def at_shop(name: str, tenant: str, created: str) -> dict[str, Any]:
+    manifest = listener(name, WWW, tenant=tenant, creationTimestamp=f"{created}-01-01T00:00:00Z")
+    manifest["spec"]["addresses"][0]["path"] = "/shop"
+    return manifest
+
+
+def test_work_does_not_grow_with_the_listeners_that_name_an_address() -> None:
     def scenario(cluster: Cluster, count: int) -> Calls:
         cluster.put(klass(**ALLOWED))
         for tenant in ("acme", "other"):
             cluster.put(raw("Tenant", tenant, {}))
         names = {"oldest": ("acme", "2025"), "others": ("other", "2027"), "newest": ("acme", "2026")}
         for name, (tenant, created) in names.items():
-            cluster.put(at(name, tenant, created))
+            cluster.put(at_shop(name, tenant, created))
         for number in range(count):
-            cluster.put(at(f"l{number}", "acme", "2025"))
+            cluster.put(at_shop(f"l{number}", "acme", "2025"))
         keys = {f"plan the {name}": Key("Listener", "agency", name) for name in names}
         plans = {name: functools.partial(cluster.cache.plan, key) for name, key in keys.items()}
-        return {**plans, "edit": lambda: cluster.put(at("newest", "acme", "2028"))}
+        return {**plans, "edit": lambda: cluster.put(at_shop("newest", "acme", "2028"))}
 
     assert_flat(scenario)
 

@@ -301,7 +301,9 @@ def _claims(
     )
     fixed = {hostnames.address_key(address) for address in fixed_addresses(listener)}
     had = previous.addresses if previous else ()
-    for address in (*_declared_addresses(listener, keys), *had):
+    # nobody may have the hostnames without an owner, so it does not matter who names an address there
+    declared = (address for address in _declared_addresses(listener, keys) if address.host in owners)
+    for address in (*declared, *had):
         if not view.is_reserved(address.host) and claims.may_keep(address, listener.owner):
             _take_before(view, cached, address, claims, is_fixed=hostnames.address_key(address) in fixed)
         if address.host in hosts and claims.may_have(address.host, listener.owner):
@@ -333,13 +335,9 @@ def _owner_of(view: Lookups, host: str) -> hostnames.Owner | None:
 
 def _oldest_of(view: Lookups, holders: Collection[hostnames.Owner], host: str) -> hostnames.Owner | None:
     """The one of several holders with the oldest claim; None if none of them may claim the hostname."""
-    namespaces = {namespace for namespace, _ in holders}
-    claims = itertools.chain.from_iterable(
-        _listeners(view, view.claimants_in(host, namespace)) for namespace in namespaces
-    )
-    of_holders = (claimant for claimant in claims if claimant.resource.owner in holders)
+    claims = itertools.chain.from_iterable(_listeners(view, view.claimants_of(host, *holder)) for holder in holders)
     oldest = min(
-        (claimant for claimant in of_holders if _can_claim(view, claimant.resource, host)),
+        (claimant for claimant in claims if _can_claim(view, claimant.resource, host)),
         key=lambda claimant: claimant.age,
         default=None,
     )
