@@ -342,13 +342,20 @@ def test_long_and_deep_input_does_not_crash_a_1_mib_stack() -> None:
 def test_programs_in_memory_are_bounded_by_their_length() -> None:
     cache = expressions._ProgramCache(max_characters=2 * 1024)
     first, *others = [f"visit.email == '{number:0500}'" for number in range(6)]
-    program = cache.get(first, "when")
-    assert cache.get(first, "when") is program
+    assert cache.get(first, "when") is cache.get(first, "when")
     for source in others:
         cache.get(source, "when")
     assert (first, "when") not in cache
     assert (others[-1], "when") in cache
-    assert cache.get(first, "when") is not program
+
+
+def test_program_that_is_in_use_is_not_compiled_again() -> None:
+    cache = expressions._ProgramCache(max_characters=0)
+    program = cache.get("visit.late", "when")
+    assert ("visit.late", "when") in cache
+    assert cache.get("visit.late", "when") is program
+    del program
+    assert ("visit.late", "when") not in cache
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from usher_gateway import documents, logs, model, process
+from usher_gateway import documents, expressions, logs, model, process
 from usher_gateway.admin import api, fault_log, health, kubernetes_tokens, routes, run_state, server, tokens
 from usher_gateway.admin.audit import AuditLog
 from usher_gateway.admin.link_sessions import LinkSessions
@@ -342,12 +342,17 @@ class Gateway(Parts):
         stored = {listener.namespace for listener in await self.store.listener_names()}
         return stored | {listener.namespace for listener in self.snapshot.listeners.values()}
 
-    def _check_document(self, document: documents.ListenerDocument | documents.DestinationDocument) -> None:
-        """Build what would run a document, before it comes into force. Raises an error if that is not possible."""
+    def _check_document(
+        self, document: documents.ListenerDocument | documents.DestinationDocument
+    ) -> tuple[expressions.Program, ...]:
+        """Build what would run a document, before it comes into force; returns the filters that it compiled.
+
+        Raises an error if that is not possible.
+        """
         if isinstance(document, documents.ListenerDocument):
-            self.registry.prepare(document, {}, now=0.0)
-        else:
-            payload.prepare(document)
+            return self.registry.prepare(document, {}, now=0.0).planner.programs
+        payload.prepare(document)
+        return ()
 
     async def _run_replays(self) -> None:
         await self.state.configured.wait()  # until then no route has a rule or a state
@@ -487,11 +492,16 @@ class Gateway(Parts):
 
     async def _follow_configuration(self) -> None:
         async for snapshot in self.source.snapshots():
-            self.apply(snapshot)
+            await self.apply(snapshot)
 
-    def apply(self, snapshot: documents.Snapshot) -> None:
-        """Put a configuration into force, from the next request and the next attempt on."""
-        self._new_listeners += self.registry.apply(snapshot, asyncio.get_running_loop().time())
+    async def apply(self, snapshot: documents.Snapshot) -> None:
+        """Put a configuration into force, from the next request and the next attempt on.
+
+        Only the preparation has awaits: all parts get the configuration at once.
+        """
+        now = asyncio.get_running_loop().time()
+        prepared = await self.registry.prepare_changed(snapshot, now)
+        self._new_listeners += self.registry.apply(snapshot, now, prepared)
         self.dispatcher.apply(snapshot)
         self.state.apply(snapshot, self.clock.now())
         self._configuration_changed.set()

@@ -18,6 +18,7 @@ import logging
 import re
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,8 @@ MAX_WORK = 50_000_000  # Most estimated work of one evaluation. A unit is about 
 MAX_RESULT_CHARACTERS = 256 * 1024
 _PLAIN_CHARACTERS = 8
 
-# Most characters of the expressions whose programs stay in memory. A character takes up to 85 bytes.
+# Most characters of the expressions whose programs stay in memory although nothing else refers to them. A character
+# takes up to 85 bytes.
 MAX_CACHED_CHARACTERS = 2_000_000
 
 _PROGRAM_CHARACTERS = 50  # A program takes as much memory as this many characters, besides those of its text
@@ -191,24 +193,29 @@ class Program:
 
 
 class _ProgramCache:
-    """The programs that were used last, as many as fit into a number of characters."""
+    """The programs that others refer to, and those compiled or used last that fit into a number of characters.
+
+    A listener in force refers to its filters. So no edit of another document compiles them again.
+    """
 
     def __init__(self, max_characters: int) -> None:
         self._max_characters = max_characters
         self._programs: collections.OrderedDict[Source, Program] = collections.OrderedDict()
+        self._referred: weakref.WeakValueDictionary[Source, Program] = weakref.WeakValueDictionary()
         self._characters = 0
         self._lock = threading.Lock()
 
     def __contains__(self, key: Source) -> bool:
-        return key in self._programs
+        return key in self._referred
 
     def get(self, source: str, where: Where) -> Program:
         """Return the program of an expression; parse the expression if it is not in the cache."""
         key = source, where
         with self._lock:
-            program = self._programs.get(key)
+            program = self._referred.get(key)
             if program is not None:
-                self._programs.move_to_end(key)
+                if key in self._programs:
+                    self._programs.move_to_end(key)
                 return program
         # Parse without the lock, because a parse is slow. Two threads may parse the same text; the first program stays.
         program = Program(source, where)
@@ -219,7 +226,7 @@ class _ProgramCache:
     def _add(self, key: Source, program: Program) -> None:
         if key in self._programs:
             return  # another thread was faster
-        self._programs[key] = program
+        self._programs[key] = self._referred[key] = program
         self._characters += _weight(key)
         while self._characters > self._max_characters:
             dropped, _ = self._programs.popitem(last=False)

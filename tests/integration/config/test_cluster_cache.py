@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from support import api_server, config_samples, followers
+from usher_gateway import config_secret, documents, expressions
 from usher_gateway.config import cache
 
 
@@ -29,6 +30,26 @@ async def test_gateway_starts_from_its_cache_during_an_outage(
         await server.start()
         await follower.until_runs("b", "d")
         assert follower.source.status().origin == "cluster"
+
+
+async def test_filters_of_the_cache_are_compiled_in_turns_before_the_check(
+    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_compiled: dict[str, bool] = {}
+
+    def check(document: config_secret.Document) -> None:
+        assert isinstance(document, documents.ListenerDocument)
+        is_compiled[document.name] = expressions.is_compiled(document.routes[0].when, "when")
+
+    monkeypatch.setattr(followers, "can_run", check)
+    names = [f"cached{number}" for number in range(3)]
+    routes = {name: (documents.Route("r", "acme/crm", when=f"visit.email == '{name}'"),) for name in names}
+    cached = [followers.wrap(config_samples.listener(name, routes=routes[name])) for name in names]
+    cache.write(tmp_path, cached, config_samples.KEYS.cache)
+    server.faults += [api_server.Answer(503)] * 1000
+    async with followers.following(server, tmp_path, cache_after_seconds=0.2) as follower:
+        await follower.until_runs(*names)
+    assert is_compiled == dict.fromkeys(names, True)
 
 
 @pytest.mark.parametrize("fault", [api_server.Answer(hangs=True), api_server.Answer(503)])

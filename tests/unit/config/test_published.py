@@ -1,5 +1,7 @@
 """Which documents come into force, stay in force, and are removed."""
 
+import weakref
+
 import msgspec
 import pytest
 
@@ -233,13 +235,34 @@ def test_cached_documents_are_in_force_until_the_first_list() -> None:
         config_secret.envelope_of(config_samples.listener(name), "uid", config_samples.KEYS.document)
         for name in ("a", "b", "c")
     ]
-    assert state.restore(kept) == []
+    assert all(state.restore(envelope) for envelope in kept)
     assert sorted(state.snapshot().listeners) == ["acme/a", "acme/b", "acme/c"]
     put(state, config_samples.secret(config_samples.listener("a")))
     put(state, config_samples.tombstone(config_samples.listener("b")))
     names = {config_samples.secret(config_samples.listener(name)).name for name in ("a", "b")}
     assert state.retain(names, 7) == [("Listener", "acme/c")]
     assert sorted(state.snapshot().listeners) == ["acme/a", "acme/c"]
+
+
+@pytest.mark.parametrize("is_cached", [False, True], ids=["read", "cached"])
+def test_result_of_the_check_is_kept_while_the_document_is_in_force(*, is_cached: bool) -> None:
+    results: list[weakref.ref[set[str]]] = []
+
+    def check(document: config_secret.Document) -> set[str]:
+        compiled = {document.name}
+        results.append(weakref.ref(compiled))
+        return compiled
+
+    state = new_state(check)
+    if is_cached:
+        state.restore(config_secret.envelope_of(config_samples.listener(), "uid", config_samples.KEYS.document))
+    put(state, config_samples.secret(config_samples.listener()))
+    put(state, garbage(config_samples.listener()))
+    assert [result() for result in results] == [{"wifi"}]
+    put(state, config_samples.secret(config_samples.listener(window_seconds=7), version="3"))
+    assert [result() for result in results] == [None, {"wifi"}]
+    put(state, config_samples.tombstone(config_samples.listener()))
+    assert [result() for result in results] == [None, None]
 
 
 def test_cached_document_that_cannot_be_run_is_left_out() -> None:
@@ -252,7 +275,7 @@ def test_cached_document_that_cannot_be_run_is_left_out() -> None:
         config_secret.envelope_of(config_samples.listener(name), "uid", config_samples.KEYS.document)
         for name in ("a", "b")
     ]
-    assert state.restore(kept) == [("Listener", "acme/b")]
+    assert [state.restore(envelope) for envelope in kept] == [True, False]
     assert list(state.snapshot().listeners) == ["acme/a"]
 
 

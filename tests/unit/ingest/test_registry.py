@@ -1,10 +1,11 @@
+import asyncio
 import random
 from typing import Any
 
 import pytest
 
 from support import ingest_samples
-from usher_gateway import documents
+from usher_gateway import documents, expressions
 from usher_gateway.ingest.registry import ListenerRegistry, Match
 
 
@@ -135,7 +136,7 @@ def test_retired_address_gives_way_to_the_listener_that_claims_it() -> None:
 
 
 def listener(name: str, destination: str = "crm", **changes: Any) -> documents.ListenerDocument:
-    routes = (documents.Route("r", f"agency/{destination}"),)
+    routes = changes.pop("routes", (documents.Route("r", f"agency/{destination}"),))
     addresses = (documents.Address("hooks.test", f"/{name}"),)
     return ingest_samples.listener(name=name, routes=routes, **({"addresses": addresses} | changes))
 
@@ -165,6 +166,61 @@ def test_apply_rebuilds_only_the_listeners_that_a_change_affects() -> None:
     assert registry.listeners["agency/c"] is not previous_listeners["agency/c"]
 
     assert registry.apply(snapshot([a, listener("b", window_seconds=7), c], [crm]), now=0.0) == 1
+
+
+def filtered(name: str, routes: int) -> documents.ListenerDocument:
+    """Build a listener with a filter on each of its routes, which takes several milliseconds to compile."""
+    chain = "<".join(["1"] * 400)
+    filters = [f"visit.email == '{name} {number}' || {chain}" for number in range(routes)]
+    return listener(
+        name,
+        routes=tuple(documents.Route(f"r{number}", "agency/crm", when=when) for number, when in enumerate(filters)),
+    )
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the expressions that are compiled from now on; the cache keeps none of them on its own."""
+    sources: list[str] = []
+
+    class NotedProgram(expressions.Program):
+        def __init__(self, source: str, where: expressions.Where) -> None:
+            sources.append(source)
+            super().__init__(source, where)
+
+    monkeypatch.setattr(expressions, "Program", NotedProgram)
+    monkeypatch.setattr(expressions, "_cache", expressions._ProgramCache(max_characters=0))
+    return sources
+
+
+def test_edit_of_a_destination_compiles_no_filter_again(compiled: list[str]) -> None:
+    registry = ingest_samples.registry()
+    listeners = [filtered(name, 4) for name in "abc"]
+    registry.apply(snapshot(listeners, [ingest_samples.destination()]), now=0.0)
+    assert len(compiled) == 12
+    assert registry.apply(snapshot(listeners, [ingest_samples.destination(state="Paused")]), now=0.0) == 3
+    assert len(compiled) == 12
+
+
+async def test_other_tasks_run_between_the_filters_that_a_change_compiles(compiled: list[str]) -> None:
+    registry = ingest_samples.registry()
+    numbers: set[int] = set()
+
+    async def note_compiled() -> None:
+        while True:
+            numbers.add(len(compiled))
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(note_compiled())
+    documents_of_both = snapshot([filtered("a", 8), filtered("b", 8)], [])
+    prepared = await registry.prepare_changed(documents_of_both, now=0.0)
+    other.cancel()
+    assert len(compiled) == 16
+    assert len(numbers) > 8, "most filters end a turn of the event loop"
+    assert not registry.listeners
+    registry.apply(documents_of_both, 0.0, prepared)
+    assert len(compiled) == 16
+    assert registry.listeners.keys() == {"agency/a", "agency/b"}
 
 
 def test_many_changes_end_in_the_same_state_as_one() -> None:

@@ -25,13 +25,12 @@ from usher_gateway.expression_turns import compiling_turns
 from usher_gateway.kube.client import ApiError, Client, ClientLimits, WatchEvent
 from usher_gateway.kube.reflector import Reflector, ReflectorTiming
 from usher_gateway.resources import conditions
+from usher_gateway.timing import EventLoopTurns
 
 _log = structlog.get_logger(__name__)
 
 # Bounds of a client that reads config Secrets: each has at most 1 MiB of data.
 CLIENT_LIMITS = ClientLimits(connections=2, line_bytes=4 * 1024 * 1024, request_seconds=60.0)
-
-_YIELD_EVERY = 50  # Secrets that are read before other tasks get their turn on the event loop
 
 _LOGGED = 50
 
@@ -272,15 +271,15 @@ class ClusterSource:
     async def _apply_list(self, secrets: list[published.PublishedSecret]) -> None:
         fresh = [secret for secret in secrets if not self._published.is_known(secret)]
         rejected = []
+        turns = EventLoopTurns()
         self._waiting.clear()  # the list has a version at least as new
         self._due.clear()
-        for index, secret in enumerate(fresh):
+        for secret in fresh:
             decoded = self._published.decode(secret)
             # not the transforms, which are compiled when they are first evaluated, because a start must not take longer
-            await self._turns.take_all(expression for expression in decoded.expressions if expression[1] == "when")
+            await self._turns.take_all(published.filters_of(decoded.document))
             rejected.append(self._published.take(decoded))
-            if index % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
+            await turns.give_way()
         self._log_rejected([document for document in rejected if document is not None])
         self._log_vanished(self._published.retain({secret.name for secret in secrets}, self._now()))
         if not secrets:
@@ -441,8 +440,13 @@ class ClusterSource:
         except model.ConfigurationError as error:
             _log.error("configuration_cache_ignored", error=str(error), hint=error.hint)
             return
-        for kind, key in self._published.restore(kept or ()):
-            _log.error("cached_document_ignored", kind=kind, document=key)
+        turns = EventLoopTurns()
+        for envelope in kept or ():
+            await self._turns.take_all(published.filters_of(envelope.document))
+            if not self._published.restore(envelope):
+                kind, key = envelope.identity
+                _log.error("cached_document_ignored", kind=kind, document=key)
+            await turns.give_way()
 
     async def _update_cache(self) -> None:
         """Write the cache after changes, with a pause between two writes. Runs until cancelled."""

@@ -4,14 +4,15 @@ A document that cannot be used leaves the last good one in force. Only a tombsto
 disappears, its document stays in force and counts as vanished.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
 from usher_gateway import config_secret, documents, expressions, model
 from usher_gateway.config import DocumentStatus
 
-DocumentCheck = Callable[[config_secret.Document], None]  # Raises if a document cannot be run
+# Raises if a document cannot be run. The result is kept while the document is in force: its compiled expressions.
+DocumentCheck = Callable[[config_secret.Document], object]
 
 _OWNER_HINT = "an operator names it by a hash of its owner; delete the Secret, and the operator writes it again"
 _RUN_HINT = "see the log of the gateway; the last good document stays in force"
@@ -41,9 +42,14 @@ class DecodedSecret(msgspec.Struct, frozen=True):
         return self.envelope.owner.namespace if self.envelope is not None else ""
 
     @property
+    def document(self) -> config_secret.Document | None:
+        """The document; None without one."""
+        return self.envelope.document if self.envelope is not None else None
+
+    @property
     def expressions(self) -> Iterator[expressions.Source]:
         """The expressions of the document."""
-        document = self.envelope.document if self.envelope is not None else None
+        document = self.document
         if isinstance(document, documents.DestinationDocument):
             if document.transform:
                 yield document.transform, "transform"
@@ -56,11 +62,17 @@ class DecodedSecret(msgspec.Struct, frozen=True):
             for rule in document.answers:
                 if rule.when:
                     yield rule.when, "answer"
+        yield from filters_of(document)
         for route in document.routes if isinstance(document, documents.ListenerDocument) else ():
-            if route.when:
-                yield route.when, "when"
             if route.transform:
                 yield route.transform, "transform"
+
+
+def filters_of(document: config_secret.Document | None) -> Iterator[expressions.Source]:
+    """The expressions that are compiled before a document comes into force."""
+    for route in document.routes if isinstance(document, documents.ListenerDocument) else ():
+        if route.when:
+            yield route.when, "when"
 
 
 class RejectedDocument(msgspec.Struct, frozen=True):
@@ -87,6 +99,7 @@ class PublishedDocuments:
         self._check = check
         self._trusted_proxies = trusted_proxies
         self._in_force: dict[config_secret.Identity, config_secret.Envelope] = {}
+        self._checked: dict[config_secret.Identity, object] = {}  # What the check of each document in force returned
         self._listeners: dict[str, documents.ListenerDocument] = {}
         self._destinations: dict[str, documents.DestinationDocument] = {}
         self._identities: dict[str, config_secret.Identity] = {}
@@ -157,17 +170,14 @@ class PublishedDocuments:
             vanished=identity in self._vanished,
         )
 
-    def restore(self, kept: Iterable[config_secret.Envelope]) -> list[config_secret.Identity]:
-        """Start with the documents of the cache; returns those that this release cannot run."""
-        unusable = []
-        for envelope in kept:
-            try:
-                self._try(envelope.document)
-            except model.ConfigurationError:
-                unusable.append(envelope.identity)
-            else:
-                self._enforce(config_secret.secret_name(*envelope.identity), envelope)
-        return unusable
+    def restore(self, envelope: config_secret.Envelope) -> bool:
+        """Start with a document of the cache; returns whether this release can run it."""
+        try:
+            self._try(envelope)
+        except model.ConfigurationError:
+            return False
+        self._enforce(config_secret.secret_name(*envelope.identity), envelope)
+        return True
 
     def is_known(self, secret: PublishedSecret) -> bool:
         """Return whether this version was read before and changes nothing."""
@@ -209,13 +219,13 @@ class PublishedDocuments:
     def _try_new(self, envelope: config_secret.Envelope) -> None:
         current = self._in_force.get(envelope.identity)
         if current is None or current.hash != envelope.hash:
-            self._try(envelope.document)
+            self._try(envelope)
 
-    def _try(self, document: config_secret.Document | None) -> None:
-        if document is None:
+    def _try(self, envelope: config_secret.Envelope) -> None:
+        if envelope.document is None:
             return
         try:
-            self._check(document)
+            self._checked[envelope.identity] = self._check(envelope.document)
         except model.ConfigurationError:
             raise
         except Exception as error:
@@ -265,6 +275,7 @@ class PublishedDocuments:
         self._identities.pop(name, None)
         self._vanished.pop(identity, None)
         self._touched.add(identity)
+        self._checked.pop(identity, None)
         if self._in_force.pop(identity, None) is None:
             return
         kind, key = identity

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from usher_gateway import documents, model
+from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import auth, identity, routing
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import TenantBudgets
-from usher_gateway.timing import TokenBucket
+from usher_gateway.timing import EventLoopTurns, TokenBucket
 
 # The rate of a listener is a mean over this time, in which every arrival is answered. After a stall of the gateway all
 # posts of that time are read at once, although their sender is below the rate, and Purple repeats a refused one only
@@ -148,12 +148,50 @@ class ListenerRegistry:
             now=now,
         )
 
-    def apply(self, snapshot: documents.Snapshot, now: float) -> int:
+    async def prepare_changed(self, snapshot: documents.Snapshot, now: float) -> dict[str, LiveListener]:
+        """Build the listeners that `apply` is going to replace, in turns, because it needs up to 15 ms for a filter."""
+        turns = EventLoopTurns()
+        built: dict[str, LiveListener] = {}
+        for key, document in self._changed(snapshot).items():
+            programs = []  # so that they are still compiled when the listener is built
+            for route in document.routes:
+                if route.when:
+                    programs.append(expressions.compile_expression(route.when, "when"))
+                    await turns.give_way()
+            built[key] = self.prepare(document, snapshot.destinations, now)
+            await turns.give_way()
+        return built
+
+    def apply(
+        self, snapshot: documents.Snapshot, now: float, prepared: Mapping[str, LiveListener] | None = None
+    ) -> int:
         """Serve a new configuration from the next request on; returns how many listeners were built.
 
         A listener is kept if neither its document nor one of its destinations has changed, so the cost depends on the
-        size of the change. ``now``: monotonic seconds.
+        size of the change.
+
+        Args:
+            snapshot: The configuration.
+            now: Monotonic seconds.
+            prepared: What `prepare_changed` returned for this configuration; None: build the listeners here.
         """
+        previous = self._snapshot
+        if prepared is None:
+            changed = self._changed(snapshot)
+            prepared = {key: self.prepare(document, snapshot.destinations, now) for key, document in changed.items()}
+        removed = previous.listeners.keys() - snapshot.listeners.keys()
+        for key in prepared.keys() | removed:
+            if key in self._listeners:
+                self._remove_addresses(self._listeners.pop(key))
+        for listener in prepared.values():
+            self._add_addresses(listener)
+        self._listeners |= prepared
+        self._snapshot = snapshot
+        self.is_complete = snapshot.is_complete
+        return len(prepared)
+
+    def _changed(self, snapshot: documents.Snapshot) -> dict[str, documents.ListenerDocument]:
+        """The listeners of which the document or a destination differs from the configuration in force."""
         previous = self._snapshot
         destinations = set(documents.changed(previous.destinations, snapshot.destinations))
         destinations |= previous.destinations.keys() - snapshot.destinations.keys()
@@ -162,17 +200,7 @@ class ListenerRegistry:
             for key, document in snapshot.listeners.items():
                 if any(route.destination in destinations for route in document.routes):
                     changed[key] = document
-        built = {key: self.prepare(document, snapshot.destinations, now) for key, document in changed.items()}
-        removed = previous.listeners.keys() - snapshot.listeners.keys()
-        for key in built.keys() | removed:
-            if key in self._listeners:
-                self._remove_addresses(self._listeners.pop(key))
-        for listener in built.values():
-            self._add_addresses(listener)
-        self._listeners |= built
-        self._snapshot = snapshot
-        self.is_complete = snapshot.is_complete
-        return len(built)
+        return changed
 
     def find(self, host: str, target: str, now: int) -> Match | None:
         """Find the listener for a Host header and a request target (path and query as sent); None if there is none.

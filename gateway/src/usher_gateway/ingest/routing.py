@@ -100,6 +100,11 @@ class Planner:
         return plans
 
     @property
+    def programs(self) -> tuple[expressions.Program, ...]:
+        """The compiled filters."""
+        return tuple(route.filter for route in self._routes if route.filter is not None)
+
+    @property
     def too_slow(self) -> set[str]:
         """Names of the routes whose filter, or transform in a shadow route, is too slow to be evaluated."""
         return {route.name for route in self._routes if route.is_too_slow}
@@ -163,6 +168,10 @@ class _PlannedRoute:
     @property
     def name(self) -> str:
         return self._route.name
+
+    @property
+    def filter(self) -> expressions.Program | None:
+        return self._when
 
     @property
     def has_marks(self) -> bool:
