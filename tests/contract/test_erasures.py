@@ -227,11 +227,9 @@ async def test_person_that_a_release_found_is_erased(folding_engine: engines.Eng
 async def test_attempt_that_ends_after_its_delivery_was_erased_changes_nothing(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(of_ada("flying"))
     cancelled: list[int] = []
-    erasure = await start(bench, ADA)
-    while not await step(bench, erasure, cancelled.extend):
-        pass
-    assert set(cancelled) == {accepted.deliveries[0].key}
-    assert (await bench.store.find_erasure(erasure.id)).report.sent_to == {"agency/crm": SentTo(0, 1)}
+    ended = await finish(bench, await start(bench, ADA), cancelled.extend)
+    assert cancelled == [accepted.deliveries[0].key]
+    assert ended.report.sent_to == {"agency/crm": SentTo(0, 1)}
     await bench.settle(accepted.deliveries[0], SettledAs.Delivered, NOW + HOUR, status=200)
     assert (await bench.counts()).get("delivered", 0) == 0
     assert await bench.violations() == []

@@ -108,7 +108,7 @@ async def controller(site: Site, tmp_path: Path, status: int, *, seconds: float 
         await asyncio.sleep(seconds)
         return web.Response(status=status, headers={"Location": "https://elsewhere.example/"})
 
-    runner = web.ServerRunner(web.Server(answer), shutdown_timeout=0.1)
+    runner = web.ServerRunner(web.Server(answer, handler_cancellation=True))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", site.port, ssl_context=server_context(tmp_path)).start()
     try:

@@ -33,10 +33,12 @@ async def left_to_erase(bench: engines.Bench, erasure: Erasure) -> list[int]:
     return left[erasure.key]
 
 
-async def finish(bench: engines.Bench, erasure: Erasure) -> Erasure:
+async def finish(
+    bench: engines.Bench, erasure: Erasure, on_cancelled: Callable[[Sequence[int]], None] = ignore
+) -> Erasure:
     """Take all steps, without the time that a store of several gateways waits for them."""
     for _ in range(2_000):
-        if await step(bench, erasure):
+        if await step(bench, erasure, on_cancelled):
             return await bench.store.find_erasure(erasure.id)
         if not await left_to_erase(bench, erasure):
             bench.store.settling_seconds = 0

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from support import admin_port, command_line, gateways, samples, waiting
+from support import gateway as in_process
 from usher_gateway import model
 from usher_gateway.ingest import identity
 from usher_gateway.simulator import receiver
 from usher_gateway.store.base import ErasureRequest
+from usher_gateway.store.postgresql.store import PostgresStore
 
 EMAIL = "ada@example.com"
 
@@ -154,19 +156,20 @@ async def test_page_of_a_running_request_is_not_written(stuck: admin_port.Served
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 async def test_receipt_and_page_of_a_real_gateway_have_no_personal_data(
-    tmp_path: Path, engine: str, request: pytest.FixtureRequest
+    tmp_path: Path, engine: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(PostgresStore, "settling_seconds", 1)
     database = request.getfixturevalue("database") if engine == "postgresql" else None
     email = "ada.lovelace@example.org"
     visitor = {"id": 90210, "email": email, "first_name": "Augusta", "last_name": "Lovelace"}
     body = {"user": visitor | {"mobile": "+441632960001", "mac": "02:00:5e:10:00:01"}, "venue": {"id": 7}}
     async with receiver.Receiver(receiver.ReceiverSettings()) as peer:
         manifests = gateways.one_route(f"http://127.0.0.1:{peer.port}")
-        async with gateways.Gateway(tmp_path, manifests, "--backup-days=7", database=database) as gateway:
-            await gateway.start()
+        async with in_process.running(tmp_path, manifests, backup_days=7, database=database) as gateway:
+            data = gateway.gateway.settings.data
             assert (await gateways.post(gateway.port, "/wifi", json.dumps(body).encode())).is_acknowledgement
             await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 1"))
-            place = {"USHER_ADMIN": f"http://127.0.0.1:{gateway.admin}", "USHER_DATA": str(gateway.data)}
+            place = {"USHER_ADMIN": f"http://127.0.0.1:{gateway.gateway.admin.port}", "USHER_DATA": str(data)}
             erased = await command_line.usher("person", "erase", "--yes", "-o", "json", piped=email, **place)
             assert erased.code == 0, erased.err
             receipt, page = json.loads(erased.out), tmp_path / "receipt.html"
@@ -174,7 +177,7 @@ async def test_receipt_and_page_of_a_real_gateway_have_no_personal_data(
             assert written.code == 0, written.err
     (tmp_path / "receipt.json").write_text(erased.out)
     for file in (page, tmp_path / "receipt.json"):
-        verified = command_line.run("person", "verify", file, USHER_DATA=str(gateway.data))
+        verified = command_line.run("person", "verify", file, USHER_DATA=str(data))
         assert (verified.code, "default/crm has got 1 visit" in verified.out) == (0, True), verified.err
     assert (receipt["arrivals"], receipt["store"].lower(), receipt["backups"]["days"]) == (1, engine, 7)
     texts = f"{erased.out} {page.read_text()}".lower()
