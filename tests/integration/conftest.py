@@ -1,11 +1,11 @@
-"""The database, destination and API server of a test."""
+"""The database, destination, admin port and API server of a test."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from support import api_server, databases
+from support import admin_port, api_server, databases
 from usher_gateway.simulator import receiver
 
 
@@ -28,3 +28,11 @@ async def peer() -> AsyncIterator[receiver.Receiver]:
 async def server() -> AsyncIterator[api_server.ApiServer]:
     async with api_server.serving() as running_server:
         yield running_server
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    """An admin port over a visit of each kind."""
+    async with admin_port.served(tmp_path) as served:
+        await admin_port.fill(served)
+        yield served

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,13 +12,6 @@ import structlog.testing
 from support import admin_port, leaks, samples
 from usher_gateway import model
 from usher_gateway.admin import listings
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 async def test_each_look_and_each_change_has_an_entry(served: admin_port.Served) -> None:

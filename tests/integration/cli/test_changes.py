@@ -1,8 +1,6 @@
 """The commands that change stored rows: what their previews say, and what they did."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +8,6 @@ import pytest
 from support import admin_port, samples
 from usher_gateway import model
 from usher_gateway.admin import listings, states
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 async def test_redrive_and_release_print_their_counts(served: admin_port.Served) -> None:

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -13,13 +12,6 @@ import pytest
 
 from support import admin_port, samples, terminal
 from usher_gateway import documents, model
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 @pytest.mark.parametrize(

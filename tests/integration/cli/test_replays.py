@@ -3,21 +3,12 @@
 import csv
 import io
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from support import admin_port, command_line, samples
 from usher_gateway import model
 from usher_gateway.admin import states
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 async def test_preview_counts_by_result_shows_the_newest_and_changes_nothing(served: admin_port.Served) -> None:

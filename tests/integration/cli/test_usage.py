@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,13 +11,6 @@ import pytest
 
 from support import admin_port, samples
 from usher_gateway import documents, model
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 async def test_usage_prints_a_table_or_csv_and_checks_the_books(served: admin_port.Served) -> None:

@@ -1,7 +1,6 @@
 """Pages in a real browser that change while they are open, and pages with hostile texts."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -15,13 +14,6 @@ pytestmark = chromium.needs_chromium
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 expect = async_api.expect
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 @pytest.fixture

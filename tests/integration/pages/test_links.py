@@ -46,16 +46,15 @@ async def test_address_has_the_scheme_and_host_of_a_trusted_proxy(tmp_path: Path
     assert address_in(page).startswith("https://usher.internal/my/open/")
 
 
-async def test_link_is_revoked_after_a_confirmation(served: admin_port.Served) -> None:
+async def test_link_is_revoked_after_a_confirmation(served: admin_port.Served, browser: browsing.Browser) -> None:
     _, link = await served.ask("POST", "/api/links", json={"tenant": "agency/acme"})
     path = f"{PATH}/{link['id']}/revoke"
-    async with browsing.opened(served) as browser:
-        asked = await browser.send(path, await browser.get(PATH))
-        assert f"The link {link['id']} shows agency/acme." in asked.words
-        times = "It was created at 2025-11-25 12:00:00, and was not opened yet. It ends at 2025-12-25 12:00:00."
-        assert times in asked.words
-        assert "unopened" in (await browser.get(PATH)).words
-        revoked = await browser.send(path, asked, confirm="1")
+    asked = await browser.send(path, await browser.get(PATH))
+    assert f"The link {link['id']} shows agency/acme." in asked.words
+    times = "It was created at 2025-11-25 12:00:00, and was not opened yet. It ends at 2025-12-25 12:00:00."
+    assert times in asked.words
+    assert "unopened" in (await browser.get(PATH)).words
+    revoked = await browser.send(path, asked, confirm="1")
     assert "revoked" in revoked.words
     assert "Revoke…" not in revoked.words
 
@@ -71,10 +70,9 @@ async def test_link_is_revoked_after_a_confirmation(served: admin_port.Served) -
     ],
 )
 async def test_wrong_request_for_a_link_says_why(
-    served: admin_port.Served, fields: dict[str, str], status: int, words: str
+    served: admin_port.Served, browser: browsing.Browser, fields: dict[str, str], status: int, words: str
 ) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.send(PATH, await browser.get(PATH), **fields)
+    page = await browser.send(PATH, await browser.get(PATH), **fields)
     assert (page.status, words in page.words) == (status, True)
     assert (await served.get("/api/links"))["rows"] == []
 
@@ -87,15 +85,13 @@ async def test_wrong_form_is_shown_again_with_what_was_entered(served: admin_por
     assert 'name="lastVisits" value="1" checked' in page.text
 
 
-async def test_link_takes_the_name_of_a_tenant_that_is_the_only_one(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.send(PATH, await browser.get(PATH), tenant="acme", days="7")
+async def test_link_takes_the_name_of_a_tenant_that_is_the_only_one(browser: browsing.Browser) -> None:
+    page = await browser.send(PATH, await browser.get(PATH), tenant="acme", days="7")
     assert (page.status, "customer of agency/acme" in page.words) == (200, True)
 
 
-async def test_unknown_link_cannot_be_revoked(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.send(f"{PATH}/..%2Freplays/revoke", await browser.get(PATH), confirm="1")
+async def test_unknown_link_cannot_be_revoked(browser: browsing.Browser) -> None:
+    page = await browser.send(f"{PATH}/..%2Freplays/revoke", await browser.get(PATH), confirm="1")
     assert (page.status, "There is no such link" in page.words) == (404, True)
 
 

@@ -2,11 +2,9 @@
 
 import html
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
-import pytest
 import yaml
 
 from support import admin_port, browsing, wire
@@ -18,13 +16,6 @@ PATH = "/ui/listeners/agency/lobby"
 SECRET = "abcdefghijklmnopqrstuvwxyz"  # Of the URL of the listener lobby
 
 RELOADS = '<meta http-equiv="refresh" content="5">'
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 async def test_set_up_is_followed_from_the_check_to_the_first_visit(tmp_path: Path) -> None:
@@ -93,16 +84,16 @@ async def test_url_without_a_long_part_is_not_said_to_be_shortened(served: admin
     assert "URL: hooks.test/pool" in await browsing.words_of(served, PATH)
 
 
-async def test_page_that_waits_can_be_kept_still(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        assert RELOADS in (await browser.get(PATH)).text
-        assert RELOADS not in (await browser.get(f"{PATH}?still=1")).text
+async def test_page_that_waits_can_be_kept_still(browser: browsing.Browser) -> None:
+    assert RELOADS in (await browser.get(PATH)).text
+    assert RELOADS not in (await browser.get(f"{PATH}?still=1")).text
 
 
-async def test_urls_are_shown_on_request_with_an_audit_entry(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(PATH)
-        shown = await browser.send(PATH, page)
+async def test_urls_are_shown_on_request_with_an_audit_entry(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    page = await browser.get(PATH)
+    shown = await browser.send(PATH, page)
     assert (SECRET in page.text, SECRET in shown.text, "k=secret7" in shown.text) == (False, True, True)
     assert RELOADS not in shown.text
     (entry,) = (await served.get("/api/audit"))["rows"]
@@ -149,28 +140,28 @@ async def test_urls_say_which_are_held_and_when_they_end(served: admin_port.Serv
     assert answer["rows"] == [held]
 
 
-async def test_faults_and_filters_are_shown_and_escaped(served: admin_port.Served) -> None:
+async def test_faults_and_filters_are_shown_and_escaped(served: admin_port.Served, browser: browsing.Browser) -> None:
     present = served.state.snapshot.listeners["agency/lobby"]
     route = documents.Route("crm", "agency/crm", when="visit.repeat ||\n  '<script>' == ''")
     changed = documents.ListenerDocument("agency", "lobby", present.tenant, present.addresses, routes=(route,))
     snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
     served.registry.apply(snapshot, now=0.0)
     served.state.apply(snapshot, 0)
-    async with browsing.opened(served) as browser:
-        page = await browser.get(PATH)
+    page = await browser.get(PATH)
     assert "Route crm holds deliveries, because the destination is paused." in page.words
     assert "20% of the arrivals of the last 15 minutes are no valid visits." in page.words
     assert "visit.repeat || '<script>' == ''" in page.words
     assert "<script>'" not in page.text
 
 
-async def test_allowed_sources_are_shown_with_the_lines_that_change_them(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        assert "Allowed sources Any source." in (await browser.get(PATH)).words
-        present = served.state.snapshot.listeners["agency/lobby"]
-        changed = msgspec.structs.replace(present, source_ranges=("192.0.2.0/24",), source_policy="Enforce")
-        served.state.apply(documents.Snapshot({changed.key: changed}, {}), 0)
-        page = await browser.get(PATH)
+async def test_allowed_sources_are_shown_with_the_lines_that_change_them(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    assert "Allowed sources Any source." in (await browser.get(PATH)).words
+    present = served.state.snapshot.listeners["agency/lobby"]
+    changed = msgspec.structs.replace(present, source_ranges=("192.0.2.0/24",), source_policy="Enforce")
+    served.state.apply(documents.Snapshot({changed.key: changed}, {}), 0)
+    page = await browser.get(PATH)
     assert "192.0.2.0/24 . Arrivals from elsewhere are refused." in page.words
     (lines,) = re.findall(r"(apiVersion: [^<]*allowedSources[^<]*)", page.text)
     (listener,) = yaml.safe_load_all(html.unescape(lines))

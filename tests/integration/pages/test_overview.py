@@ -1,7 +1,6 @@
 """The overview counts the visits of the viewer's day, and leads to the tenants that need a person."""
 
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,6 @@ import pytest
 from support import admin_port, browsing, samples
 
 HOUR = samples.HOUR
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 @pytest.mark.parametrize(("zone", "visits"), [("UTC", 2), ("Asia/Tokyo", 3), ("America/New_York", 1)])
@@ -52,9 +44,8 @@ async def test_tenants_that_need_a_person_stand_above_the_chart(served: admin_po
     assert re.search("visits today .* needs attention .* Visits a minute, last 24 hours .* Compared", words)
 
 
-async def test_counts_of_today_lead_to_their_arrivals(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/", ("Cookie", "usher_zone=Asia/Tokyo"))
+async def test_counts_of_today_lead_to_their_arrivals(browser: browsing.Browser) -> None:
+    page = await browser.get("/ui/", ("Cookie", "usher_zone=Asia/Tokyo"))
     links = {kind: f"/ui/visits?countedAs={kind}&amp;since=2025-11-25T00:00" for kind in ("visit", "quarantined")}
     assert [f'<a href="{link}">' in page.text for link in links.values()] == [True, True]
 
@@ -69,9 +60,8 @@ async def test_overview_with_an_odd_page_number_is_shown(served: admin_port.Serv
     assert "Overview" in await browsing.words_of(served, f"/ui/?page={page}")
 
 
-async def test_overview_leads_to_the_tenant(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        overview = await browser.get("/ui/")
+async def test_overview_leads_to_the_tenant(browser: browsing.Browser) -> None:
+    overview = await browser.get("/ui/")
     assert '<a href="/ui/tenants/agency/acme">agency/acme</a>' in overview.text
     assert '<a class="step" href="/ui/destinations/agency/crm">Ask who runs crm.</a>' in overview.text
 
@@ -88,10 +78,11 @@ async def test_quarter_of_an_hour_that_is_not_over_counts_its_minutes_alone(serv
     assert "Last: 1 visits a minute." in await browsing.words_of(served, "/ui/")
 
 
-async def test_overview_leads_to_the_listener_that_refuses_and_says_since_when(served: admin_port.Served) -> None:
+async def test_overview_leads_to_the_listener_that_refuses_and_says_since_when(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
     served.is_refusing = True
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/")
+    page = await browser.get("/ui/")
     assert '<a class="step" href="/ui/listeners/agency/lobby">Purple disables the webhook' in page.text
     assert re.search(r"look at the listener's faults\. 2025-11-25 12:00:00 4 0", page.words)
     (row,) = (await served.get("/api/tenants"))["rows"]

@@ -57,21 +57,21 @@ async def completed_erasure(served: admin_port.Served) -> str:
     return (await waiting.until(look, lambda row: row["status"] == "completed"))["id"]
 
 
-async def test_person_is_found_at_all_tenants_or_at_one(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        everywhere = await found(browser)
-        assert "Searched by e-mail address at 2 tenants" in everywhere.words
-        assert everywhere.text.count('href="/ui/visits/') == 3
-        assert everywhere.headers["Cache-Control"] == "no-store"
-        assert (await found(browser, tenant="agency/globex")).text.count('href="/ui/visits/') == 1
-        nobody = await found(browser, "nobody@example.com")
-        assert (nobody.status, "No readable visit has this value." in nobody.words) == (200, True)
+async def test_person_is_found_at_all_tenants_or_at_one(browser: browsing.Browser) -> None:
+    everywhere = await found(browser)
+    assert "Searched by e-mail address at 2 tenants" in everywhere.words
+    assert everywhere.text.count('href="/ui/visits/') == 3
+    assert everywhere.headers["Cache-Control"] == "no-store"
+    assert (await found(browser, tenant="agency/globex")).text.count('href="/ui/visits/') == 1
+    nobody = await found(browser, "nobody@example.com")
+    assert (nobody.status, "No readable visit has this value." in nobody.words) == (200, True)
 
 
-async def test_listener_that_refuses_a_person_who_is_not_found_has_a_link(served: admin_port.Served) -> None:
+async def test_listener_that_refuses_a_person_who_is_not_found_has_a_link(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
     served.is_refusing = True
-    async with browsing.opened(served) as browser:
-        page = await found(browser, "nobody@example.com")
+    page = await found(browser, "nobody@example.com")
     assert "1 listener refuses every visit at present: agency/lobby." in page.words
     assert '<a href="/ui/listeners/agency/lobby">agency/lobby</a>' in page.text
 
@@ -93,42 +93,42 @@ async def test_value_of_a_person_is_in_no_answer_log_or_audit_entry(served: admi
     assert re.findall("ada(?:@|%40)", everything) == []  # “ada” alone may be in a sealed field by chance
 
 
-async def test_longer_result_continues_without_the_value(served: admin_port.Served) -> None:
+async def test_longer_result_continues_without_the_value(served: admin_port.Served, browser: browsing.Browser) -> None:
     at_lobby = (person_of(samples.LOBBY),)
     await served.bench.accept(*[samples.arrival(f"more {number}", person_keys=at_lobby) for number in range(60)])
-    async with browsing.opened(served) as browser:
-        page = await found(browser)
-        assert (page.text.count('href="/ui/visits/'), "50 arrivals, more follow." in page.words) == (50, True)
-        (cursor,) = re.findall(r'name="cursor" value="([^"]+)"', page.text)
-        (person, *_) = re.findall(r'name="person" value="([^"]+)"', page.text)
-        rest = await browser.send("/ui/find", page, person=person, cursor=html.unescape(cursor))
-        assert (rest.text.count('href="/ui/visits/'), "more follow" in rest.words) == (13, False)
+    page = await found(browser)
+    assert (page.text.count('href="/ui/visits/'), "50 arrivals, more follow." in page.words) == (50, True)
+    (cursor,) = re.findall(r'name="cursor" value="([^"]+)"', page.text)
+    (person, *_) = re.findall(r'name="person" value="([^"]+)"', page.text)
+    rest = await browser.send("/ui/find", page, person=person, cursor=html.unescape(cursor))
+    assert (rest.text.count('href="/ui/visits/'), "more follow" in rest.words) == (13, False)
 
 
-async def test_id_of_a_visit_or_delivery_leads_to_the_visit(served: admin_port.Served) -> None:
+async def test_id_of_a_visit_or_delivery_leads_to_the_visit(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
     (delivery, *_) = (await served.get("/api/deliveries?state=delivered"))["rows"]
-    async with browsing.opened(served) as browser:
-        for identifier in (delivery["visit"], delivery["id"][:21]):
-            page = await found(browser, identifier)
-            assert (page.status, delivery["visit"] in page.words, "What happened" in page.words) == (200, True, True)
-        unknown = await found(browser, "01920000-0000-7000-8000-000000000009")
-        assert (unknown.status, "No visit or delivery has this id" in unknown.words) == (404, True)
+    for identifier in (delivery["visit"], delivery["id"][:21]):
+        page = await found(browser, identifier)
+        assert (page.status, delivery["visit"] in page.words, "What happened" in page.words) == (200, True, True)
+    unknown = await found(browser, "01920000-0000-7000-8000-000000000009")
+    assert (unknown.status, "No visit or delivery has this id" in unknown.words) == (404, True)
 
 
-async def test_value_of_several_kinds_can_only_be_found(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await found(browser, "491701234567")
-        assert "Searched by Purple user id or mobile number" in page.words
-        assert ("search again and say what the value is" in page.words, "Erase…" in page.words) == (True, False)
-        assert "Erase…" in (await found(browser, "491701234567", kind="mobile")).words
+async def test_value_of_several_kinds_can_only_be_found(browser: browsing.Browser) -> None:
+    page = await found(browser, "491701234567")
+    assert "Searched by Purple user id or mobile number" in page.words
+    assert ("search again and say what the value is" in page.words, "Erase…" in page.words) == (True, False)
+    assert "Erase…" in (await found(browser, "491701234567", kind="mobile")).words
 
 
-async def test_export_is_the_archive_of_the_command(served: admin_port.Served, tmp_path: Path) -> None:
+async def test_export_is_the_archive_of_the_command(
+    served: admin_port.Served, browser: browsing.Browser, tmp_path: Path
+) -> None:
     file = tmp_path / "ada.json"
     run = await served.command("person", "export", "--to", str(file), "--reference", "DSR-7", piped=EMAIL)
     assert run.code == 0, run.err
-    async with browsing.opened(served) as browser:
-        download = await follow(browser, await found(browser), "export", reference="DSR-7")
+    download = await follow(browser, await found(browser), "export", reference="DSR-7")
     archive, of_command = json.loads(download.text), json.loads(file.read_text())
     assert re.fullmatch(r'attachment; filename="person-\d{4}-\d\d-\d\d.json"', download.headers["Content-Disposition"])
     assert download.headers["Cache-Control"] == "no-store"
@@ -138,50 +138,52 @@ async def test_export_is_the_archive_of_the_command(served: admin_port.Served, t
     assert archive == of_command
 
 
-async def test_person_is_suppressed_and_unsuppressed_after_a_question(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await found(browser)
-        asked = await follow(browser, page, "suppress", reference="DSR-8")
-        assert "1 pending delivery is cancelled" in asked.words
-        assert 'name="reference" value="DSR-8"' in asked.text
-        assert (await served.get("/api/persons/suppressions"))["rows"] == []
-        done = await follow(browser, asked, "suppress", reference="DSR-8", confirm="1")
-        assert "Suppressed now at 2 tenants." in done.words
-        assert "Suppressed at all 2 tenants: visits there are only counted." in done.words
-        assert ("Suppress…" in page.words, "Suppress…" in done.words) == (True, False)
-        assert "agency/globex" in (await browser.get("/ui/suppressions")).words
-        asked = await follow(browser, done, "unsuppress")
-        assert "stored and sent again" in asked.words
-        done = await follow(browser, asked, "unsuppress", confirm="1")
-        assert "Unsuppressed at 2 tenants." in done.words
+async def test_person_is_suppressed_and_unsuppressed_after_a_question(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    page = await found(browser)
+    asked = await follow(browser, page, "suppress", reference="DSR-8")
+    assert "1 pending delivery is cancelled" in asked.words
+    assert 'name="reference" value="DSR-8"' in asked.text
+    assert (await served.get("/api/persons/suppressions"))["rows"] == []
+    done = await follow(browser, asked, "suppress", reference="DSR-8", confirm="1")
+    assert "Suppressed now at 2 tenants." in done.words
+    assert "Suppressed at all 2 tenants: visits there are only counted." in done.words
+    assert ("Suppress…" in page.words, "Suppress…" in done.words) == (True, False)
+    assert "agency/globex" in (await browser.get("/ui/suppressions")).words
+    asked = await follow(browser, done, "unsuppress")
+    assert "stored and sent again" in asked.words
+    done = await follow(browser, asked, "unsuppress", confirm="1")
+    assert "Unsuppressed at 2 tenants." in done.words
     assert (await served.get("/api/persons/suppressions"))["rows"] == []
 
 
-async def test_person_is_erased_after_the_typed_word_with_a_receipt(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await found(browser)
-        asked = await follow(browser, page, "erase")
-        assert "3 visits of the person are stored" in asked.words
-        assert "agency/acme 2" in asked.words
-        wrong = await follow(browser, asked, "erase", word="yes", confirm="1")
-        assert "Nothing was erased: type the word erase." in wrong.words
-        assert (await served.get("/api/persons/erasures"))["rows"] == []
-        started = await follow(browser, wrong, "erase", word="erase", reference="DSR-7", confirm="1")
-        assert started.status == 200
-        path = f"/ui/erasures/{await completed_erasure(served)}"
-        page = await browser.get(path)
-        assert ("Erasure, completed" in page.words, "3 visits erased" in page.words) == (True, True)
-        assert "http-equiv" not in page.text
-        assert "Cancel this erasure" not in page.words
-        signed = json.loads((await browser.get(f"{path}/receipt.json")).text)
-        assert (receipts.is_intact(signed), signed["reference"]) == (True, "DSR-7")
-        receipt = await browser.get(f"{path}/receipt.html")
-        assert receipts.is_intact(receipts.parse(receipt_page.signed_text(receipt.text)))
-        assert receipt.headers["Content-Disposition"] == f'attachment; filename="receipt-{signed["id"]}.html"'
-        listed = await browser.get("/ui/erasures")
-        assert ("DSR-7" in listed.words, path in listed.text) == (True, True)
-        ended = await browser.send(f"{path}/cancel", page, confirm="1")
-        assert (ended.status, "The erasure has ended" in ended.words) == (409, True)
+async def test_person_is_erased_after_the_typed_word_with_a_receipt(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    page = await found(browser)
+    asked = await follow(browser, page, "erase")
+    assert "3 visits of the person are stored" in asked.words
+    assert "agency/acme 2" in asked.words
+    wrong = await follow(browser, asked, "erase", word="yes", confirm="1")
+    assert "Nothing was erased: type the word erase." in wrong.words
+    assert (await served.get("/api/persons/erasures"))["rows"] == []
+    started = await follow(browser, wrong, "erase", word="erase", reference="DSR-7", confirm="1")
+    assert started.status == 200
+    path = f"/ui/erasures/{await completed_erasure(served)}"
+    page = await browser.get(path)
+    assert ("Erasure, completed" in page.words, "3 visits erased" in page.words) == (True, True)
+    assert "http-equiv" not in page.text
+    assert "Cancel this erasure" not in page.words
+    signed = json.loads((await browser.get(f"{path}/receipt.json")).text)
+    assert (receipts.is_intact(signed), signed["reference"]) == (True, "DSR-7")
+    receipt = await browser.get(f"{path}/receipt.html")
+    assert receipts.is_intact(receipts.parse(receipt_page.signed_text(receipt.text)))
+    assert receipt.headers["Content-Disposition"] == f'attachment; filename="receipt-{signed["id"]}.html"'
+    listed = await browser.get("/ui/erasures")
+    assert ("DSR-7" in listed.words, path in listed.text) == (True, True)
+    ended = await browser.send(f"{path}/cancel", page, confirm="1")
+    assert (ended.status, "The erasure has ended" in ended.words) == (409, True)
     assert len((await served.get("/api/visits"))["rows"]) == 1
 
 
@@ -245,8 +247,7 @@ async def test_limited_token_finds_exports_and_erases_at_its_tenant_alone(served
     ],
 )
 async def test_wrong_search_gets_a_page_that_says_why(
-    served: admin_port.Served, fields: dict[str, str], words: str
+    browser: browsing.Browser, fields: dict[str, str], words: str
 ) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.send("/ui/find", await browser.get("/ui/find"), **fields)
+    page = await browser.send("/ui/find", await browser.get("/ui/find"), **fields)
     assert (page.status in {400, 404}, words in page.words, "<b>" in page.text) == (True, True, False)

@@ -1,8 +1,6 @@
 """The page that redrives deliveries: it counts first, warns, and asks."""
 
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -14,37 +12,30 @@ PATH = "/ui/redrive"
 OF_ACME = f"{PATH}?tenant=agency/acme"
 
 
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
-
-
 async def dead(served: admin_port.Served) -> list[str]:
     """Return the ids of dead deliveries."""
     return [row["id"] for row in (await served.get("/api/deliveries?state=dead"))["rows"]]
 
 
-async def test_dead_deliveries_are_counted_by_reason_and_then_redriven(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        counted = await browser.get(f"{OF_ACME}&destination=agency/crm")
-        assert "1 delivery would be sent again Failed with Deliveries Status 1 " in counted.words
-        assert "fails now" not in counted.words
-        assert len(await dead(served)) == 1
-        done = await browser.send(PATH, counted, tenant="agency/acme", destination="agency/crm")
-        assert "1 delivery is due again. To the tenant To the destination" in done.words
-        assert await dead(served) == []
-        assert "The newest deliveries of the selection are: delivered, held" in (await browser.get(OF_ACME)).words
+async def test_dead_deliveries_are_counted_by_reason_and_then_redriven(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    counted = await browser.get(f"{OF_ACME}&destination=agency/crm")
+    assert "1 delivery would be sent again Failed with Deliveries Status 1 " in counted.words
+    assert "fails now" not in counted.words
+    assert len(await dead(served)) == 1
+    done = await browser.send(PATH, counted, tenant="agency/acme", destination="agency/crm")
+    assert "1 delivery is due again. To the tenant To the destination" in done.words
+    assert await dead(served) == []
+    assert "The newest deliveries of the selection are: delivered, held" in (await browser.get(OF_ACME)).words
     (entry,) = (await served.get("/api/audit"))["rows"]
     assert (entry["action"], entry["count"], entry["selection"]["destination"]) == ("redrive", 1, "agency/crm")
 
 
-async def test_form_carries_the_selection_with_times_of_the_viewers_zone(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        await browser.send("/ui/zone", await browser.get(PATH), zone="Asia/Tokyo")
-        page = await browser.get(f"{OF_ACME}&since=2025-11-25T20:00&until=2025-11-25T22:00")
-        later = await browser.get(f"{OF_ACME}&since=2025-11-25T22:00")
+async def test_form_carries_the_selection_with_times_of_the_viewers_zone(browser: browsing.Browser) -> None:
+    await browser.send("/ui/zone", await browser.get(PATH), zone="Asia/Tokyo")
+    page = await browser.get(f"{OF_ACME}&since=2025-11-25T20:00&until=2025-11-25T22:00")
+    later = await browser.get(f"{OF_ACME}&since=2025-11-25T22:00")
     fields = dict(
         re.findall(
             'type="hidden" name="([a-z]+)" value="([^"]*)"',
@@ -69,21 +60,19 @@ async def test_form_carries_the_selection_with_times_of_the_viewers_zone(served:
     ],
 )
 async def test_failing_destination_is_named_before_the_confirmation(
-    served: admin_port.Served, health: str, error: str, warning: str
+    served: admin_port.Served, browser: browsing.Browser, health: str, error: str, warning: str
 ) -> None:
     served.health, served.error = states.DestinationHealth(health), error
-    async with browsing.opened(served) as browser:
-        page = await browser.get(OF_ACME)
+    page = await browser.get(OF_ACME)
     assert f"1 delivery would go to agency/crm, which fails now {warning}" in page.words
 
 
-async def test_one_delivery_is_redriven_from_its_visit(served: admin_port.Served) -> None:
+async def test_one_delivery_is_redriven_from_its_visit(served: admin_port.Served, browser: browsing.Browser) -> None:
     (identifier,) = await dead(served)
     await dead_of(served, "other")
-    async with browsing.opened(served) as browser:
-        counted = await browser.get(f"{PATH}?delivery={identifier}")
-        assert "1 delivery would be sent again" in counted.words
-        visit = await browser.send(PATH, counted, delivery=identifier)
+    counted = await browser.get(f"{PATH}?delivery={identifier}")
+    assert "1 delivery would be sent again" in counted.words
+    visit = await browser.send(PATH, counted, delivery=identifier)
     assert "What happened" in visit.words
     assert identifier not in await dead(served)
     assert len(await dead(served)) == 1
@@ -98,11 +87,10 @@ async def dead_of(served: admin_port.Served, name: str) -> None:
     await served.bench.store.flush()
 
 
-async def test_nothing_is_redriven_without_a_selection(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(PATH)
-        assert "Choose a tenant, a destination or a time." in page.words
-        answer = await browser.send(PATH, page)
+async def test_nothing_is_redriven_without_a_selection(served: admin_port.Served, browser: browsing.Browser) -> None:
+    page = await browser.get(PATH)
+    assert "Choose a tenant, a destination or a time." in page.words
+    answer = await browser.send(PATH, page)
     assert (answer.status, len(await dead(served))) == (400, 1)
 
 
@@ -126,17 +114,15 @@ async def test_limited_token_redrives_deliveries_of_its_tenant_alone(served: adm
     assert len(await dead(served)) == 1
 
 
-async def test_empty_form_leads_to_tenants_with_deliveries_that_failed(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(PATH)
+async def test_empty_form_leads_to_tenants_with_deliveries_that_failed(browser: browsing.Browser) -> None:
+    page = await browser.get(PATH)
     assert "Tenant Failed for good agency/acme 1" in page.words
     assert f'<a href="{OF_ACME}">agency/acme</a>' in page.text
 
 
 @pytest.mark.parametrize("query", ["tenant=<script>", "since=yesterday", "delivery=x", "destination=agency/none"])
-async def test_wrong_selection_gets_a_page_that_says_why(served: admin_port.Served, query: str) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(f"{PATH}?{query}")
+async def test_wrong_selection_gets_a_page_that_says_why(browser: browsing.Browser, query: str) -> None:
+    page = await browser.get(f"{PATH}?{query}")
     assert (page.status in {400, 404}, "That did not work" in page.words, "<script>" in page.text) == (
         True,
         True,

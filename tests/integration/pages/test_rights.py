@@ -1,23 +1,13 @@
 """Pages show the buttons and the menu that the token permits; the API says what that is."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from unittest import mock
-
-import pytest
 
 from support import admin_port, browsing
 from usher_gateway.admin import tokens
 
 LOOK = {"Overview", "Visits", "Replays", "Usage"}
 ALL = LOOK | {"Find", "Erasures", "Links", "Audit"}
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 def menu_of(page: browsing.Page) -> set[str]:

@@ -2,8 +2,6 @@
 
 import gc
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -13,13 +11,6 @@ from usher_gateway.pages import server
 from usher_gateway.pages.api import ApiProblemError
 
 UNKNOWN_ID = "01920000-0000-7000-8000-000000000009"
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 async def test_printed_address_opens_the_pages_once(served: admin_port.Served) -> None:
@@ -94,13 +85,12 @@ async def test_missing_scope_is_named(served: admin_port.Served) -> None:
     assert (page.status, "lacks the scope visits:read" in page.words) == (403, True)
 
 
-async def test_form_of_another_site_changes_nothing(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        assert (await browser.post("/ui/zone", zone="Asia/Tokyo", csrf="x")).status == 403
-        page = await browser.get("/ui/")
-        assert 'value="UTC"' in page.text
-        await browser.send("/ui/zone", page, zone="Asia/Tokyo")
-        assert 'value="Asia/Tokyo"' in (await browser.get("/ui/")).text
+async def test_form_of_another_site_changes_nothing(browser: browsing.Browser) -> None:
+    assert (await browser.post("/ui/zone", zone="Asia/Tokyo", csrf="x")).status == 403
+    page = await browser.get("/ui/")
+    assert 'value="UTC"' in page.text
+    await browser.send("/ui/zone", page, zone="Asia/Tokyo")
+    assert 'value="Asia/Tokyo"' in (await browser.get("/ui/")).text
 
 
 @pytest.mark.parametrize(
@@ -119,25 +109,23 @@ async def test_form_of_another_site_changes_nothing(served: admin_port.Served) -
         ("POST", "/ui/zone", "/ui/"),
     ],
 )
-async def test_page_of_an_error_leads_back(served: admin_port.Served, method: str, path: str, back: str) -> None:
-    async with browsing.opened(served) as browser:
-        page = await (browser.get(path) if method == "GET" else browser.post(path))
+async def test_page_of_an_error_leads_back(browser: browsing.Browser, method: str, path: str, back: str) -> None:
+    page = await (browser.get(path) if method == "GET" else browser.post(path))
     assert "That did not work" in page.words
     assert f'<p><a href="{back}">' in page.text
 
 
-async def test_wrong_time_zone_gets_a_message_and_changes_nothing(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/")
-        for name in ("Berlin", "../etc/passwd", "<script>"):
-            answer = await browser.send("/ui/zone", page, zone=name)
-            assert (answer.status, "There is no time zone" in answer.words, "<script>" in answer.text) == (
-                400,
-                True,
-                False,
-            )
-        assert 'value="UTC"' in (await browser.get("/ui/")).text
-        assert (await browser.send("/ui/zone", page, zone="UTC")).status == 200
+async def test_wrong_time_zone_gets_a_message_and_changes_nothing(browser: browsing.Browser) -> None:
+    page = await browser.get("/ui/")
+    for name in ("Berlin", "../etc/passwd", "<script>"):
+        answer = await browser.send("/ui/zone", page, zone=name)
+        assert (answer.status, "There is no time zone" in answer.words, "<script>" in answer.text) == (
+            400,
+            True,
+            False,
+        )
+    assert 'value="UTC"' in (await browser.get("/ui/")).text
+    assert (await browser.send("/ui/zone", page, zone="UTC")).status == 200
 
 
 @pytest.mark.parametrize("path", [*server.PAGES, *server.ACTIONS])
@@ -150,34 +138,32 @@ async def test_every_page_and_form_needs_a_session(served: admin_port.Served, pa
 
 
 @pytest.mark.parametrize("path", server.ACTIONS)
-async def test_every_form_of_another_site_is_refused(served: admin_port.Served, path: str) -> None:
-    async with browsing.opened(served) as browser:
-        address = path.format(id=UNKNOWN_ID, namespace="agency", name="acme")
-        page = await browser.post(address, csrf="x", confirm="1")
+async def test_every_form_of_another_site_is_refused(
+    served: admin_port.Served, browser: browsing.Browser, path: str
+) -> None:
+    address = path.format(id=UNKNOWN_ID, namespace="agency", name="acme")
+    page = await browser.post(address, csrf="x", confirm="1")
     assert (page.status, "The form is not of a page of this session" in page.words) == (403, True)
     assert (await served.get("/api/audit"))["rows"] == []
 
 
 @pytest.mark.parametrize("path", ["/ui/zone", "/ui/find"])
-async def test_refused_form_is_not_kept(served: admin_port.Served, path: str) -> None:
-    async with browsing.opened(served) as browser:
-        await browser.post(path, csrf="x")
-        await browser.send(path, await browser.get("/ui/find"), zone="Berlin", person="x")
+async def test_refused_form_is_not_kept(browser: browsing.Browser, path: str) -> None:
+    await browser.post(path, csrf="x")
+    await browser.send(path, await browser.get("/ui/find"), zone="Berlin", person="x")
     gc.collect()
     raised = [each for each in gc.get_objects() if isinstance(each, ApiProblemError) and each.__traceback__]
     assert raised == []
 
 
-async def test_leaving_ends_the_session_of_the_browser(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        assert (await browser.post("/ui/leave")).status == 403
-        assert (await browser.send("/ui/leave", await browser.get("/ui/"))).status == 401
-        assert (await browser.get("/ui/")).status == 401
+async def test_leaving_ends_the_session_of_the_browser(browser: browsing.Browser) -> None:
+    assert (await browser.post("/ui/leave")).status == 403
+    assert (await browser.send("/ui/leave", await browser.get("/ui/"))).status == 401
+    assert (await browser.get("/ui/")).status == 401
 
 
-async def test_every_answer_forbids_scripts_frames_and_caches(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        pages = [await browser.get(path) for path in ("/ui/", "/ui/static/page.css", "/ui/static/none", "/ui/enter/x")]
+async def test_every_answer_forbids_scripts_frames_and_caches(browser: browsing.Browser) -> None:
+    pages = [await browser.get(path) for path in ("/ui/", "/ui/static/page.css", "/ui/static/none", "/ui/enter/x")]
     for page in pages:
         policy = page.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy

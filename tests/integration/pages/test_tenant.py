@@ -1,8 +1,6 @@
 """The page about a tenant."""
 
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,13 +10,6 @@ from usher_gateway import documents, model
 from usher_gateway.admin import tokens
 
 PATH = "/ui/tenants/agency/acme"
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 async def test_every_need_is_shown_with_a_next_step(served: admin_port.Served) -> None:
@@ -46,9 +37,8 @@ async def test_page_names_the_routes_that_are_paused(served: admin_port.Served) 
     assert "Route crm: Paused." in await browsing.words_of(served, PATH)
 
 
-async def test_page_says_when_it_was_read_and_loads_itself_again(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(PATH)
+async def test_page_says_when_it_was_read_and_loads_itself_again(browser: browsing.Browser) -> None:
+    page = await browser.get(PATH)
     assert "As of 2025-11-25 12:00:00" in page.words
     assert 'data-reloads="60"' in page.text
 
@@ -92,24 +82,24 @@ async def test_retention_says_how_far_back_the_data_reaches(served: admin_port.S
         assert reach in words
 
 
-async def test_page_leads_to_its_listener_destination_and_visits(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(PATH)
-        (visit, *_) = (await served.get("/api/visits?tenant=acme"))["rows"]
-        links = re.findall('href="(/ui/[^"]*)"', page.text)
-        assert {"/ui/listeners/agency/lobby", "/ui/destinations/agency/crm", f"/ui/visits/{visit['id']}"} <= {*links}
-        for path in ("/ui/listeners/agency/lobby", "/ui/destinations/agency/crm"):
-            assert (await browser.get(path)).status == 200
+async def test_page_leads_to_its_listener_destination_and_visits(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    page = await browser.get(PATH)
+    (visit, *_) = (await served.get("/api/visits?tenant=acme"))["rows"]
+    links = re.findall('href="(/ui/[^"]*)"', page.text)
+    assert {"/ui/listeners/agency/lobby", "/ui/destinations/agency/crm", f"/ui/visits/{visit['id']}"} <= {*links}
+    for path in ("/ui/listeners/agency/lobby", "/ui/destinations/agency/crm"):
+        assert (await browser.get(path)).status == 200
 
 
-async def test_counts_of_a_destination_lead_to_their_deliveries(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(PATH)
-        assert '<a class="step" href="/ui/redrive?tenant=agency/acme">See why, and redrive them.</a>' in page.text
-        for state in ("held", "dead"):
-            path = f"/ui/destinations/agency/crm?tenant=agency/acme&state={state}"
-            assert f'href="{path.replace("&", "&amp;")}#newest-heading">1</a>' in page.text
-            assert f"Newest deliveries (agency/acme, {state})" in (await browser.get(path)).words
+async def test_counts_of_a_destination_lead_to_their_deliveries(browser: browsing.Browser) -> None:
+    page = await browser.get(PATH)
+    assert '<a class="step" href="/ui/redrive?tenant=agency/acme">See why, and redrive them.</a>' in page.text
+    for state in ("held", "dead"):
+        path = f"/ui/destinations/agency/crm?tenant=agency/acme&state={state}"
+        assert f'href="{path.replace("&", "&amp;")}#newest-heading">1</a>' in page.text
+        assert f"Newest deliveries (agency/acme, {state})" in (await browser.get(path)).words
     assert "/ui/visits?tenant=agency/acme&amp;countedAs=quarantined" in page.text
 
 
@@ -121,31 +111,28 @@ async def test_days_are_those_of_the_tenants_zone(served: admin_port.Served) -> 
     assert "Visits by day, last 30 days (Australia/Adelaide)" in await browsing.words_of(served, PATH)
 
 
-async def test_hostile_tenant_name_is_escaped(served: admin_port.Served) -> None:
+async def test_hostile_tenant_name_is_escaped(served: admin_port.Served, browser: browsing.Browser) -> None:
     listener = model.ListenerName("agency", "<script>x</script>\x1b[2J", "lobby")
     held = samples.plan(samples.route(listener=listener), hold=model.HoldReason.DestinationPaused)
     await served.bench.accept(samples.arrival("e", listener=listener, if_visit=(held,)))
-    async with browsing.opened(served) as browser:
-        overview = await browser.get("/ui/?all=1")
-        (path,) = re.findall(r'href="(/ui/tenants/agency/%3C[^"#]*)"', overview.text)
-        page = await browser.get(path)
+    overview = await browser.get("/ui/?all=1")
+    (path,) = re.findall(r'href="(/ui/tenants/agency/%3C[^"#]*)"', overview.text)
+    page = await browser.get(path)
     assert page.status == 200
     assert "Not in force:" in page.words
     assert "<script>x" not in overview.text + page.text
     assert "\x1b" not in overview.text + page.text
 
 
-async def test_unknown_tenant_gets_a_hint(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/tenants/agency/acne")
+async def test_unknown_tenant_gets_a_hint(browser: browsing.Browser) -> None:
+    page = await browser.get("/ui/tenants/agency/acne")
     assert (page.status, "Did you mean acme ?" in page.words) == (404, True)
 
 
 @pytest.mark.parametrize("kind", ["tenants", "listeners", "destinations"])
 @pytest.mark.parametrize("key", ["agency/none", "none/acme", "%00/%00", "..%2f../x", "agency/<script>"])
-async def test_page_of_what_does_not_exist_says_so(served: admin_port.Served, kind: str, key: str) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(f"/ui/{kind}/{key}")
+async def test_page_of_what_does_not_exist_says_so(browser: browsing.Browser, kind: str, key: str) -> None:
+    page = await browser.get(f"/ui/{kind}/{key}")
     assert page.status in {400, 404}
     assert "<script>" not in page.text
 

@@ -27,9 +27,8 @@ async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
         yield served
 
 
-async def test_month_is_compared_with_the_month_before(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/usage?month=2025-11")
+async def test_month_is_compared_with_the_month_before(browser: browsing.Browser) -> None:
+    page = await browser.get("/ui/usage?month=2025-11")
     assert "3 visits +200 %, from 1" in page.words
     assert "2 tenants by visits, 2025-11" in page.words
     assert "agency/acme 2 +100 %" in page.words
@@ -38,22 +37,20 @@ async def test_month_is_compared_with_the_month_before(served: admin_port.Served
     assert "Highest: 3 visits at 11-25." in page.words
 
 
-async def test_days_and_months_are_those_of_the_viewers_zone(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/usage?month=2025-11")
-        assert "2025-11-01 0 0" in page.words
-        await browser.send("/ui/zone", page, zone="Europe/Berlin")
-        in_berlin = await browser.get("/ui/usage?month=2025-11")
+async def test_days_and_months_are_those_of_the_viewers_zone(browser: browsing.Browser) -> None:
+    page = await browser.get("/ui/usage?month=2025-11")
+    assert "2025-11-01 0 0" in page.words
+    await browser.send("/ui/zone", page, zone="Europe/Berlin")
+    in_berlin = await browser.get("/ui/usage?month=2025-11")
     assert "Days and months are those of Europe/Berlin." in in_berlin.words
     assert ("4 visits none before" in in_berlin.words, "2025-11-01 1 0" in in_berlin.words) == (True, True)
 
 
-async def test_one_tenant_has_its_months_and_its_time_zone(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/usage?month=2025-11")
-        await browser.send("/ui/zone", page, zone="Europe/Berlin")
-        of_acme = await browser.get("/ui/usage?tenant=agency/acme&month=2025-11")
-        in_berlin = await browser.get("/ui/usage?tenant=agency/acme&month=2025-11&zone=viewer")
+async def test_one_tenant_has_its_months_and_its_time_zone(browser: browsing.Browser) -> None:
+    page = await browser.get("/ui/usage?month=2025-11")
+    await browser.send("/ui/zone", page, zone="Europe/Berlin")
+    of_acme = await browser.get("/ui/usage?tenant=agency/acme&month=2025-11")
+    in_berlin = await browser.get("/ui/usage?tenant=agency/acme&month=2025-11&zone=viewer")
     assert "Days and months are those of UTC, the tenant's time zone. Show those of Europe/Berlin" in of_acme.words
     assert "Days and months are those of Europe/Berlin. Show those of the tenant's zone" in in_berlin.words
     assert "3 visits none before" in in_berlin.words
@@ -62,11 +59,10 @@ async def test_one_tenant_has_its_months_and_its_time_zone(served: admin_port.Se
     assert ("2025-10 1 " in of_acme.words, "2025-09" in of_acme.words) == (True, False)
 
 
-async def test_books_are_downloaded_as_csv(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        by_day = await browser.get("/ui/usage.csv?month=2025-11&by=day&tenant=agency/acme")
-        by_tenant = await browser.get("/ui/usage.csv?month=2025-11&by=tenant&zone=tenant")
-        by_month = await browser.get("/ui/usage.csv?month=2025-11&by=month")
+async def test_books_are_downloaded_as_csv(browser: browsing.Browser) -> None:
+    by_day = await browser.get("/ui/usage.csv?month=2025-11&by=day&tenant=agency/acme")
+    by_tenant = await browser.get("/ui/usage.csv?month=2025-11&by=tenant&zone=tenant")
+    by_month = await browser.get("/ui/usage.csv?month=2025-11&by=month")
     assert by_day.headers["Content-Disposition"] == 'attachment; filename="usage-2025-11-by-day.csv"'
     assert 'filename="usage-2025-11-by-tenant-own-zones.csv"' in by_tenant.headers["Content-Disposition"]
     assert by_day.headers["Content-Type"].startswith("text/csv")
@@ -77,11 +73,10 @@ async def test_books_are_downloaded_as_csv(served: admin_port.Served) -> None:
     ]
 
 
-async def test_books_of_a_month_that_is_not_over_say_so(served: admin_port.Served) -> None:
+async def test_books_of_a_month_that_is_not_over_say_so(browser: browsing.Browser) -> None:
     month = f"{datetime.datetime.now(datetime.UTC):%Y-%m}"
-    async with browsing.opened(served) as browser:
-        page = await browser.get(f"/ui/usage?month={month}")
-        file = await browser.get(f"/ui/usage.csv?month={month}&by=day")
+    page = await browser.get(f"/ui/usage?month={month}")
+    file = await browser.get(f"/ui/usage.csv?month={month}&by=day")
     assert f"days of {month} so far tenants of {month} so far " in page.words
     assert f'filename="usage-{month}-so-far-by-day.csv"' in file.headers["Content-Disposition"]
 
@@ -119,7 +114,6 @@ async def test_limited_token_sees_the_usage_of_its_tenant_alone(served: admin_po
 
 
 @pytest.mark.parametrize("path", ["/ui/usage?month=2025-13", "/ui/usage.csv", "/ui/usage.csv?month=2025-11&by=hour"])
-async def test_wrong_month_or_period_gets_a_page_that_says_why(served: admin_port.Served, path: str) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(path)
+async def test_wrong_month_or_period_gets_a_page_that_says_why(browser: browsing.Browser, path: str) -> None:
+    page = await browser.get(path)
     assert (page.status, "That did not work" in page.words) == (400, True)

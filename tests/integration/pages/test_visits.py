@@ -2,8 +2,6 @@
 
 import html
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -14,13 +12,6 @@ from usher_gateway.admin import tokens
 HOSTILE = '{"name":"<script>alert(1)</script>","note":"\u202e"}'.encode()
 
 
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
-
-
 async def visit_of(served: admin_port.Served, **filters: str) -> str:
     """Return the path of the page of the newest visit that filters select."""
     status, answer = await served.ask("GET", "/api/visits", params=filters)
@@ -28,45 +19,41 @@ async def visit_of(served: admin_port.Served, **filters: str) -> str:
     return f"/ui/visits/{answer['rows'][0]['id']}"
 
 
-async def test_list_shows_arrivals_and_leads_to_each(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/visits")
-        assert (page.status, page.text.count('scope="row"')) == (200, 5)
-        assert "dead (crm)" in page.words
-        assert "skipped Filter (crm)" in page.words
-        visit = await browser.get(re.findall(r'href="(/ui/visits/[^"]+)"', page.text)[0])
-        assert visit.status == 200
+async def test_list_shows_arrivals_and_leads_to_each(browser: browsing.Browser) -> None:
+    page = await browser.get("/ui/visits")
+    assert (page.status, page.text.count('scope="row"')) == (200, 5)
+    assert "dead (crm)" in page.words
+    assert "skipped Filter (crm)" in page.words
+    visit = await browser.get(re.findall(r'href="(/ui/visits/[^"]+)"', page.text)[0])
+    assert visit.status == 200
 
 
-async def test_list_takes_filters_and_times_of_the_viewers_zone(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/visits?reason=NoUser&tenant=agency/acme&since=2025-11-25T12:00")
-        assert (page.text.count('scope="row"'), "NoUser" in page.words) == (1, True)
-        assert 'name="since" value="2025-11-25T12:00"' in page.text
-        await browser.send("/ui/zone", page, zone="Asia/Tokyo")
-        in_tokyo = await browser.get("/ui/visits?until=2025-11-25T21:00")
-        assert "No such visits." in in_tokyo.words
-        assert "2025-11-25 21:00:00" in (await browser.get("/ui/visits?since=2025-11-25T21:00")).words
+async def test_list_takes_filters_and_times_of_the_viewers_zone(browser: browsing.Browser) -> None:
+    page = await browser.get("/ui/visits?reason=NoUser&tenant=agency/acme&since=2025-11-25T12:00")
+    assert (page.text.count('scope="row"'), "NoUser" in page.words) == (1, True)
+    assert 'name="since" value="2025-11-25T12:00"' in page.text
+    await browser.send("/ui/zone", page, zone="Asia/Tokyo")
+    in_tokyo = await browser.get("/ui/visits?until=2025-11-25T21:00")
+    assert "No such visits." in in_tokyo.words
+    assert "2025-11-25 21:00:00" in (await browser.get("/ui/visits?since=2025-11-25T21:00")).words
 
 
-async def test_filters_are_folded_until_one_is_set(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        pages = [
-            await browser.get(f"/ui/visits{query}") for query in ("", "?tenant=", "?tenant=acme", "?since=2025-11-25")
-        ]
+async def test_filters_are_folded_until_one_is_set(browser: browsing.Browser) -> None:
+    pages = [await browser.get(f"/ui/visits{query}") for query in ("", "?tenant=", "?tenant=acme", "?since=2025-11-25")]
     assert ["<details open>" in page.text for page in pages] == [False, False, True, True]
     assert "<details>" in pages[0].text
 
 
-async def test_long_list_continues_on_the_next_page_with_its_filters(served: admin_port.Served) -> None:
+async def test_long_list_continues_on_the_next_page_with_its_filters(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
     await served.bench.accept(*[samples.arrival(f"more {number}", samples.NOW + number) for number in range(60)])
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/visits?tenant=agency/acme&countedAs=visit")
-        assert (page.text.count('scope="row"'), "50 arrivals, more follow." in page.words) == (50, True)
-        (link,) = re.findall(r'rel="next" href="([^"]+)"', page.text)
-        rest = await browser.get(link.replace("&amp;", "&"))
-        assert (rest.text.count('scope="row"'), 'value="agency/acme"' in rest.text) == (14, True)
-        assert "more follow" not in rest.words
+    page = await browser.get("/ui/visits?tenant=agency/acme&countedAs=visit")
+    assert (page.text.count('scope="row"'), "50 arrivals, more follow." in page.words) == (50, True)
+    (link,) = re.findall(r'rel="next" href="([^"]+)"', page.text)
+    rest = await browser.get(link.replace("&amp;", "&"))
+    assert (rest.text.count('scope="row"'), 'value="agency/acme"' in rest.text) == (14, True)
+    assert "more follow" not in rest.words
 
 
 @pytest.mark.parametrize(
@@ -81,22 +68,21 @@ async def test_long_list_continues_on_the_next_page_with_its_filters(served: adm
     ],
 )
 async def test_wrong_request_gets_a_page_that_says_why(
-    served: admin_port.Served, path: str, status: int, words: str
+    browser: browsing.Browser, path: str, status: int, words: str
 ) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(path)
-        assert (page.status, words in page.words, "That did not work" in page.words) == (status, True, True)
+    page = await browser.get(path)
+    assert (page.status, words in page.words, "That did not work" in page.words) == (status, True, True)
 
 
-async def test_time_that_has_no_place_in_the_calendar_of_utc_is_none(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get("/ui/visits?since=0001-01-01T00:00", ("Cookie", "usher_zone=Asia/Tokyo"))
+async def test_time_that_has_no_place_in_the_calendar_of_utc_is_none(browser: browsing.Browser) -> None:
+    page = await browser.get("/ui/visits?since=0001-01-01T00:00", ("Cookie", "usher_zone=Asia/Tokyo"))
     assert (page.status, "Since is not a time" in page.words) == (400, True)
 
 
-async def test_visit_tells_what_happened_and_what_happens_next(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        page = await browser.get(await visit_of(served, id=await dead_visit(served)))
+async def test_visit_tells_what_happened_and_what_happens_next(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    page = await browser.get(await visit_of(served, id=await dead_visit(served)))
     assert "A visit arrived at agency/lobby" in page.words
     assert "agency/crm answered 400 after 12 ms." in page.words
     assert "It is dead: no attempt follows." in page.words
@@ -107,22 +93,22 @@ async def test_visit_tells_what_happened_and_what_happens_next(served: admin_por
     assert 'href="/ui/listeners/agency/lobby"' in page.text
 
 
-async def test_repeat_leads_to_the_visit_that_it_repeats(served: admin_port.Served) -> None:
+async def test_repeat_leads_to_the_visit_that_it_repeats(served: admin_port.Served, browser: browsing.Browser) -> None:
     await served.bench.accept(samples.arrival("a", samples.NOW + 1, fingerprint=samples.digest("again")))
     (again, *_) = (await served.get("/api/visits?countedAs=repeat"))["rows"]
-    async with browsing.opened(served) as browser:
-        page = await browser.get(f"/ui/visits/{again['id']}")
-        (path,) = re.findall(r'href="(/ui/visits/[^"]+)">That visit', page.text)
-        assert (await browser.get(path)).status == 200
+    page = await browser.get(f"/ui/visits/{again['id']}")
+    (path,) = re.findall(r'href="(/ui/visits/[^"]+)">That visit', page.text)
+    assert (await browser.get(path)).status == 200
 
 
-async def test_visit_has_the_times_of_the_viewer_and_of_the_tenant(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        path = await visit_of(served)
-        page = await browser.get(path)
-        assert "Received 2025-11-25 12:00:00 Counted as" in page.words
-        await browser.send("/ui/zone", page, zone="Asia/Tokyo")
-        in_tokyo = await browser.get(path)
+async def test_visit_has_the_times_of_the_viewer_and_of_the_tenant(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    path = await visit_of(served)
+    page = await browser.get(path)
+    assert "Received 2025-11-25 12:00:00 Counted as" in page.words
+    await browser.send("/ui/zone", page, zone="Asia/Tokyo")
+    in_tokyo = await browser.get(path)
     assert "Received 2025-11-25 21:00:00; at the tenant 2025-11-25 12:00:00 (UTC)" in in_tokyo.words
 
 
@@ -130,25 +116,25 @@ async def dead_visit(served: admin_port.Served) -> str:
     return str((await served.get("/api/deliveries?state=dead"))["rows"][0]["visit"])
 
 
-async def test_body_is_shown_after_the_button_alone_and_escaped(served: admin_port.Served) -> None:
+async def test_body_is_shown_after_the_button_alone_and_escaped(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
     await served.bench.accept(samples.arrival("hostile", samples.NOW + 1, body=HOSTILE))
-    async with browsing.opened(served) as browser:
-        path = await visit_of(served)
-        page = await browser.get(path)
-        assert ("script>alert" in page.text, (await browser.get(f"{path}/body")).status) == (False, 405)
-        body = await browser.send(f"{path}/body", page)
-        assert (body.status, body.headers["Cache-Control"]) == (200, "no-store")
-        assert '\n  "name": "<script>alert(1)</script>",\n' in html.unescape(body.text)
-        assert ("<script>alert" in body.text, "\u202e" in body.text) == (False, False)
+    path = await visit_of(served)
+    page = await browser.get(path)
+    assert ("script>alert" in page.text, (await browser.get(f"{path}/body")).status) == (False, 405)
+    body = await browser.send(f"{path}/body", page)
+    assert (body.status, body.headers["Cache-Control"]) == (200, "no-store")
+    assert '\n  "name": "<script>alert(1)</script>",\n' in html.unescape(body.text)
+    assert ("<script>alert" in body.text, "\u202e" in body.text) == (False, False)
     (entry,) = (await served.get("/api/audit"))["rows"]
     assert (entry["action"], entry["who"]) == ("show body", "operate")
 
 
-async def test_body_that_is_no_json_is_shown_as_text(served: admin_port.Served) -> None:
+async def test_body_that_is_no_json_is_shown_as_text(served: admin_port.Served, browser: browsing.Browser) -> None:
     await served.bench.accept(samples.quarantined("text", samples.NOW + 1, body=b"a=1\n\x1b[2J\xff"))
-    async with browsing.opened(served) as browser:
-        path = await visit_of(served)
-        body = await browser.send(f"{path}/body", await browser.get(path))
+    path = await visit_of(served)
+    body = await browser.send(f"{path}/body", await browser.get(path))
     assert "a=1\n\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}\n" in body.text
 
 
@@ -160,56 +146,61 @@ async def test_body_needs_its_scope(served: admin_port.Served) -> None:
     assert (body.status, "lacks the scope bodies:read" in body.words) == (403, True)
 
 
-async def test_replay_counts_first_and_delivers_after_the_confirmation(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        path = await visit_of(served, id=await dead_visit(served))
-        counted = await browser.send(f"{path}/replay", await browser.get(path))
-        assert "This replay would create 1 delivery." in counted.words
-        assert "dead: 1 delivery" in counted.words
-        assert (await served.get("/api/replays"))["rows"] == []
-        done = await browser.send(f"{path}/replay", counted, confirm="1", **{"result-dead": "1"})
-        (replay,) = (await served.get("/api/replays"))["rows"]
-        assert (done.status, replay["id"] in done.text) == (200, True)
-        assert replay["selection"] == {"ids": 1, "results": ["dead"]}
-        listed = await browser.get("/ui/replays")
-        assert ("dead, ids 1" in listed.words, replay["id"] in listed.text) == (True, True)
+async def test_replay_counts_first_and_delivers_after_the_confirmation(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    path = await visit_of(served, id=await dead_visit(served))
+    counted = await browser.send(f"{path}/replay", await browser.get(path))
+    assert "This replay would create 1 delivery." in counted.words
+    assert "dead: 1 delivery" in counted.words
+    assert (await served.get("/api/replays"))["rows"] == []
+    done = await browser.send(f"{path}/replay", counted, confirm="1", **{"result-dead": "1"})
+    (replay,) = (await served.get("/api/replays"))["rows"]
+    assert (done.status, replay["id"] in done.text) == (200, True)
+    assert replay["selection"] == {"ids": 1, "results": ["dead"]}
+    listed = await browser.get("/ui/replays")
+    assert ("dead, ids 1" in listed.words, replay["id"] in listed.text) == (True, True)
 
 
-async def test_replay_names_the_deliveries_that_have_not_ended(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
-        path = f"/ui/visits/{held['visit']}"
-        counted = await browser.send(f"{path}/replay", await browser.get(path))
+async def test_replay_names_the_deliveries_that_have_not_ended(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
+    path = f"/ui/visits/{held['visit']}"
+    counted = await browser.send(f"{path}/replay", await browser.get(path))
     assert "There is nothing to replay. Left out: 1 delivery held until the cause of the hold ends." in counted.words
 
 
-async def test_arrival_that_is_no_visit_leads_to_its_listener(served: admin_port.Served) -> None:
+async def test_arrival_that_is_no_visit_leads_to_its_listener(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
     reason = model.QuarantineReason.NotJSON
     await served.bench.accept(samples.quarantined("text", samples.NOW + 1, body=b"a=1", quarantine=reason))
-    async with browsing.opened(served) as browser:
-        page = await browser.get(await visit_of(served))
+    page = await browser.get(await visit_of(served))
     assert "Find out who sends such bodies: the listener has the address" in page.words
     assert ("usher listeners" in page.words, "of this visit" in page.words) == (False, False)
 
 
-async def test_replay_leaves_out_paused_routes_until_they_are_wanted(served: admin_port.Served) -> None:
+async def test_replay_leaves_out_paused_routes_until_they_are_wanted(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
     served.paused_routes.add("crm")
-    async with browsing.opened(served) as browser:
-        path = await visit_of(served, reason="Filter")
-        counted = await browser.send(f"{path}/replay", await browser.get(path))
-        assert "There is nothing to replay." in counted.words
-        assert "Left out: 1 delivery of routes that are paused" in counted.words
-        again = await browser.send(f"{path}/replay", counted, ignorePause="1")
-        assert ("Filter: 1 delivery" in again.words, 'name="ignorePause" value="1" checked' in again.text) == (
-            True,
-            True,
-        )
+    path = await visit_of(served, reason="Filter")
+    counted = await browser.send(f"{path}/replay", await browser.get(path))
+    assert "There is nothing to replay." in counted.words
+    assert "Left out: 1 delivery of routes that are paused" in counted.words
+    again = await browser.send(f"{path}/replay", counted, ignorePause="1")
+    assert ("Filter: 1 delivery" in again.words, 'name="ignorePause" value="1" checked' in again.text) == (
+        True,
+        True,
+    )
 
 
-async def test_replay_without_a_chosen_result_starts_nothing(served: admin_port.Served) -> None:
-    async with browsing.opened(served) as browser:
-        path = await visit_of(served, id=await dead_visit(served))
-        page = await browser.send(f"{path}/replay", await browser.get(path), confirm="1")
+async def test_replay_without_a_chosen_result_starts_nothing(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    path = await visit_of(served, id=await dead_visit(served))
+    page = await browser.send(f"{path}/replay", await browser.get(path), confirm="1")
     assert (page.status, "choose what to replay" in page.words) == (400, True)
     assert (await served.get("/api/replays"))["rows"] == []
 
