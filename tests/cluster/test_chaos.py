@@ -22,6 +22,7 @@ from support import api, clusters, installs, leaks, waiting, wire
 from support.published_documents import declare, live
 
 SEED = 11
+CHAOS_SECONDS = 600.0
 CONVERGED_SECONDS = 120.0  # Limit of design.md until every gateway runs what the manifests say
 
 # A Lease and checks that fit the length of the test.
@@ -218,14 +219,13 @@ class Chaos:
         return differences
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("seconds", [0, pytest.param(600, marks=pytest.mark.long)])
 async def test_every_gateway_runs_what_the_manifests_say_after_chaos(
     restorable: clusters.Restorable,
     restorable_namespaces: installs.Namespaces,
     restorable_install: installs.Install,
     tmp_path: Path,
-    seconds: int,
 ) -> None:
     install, chance = restorable_install, random.Random(SEED)
     admin = ports.several(2)
@@ -241,7 +241,7 @@ async def test_every_gateway_runs_what_the_manifests_say_after_chaos(
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(program.keep_running()) for program in (*operators, *gateways)]
         running.append(group.create_task(chaos.watch_owners()))
-        await chaos.run(seconds, tmp_path, chance)
+        await chaos.run(CHAOS_SECONDS, tmp_path, chance)
         await waiting.until(chaos.differences, lambda differences: not differences, limit_seconds=CONVERGED_SECONDS)
         for task in running:
             task.cancel()

@@ -19,7 +19,7 @@ from prometheus import debian, server
 from support import agencies, api, clusters, promtool
 from usher_operator import children
 
-pytestmark = agencies.SHARED
+pytestmark = [agencies.SHARED, pytest.mark.long]
 
 BOARD = json.loads(output.files()[f"{output.FOLDER}/operator.json"])
 PICTURE = Path(__file__).parents[2] / "docs" / "boards" / "operator.png"

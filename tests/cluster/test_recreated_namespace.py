@@ -150,6 +150,7 @@ class TestServed:
             assert (await agency.post(urls[room], gateways.visit(10 + number))).acknowledges
         await agency.until_received(1, 10, 11, 12, 13)
 
+    @pytest.mark.long
     async def test_what_another_agency_makes_gets_no_visits_of_the_former_one(self, agency: agencies.Agency) -> None:
         install, namespace, urls = await self.deleted(agency, ROOMS)
         await wait_halted(install, halted=True)

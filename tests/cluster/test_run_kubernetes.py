@@ -128,6 +128,7 @@ async def test_ctrl_c_before_the_day_ends_the_run_without_an_error(run: Run) -> 
     assert run.left() == []
 
 
+@pytest.mark.long
 async def test_killed_run_leaves_no_process(run: Run) -> None:
     await run.start("--seconds", "600")
     await run.wait_said("A day of the example agency")
