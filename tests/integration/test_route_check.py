@@ -20,7 +20,7 @@ from usher_gateway import documents, settings
 from usher_operator import route_check
 
 HOSTNAME = "www.example.org"
-CERTIFICATE, KEY = certificates.make("public", HOSTNAME)
+PUBLIC = CERTIFICATE, KEY = certificates.make("public", HOSTNAME)
 BALANCER = {"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}
 
 
@@ -101,6 +101,17 @@ def server_context(tmp_path: Path) -> ssl.SSLContext:
 
 
 @contextlib.asynccontextmanager
+async def serving(
+    site: Site, tmp_path: Path, pair: tuple[bytes, bytes] = PUBLIC
+) -> AsyncIterator[gateways.RunningGateway]:
+    """Run a gateway where the hostname leads, with a certificate and its key."""
+    cert, key = certificates.write(tmp_path, *pair)
+    listen = settings.Endpoint("127.0.0.1", site.port)
+    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=listen) as gateway:
+        yield gateway
+
+
+@contextlib.asynccontextmanager
 async def controller(site: Site, tmp_path: Path, status: int, *, seconds: float = 0) -> AsyncIterator[None]:
     """Serve the hostname as an Ingress controller without a gateway does."""
 
@@ -118,10 +129,7 @@ async def controller(site: Site, tmp_path: Path, status: int, *, seconds: float 
 
 
 async def test_hostname_that_leads_to_a_gateway_is_reachable(site: Site, tmp_path: Path) -> None:
-    cert, key = certificates.write(tmp_path, CERTIFICATE, KEY)
-    async with gateways.running(
-        tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)
-    ) as gateway:
+    async with serving(site, tmp_path) as gateway:
         assert (await site.check())[0] == "True"
         assert gateway.counted() == {}, "the check is no arrival"
         assert await gateway.meters() == {}
@@ -130,7 +138,7 @@ async def test_hostname_that_leads_to_a_gateway_is_reachable(site: Site, tmp_pat
     status, message = await site.check(route_check.GRACE_SECONDS)
     assert status == "False"
     assert "refuses connections: the controller of IngressClass `nginx`, or its proxy (Contour: Envoy)," in message
-    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+    async with serving(site, tmp_path):
         assert (await site.check(route_check._RETRY_SECONDS))[0] == "True"
 
 
@@ -148,8 +156,7 @@ async def test_changed_ingress_is_asked_at_once_and_often(
     site: Site, tmp_path: Path, closes_after_seconds: int
 ) -> None:
     """It keeps its old address, and the former controller may still serve it for a while."""
-    cert, key = certificates.write(tmp_path, CERTIFICATE, KEY)
-    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+    async with serving(site, tmp_path):
         assert (await site.check())[0] == "True"
         site.cluster.put(CONTOUR)
         site.cluster.edit("ListenerClass", "public", exposure={"type": "Ingress", "ingress": {"className": "contour"}})
@@ -164,16 +171,14 @@ async def test_changed_ingress_is_asked_at_once_and_often(
 
 
 async def test_hostname_that_lost_its_route_is_soon_not_called_reachable(site: Site, tmp_path: Path) -> None:
-    cert, key = certificates.write(tmp_path, CERTIFICATE, KEY)
-    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+    async with serving(site, tmp_path):
         assert (await site.check())[0] == "True"
         plan_reasons.exposed({"type": "None"}, plan_reasons.EXTERNAL)(site.cluster)
         assert await site.check(SECONDS_BETWEEN_TICKS) == ("", "")
 
 
 async def test_hostname_whose_route_settled_is_asked_every_ten_minutes(site: Site, tmp_path: Path) -> None:
-    cert, key = certificates.write(tmp_path, CERTIFICATE, KEY)
-    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+    async with serving(site, tmp_path):
         await site.check()
         annotations = {"example.com/team": "hooks"}
         exposure = {"type": "Ingress", "ingress": {"className": "nginx", "annotations": annotations}}
@@ -219,8 +224,7 @@ async def test_controller_without_a_ready_gateway_names_that_cause(site: Site, t
 
 
 async def test_untrusted_certificate_is_named_if_the_route_works(site: Site, tmp_path: Path) -> None:
-    cert, key = certificates.write(tmp_path, *certificates.make("private", HOSTNAME))
-    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+    async with serving(site, tmp_path, certificates.make("private", HOSTNAME)):
         message = await site.problem()
     assert "not trusted (self-signed certificate)" in message
 
@@ -331,8 +335,7 @@ async def test_name_server_that_hangs_is_named(site: Site) -> None:
 
 
 async def test_silent_name_server_changes_nothing_that_was_known(site: Site, tmp_path: Path) -> None:
-    cert, key = certificates.write(tmp_path, CERTIFICATE, KEY)
-    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, listen=settings.Endpoint("127.0.0.1", site.port)):
+    async with serving(site, tmp_path):
         await site.check()
     site.names.error = socket.EAI_AGAIN
     for _ in range(3):

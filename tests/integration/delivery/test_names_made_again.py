@@ -8,40 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import test_utils, web
 
 from support import gateway as in_process
 from support import gateways, waiting
 from usher_gateway import model
+from usher_gateway.simulator import receiver, receiving
 
+FAILING = receiving.Behaviour(status=503)
 NOT_FOUND, NO_SECRET = model.HoldReason.DestinationNotFound, model.HoldReason.SecretNotFound
 
 
-class System:
-    """A tenant's system: it keeps what it gets, and answers with ``status``."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.received: list[tuple[str, bytes]] = []
-
-    async def answer(self, request: web.BaseRequest) -> web.Response:
-        self.received.append((request.headers.get("authorization", ""), await request.read()))
-        return web.Response(status=self.status)
-
-    @property
-    def visits(self) -> list[bytes]:
-        return [body for _, body in self.received]
-
-
 class Agency:
-    """A gateway with one listener and one destination, each of one tenant, and the systems of two tenants."""
+    """A gateway with one listener and one destination, each of one tenant. A tenant's system has its own path."""
 
-    def __init__(self, gateway: in_process.RunningGateway, systems: dict[str, System], urls: dict[str, str]) -> None:
-        self.gateway, self.systems, self.urls = gateway, systems, urls
+    def __init__(self, gateway: in_process.RunningGateway, peer: receiver.Receiver) -> None:
+        self.gateway, self.peer = gateway, peer
 
     async def edit(self, tenant: str, *secrets: str) -> None:
         """Give the listener and the destination to a tenant, with its URL and Secret, and wait until it is in force."""
-        await self.configure(manifests(tenant, self.urls[tenant], secrets))
+        await self.configure(manifests(tenant, self.peer.url, secrets))
+
+    def received(self, tenant: str) -> list[tuple[str, bytes]]:
+        """Return the credential and the body of each request that a tenant's system got."""
+        return [(request.headers["authorization"], request.body) for request in self.peer.kept(f"/{tenant}")]
+
+    def visits(self, tenant: str) -> list[bytes]:
+        return [body for _, body in self.received(tenant)]
 
     async def configure(self, documents: list[gateways.Manifest]) -> None:
         """Configure the gateway, and wait until its destinations are in force."""
@@ -69,55 +61,49 @@ def manifests(tenant: str, url: str, secrets: tuple[str, ...]) -> list[gateways.
     return [
         *({**gateways.TENANT, "metadata": {"name": name}} for name in ("acme", "globex")),
         *(gateways.secret(name, token=f"token-of-{name}") for name in secrets),
-        gateways.destination("crm", url, {"authentication": bearer}, **reference),
+        gateways.destination("crm", f"{url}/{tenant}", {"authentication": bearer}, **reference),
         gateways.listener("wifi", [gateways.route("crm", "crm")], **reference),
     ]
 
 
 @pytest.fixture
-async def agency(tmp_path: Path) -> AsyncIterator[Agency]:
-    systems = {"acme": System(), "globex": System()}
-    async with (
-        test_utils.RawTestServer(systems["acme"].answer) as acme,
-        test_utils.RawTestServer(systems["globex"].answer) as globex,
-    ):
-        urls = {"acme": str(acme.make_url("/")), "globex": str(globex.make_url("/"))}
-        async with in_process.running(tmp_path, manifests("acme", urls["acme"], ("acme",))) as gateway:
-            yield Agency(gateway, systems, urls)
+async def agency(tmp_path: Path, peer: receiver.Receiver) -> AsyncIterator[Agency]:
+    async with in_process.running(tmp_path, manifests("acme", peer.url, ("acme",))) as gateway:
+        yield Agency(gateway, peer)
 
 
 async def test_visits_wait_for_the_secret_of_their_own_tenant(agency: Agency) -> None:
     await agency.post(1)
-    await waiting.wait_until(lambda: agency.systems["acme"].received)
+    await waiting.wait_until(lambda: agency.received("acme"))
     await agency.edit("globex", "acme")
     await agency.post(2, 3, 4)
     await agency.until_held(NO_SECRET, 3)
     await agency.edit("globex", "globex")
-    await waiting.wait_until(lambda: len(agency.systems["globex"].received) == 3)
-    assert {token for token, _ in agency.systems["globex"].received} == {"Bearer token-of-globex"}
-    assert agency.systems["acme"].received == [("Bearer token-of-acme", gateways.visit(1))]
+    await waiting.wait_until(lambda: len(agency.received("globex")) == 3)
+    assert {token for token, _ in agency.received("globex")} == {"Bearer token-of-globex"}
+    assert agency.received("acme") == [("Bearer token-of-acme", gateways.visit(1))]
 
 
 async def test_open_delivery_waits_while_another_tenant_has_its_destination(agency: Agency) -> None:
-    agency.systems["acme"].status = 503
+    agency.peer.set_behaviour("/acme", FAILING)
     await agency.post(1)
-    await waiting.wait_until(lambda: agency.systems["acme"].received)
+    await waiting.wait_until(lambda: agency.received("acme"))
     await agency.edit("globex", "globex")
     await agency.until_held(NOT_FOUND, 1)
     await agency.post(2)
-    await waiting.wait_until(lambda: agency.systems["globex"].received)
-    agency.systems["acme"].status = 200
+    await waiting.wait_until(lambda: agency.received("globex"))
+    agency.peer.set_behaviour("/acme", receiving.Behaviour())
     await agency.edit("acme", "acme")
-    await waiting.wait_until(lambda: agency.systems["acme"].visits[1:] == [gateways.visit(1)])
-    assert agency.systems["globex"].visits == [gateways.visit(2)]
+    await waiting.wait_until(lambda: agency.visits("acme")[1:] == [gateways.visit(1)])
+    assert agency.visits("globex") == [gateways.visit(2)]
 
 
 async def test_open_delivery_of_a_removed_route_waits_while_its_destination_is_shared(agency: Agency) -> None:
-    agency.systems["acme"].status = 503
+    agency.peer.set_behaviour("/acme", FAILING)
     await agency.post(1)
-    await waiting.wait_until(lambda: agency.systems["acme"].received)
-    shared = manifests("globex", agency.urls["globex"], ("globex",))
+    await waiting.wait_until(lambda: agency.received("acme"))
+    shared = manifests("globex", agency.peer.url, ("globex",))
     del shared[3]["spec"]["tenantRef"]
     await agency.configure(shared)
     await agency.until_held(NOT_FOUND, 1)
-    assert agency.systems["globex"].visits == []
+    assert agency.visits("globex") == []

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import structlog
-from aiohttp import test_utils, web
 
 from support import command_line, waiting
 from support import gateway as gateways
+from usher_gateway.simulator import receiver, receiving
 
 EMAIL = "Jane.Doe@Example.com"
 DIGEST = hashlib.md5(EMAIL.lower().encode(), usedforsecurity=False).hexdigest()
+PATH = f"/lists/9/members/{DIGEST}"
 MANIFESTS = (
     gateways.CLASS
     + gateways.TENANT
@@ -40,29 +41,9 @@ spec:
 )
 
 
-class Mailer:
-    """Keeps the requests, and answers with ``status``."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.requests: list[tuple[str, str, bytes]] = []
-
-    async def answer(self, request: web.BaseRequest) -> web.Response:
-        self.requests.append((request.method, request.raw_path, await request.read()))
-        return web.Response(status=self.status)
-
-
 @pytest.fixture
-def mailer() -> Mailer:
-    return Mailer()
-
-
-@pytest.fixture
-async def gateway(tmp_path: Path, mailer: Mailer) -> AsyncIterator[gateways.RunningGateway]:
-    async with (
-        test_utils.RawTestServer(mailer.answer) as server,
-        gateways.running(tmp_path, MANIFESTS.replace("URL", str(server.make_url("/")))) as running,
-    ):
+async def gateway(tmp_path: Path, peer: receiver.Receiver) -> AsyncIterator[gateways.RunningGateway]:
+    async with gateways.running(tmp_path, MANIFESTS.replace("URL", f"{peer.url}/")) as running:
         await running.wait_configured()
         yield running
 
@@ -77,19 +58,19 @@ def visit(email: str, user: int = 7) -> bytes:
     return json.dumps({"user": {"id": user, "email": email, "venue": {"id": 9}}}).encode()
 
 
-async def test_visit_goes_to_its_own_url(gateway: gateways.RunningGateway, mailer: Mailer) -> None:
+async def test_visit_goes_to_its_own_url(gateway: gateways.RunningGateway, peer: receiver.Receiver) -> None:
     assert (await gateway.post(visit(EMAIL))).acknowledges
-    await waiting.wait_until(lambda: mailer.requests)
-    ((method, path, body),) = mailer.requests
-    assert (method, path) == ("PUT", f"/lists/9/members/{DIGEST}?key=sesame%2Fopen")
-    assert json.loads(body) == {"email_address": EMAIL, "status_if_new": "subscribed"}
+    await waiting.wait_until(lambda: peer.kept(PATH))
+    (request,) = peer.kept(PATH)
+    assert (request.method, request.path) == ("PUT", f"{PATH}?key=sesame%2Fopen")
+    assert json.loads(request.body) == {"email_address": EMAIL, "status_if_new": "subscribed"}
 
 
-async def test_filled_url_appears_nowhere(gateway: gateways.RunningGateway, mailer: Mailer) -> None:
-    mailer.status = 400
+async def test_filled_url_appears_nowhere(gateway: gateways.RunningGateway, peer: receiver.Receiver) -> None:
+    peer.set_behaviour("*", receiving.Behaviour(status=400))
     with structlog.testing.capture_logs() as logs:
         assert (await gateway.post(visit(EMAIL))).acknowledges
-        await waiting.wait_until(lambda: mailer.requests)
+        await waiting.wait_until(lambda: peer.kept(PATH))
         await waiting.until(gateway.meters, lambda meters: meters.get("died"))
         questions = (
             ("deliveries", "list"),
@@ -104,7 +85,7 @@ async def test_filled_url_appears_nowhere(gateway: gateways.RunningGateway, mail
         assert "sesame" not in text
 
 
-async def test_visit_without_a_value_is_held(gateway: gateways.RunningGateway, mailer: Mailer) -> None:
+async def test_visit_without_a_value_is_held(gateway: gateways.RunningGateway, peer: receiver.Receiver) -> None:
     gateway.write(gateway.manifests.read_text().replace("md5(visit.email.lowerAscii())", "visit.email"))
     await waiting.wait_until(
         lambda: gateway.gateway.snapshot.destinations["agency/mailer"].url_variables[0].value == "visit.email"
@@ -116,4 +97,4 @@ async def test_visit_without_a_value_is_held(gateway: gateways.RunningGateway, m
         return {group.reason.name: group.count for group in await gateway.gateway.store.held_groups()}
 
     await waiting.until(held, lambda counts: counts == {"FormatError": 2})
-    assert mailer.requests == []
+    assert peer.all_counts() == {}
