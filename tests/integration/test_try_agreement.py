@@ -6,10 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
-from support import command_line, gateways, waiting
 from support import gateway as in_process
+from support import gateways, waiting
 from usher_gateway import model
 from usher_gateway.simulator import receiver, schedule
 
@@ -63,11 +61,7 @@ async def verdicts(gateway: in_process.RunningGateway, bodies: list[bytes]) -> l
     """Post bodies; return the outcome of each route for each of them, in their order."""
     for body in bodies:
         assert (await gateways.post(gateway.port, "/wifi", body)).is_acknowledgement
-    token = (gateway.gateway.settings.data / "operate.token").read_text().strip()
-    url = f"http://127.0.0.1:{gateway.gateway.admin.port}/api/visits?limit=1000"
-    headers = {"Authorization": f"Bearer {token}"}
-    async with aiohttp.ClientSession(headers=headers) as admin, admin.get(url) as answer:
-        rows = (await answer.json())["rows"]
+    rows = (await gateway.ask("GET", "/api/visits?limit=1000"))["rows"]
     assert len(rows) == len(bodies)
     return [{each["route"]: outcome_of(each) for each in row["verdicts"]} for row in reversed(rows)]
 
@@ -95,9 +89,7 @@ async def test_try_agrees_with_what_the_changed_listener_then_does(tmp_path: Pat
             before = await verdicts(gateway, bodies)
             sent_before = counted(before, "crm")["sent"]
             await waiting.wait_until(lambda: len(peer.kept("/crm")) == sent_before)
-            admin = f"http://127.0.0.1:{gateway.gateway.admin.port}"
-            data = gateway.gateway.settings.data
-            run = await command_line.usher("try", file, "-o", "json", USHER_ADMIN=admin, USHER_DATA=str(data))
+            run = await gateway.command("try", file, "-o", "json")
             assert run.code == 0, run.err
             documents_before = [json.loads(each.body) for each in peer.kept("/crm")]
             assert len(documents_before) == sent_before, "a try sends nothing"

@@ -120,7 +120,16 @@ class Served:
             routes=(documents.Route("crm", "agency/crm"),),
         )
         crm = documents.DestinationDocument("agency", "crm", "https://crm.example")
-        snapshot = documents.Snapshot({document.key: document}, {crm.key: crm})
+        self.put(document, {crm.key: crm})
+
+    def edit(self, **changes: Any) -> None:
+        """Change the document of the listener lobby."""
+        snapshot = self.state.snapshot
+        self.put(msgspec.structs.replace(snapshot.listeners["agency/lobby"], **changes), snapshot.destinations)
+
+    def put(self, listener: documents.ListenerDocument, destinations: dict[str, documents.DestinationDocument]) -> None:
+        """Put one listener and destinations into force."""
+        snapshot = documents.Snapshot({listener.key: listener}, destinations)
         self.registry.apply(snapshot, now=0.0)
         self.state.apply(snapshot, 0)
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import aiohttp
 
-from support import databases, gateways, leaks, waiting, wire
+from support import command_line, databases, gateways, leaks, waiting, wire
 from usher_gateway import app, metrics, model
 from usher_gateway import settings as all_settings
+from usher_gateway.admin import tokens
 from usher_gateway.ingest import server
 from usher_gateway.store.sqlite import database as sqlite
 
@@ -135,9 +136,28 @@ class RunningGateway:
         await self.gateway.store.flush()
         return {counter.name: count for counter, count in self.store.meters(listener).items()}
 
+    @property
+    def token(self) -> str:
+        """The operate token."""
+        return (self.gateway.settings.data / tokens.OPERATE_FILE).read_text("ascii").strip()
+
+    async def ask(self, method: str, path: str, **body: Any) -> Any:
+        """Send a request to the API, which must succeed; return the answer."""
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.token}"}) as session,
+            session.request(method, self.gateway.admin.url + path, json=body or None) as answer,
+        ):
+            assert answer.status < 300, await answer.text()
+            return await answer.json()
+
+    async def command(self, *arguments: object, **environment: str) -> command_line.CommandRun:
+        """Run a command of `usher` that asks this gateway."""
+        own = {"USHER_ADMIN": self.gateway.admin.url, "USHER_DATA": str(self.gateway.settings.data)}
+        return await command_line.usher(*arguments, **own, **environment)
+
     async def readiness(self) -> tuple[int, str]:
         """Return status and body of ``/readyz``."""
-        url = f"http://127.0.0.1:{self.gateway.admin.port}/readyz"
+        url = f"{self.gateway.admin.url}/readyz"
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
             return answer.status, await answer.text()
 

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from support import engines, gateway, gateways, samples, waiting, wire
 from usher_gateway import documents, model, simulator
 from usher_gateway.admin import health
@@ -73,17 +71,7 @@ class Agency:
 
     def __init__(self, running: gateway.RunningGateway) -> None:
         self.gateway = running
-        self.url = f"http://127.0.0.1:{running.gateway.admin.port}"
-        self.token = (running.gateway.settings.data / "operate.token").read_text("ascii").strip()
-
-    async def ask(self, method: str, path: str, **body: Any) -> Any:
-        headers = {"Authorization": f"Bearer {self.token}"}
-        async with (
-            aiohttp.ClientSession(headers=headers) as session,
-            session.request(method, self.url + path, json=body or None) as answer,
-        ):
-            assert answer.status < 300, await answer.text()
-            return await answer.json()
+        self.url, self.token, self.ask = running.gateway.admin.url, running.token, running.ask
 
     async def link(self) -> str:
         """Return the address of a new link of a customer."""

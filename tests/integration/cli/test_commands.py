@@ -434,13 +434,8 @@ async def test_shown_visit_names_the_company_that_came_and_the_expected_one(tmp_
         await gateway.wait_configured()
         for company in (7, 8):
             await gateway.post(b'{"user":{"id":"%d","venue":{"company":{"id":%d}}}}' % (company, company))
-        admin = f"http://127.0.0.1:{gateway.gateway.admin.port}"
-        environment = {"USHER_ADMIN": admin, "USHER_DATA": str(gateway.gateway.settings.data)}
-        listed = await command_line.usher("visits", "-o", "json", **environment)
-        other, own = [
-            (await command_line.usher("visits", "show", row["id"], **environment)).out
-            for row in json.loads(listed.out)["rows"]
-        ]
+        listed = json.loads((await gateway.command("visits", "-o", "json")).out)["rows"]
+        other, own = [(await gateway.command("visits", "show", row["id"])).out for row in listed]
     assert "Usher reads the body now as a visit of company 7:" in own
     assert "The body names another company than the tenant: 8." in other
     assert "Usher reads the body now as a visit of company 8 instead of 7:" in other
@@ -572,9 +567,7 @@ async def test_held_delivery_shows_its_filter_and_the_path_that_failed(served: a
     served.mend()
     lobby = served.state.snapshot.listeners["agency/lobby"]
     route = msgspec.structs.replace(lobby.routes[0], when="body.user.tier == 'gold'")
-    changed = msgspec.structs.replace(lobby, routes=(route,))
-    snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
-    served.registry.apply(snapshot, now=0.0)
+    served.edit(routes=(route,))
     served.held = holds.HeldRoute("crm", "FilterError", "NoSuchField (body.user.tier)")
     plans = (samples.plan(hold=model.HoldReason.FilterError),)
     await served.bench.accept(samples.arrival("silver", if_visit=plans))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from support import admin_port, command_line, samples
+from support import admin_port, samples
 from support import gateway as gateways
 from usher_gateway import model
 from usher_gateway.admin import health, person_words, tokens
@@ -137,9 +137,7 @@ async def test_nothing_found_names_listeners_that_refuse_every_visit(tmp_path: P
         await gateway.wait_configured()
         for _ in range(health.REFUSING_FROM):
             assert (await gateway.post(b'{"user": {"email": "ada@example.com"}}')).status == 503
-        admin = f"http://127.0.0.1:{gateway.gateway.admin.port}"
-        environment = {"USHER_ADMIN": admin, "USHER_DATA": str(gateway.gateway.settings.data)}
-        run = await command_line.usher("find", piped=EMAIL, **environment)
+        run = await gateway.command("find", piped=EMAIL)
     assert run.code == 1
     assert " ".join(run.out.split()) == (
         "No readable visit has this e-mail address at 1 tenant. Bodies that could not be read are not searched: "

@@ -7,8 +7,8 @@ from pathlib import Path
 import structlog
 import yaml
 
-from support import command_line, promtool, source
 from support import gateway as gateways
+from support import promtool, source
 from usher_gateway import model
 from usher_gateway.admin import health
 
@@ -26,10 +26,8 @@ async def test_commands_of_the_runbook_name_reason_and_company(tmp_path: Path) -
             for _ in range(health.REFUSING_FROM):
                 assert (await gateway.post(b'{"user": {"id": 1}}')).status == 503
         assert await gateway.meters() == {"refused": health.REFUSING_FROM}  # written, not only counted in memory
-        admin = f"http://127.0.0.1:{gateway.gateway.admin.port}"
-        environment = {"USHER_ADMIN": admin, "USHER_DATA": str(gateway.gateway.settings.data), "USHER_OUTPUT": "json"}
         answers = {
-            words: json.loads((await command_line.usher(*words.split(), **environment)).out)["rows"]
+            words: json.loads((await gateway.command(*words.split(), USHER_OUTPUT="json")).out)["rows"]
             for words in COMMANDS
         }
         (pattern,) = re.findall(r"/metrics \| grep '(.+)'$", PAGE, re.MULTILINE)

@@ -77,11 +77,7 @@ async def test_fault_says_since_when(served: admin_port.Served) -> None:
 
 
 async def test_tenant_that_refuses_a_source_shows_what_is_allowed(served: admin_port.Served) -> None:
-    lobby = served.state.snapshot.listeners["agency/lobby"]
-    limited = msgspec.structs.replace(lobby, source_ranges=("203.0.113.0/24",), source_policy="Enforce")
-    snapshot = documents.Snapshot({limited.key: limited}, served.state.snapshot.destinations)
-    served.registry.apply(snapshot, now=0.0)
-    served.state.apply(snapshot, 0)
+    served.edit(source_ranges=("203.0.113.0/24",), source_policy="Enforce")
     served.refused_reason = "SourceNotAllowed"
     shown = await served.output_of("tenants", "show", "agency/acme")
     assert "allowedSources 203.0.113.0/24 (policy Enforce)" in " ".join(shown.split())

@@ -169,11 +169,10 @@ async def test_receipt_and_page_of_a_real_gateway_have_no_personal_data(
             data = gateway.gateway.settings.data
             assert (await gateways.post(gateway.port, "/wifi", json.dumps(body).encode())).is_acknowledgement
             await waiting.wait_until(lambda: gateway.store.count("deliveries where state = 1"))
-            place = {"USHER_ADMIN": f"http://127.0.0.1:{gateway.gateway.admin.port}", "USHER_DATA": str(data)}
-            erased = await command_line.usher("person", "erase", "--yes", "-o", "json", piped=email, **place)
+            erased = await gateway.command("person", "erase", "--yes", "-o", "json", piped=email)
             assert erased.code == 0, erased.err
             receipt, page = json.loads(erased.out), tmp_path / "receipt.html"
-            written = await command_line.usher("person", "receipt", receipt["id"], "--html", page, **place)
+            written = await gateway.command("person", "receipt", receipt["id"], "--html", page)
             assert written.code == 0, written.err
     (tmp_path / "receipt.json").write_text(erased.out)
     for file in (page, tmp_path / "receipt.json"):

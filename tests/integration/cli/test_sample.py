@@ -94,11 +94,7 @@ class Bench:
         return await self.usher("test", *arguments)
 
     async def usher(self, command: str, *arguments: str) -> command_line.CommandRun:
-        running = self.gateway.gateway
-        admin = f"http://127.0.0.1:{running.admin.port}"
-        return await command_line.usher(
-            "destinations", command, *arguments, USHER_ADMIN=admin, USHER_DATA=str(running.settings.data)
-        )
+        return await self.gateway.command("destinations", command, *arguments)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import msgspec
 import pytest
 
 from support import admin_port, command_line, gateways, samples
@@ -142,11 +141,7 @@ async def test_equal_values_of_a_diff_have_the_same_number(tried: Tried) -> None
 
 
 async def test_differences_of_all_routes_together_are_limited(tried: Tried) -> None:
-    state = tried.served.state
-    listener = state.snapshot.listeners["agency/lobby"]
-    routes = tuple([documents.Route(f"crm-{number}", "agency/crm") for number in range(60)])
-    listeners = {listener.key: msgspec.structs.replace(listener, routes=routes)}
-    state.apply(documents.Snapshot(listeners, state.snapshot.destinations), 0)
+    tried.served.edit(routes=tuple([documents.Route(f"crm-{number}", "agency/crm") for number in range(60)]))
     status, answer = await tried.ask(tried.served.tokens.operate, crm("{'name': visit.firstName}"), diffs=20)
     assert status == 200, answer
     (tried_listener,) = answer["listeners"]
@@ -221,11 +216,7 @@ async def test_time_to_make_the_request_counts_as_time_of_the_transform(tried: T
 
 
 async def test_repaired_errors_are_counted_before_and_now(tried: Tried) -> None:
-    state = tried.served.state
-    listener = state.snapshot.listeners["agency/lobby"]
-    route = documents.Route("crm", "agency/crm", when="body.user.tier == 'gold'")
-    listeners = {listener.key: msgspec.structs.replace(listener, routes=(route,))}
-    state.apply(documents.Snapshot(listeners, state.snapshot.destinations), 0)
+    tried.served.edit(routes=(documents.Route("crm", "agency/crm", when="body.user.tier == 'gold'"),))
     run = await tried.run(lobby(gateways.route("crm", "crm", when="has(body.user.tier)")))
     assert run.out.splitlines()[2].split()[:7] == ["crm", "0", "0", "0", "0", "0", "3→0"]
     assert "crm: errors before: NoSuchField (body.user.tier) 3; now: none\ncrm: skipped now: Filter 3\n" in run.out

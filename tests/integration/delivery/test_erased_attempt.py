@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 from support import gateway as in_process
-from support import gateways, peers, staged_agency, waiting
+from support import gateways, peers, waiting
 
 
 async def test_visit_erased_while_its_attempt_connects_is_never_sent(tmp_path: Path) -> None:
@@ -22,13 +22,14 @@ async def test_visit_erased_while_its_attempt_connects_is_never_sent(tmp_path: P
         url = f"https://127.0.0.1:{destination.getsockname()[1]}"
         manifests = [*gateways.one_route(url, http), gateways.secret("authority", ca=authority.file.read_text())]
         async with in_process.running(tmp_path, manifests) as gateway:
-            agency, scheduler = staged_agency.Agency(gateway), gateway.gateway.dispatcher.scheduler
+            scheduler = gateway.gateway.dispatcher.scheduler
             assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
             await waiting.wait_until(lambda: scheduler.in_flight == 1, 60, "the attempt")
-            await agency.ask("POST", "/api/persons/erase", value="v1@example.org", field="email")
+            await gateway.ask("POST", "/api/persons/erase", value="v1@example.org", field="email")
 
             async def is_erased() -> bool:
-                return [row["status"] for row in await agency.rows("/api/persons/erasures")] == ["completed"]
+                erasures = await gateway.ask("GET", "/api/persons/erasures")
+                return [row["status"] for row in erasures["rows"]] == ["completed"]
 
             await waiting.wait_until(is_erased, 20, "the erasure")
             assert scheduler.in_flight == 1

@@ -7,8 +7,8 @@ import pytest
 import structlog
 from aiohttp import test_utils, web
 
-from support import command_line, waiting
 from support import gateway as gateways
+from support import waiting
 from support.gateway import visit
 
 MANIFESTS = (
@@ -91,15 +91,14 @@ async def test_visits_are_sent_with_a_token_that_is_renewed_when_it_is_refused(
 
 async def test_token_and_client_secret_appear_nowhere(gateway: gateways.RunningGateway, vendor: Vendor) -> None:
     vendor.repeats_request = True
-    admin, data = f"http://127.0.0.1:{gateway.gateway.admin.port}", str(gateway.gateway.settings.data)
     with structlog.testing.capture_logs() as logs:
-        run = await command_line.usher("destinations", "test", "agency/crm", USHER_ADMIN=admin, USHER_DATA=data)
+        run = await gateway.command("destinations", "test", "agency/crm")
         assert run.code == 0, run.err
         vendor.token_status = 400
         vendor.issued.append({})
         assert (await gateway.post(visit(1))).acknowledges
         await waiting.wait_until(lambda: gateway.gateway.worker.counters.errors.get("TokenRefused"))
-    listed = await command_line.usher("deliveries", "list", USHER_ADMIN=admin, USHER_DATA=data)
+    listed = await gateway.command("deliveries", "list")
     for text in (run.out, listed.out, str(logs), gateway.exposition()):
         assert "wx3token" not in text
         assert "sesame" not in text
@@ -108,8 +107,7 @@ async def test_token_and_client_secret_appear_nowhere(gateway: gateways.RunningG
 
 async def test_sample_says_that_there_was_no_token(gateway: gateways.RunningGateway, vendor: Vendor) -> None:
     vendor.token_status = 400
-    admin, data = f"http://127.0.0.1:{gateway.gateway.admin.port}", str(gateway.gateway.settings.data)
-    run = await command_line.usher("destinations", "test", "agency/crm", USHER_ADMIN=admin, USHER_DATA=data)
+    run = await gateway.command("destinations", "test", "agency/crm")
     assert "no access token after" in run.out
     assert "ms: a visit would be tried again (TokenRefused)" in run.out
     assert vendor.visits == []

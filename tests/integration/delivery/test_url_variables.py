@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from support import command_line, waiting
 from support import gateway as gateways
+from support import waiting
 from usher_gateway.simulator import receiver, receiving
 
 EMAIL = "Jane.Doe@Example.com"
@@ -48,12 +48,6 @@ async def gateway(tmp_path: Path, peer: receiver.Receiver) -> AsyncIterator[gate
         yield running
 
 
-async def usher(gateway: gateways.RunningGateway, *arguments: str) -> str:
-    admin, data = f"http://127.0.0.1:{gateway.gateway.admin.port}", str(gateway.gateway.settings.data)
-    run = await command_line.usher(*arguments, USHER_ADMIN=admin, USHER_DATA=data)
-    return run.out + run.err
-
-
 def visit(email: str, user: int = 7) -> bytes:
     return json.dumps({"user": {"id": user, "email": email, "venue": {"id": 9}}}).encode()
 
@@ -78,7 +72,8 @@ async def test_filled_url_appears_nowhere(gateway: gateways.RunningGateway, peer
             ("destinations",),
             ("destinations", "test", "agency/mailer"),
         )
-        told = [await usher(gateway, *question, "-o", "json") for question in questions]
+        runs = [await gateway.command(*question, "-o", "json") for question in questions]
+        told = [run.out + run.err for run in runs]
     assert "{member}" in told[-1]
     for text in (*told, gateway.exposition(), str(logs)):
         assert DIGEST not in text

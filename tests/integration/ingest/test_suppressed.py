@@ -3,22 +3,15 @@
 import json
 from pathlib import Path
 
-import aiohttp
-
 from support import gateway as gateways
 
 EMAIL = "ada.lovelace@example.org"
 
 
 async def suppress(gateway: gateways.RunningGateway) -> None:
-    token = (gateway.gateway.settings.data / "operate.token").read_text().strip()
-    url, question = f"{gateway.gateway.admin.url}/api/persons/suppress", {"value": EMAIL}
-    async with (
-        aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session,
-        session.post(url, json=question) as answer,
-    ):
-        report = {"searchedAs": ["email"], "tenants": 1, "suppressed": 1, "cancelled": 0, "stored": 1}
-        assert await answer.json() == report | {"arrivalsByTenant": {"agency/acme": 1}}
+    report = {"searchedAs": ["email"], "tenants": 1, "suppressed": 1, "cancelled": 0, "stored": 1}
+    answer = await gateway.ask("POST", "/api/persons/suppress", value=EMAIL)
+    assert answer == report | {"arrivalsByTenant": {"agency/acme": 1}}
 
 
 async def test_suppressed_visit_gets_its_200_and_is_only_counted(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import html
 import re
 from pathlib import Path
 
-import msgspec
 import yaml
 
 from support import admin_port, browsing, wire
@@ -20,22 +19,23 @@ RELOADS = '<meta http-equiv="refresh" content="5">'
 
 async def test_set_up_is_followed_from_the_check_to_the_first_visit(tmp_path: Path) -> None:
     path = "/ui/listeners/agency/wifi"
-    async with gateways.running(tmp_path) as gateway:
-        token = (gateway.gateway.settings.data / tokens.OPERATE_FILE).read_text().strip()
-        async with browsing.entered(gateway.gateway.admin.url, token) as browser:
-            new = await browser.get(path)
-            assert "Waiting for the portal's check. Waiting for the first visit." in new.words
-            assert "Press “Save and Validate”." in new.words
-            await wire.exchange(gateway.port, wire.request(gateway.target(), method="GET"))
-            checked = await browser.get(path)
-            assert "The portal's check arrived" in checked.words
-            assert "Waiting for the first visit." in checked.words
-            await gateway.post(b'{"user":{"id":7}}')
-            in_use = await browser.get(path)
-            assert "First visit at " in in_use.words
-            assert "Nothing is left to do." in in_use.words
-            assert "No check of the portal" not in in_use.words
-            shown = await browser.send(path, in_use)
+    async with (
+        gateways.running(tmp_path) as gateway,
+        browsing.entered(gateway.gateway.admin.url, gateway.token) as browser,
+    ):
+        new = await browser.get(path)
+        assert "Waiting for the portal's check. Waiting for the first visit." in new.words
+        assert "Press “Save and Validate”." in new.words
+        await wire.exchange(gateway.port, wire.request(gateway.target(), method="GET"))
+        checked = await browser.get(path)
+        assert "The portal's check arrived" in checked.words
+        assert "Waiting for the first visit." in checked.words
+        await gateway.post(b'{"user":{"id":7}}')
+        in_use = await browser.get(path)
+        assert "First visit at " in in_use.words
+        assert "Nothing is left to do." in in_use.words
+        assert "No check of the portal" not in in_use.words
+        shown = await browser.send(path, in_use)
     assert [RELOADS in page.text for page in (new, checked, in_use)] == [True, True, False]
     url = f"https://{gateways.HOST}{gateway.target()}"
     assert [url in page.text for page in (new, checked, in_use, shown)] == [False, False, False, True]
@@ -46,8 +46,7 @@ async def test_new_listener_that_refuses_everything_does_not_wait_for_the_check(
     manifests = gateways.MANIFESTS.replace("routes: []", f"{authentication}\n  routes: []")
     async with gateways.running(tmp_path, manifests) as gateway:
         await gateway.wait_configured()
-        token = (gateway.gateway.settings.data / tokens.OPERATE_FILE).read_text().strip()
-        async with browsing.entered(gateway.gateway.admin.url, token) as browser:
+        async with browsing.entered(gateway.gateway.admin.url, gateway.token) as browser:
             page = await browser.get("/ui/listeners/agency/wifi")
     assert "Waiting for" not in page.words
     assert "The credentials are missing: " in page.words
@@ -57,30 +56,21 @@ async def test_new_listener_that_refuses_everything_does_not_wait_for_the_check(
 
 async def test_listener_in_use_without_a_check_says_so(tmp_path: Path) -> None:
     async with gateways.running(tmp_path) as gateway:
-        token = (gateway.gateway.settings.data / tokens.OPERATE_FILE).read_text().strip()
         await gateway.post(b'{"user":{"id":7}}')
-        async with browsing.entered(gateway.gateway.admin.url, token) as browser:
+        async with browsing.entered(gateway.gateway.admin.url, gateway.token) as browser:
             page = await browser.get("/ui/listeners/agency/wifi")
     assert "No check of the portal arrived at this gateway yet. Nothing is left to do." in page.words
 
 
 async def test_listener_with_a_fault_has_something_left_to_do(served: admin_port.Served) -> None:
-    present = served.state.snapshot.listeners["agency/lobby"]
-    changed = msgspec.structs.replace(present, addresses=())
-    snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
-    served.registry.apply(snapshot, now=0.0)
-    served.state.apply(snapshot, 0)
+    served.edit(addresses=())
     words = await browsing.words_of(served, PATH)
     assert ("First visit at" in words, "Nothing is left to do." in words) == (True, False)
 
 
 async def test_url_without_a_long_part_is_not_said_to_be_shortened(served: admin_port.Served) -> None:
     assert "URLs, shortened:" in await browsing.words_of(served, PATH)
-    present = served.state.snapshot.listeners["agency/lobby"]
-    changed = msgspec.structs.replace(present, addresses=(documents.Address("hooks.test", "/pool"),))
-    snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
-    served.registry.apply(snapshot, now=0.0)
-    served.state.apply(snapshot, 0)
+    served.edit(addresses=(documents.Address("hooks.test", "/pool"),))
     assert "URL: hooks.test/pool" in await browsing.words_of(served, PATH)
 
 
@@ -130,23 +120,16 @@ async def test_listeners_are_selected_by_name(served: admin_port.Served) -> None
 
 
 async def test_urls_say_which_are_held_and_when_they_end(served: admin_port.Served) -> None:
-    present = served.state.snapshot.listeners["agency/lobby"]
     old = documents.Address("hooks.example.com", "/v1/old", action="Hold", until=1_795_953_600_000_000)
     retired = documents.Address("hooks.example.com", "/v1/retired", retired_at=1)
-    changed = documents.ListenerDocument("agency", "lobby", present.tenant, (old, retired))
-    served.state.apply(documents.Snapshot({changed.key: changed}, {}), 0)
+    served.edit(addresses=(old, retired))
     answer = await served.get("/api/listeners/agency/lobby/urls")
     held = {"url": "https://hooks.example.com/v1/old", "action": "Hold", "until": "2026-11-29T12:00:00.000Z"}
     assert answer["rows"] == [held]
 
 
 async def test_faults_and_filters_are_shown_and_escaped(served: admin_port.Served, browser: browsing.Browser) -> None:
-    present = served.state.snapshot.listeners["agency/lobby"]
-    route = documents.Route("crm", "agency/crm", when="visit.repeat ||\n  '<script>' == ''")
-    changed = documents.ListenerDocument("agency", "lobby", present.tenant, present.addresses, routes=(route,))
-    snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
-    served.registry.apply(snapshot, now=0.0)
-    served.state.apply(snapshot, 0)
+    served.edit(routes=(documents.Route("crm", "agency/crm", when="visit.repeat ||\n  '<script>' == ''"),))
     page = await browser.get(PATH)
     assert "Route crm holds deliveries, because the destination is paused." in page.words
     assert "20% of the arrivals of the last 15 minutes are no valid visits." in page.words
@@ -158,9 +141,7 @@ async def test_allowed_sources_are_shown_with_the_lines_that_change_them(
     served: admin_port.Served, browser: browsing.Browser
 ) -> None:
     assert "Allowed sources Any source." in (await browser.get(PATH)).words
-    present = served.state.snapshot.listeners["agency/lobby"]
-    changed = msgspec.structs.replace(present, source_ranges=("192.0.2.0/24",), source_policy="Enforce")
-    served.state.apply(documents.Snapshot({changed.key: changed}, {}), 0)
+    served.edit(source_ranges=("192.0.2.0/24",), source_policy="Enforce")
     page = await browser.get(PATH)
     assert "192.0.2.0/24 . Arrivals from elsewhere are refused." in page.words
     (lines,) = re.findall(r"(apiVersion: [^<]*allowedSources[^<]*)", page.text)

@@ -2,7 +2,6 @@
 
 import re
 
-import msgspec
 import pytest
 
 from support import admin_port, browsing, samples
@@ -28,12 +27,7 @@ async def test_arrivals_and_deliveries_are_counted_by_kind(served: admin_port.Se
 
 
 async def test_page_names_the_routes_that_are_paused(served: admin_port.Served) -> None:
-    present = served.state.snapshot.listeners["agency/lobby"]
-    route = documents.Route("crm", "agency/crm", state="Paused")
-    changed = msgspec.structs.replace(present, routes=(route,))
-    snapshot = documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations)
-    served.registry.apply(snapshot, now=0.0)
-    served.state.apply(snapshot, 0)
+    served.edit(routes=(documents.Route("crm", "agency/crm", state="Paused"),))
     assert "Route crm: Paused." in await browsing.words_of(served, PATH)
 
 
@@ -104,10 +98,7 @@ async def test_counts_of_a_destination_lead_to_their_deliveries(browser: browsin
 
 
 async def test_days_are_those_of_the_tenants_zone(served: admin_port.Served) -> None:
-    document = served.state.snapshot.listeners["agency/lobby"]
-    tenant = documents.TenantDocument("acme", time_zone="Australia/Adelaide")
-    changed = documents.ListenerDocument("agency", "lobby", tenant, document.addresses)
-    served.state.apply(documents.Snapshot({changed.key: changed}, served.state.snapshot.destinations), 0)
+    served.edit(tenant=documents.TenantDocument("acme", time_zone="Australia/Adelaide"))
     assert "Visits by day, last 30 days (Australia/Adelaide)" in await browsing.words_of(served, PATH)
 
 
