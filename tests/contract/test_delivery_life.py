@@ -323,13 +323,13 @@ class ModelledStore:
         assert await self.bench.violations() == []
 
 
-def test_random_delivery_operations_agree_with_the_model(folding_engine: engines.Engine) -> None:
+def test_random_delivery_operations_agree_with_the_model(engine: engines.Engine) -> None:
     @settings(max_examples=20)
     @given(steps)
     @example([("accept", 0), ("attempt", 0), ("replay", 1), ("prune", 0)])
     @example([("accept", 0), ("attempt", 2), ("replay", 2), ("redrive", 0)])
     def run(script: list[tuple[str, int]]) -> None:
-        asyncio.run(_follow(folding_engine, script))
+        asyncio.run(_follow(engine, script))
 
     run()
 

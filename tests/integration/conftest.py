@@ -31,8 +31,14 @@ async def server() -> AsyncIterator[api_server.ApiServer]:
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    """An admin port over a visit of each kind."""
+async def empty(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+    """An admin port over an empty store."""
     async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
         yield served
+
+
+@pytest.fixture
+async def served(empty: admin_port.Served) -> admin_port.Served:
+    """An admin port over a visit of each kind."""
+    await admin_port.fill(empty)
+    return empty

@@ -1,7 +1,5 @@
 import asyncio
 import datetime
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from urllib import parse
 
@@ -15,12 +13,6 @@ from usher_gateway.admin import routes, server, tokens
 from usher_gateway.admin.routes import ROUTES
 
 DAY = samples.DAY
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        yield served
 
 
 # roles
@@ -181,7 +173,6 @@ async def test_readiness_names_its_reasons(served: admin_port.Served) -> None:
 
 
 async def test_visits_are_listed_in_pages(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     first = await served.get("/api/visits?limit=3&tenant=agency/acme")
     second = await served.get(f"/api/visits?limit=3&tenant=agency/acme&cursor={first['nextCursor']}")
     assert (len(first["rows"]), len(second["rows"]), second["nextCursor"]) == (3, 2, None)
@@ -189,7 +180,6 @@ async def test_visits_are_listed_in_pages(served: admin_port.Served) -> None:
 
 
 async def test_body_is_returned_as_bytes_and_audited(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     (row,) = (await served.get("/api/quarantine"))["rows"]
     with structlog.testing.capture_logs() as logs:
         assert await served.get(f"/api/visits/{row['id']}/body") == admin_port.BODY
@@ -198,7 +188,6 @@ async def test_body_is_returned_as_bytes_and_audited(served: admin_port.Served) 
 
 
 async def test_reading_of_a_visit_whose_listener_is_gone_says_why(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     (row,) = (await served.get("/api/quarantine"))["rows"]
     served.registry.apply(documents.Snapshot({}, {}), now=0.0)
     answer = await served.get(f"/api/visits/{row['id']}/reading")
@@ -208,14 +197,12 @@ async def test_reading_of_a_visit_whose_listener_is_gone_says_why(served: admin_
 
 
 async def test_listeners_are_listed_without_their_secrets(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     (row,) = (await served.get("/api/listeners"))["rows"]
     assert row["addresses"] == ["hooks.example.com/v1/abcd…", "www.acme.example/hooks/purple.php?k=…"]
     assert (row["applied"], row["today"]["visits"], row["today"]["quarantined"]) == ("aa", 4, 1)
 
 
 async def test_destinations_are_listed_with_backlog_and_holds(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     lost = samples.plan(samples.route("x", destination="agency/lost"), hold=model.HoldReason.DestinationNotFound)
     await served.bench.accept(samples.arrival("e", if_visit=(lost,)))
     await served.post("/api/deliveries/redrive", all=True)
@@ -231,14 +218,12 @@ async def test_destinations_are_listed_with_backlog_and_holds(served: admin_port
 
 
 async def test_destination_that_is_gone_is_listed_while_it_has_dead_deliveries(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     served.state.apply(documents.Snapshot({}, {}), 0)
     (row,) = (await served.get("/api/destinations"))["rows"]
     assert (row["name"], row["state"], row["tenants"], row["dead"]) == ("crm", "NotFound", [], 1)
 
 
 async def test_tenants_are_listed_with_their_deliveries_and_failing_destinations(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     (row,) = (await served.get("/api/tenants"))["rows"]
     assert (row["namespace"], row["name"], row["state"], row["listeners"]) == ("agency", "acme", "Active", 1)
     assert (row["held"], row["dead"], row["backlog"], row["oldestInBacklog"]) == ({"DestinationPaused": 1}, 1, 0, None)
@@ -250,7 +235,6 @@ async def test_tenants_are_listed_with_their_deliveries_and_failing_destinations
 
 
 async def test_tenants_by_urgency_begin_with_what_needs_a_person(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     in_force = served.state.snapshot
     (lobby,) = in_force.listeners.values()
     others = {
@@ -286,7 +270,6 @@ async def test_wrong_page_of_tenants_is_refused(served: admin_port.Served, query
 
 
 async def test_tenant_that_is_gone_is_listed_while_deliveries_wait(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     served.state.apply(documents.Snapshot({}, {}), 0)
     (row,) = (await served.get("/api/tenants"))["rows"]
     assert (row["name"], row["state"], row["listeners"], row["dead"]) == ("acme", "NotFound", 0, 1)
@@ -305,7 +288,6 @@ async def test_tenant_that_is_gone_is_listed_while_deliveries_wait(served: admin
 async def test_unknown_name_is_a_problem_with_the_nearest_one(
     served: admin_port.Served, query: str, detail: str, hint: str
 ) -> None:
-    await admin_port.fill(served)
     for path in ("visits", "deliveries"):
         status, problem = await served.ask("GET", f"/api/{path}?{query}")
         assert (status, problem["code"], problem["detail"], problem["hint"]) == (404, "UnknownName", detail, hint)
@@ -315,7 +297,6 @@ async def test_unknown_name_is_a_problem_with_the_nearest_one(
 
 
 async def test_name_of_what_is_gone_can_be_asked_for_while_rows_are_stored(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     served.state.apply(documents.Snapshot({}, {}), 0)
     assert (await served.get("/api/usage?tenant=agency/acme&listener=lobby"))["total"]["visits"] == 4
     assert len((await served.get("/api/deliveries?destination=agency/crm&route=crm"))["rows"]) == 3
@@ -325,7 +306,6 @@ async def test_name_of_what_is_gone_can_be_asked_for_while_rows_are_stored(serve
 
 
 async def test_usage_has_counts_and_open_deliveries_before_and_after(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     served.bench.clock.now += DAY
     await served.bench.accept(samples.arrival("next", samples.NOW + DAY))
     answer = await served.get("/api/usage?tenant=acme")
@@ -358,13 +338,13 @@ async def test_usage_counts_days_in_the_time_zone_of_each_tenant(served: admin_p
     )
 
 
-async def test_usage_by_venue_reads_the_stored_bodies(served: admin_port.Served) -> None:
+async def test_usage_by_venue_reads_the_stored_bodies(empty: admin_port.Served) -> None:
     bodies = {"a": 4021, "b": 4021, "c": "7", "d": None}
     for content, venue in bodies.items():
         body = {"user": {"id": content} | ({"venue": {"id": venue}} if venue is not None else {})}
-        await served.bench.accept(samples.arrival(content, body=msgspec.json.encode(body)))
-    await served.bench.accept(samples.quarantined("q"))
-    answer = await served.get("/api/usage?by=venue&tenant=acme&from=2025-11&to=2025-12")
+        await empty.bench.accept(samples.arrival(content, body=msgspec.json.encode(body)))
+    await empty.bench.accept(samples.quarantined("q"))
+    answer = await empty.get("/api/usage?by=venue&tenant=acme&from=2025-11&to=2025-12")
     assert [(row["tenant"], row["venue"], row["visits"], row["repeats"]) for row in answer["rows"]] == [
         ("acme", "", 1, 0),
         ("acme", "4021", 2, 0),
@@ -374,22 +354,22 @@ async def test_usage_by_venue_reads_the_stored_bodies(served: admin_port.Served)
     assert {row["period"] for row in answer["rows"]} == {"2025-11-01/2025-12-01"}
 
 
-async def test_usage_by_venue_shows_no_value_of_a_path_that_a_listener_chose(served: admin_port.Served) -> None:
+async def test_usage_by_venue_shows_no_value_of_a_path_that_a_listener_chose(empty: admin_port.Served) -> None:
     """Such a path may lead to personal data."""
-    served.mend(venue=("/user/email",))
+    empty.mend(venue=("/user/email",))
     body = {"user": {"id": 7, "email": leaks.PERSON, "venue": {"id": 1}}}
-    await served.bench.accept(samples.arrival("a", body=msgspec.json.encode(body)))
-    answer = await served.get("/api/usage?by=venue&from=2025-11&to=2025-12")
+    await empty.bench.accept(samples.arrival("a", body=msgspec.json.encode(body)))
+    answer = await empty.get("/api/usage?by=venue&from=2025-11&to=2025-12")
     assert [(row["venue"], row["visits"]) for row in answer["rows"]] == [("", 1)]
 
 
-async def test_usage_by_venue_counts_visits_whose_body_is_gone(served: admin_port.Served) -> None:
-    await served.bench.accept(
+async def test_usage_by_venue_counts_visits_whose_body_is_gone(empty: admin_port.Served) -> None:
+    await empty.bench.accept(
         samples.arrival("a", body_days=1, if_visit=()), samples.arrival("b", body_days=90, if_visit=())
     )
-    served.bench.clock.now += 40 * DAY
-    await served.bench.prune_all()
-    answer = await served.get("/api/usage?by=venue&from=2025-11&to=2025-12")
+    empty.bench.clock.now += 40 * DAY
+    await empty.bench.prune_all()
+    answer = await empty.get("/api/usage?by=venue&from=2025-11&to=2025-12")
     assert answer["withoutBody"] == 1
 
 
@@ -397,7 +377,6 @@ async def test_usage_by_venue_counts_visits_whose_body_is_gone(served: admin_por
 
 
 async def test_redrive_of_dead_deliveries_is_audited(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     with structlog.testing.capture_logs() as logs:
         assert await served.post("/api/deliveries/redrive", tenant="acme", route="crm") == {"redriven": 1}
@@ -407,7 +386,6 @@ async def test_redrive_of_dead_deliveries_is_audited(served: admin_port.Served) 
 
 
 async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     served.mend(user=("/visitor/ref",))
     unchanged = await served.get("/api/deliveries"), await served.get("/api/visits")
     places = {"destinations": {"agency/crm": 1}, "tenants": {"agency/acme": 1}}
@@ -441,14 +419,12 @@ async def test_dry_run_of_each_change_counts_by_reason_and_changes_nothing(serve
 async def test_replay_of_a_wrong_selection_is_refused(
     served: admin_port.Served, selection: dict[str, Any], detail: str
 ) -> None:
-    await admin_port.fill(served)
     status, problem = await served.ask("POST", "/api/replays", json=selection)
     assert (status, detail in problem["detail"]) == (400, True), problem
     assert (await served.get("/api/replays"))["rows"] == []
 
 
 async def test_replay_runs_in_the_gateway_and_shows_what_it_did(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     with structlog.testing.capture_logs() as logs:
         status, started = await served.ask(
             "POST", "/api/replays", json={"tenant": "acme", "reason": "Filter", "state": "delivered,dead"}
@@ -468,7 +444,6 @@ async def test_replay_runs_in_the_gateway_and_shows_what_it_did(served: admin_po
 
 
 async def test_release_delivers_what_the_corrected_listener_accepts(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     unfit = {"released": 0, "deliveries": 0, "unfit": {"NoUser": 1}}
     assert await served.post("/api/quarantine/release", tenant="acme") == unfit
     served.mend(user=("/visitor/ref",))
@@ -486,25 +461,24 @@ async def test_concurrent_releases_count_each_arrival_once(served: admin_port.Se
 
 
 async def test_release_without_its_listener_gives_the_reason(served: admin_port.Served) -> None:
-    await admin_port.fill(served)
     served.registry.apply(documents.Snapshot({}, {}), now=0.0)
     answer = await served.post("/api/quarantine/release", all=True)
     assert answer["unfit"] == {"ListenerNotFound": 1}
 
 
-async def test_release_counts_a_suppressed_person_as_unfit(served: admin_port.Served) -> None:
-    await served.bench.accept(*[samples.quarantined(f"{n}", body=b'{"user": {"id": %d}}' % n) for n in (901, 902)])
-    await served.post("/api/persons/suppress", value="901", field="user")
-    preview = await served.post("/api/quarantine/release", all=True, dryRun=True)
+async def test_release_counts_a_suppressed_person_as_unfit(empty: admin_port.Served) -> None:
+    await empty.bench.accept(*[samples.quarantined(f"{n}", body=b'{"user": {"id": %d}}' % n) for n in (901, 902)])
+    await empty.post("/api/persons/suppress", value="901", field="user")
+    preview = await empty.post("/api/quarantine/release", all=True, dryRun=True)
     assert (preview["selected"], preview["unfit"]) == (1, {"Suppressed": 1})
-    answer = await served.post("/api/quarantine/release", all=True)
+    answer = await empty.post("/api/quarantine/release", all=True)
     assert (answer["released"], answer["unfit"]) == (1, {"Suppressed": 1})
 
 
-async def test_release_reads_each_quarantined_arrival_once(served: admin_port.Served) -> None:
-    await served.bench.accept(*[samples.quarantined(f"{number}") for number in range(50)])
-    answer = await served.post("/api/quarantine/release", all=True)
+async def test_release_reads_each_quarantined_arrival_once(empty: admin_port.Served) -> None:
+    await empty.bench.accept(*[samples.quarantined(f"{number}") for number in range(50)])
+    answer = await empty.post("/api/quarantine/release", all=True)
     assert answer["released"] == 50  # as samples are: {"user": {"id": …}} is a visit
-    await served.bench.accept(*[samples.quarantined(f"x{number}", body=b"[1]") for number in range(45)])
-    answer = await served.post("/api/quarantine/release", all=True)
+    await empty.bench.accept(*[samples.quarantined(f"x{number}", body=b"[1]") for number in range(45)])
+    answer = await empty.post("/api/quarantine/release", all=True)
     assert answer["unfit"] == {"NotObject": 45}

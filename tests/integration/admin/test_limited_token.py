@@ -1,8 +1,6 @@
 """A token that is limited to one tenant learns nothing of others and changes nothing of theirs, in any request."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,23 +37,22 @@ class Limited:
 
 
 @pytest.fixture
-async def limited(tmp_path: Path) -> AsyncIterator[Limited]:
-    async with admin_port.served(tmp_path) as served:
-        bench = served.bench
-        bar: dict[str, Any] = {"listener": samples.BAR, "person_keys": (person_of(samples.BAR),)}
-        mailer = samples.route("welcome", samples.BAR, "agency/mailer")
-        accepted = await bench.accept(
-            samples.arrival("ours", person_keys=(person_of(samples.LOBBY),)),
-            samples.arrival("theirs", if_visit=(samples.plan(mailer),), **bar),
-            samples.arrival("theirs too", if_visit=(samples.skip(model.SkipReason.Paused, mailer),), **bar),
-            samples.quarantined("odd", listener=samples.BAR),
+async def limited(empty: admin_port.Served) -> Limited:
+    bench = empty.bench
+    bar: dict[str, Any] = {"listener": samples.BAR, "person_keys": (person_of(samples.BAR),)}
+    mailer = samples.route("welcome", samples.BAR, "agency/mailer")
+    accepted = await bench.accept(
+        samples.arrival("ours", person_keys=(person_of(samples.LOBBY),)),
+        samples.arrival("theirs", if_visit=(samples.plan(mailer),), **bar),
+        samples.arrival("theirs too", if_visit=(samples.skip(model.SkipReason.Paused, mailer),), **bar),
+        samples.quarantined("odd", listener=samples.BAR),
+    )
+    for each in accepted[:2]:
+        bench.store.settle(
+            samples.settlement(each.deliveries[0], model.SettledAs.Dead, status=400, error="Rejected", answer=b"no")
         )
-        for each in accepted[:2]:
-            bench.store.settle(
-                samples.settlement(each.deliveries[0], model.SettledAs.Dead, status=400, error="Rejected", answer=b"no")
-            )
-        await bench.store.flush()
-        yield Limited(served)
+    await bench.store.flush()
+    return Limited(empty)
 
 
 @pytest.mark.parametrize(

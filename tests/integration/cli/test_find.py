@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,16 @@ def person_of(listener: model.ListenerName, field: identity.PersonField, value: 
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+async def served(empty: admin_port.Served) -> admin_port.Served:
     """Serve Ada's visits at two tenants, by e-mail at the first and by both at the second, and another guest's."""
-    async with admin_port.served(tmp_path) as served:
-        at_lobby = (person_of(samples.LOBBY, "email", EMAIL),)
-        at_bar = (person_of(samples.BAR, "email", EMAIL), person_of(samples.BAR, "mobile", MOBILE))
-        await served.bench.accept(
-            samples.arrival("a", person_keys=at_lobby),
-            samples.arrival("b", samples.NOW + 1, listener=samples.BAR, person_keys=at_bar, if_visit=()),
-            samples.arrival("c", samples.NOW + 2),
-        )
-        yield served
+    at_lobby = (person_of(samples.LOBBY, "email", EMAIL),)
+    at_bar = (person_of(samples.BAR, "email", EMAIL), person_of(samples.BAR, "mobile", MOBILE))
+    await empty.bench.accept(
+        samples.arrival("a", person_keys=at_lobby),
+        samples.arrival("b", samples.NOW + 1, listener=samples.BAR, person_keys=at_bar, if_visit=()),
+        samples.arrival("c", samples.NOW + 2),
+    )
+    return empty
 
 
 async def found(served: admin_port.Served, value: str, *arguments: str) -> list[dict[str, Any]]:

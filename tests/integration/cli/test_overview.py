@@ -5,7 +5,6 @@ import io
 import json
 import re
 import signal
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -54,11 +53,10 @@ async def test_tenant_shows_its_troubles_and_how_far_back_commands_reach(served:
     assert (run.code, "did you mean `acme`?" in run.err) == (2, True)
 
 
-async def test_tenant_with_one_arrival_of_each_kind_shows_it_in_the_singular(tmp_path: Path) -> None:
-    async with admin_port.served(tmp_path) as served:
-        for at in (samples.NOW, samples.NOW + samples.SECOND):  # the second one is a redelivery
-            await served.bench.accept(samples.arrival("1", at, visit_time=samples.NOW, time_trusted=True))
-        shown = await served.output_of("tenants", "show", "agency/acme")
+async def test_tenant_with_one_arrival_of_each_kind_shows_it_in_the_singular(empty: admin_port.Served) -> None:
+    for at in (samples.NOW, samples.NOW + samples.SECOND):  # the second one is a redelivery
+        await empty.bench.accept(samples.arrival("1", at, visit_time=samples.NOW, time_trusted=True))
+    shown = await empty.output_of("tenants", "show", "agency/acme")
     today = re.search(r"^today \(UTC\) +(.*?)^waiting ", shown, re.MULTILINE | re.DOTALL)
     assert today is not None
     assert [line.strip() for line in today[1].splitlines()] == ["2 arrivals", "1 visit", "1 redelivery"]

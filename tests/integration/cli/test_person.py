@@ -1,7 +1,6 @@
 """`usher person` exports, suppresses and erases a person, and shows the person's value nowhere."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,18 +19,17 @@ def person_of(name: model.ListenerName, field: identity.PersonField = "email", v
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        bench = served.bench
-        delivered, *_ = await bench.accept(
-            samples.arrival("a", person_keys=(person_of(samples.LOBBY),)),
-            samples.arrival("b", person_keys=(person_of(samples.LOBBY),)),
-            samples.arrival("c", listener=samples.BAR, person_keys=(person_of(samples.BAR),), if_visit=()),
-            samples.arrival("other"),
-        )
-        bench.store.settle(samples.settlement(delivered.deliveries[0], model.SettledAs.Delivered, status=200))
-        await bench.store.flush()
-        yield served
+async def served(empty: admin_port.Served) -> admin_port.Served:
+    bench = empty.bench
+    delivered, *_ = await bench.accept(
+        samples.arrival("a", person_keys=(person_of(samples.LOBBY),)),
+        samples.arrival("b", person_keys=(person_of(samples.LOBBY),)),
+        samples.arrival("c", listener=samples.BAR, person_keys=(person_of(samples.BAR),), if_visit=()),
+        samples.arrival("other"),
+    )
+    bench.store.settle(samples.settlement(delivered.deliveries[0], model.SettledAs.Delivered, status=200))
+    await bench.store.flush()
+    return empty
 
 
 async def test_preview_counts_what_would_go_and_erases_nothing(served: admin_port.Served) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,14 @@ def person_of(name: model.ListenerName) -> bytes:
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+async def served(empty: admin_port.Served) -> admin_port.Served:
     """An admin port over two visits of Ada at acme and one at globex, and without an install key."""
-    async with admin_port.served(tmp_path) as served:
-        await served.bench.accept(
-            samples.arrival("a", person_keys=(person_of(samples.LOBBY),)),
-            samples.arrival("b", person_keys=(person_of(samples.LOBBY),)),
-            samples.arrival("c", listener=samples.BAR, person_keys=(person_of(samples.BAR),), if_visit=()),
-        )
-        yield served
+    await empty.bench.accept(
+        samples.arrival("a", person_keys=(person_of(samples.LOBBY),)),
+        samples.arrival("b", person_keys=(person_of(samples.LOBBY),)),
+        samples.arrival("c", listener=samples.BAR, person_keys=(person_of(samples.BAR),), if_visit=()),
+    )
+    return empty
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -13,12 +11,9 @@ from support import admin_port
 from usher_gateway.admin import tokens
 
 
-@pytest.fixture
-async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[admin_port.Served]:
+@pytest.fixture(autouse=True)
+def each_request_checks_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "_CHECK_SECONDS", 0.0)
-    async with admin_port.served(tmp_path) as served:
-        await admin_port.fill(served)
-        yield served
 
 
 async def test_created_token_works_until_it_is_revoked(served: admin_port.Served) -> None:

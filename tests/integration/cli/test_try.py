@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -60,11 +60,10 @@ class Tried:
 
 
 @pytest.fixture
-async def tried(tmp_path: Path) -> AsyncIterator[Tried]:
-    async with admin_port.served(tmp_path) as served:
-        for number, body in enumerate((ADA, BOB, EVE)):
-            await served.bench.accept(samples.arrival(str(number), samples.NOW + number, body=body))
-        yield Tried(served, tmp_path / "changed.yaml")
+async def tried(empty: admin_port.Served, tmp_path: Path) -> Tried:
+    for number, body in enumerate((ADA, BOB, EVE)):
+        await empty.bench.accept(samples.arrival(str(number), samples.NOW + number, body=body))
+    return Tried(empty, tmp_path / "changed.yaml")
 
 
 async def test_table_fits_80_columns_and_explains_its_numbers(tried: Tried) -> None:

@@ -2,21 +2,11 @@
 
 import html
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 
 from support import admin_port, browsing
 from usher_gateway.admin import tokens
 from usher_gateway.admin.audit import ACTIONS
 from usher_gateway.store.base import AuditEntry
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        yield served
 
 
 def entry(at: int, **changes: object) -> AuditEntry:

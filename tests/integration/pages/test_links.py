@@ -2,7 +2,6 @@
 
 import html
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,6 @@ from support import admin_port, browsing
 from usher_gateway.admin import tokens
 
 PATH = "/ui/links"
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
-    async with admin_port.served(tmp_path) as served:
-        yield served
 
 
 def address_in(page: browsing.Page) -> str:

@@ -1,7 +1,6 @@
 """The overview counts the visits of the viewer's day, and leads to the tenants that need a person."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -11,30 +10,30 @@ HOUR = samples.HOUR
 
 
 @pytest.mark.parametrize(("zone", "visits"), [("UTC", 2), ("Asia/Tokyo", 3), ("America/New_York", 1)])
-async def test_visits_of_today_begin_at_midnight_of_the_viewer(tmp_path: Path, zone: str, visits: int) -> None:
-    async with admin_port.served(tmp_path) as served:
-        midnight = samples.NOW // samples.DAY * samples.DAY
-        for number, hour in enumerate((-10, -8, 1, 5)):  # Tokyo's day begins 9 hours before, New York's 5 hours after
-            served.bench.clock.now = at = midnight + hour * HOUR
-            await served.bench.accept(samples.arrival(f"{number}", at))
-        served.bench.clock.now = midnight + 6 * HOUR
-        async with browsing.opened(served) as browser:
-            page = await browser.get("/ui/", ("Cookie", f"usher_zone={zone}"))
+async def test_visits_of_today_begin_at_midnight_of_the_viewer(
+    empty: admin_port.Served, zone: str, visits: int
+) -> None:
+    midnight = samples.NOW // samples.DAY * samples.DAY
+    for number, hour in enumerate((-10, -8, 1, 5)):  # Tokyo's day begins 9 hours before, New York's 5 hours after
+        empty.bench.clock.now = at = midnight + hour * HOUR
+        await empty.bench.accept(samples.arrival(f"{number}", at))
+    empty.bench.clock.now = midnight + 6 * HOUR
+    async with browsing.opened(empty) as browser:
+        page = await browser.get("/ui/", ("Cookie", f"usher_zone={zone}"))
     assert f"{visits} visits today" in page.words
 
 
-async def test_today_is_compared_with_other_days_and_the_last_hour(tmp_path: Path) -> None:
-    async with admin_port.served(tmp_path) as served:
-        midnight = samples.NOW // samples.DAY * samples.DAY
-        now = midnight + 6 * HOUR
-        times = [midnight - 14 * samples.DAY, *[midnight - 7 * samples.DAY] * 3, midnight - 22 * HOUR]
-        times += [midnight - 17 * HOUR, midnight, now - HOUR, now]  # seven hours after yesterday began is too late
-        for number, at in enumerate(times):
-            served.bench.clock.now = at
-            await served.bench.accept(samples.arrival(f"{number}", at))
-        served.bench.clock.now = now + 60 * samples.SECOND
-        async with browsing.opened(served) as browser:
-            words = (await browser.get("/ui/")).words
+async def test_today_is_compared_with_other_days_and_the_last_hour(empty: admin_port.Served) -> None:
+    midnight = samples.NOW // samples.DAY * samples.DAY
+    now = midnight + 6 * HOUR
+    times = [midnight - 14 * samples.DAY, *[midnight - 7 * samples.DAY] * 3, midnight - 22 * HOUR]
+    times += [midnight - 17 * HOUR, midnight, now - HOUR, now]  # seven hours after yesterday began is too late
+    for number, at in enumerate(times):
+        empty.bench.clock.now = at
+        await empty.bench.accept(samples.arrival(f"{number}", at))
+    empty.bench.clock.now = now + 60 * samples.SECOND
+    async with browsing.opened(empty) as browser:
+        words = (await browser.get("/ui/")).words
     assert "Last hour (since 05:00) Today Yesterday by now Usual" in words
     assert "by now visits 2 3 1 2" in words
 
@@ -89,10 +88,9 @@ async def test_overview_leads_to_the_listener_that_refuses_and_says_since_when(
     assert row["firstFaults"]["Refusing"]["listener"] == "agency/lobby"
 
 
-async def test_list_of_one_visit_has_no_plural(tmp_path: Path) -> None:
-    async with admin_port.served(tmp_path) as served:
-        await served.bench.accept(samples.arrival("1", samples.NOW))
-        assert "1 arrival." in await browsing.words_of(served, "/ui/visits")
+async def test_list_of_one_visit_has_no_plural(empty: admin_port.Served) -> None:
+    await empty.bench.accept(samples.arrival("1", samples.NOW))
+    assert "1 arrival." in await browsing.words_of(empty, "/ui/visits")
 
 
 async def test_overview_says_how_many_tenants_a_search_selects(served: admin_port.Served) -> None:

@@ -3,7 +3,6 @@
 import html
 import json
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -23,18 +22,17 @@ def person_of(name: model.ListenerName) -> bytes:
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+async def served(empty: admin_port.Served) -> admin_port.Served:
     """Serve two visits of Ada at acme, one at globex, and another guest's."""
-    async with admin_port.served(tmp_path) as served:
-        delivered, *_ = await served.bench.accept(
-            samples.arrival("a", person_keys=(person_of(samples.LOBBY),)),
-            samples.arrival("b", person_keys=(person_of(samples.LOBBY),)),
-            samples.arrival("c", listener=samples.BAR, person_keys=(person_of(samples.BAR),), if_visit=()),
-            samples.arrival("other"),
-        )
-        served.bench.store.settle(samples.settlement(delivered.deliveries[0], model.SettledAs.Delivered, status=200))
-        await served.bench.store.flush()
-        yield served
+    delivered, *_ = await empty.bench.accept(
+        samples.arrival("a", person_keys=(person_of(samples.LOBBY),)),
+        samples.arrival("b", person_keys=(person_of(samples.LOBBY),)),
+        samples.arrival("c", listener=samples.BAR, person_keys=(person_of(samples.BAR),), if_visit=()),
+        samples.arrival("other"),
+    )
+    empty.bench.store.settle(samples.settlement(delivered.deliveries[0], model.SettledAs.Delivered, status=200))
+    await empty.bench.store.flush()
+    return empty
 
 
 async def found(browser: browsing.Browser, value: str = EMAIL, kind: str = "", tenant: str = "") -> browsing.Page:

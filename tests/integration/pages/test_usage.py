@@ -3,8 +3,6 @@
 import csv
 import datetime
 import io
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -15,16 +13,15 @@ LAST_OF_OCTOBER = samples.NOW - 26 * samples.DAY + 11 * samples.HOUR  # 2025-10-
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[admin_port.Served]:
+async def served(empty: admin_port.Served) -> admin_port.Served:
     """Serve two visits at acme and one at globex in November 2025, and one at acme at the end of October."""
-    async with admin_port.served(tmp_path) as served:
-        await served.bench.accept(
-            samples.arrival("october", LAST_OF_OCTOBER + samples.DAY),
-            samples.arrival("a"),
-            samples.arrival("b"),
-            samples.arrival("c", listener=samples.BAR),
-        )
-        yield served
+    await empty.bench.accept(
+        samples.arrival("october", LAST_OF_OCTOBER + samples.DAY),
+        samples.arrival("a"),
+        samples.arrival("b"),
+        samples.arrival("c", listener=samples.BAR),
+    )
+    return empty
 
 
 async def test_month_is_compared_with_the_month_before(browser: browsing.Browser) -> None:
