@@ -42,3 +42,10 @@ async def served(empty: admin_port.Served) -> admin_port.Served:
     """An admin port over a visit of each kind."""
     await admin_port.fill(empty)
     return empty
+
+
+@pytest.fixture
+async def with_ada(empty: admin_port.Served) -> admin_port.Served:
+    """An admin port over visits of Ada."""
+    await admin_port.add_ada(empty)
+    return empty

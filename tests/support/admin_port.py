@@ -23,6 +23,7 @@ from usher_gateway.admin.try_limits import TryTurns
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery import holds
 from usher_gateway.delivery.stepping import ErasureSteps, ReplaySteps, StepRunner
+from usher_gateway.ingest import identity
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.cpu_limits import TenantBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
@@ -34,6 +35,7 @@ from usher_gateway.pages.sessions import Sessions
 
 KEYS = model.derive_keys(bytes(32))
 BODY = b'{"visitor":{"ref":7}}'
+EMAIL = "ada@example.com"
 
 
 class Served:
@@ -285,6 +287,25 @@ async def served(
             task.cancel()
         await asyncio.gather(*stepping, return_exceptions=True)
         await bench.store.close()
+
+
+def person_of(listener: model.ListenerName, field: identity.PersonField = "email", value: str = EMAIL) -> bytes:
+    """Return the person key that the listener's tenant has for a value; by default Ada's."""
+    keys = identity.PersonKeys(KEYS, listener.namespace, listener.tenant)
+    return keys.key(field, identity.normalise_person(field, value))
+
+
+async def add_ada(served: Served) -> None:
+    """Store two visits of Ada at acme, of which one is delivered, one at globex, and another guest's."""
+    bench = served.bench
+    delivered, *_ = await bench.accept(
+        samples.arrival("a", person_keys=(person_of(samples.LOBBY),)),
+        samples.arrival("b", person_keys=(person_of(samples.LOBBY),)),
+        samples.arrival("c", listener=samples.BAR, person_keys=(person_of(samples.BAR),), if_visit=()),
+        samples.arrival("other"),
+    )
+    bench.store.settle(samples.settlement(delivered.deliveries[0], model.SettledAs.Delivered, status=200))
+    await bench.store.flush()
 
 
 async def fill(served: Served) -> None:

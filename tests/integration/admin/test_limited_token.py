@@ -6,18 +6,13 @@ from typing import Any
 import pytest
 
 from support import admin_port, samples, waiting
+from support.admin_port import EMAIL, person_of
 from usher_gateway import model
 from usher_gateway.admin import tokens
-from usher_gateway.ingest import identity
 from usher_gateway.store.base import ErasureRequest
 
-EMAIL = "ada@example.com"
 # Names that only the other tenant has: tenant, listener, route, destination.
 THEIRS = ("globex", "bar", "welcome", "mailer")
-
-
-def person_of(name: model.ListenerName) -> bytes:
-    return identity.PersonKeys(admin_port.KEYS, name.namespace, name.tenant).key("email", EMAIL)
 
 
 class Limited:

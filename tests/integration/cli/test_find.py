@@ -11,17 +11,11 @@ import structlog.testing
 
 from support import admin_port, samples
 from support import gateway as gateways
+from support.admin_port import EMAIL, person_of
 from usher_gateway import model
 from usher_gateway.admin import health, person_words, tokens
-from usher_gateway.ingest import identity
 
-EMAIL, MOBILE = "ada@example.com", "+49 170 123456"
-
-
-def person_of(listener: model.ListenerName, field: identity.PersonField, value: str) -> bytes:
-    """Return the person key that the listener's tenant has for a value."""
-    keys = identity.PersonKeys(admin_port.KEYS, listener.namespace, listener.tenant)
-    return keys.key(field, identity.normalise_person(field, value))
+MOBILE = "+49 170 123456"
 
 
 @pytest.fixture

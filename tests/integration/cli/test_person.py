@@ -7,29 +7,8 @@ import pytest
 import structlog.testing
 
 from support import admin_port, samples
-from usher_gateway import model
+from support.admin_port import EMAIL, person_of
 from usher_gateway.admin import receipts, tokens
-from usher_gateway.ingest import identity
-
-EMAIL = "ada@example.com"
-
-
-def person_of(name: model.ListenerName, field: identity.PersonField = "email", value: str = EMAIL) -> bytes:
-    return identity.PersonKeys(admin_port.KEYS, name.namespace, name.tenant).key(field, value)
-
-
-@pytest.fixture
-async def served(empty: admin_port.Served) -> admin_port.Served:
-    bench = empty.bench
-    delivered, *_ = await bench.accept(
-        samples.arrival("a", person_keys=(person_of(samples.LOBBY),)),
-        samples.arrival("b", person_keys=(person_of(samples.LOBBY),)),
-        samples.arrival("c", listener=samples.BAR, person_keys=(person_of(samples.BAR),), if_visit=()),
-        samples.arrival("other"),
-    )
-    bench.store.settle(samples.settlement(delivered.deliveries[0], model.SettledAs.Delivered, status=200))
-    await bench.store.flush()
-    return empty
 
 
 async def test_preview_counts_what_would_go_and_erases_nothing(served: admin_port.Served) -> None:
@@ -46,6 +25,11 @@ async def test_preview_counts_what_would_go_and_erases_nothing(served: admin_por
     assert "this would erase 3 visits\n       give --yes to do it; it cannot be taken back" in run.err
     assert len((await served.get("/api/visits"))["rows"]) == 4
     assert (await served.get("/api/persons/erasures"))["rows"] == []
+
+
+@pytest.fixture
+def served(with_ada: admin_port.Served) -> admin_port.Served:
+    return with_ada
 
 
 async def test_person_is_erased_with_a_receipt_without_personal_data(served: admin_port.Served) -> None:

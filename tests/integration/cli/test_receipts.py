@@ -6,30 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from support import admin_port, command_line, gateways, samples, waiting
+from support import admin_port, command_line, gateways, waiting
 from support import gateway as in_process
+from support.admin_port import EMAIL
 from usher_gateway import model
-from usher_gateway.ingest import identity
 from usher_gateway.simulator import receiver
 from usher_gateway.store.base import ErasureRequest
 from usher_gateway.store.postgresql.store import PostgresStore
-
-EMAIL = "ada@example.com"
-
-
-def person_of(name: model.ListenerName) -> bytes:
-    return identity.PersonKeys(admin_port.KEYS, name.namespace, name.tenant).key("email", EMAIL)
-
-
-@pytest.fixture
-async def served(empty: admin_port.Served) -> admin_port.Served:
-    """An admin port over two visits of Ada at acme and one at globex, and without an install key."""
-    await empty.bench.accept(
-        samples.arrival("a", person_keys=(person_of(samples.LOBBY),)),
-        samples.arrival("b", person_keys=(person_of(samples.LOBBY),)),
-        samples.arrival("c", listener=samples.BAR, person_keys=(person_of(samples.BAR),), if_visit=()),
-    )
-    return empty
 
 
 @pytest.fixture
@@ -41,6 +24,11 @@ def stuck(served: admin_port.Served, monkeypatch: pytest.MonkeyPatch) -> admin_p
 
     monkeypatch.setattr(served.bench.store, "complete_erasures", never)
     return served
+
+
+@pytest.fixture
+def served(with_ada: admin_port.Served) -> admin_port.Served:
+    return with_ada
 
 
 async def erase(served: admin_port.Served) -> str:

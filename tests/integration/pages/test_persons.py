@@ -9,34 +9,18 @@ import pytest
 import structlog.testing
 
 from support import admin_port, browsing, samples, waiting
-from usher_gateway import model
+from support.admin_port import EMAIL, person_of
 from usher_gateway.admin import receipts, tokens
-from usher_gateway.ingest import identity
 from usher_gateway.pages import receipt_page
-
-EMAIL = "ada@example.com"
-
-
-def person_of(name: model.ListenerName) -> bytes:
-    return identity.PersonKeys(admin_port.KEYS, name.namespace, name.tenant).key("email", EMAIL)
-
-
-@pytest.fixture
-async def served(empty: admin_port.Served) -> admin_port.Served:
-    """Serve two visits of Ada at acme, one at globex, and another guest's."""
-    delivered, *_ = await empty.bench.accept(
-        samples.arrival("a", person_keys=(person_of(samples.LOBBY),)),
-        samples.arrival("b", person_keys=(person_of(samples.LOBBY),)),
-        samples.arrival("c", listener=samples.BAR, person_keys=(person_of(samples.BAR),), if_visit=()),
-        samples.arrival("other"),
-    )
-    empty.bench.store.settle(samples.settlement(delivered.deliveries[0], model.SettledAs.Delivered, status=200))
-    await empty.bench.store.flush()
-    return empty
 
 
 async def found(browser: browsing.Browser, value: str = EMAIL, kind: str = "", tenant: str = "") -> browsing.Page:
     return await browser.send("/ui/find", await browser.get("/ui/find"), value=value, kind=kind, tenant=tenant)
+
+
+@pytest.fixture
+def served(with_ada: admin_port.Served) -> admin_port.Served:
+    return with_ada
 
 
 async def follow(browser: browsing.Browser, page: browsing.Page, action: str, **fields: str) -> browsing.Page:
