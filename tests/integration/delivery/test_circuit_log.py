@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import aiohttp
 import pytest
 import structlog
 
@@ -54,15 +53,14 @@ async def test_opened_circuit_is_logged_with_the_last_error(failing: Failing) ->
 
 
 async def test_next_is_the_trial_while_the_circuit_is_open(failing: Failing) -> None:
-    started = failing.gateway.gateway
-    headers = {"Authorization": f"Bearer {(started.settings.data / 'observe.token').read_text().strip()}"}
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{started.admin.port}", headers=headers) as session:
-        async with session.get("/api/destinations") as answer:
-            (row,) = (await answer.json())["rows"]
-        async with session.get("/api/deliveries") as answer:
-            deliveries = (await answer.json())["rows"]
+    async def destination() -> dict[str, Any]:
+        (row,) = (await failing.gateway.ask("GET", "/api/destinations"))["rows"]
+        return dict(row)
+
+    # The circuit opens a moment before the last failure is stored.
+    row = await waiting.until(destination, lambda row: row["backlog"] == circuit.OPENS_AFTER)
+    deliveries = (await failing.gateway.ask("GET", "/api/deliveries"))["rows"]
     left = datetime.datetime.fromisoformat(row["nextDueAt"]) - datetime.datetime.now(datetime.UTC)
-    assert row["backlog"] == circuit.OPENS_AFTER
     assert left.total_seconds() > 30  # the deliveries themselves are due in 5 s
     assert {each["waitsFor"] for each in deliveries} == {"CircuitOpen"}
     assert all(each["dueAt"] < each["nextAttemptAt"] for each in deliveries)

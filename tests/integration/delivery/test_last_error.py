@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import structlog
 
@@ -27,11 +26,7 @@ def manifests(peer: receiver.Receiver) -> str:
 
 async def row_of(gateway: gateways.RunningGateway, path: str = "destinations") -> dict[str, Any]:
     """Return the only row of a listing of the API."""
-    started = gateway.gateway
-    headers = {"Authorization": f"Bearer {(started.settings.data / 'observe.token').read_text().strip()}"}
-    url = f"http://127.0.0.1:{started.admin.port}/api/{path}"
-    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
-        (row,) = (await answer.json())["rows"]
+    (row,) = (await gateway.ask("GET", f"/api/{path}"))["rows"]
     return dict(row)
 
 

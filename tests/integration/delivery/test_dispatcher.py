@@ -1,10 +1,13 @@
-"""While lanes are full, other deliveries wait in the store, and the dispatcher does not claim them repeatedly."""
+"""The dispatcher with full lanes, and after its destinations changed."""
 
 import asyncio
 from pathlib import Path
 
-from support import dispatching, samples, waiting
+from support import delivery_samples, dispatching, samples, waiting
+from usher_gateway import documents
+from usher_gateway.delivery import circuit
 from usher_gateway.delivery.dispatcher import DispatcherLimits
+from usher_gateway.delivery.outcome import Outcome, OutcomeKind
 from usher_gateway.delivery.request_memory import LARGE_REQUEST_BYTES
 
 OTHER = samples.route("other", destination="agency/other")
@@ -54,4 +57,44 @@ async def test_deliveries_without_memory_keep_none_of_other_tenants_in_the_backl
     memory.end(-1)
     bench.dispatcher.ask_store()
     await waiting.wait_until(lambda: len(bench.sent) == len(deliveries), 60, "the others")
+    await bench.stop()
+
+
+async def test_change_during_the_hastening_of_an_earlier_one_is_not_lost(tmp_path: Path) -> None:
+    """Deliveries that failed by the second document would wait for their retry otherwise."""
+    bench = dispatching.DispatcherBench(tmp_path / "data")
+    await bench.start(concurrency=1)
+    hastened: list[str] = []
+
+    def change(concurrency: int) -> None:
+        crm = delivery_samples.destination(concurrency=concurrency)
+        bench.dispatcher.apply(documents.Snapshot({}, {crm.key: crm}))
+
+    async def hasten(destination: str, _: int) -> int:
+        hastened.append(destination)
+        if len(hastened) == 1:
+            change(3)
+        return 0
+
+    bench.store.hasten = hasten
+    change(2)
+    await waiting.wait_until(lambda: len(hastened) == 2, 20, "the second hastening")
+    await bench.stop()
+
+
+async def test_circuit_of_a_removed_destination_stays_closed(tmp_path: Path) -> None:
+    """An open circuit would keep its deliveries in the backlog, where nothing holds them."""
+    bench = dispatching.DispatcherBench(tmp_path / "data")
+    await bench.start(concurrency=circuit.OPENS_AFTER)
+    bench.failure = Outcome(OutcomeKind.Retry, "TimedOut", blames_destination=True)
+    await bench.accept("abcde")
+    await waiting.wait_until(lambda: len(bench.tried) == circuit.OPENS_AFTER, 60, "the attempts")
+
+    bench.dispatcher.apply(documents.Snapshot({}, {}))
+    bench.may_answer.set()
+    scheduler = bench.dispatcher.scheduler
+    await waiting.wait_until(lambda: scheduler.in_flight == 0, 60, "their end")
+    assert bench.dispatcher.open_circuits == set()
+    (last,) = await bench.accept("f")
+    await waiting.wait_until(lambda: (last.key, 0) in bench.tried, 60, "the attempt that would hold it")
     await bench.stop()
