@@ -1,5 +1,7 @@
 """Sample documents, and the config Secrets that an operator writes for them."""
 
+import msgspec
+
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import published
 
@@ -35,5 +37,10 @@ def tombstone(
 
 
 def secret_of(envelope: config_secret.Envelope, version: str = "1") -> published.PublishedSecret:
-    name = config_secret.secret_name(*envelope.identity)
-    return published.PublishedSecret(name, version, envelope.owner.key, config_secret.secret_data(envelope))
+    metadata = {
+        "name": config_secret.secret_name(*envelope.identity),
+        "resourceVersion": version,
+        "annotations": {config_secret.OWNER_ANNOTATION: envelope.owner.key},
+    }
+    content = {"metadata": metadata, "data": config_secret.secret_data(envelope)}
+    return msgspec.convert(content, published.PublishedSecret)

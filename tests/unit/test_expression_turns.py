@@ -5,20 +5,18 @@ import asyncio
 import pytest
 
 from usher_gateway import expression_samples, expressions
-from usher_gateway.expression_turns import CHEAP_SECONDS, PAUSE_FACTOR, ExpressionTurns, checking_turns
+from usher_gateway.expression_turns import PAUSE_FACTOR, UNPAUSED_SECONDS, ExpressionTurns, checking_turns
 
 
 class Machine:
-    """Prepares expressions, each of which takes the same CPU time. Its clock moves only when a test moves it."""
+    """Prepares expressions, each of which takes the same CPU time."""
 
     def __init__(self, seconds_per_expression: float = 0.0) -> None:
-        self.now = 1000.0
         self.prepared: list[str] = []
         self._seconds = seconds_per_expression
         self.turns = ExpressionTurns(
             lambda source, _: self.prepared.append(source),
             lambda source, _: source in self.prepared,
-            clock=lambda: self.now,
             cpu_clock=lambda: self._seconds * len(self.prepared),
         )
 
@@ -71,18 +69,14 @@ async def test_only_one_document_of_a_namespace_is_prepared_at_a_time() -> None:
     assert await machine.turns.take("agency", sources("b")) == 0.0
 
 
-async def test_document_with_many_cheap_expressions_delays_the_next_one_of_its_namespace() -> None:
-    machine = Machine(seconds_per_expression=CHEAP_SECONDS / 2)
-    assert await machine.turns.take("agency", sources("a", 64)) == 0.0
-    wait = await machine.turns.take("agency", sources("b"))
-    assert wait == pytest.approx(64 * CHEAP_SECONDS / 2 * PAUSE_FACTOR)
-    assert await machine.turns.take("other", sources("c")) == 0.0
-    machine.now += wait
-    assert await machine.turns.take("agency", sources("b")) == 0.0
+async def test_many_cheap_expressions_cause_pauses_too(slept: list[float]) -> None:
+    machine = Machine(seconds_per_expression=0.3 * UNPAUSED_SECONDS)
+    assert await machine.turns.take("agency", sources("a", 9)) == 0.0
+    assert [seconds for seconds in slept if seconds] == pytest.approx([1.2 * UNPAUSED_SECONDS * PAUSE_FACTOR] * 2)
 
 
 async def test_usual_documents_cause_no_pause(slept: list[float]) -> None:
-    machine = Machine(seconds_per_expression=CHEAP_SECONDS / 2)
+    machine = Machine(seconds_per_expression=UNPAUSED_SECONDS / 8)
     for number in range(10):
         assert await machine.turns.take("agency", sources(f"a{number}-")) == 0.0
     assert set(slept) == {0}
@@ -101,9 +95,8 @@ async def test_prepared_document_never_waits(slept: list[float]) -> None:
 
 async def test_complete_reading_never_pauses(slept: list[float]) -> None:
     machine = Machine(seconds_per_expression=0.25)
-    await machine.turns.take_all(sources("a"))
-    await machine.turns.take_all(sources("b"))
-    assert machine.turns.are_prepared([*sources("a"), *sources("b")])
+    await machine.turns.prepare(sources("a"), has_pauses=False)
+    assert machine.turns.are_prepared(sources("a"))
     assert set(slept) == {0}
 
 

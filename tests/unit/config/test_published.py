@@ -1,6 +1,7 @@
 """Which documents come into force, stay in force, and are removed."""
 
 import weakref
+from typing import Any
 
 import msgspec
 import pytest
@@ -31,6 +32,10 @@ def is_changed(state: published.PublishedDocuments) -> bool:
 
 def garbage(of: config_secret.Document, version: str = "2") -> published.PublishedSecret:
     return msgspec.structs.replace(config_samples.secret(of, version), data={"config.json": "e30="})
+
+
+def edited(secret: published.PublishedSecret, **changes: Any) -> published.PublishedSecret:
+    return msgspec.structs.replace(secret, metadata=msgspec.structs.replace(secret.metadata, **changes))
 
 
 def test_documents_come_into_force() -> None:
@@ -92,7 +97,7 @@ def test_corrected_document_is_no_longer_rejected() -> None:
 
 
 def test_owner_that_does_not_fit_the_name_is_ignored() -> None:
-    rejected = put(new_state(), msgspec.structs.replace(garbage(config_samples.listener()), owner="acme/other"))
+    rejected = put(new_state(), edited(garbage(config_samples.listener()), annotations={}))
     assert rejected is not None
     assert rejected.identity is None
 
@@ -108,8 +113,7 @@ def test_document_of_another_install_key_changes_nothing() -> None:
 
 def test_copy_under_another_name_is_rejected() -> None:
     state = new_state()
-    copied = msgspec.structs.replace(config_samples.secret(config_samples.listener()), name="listener-copy")
-    rejected = put(state, copied)
+    rejected = put(state, edited(config_samples.secret(config_samples.listener()), name="listener-copy"))
     assert rejected is not None
     assert "name" in rejected.message
     assert state.snapshot().listeners == {}
@@ -140,7 +144,7 @@ def test_tombstone_removes_its_document() -> None:
     assert state.snapshot().listeners == {}
     assert list(state.snapshot().destinations) == ["acme/crm"]
     assert state.take_touched() == {WIFI: None}
-    assert state.remove_secret(config_samples.tombstone(config_samples.listener()).name, 5) is None
+    assert state.remove_secret(config_samples.tombstone(config_samples.listener()).metadata.name, 5) is None
     assert state.vanished == {}
 
 
@@ -148,7 +152,7 @@ def test_vanished_document_stays_and_is_reported() -> None:
     state = new_state()
     put(state, config_samples.secret(config_samples.listener()))
     state.snapshot()
-    assert state.remove_secret(config_samples.secret(config_samples.listener()).name, 7) == WIFI
+    assert state.remove_secret(config_samples.secret(config_samples.listener()).metadata.name, 7) == WIFI
     assert state.vanished == {WIFI: 7}
     assert not is_changed(state)
     assert list(state.snapshot().listeners) == ["acme/wifi"]
@@ -163,7 +167,7 @@ def test_vanished_document_is_reported_with_its_own_hostnames() -> None:
     shared = documents.Address("hooks.example.com", "/v1/token", is_class_address=True)
     document = config_samples.listener(addresses=(own, shared))
     put(state, config_samples.secret(document))
-    state.remove_secret(config_samples.secret(document).name, 7)
+    state.remove_secret(config_samples.secret(document).metadata.name, 7)
     held = state.vanished_documents[WIFI].holds
     assert held == config_secret.HeldHostnames(document.tenant.name, ("www.example.com",))
 
@@ -176,7 +180,7 @@ def test_vanished_document_may_return_or_end() -> None:
     ):
         state = new_state()
         put(state, config_samples.secret(config_samples.listener()))
-        state.remove_secret(again.name, 7)
+        state.remove_secret(again.metadata.name, 7)
         assert not state.is_known(again)
         put(state, again)
         assert state.vanished == {}
@@ -191,8 +195,8 @@ def test_list_without_a_secret_removes_nothing() -> None:
     )
     put(state, kept)
     put(state, gone)
-    assert state.retain({kept.name}, 7) == [("Listener", "acme/gone")]
-    assert state.retain({kept.name}, 8) == []
+    assert state.retain({kept.metadata.name}, 7) == [("Listener", "acme/gone")]
+    assert state.retain({kept.metadata.name}, 8) == []
     assert sorted(state.snapshot().listeners) == ["acme/gone", "acme/kept"]
     assert state.vanished == {("Listener", "acme/gone"): 7}
 
@@ -202,7 +206,7 @@ def test_vanished_listener_loses_an_address_that_another_has() -> None:
     shared, own = documents.Address("hooks.example.com", "/shared"), documents.Address("hooks.example.com", "/own")
     old = config_samples.listener("a-old", addresses=(shared, own))
     put(state, config_samples.secret(old))
-    state.remove_secret(config_samples.secret(old).name, 7)
+    state.remove_secret(config_samples.secret(old).metadata.name, 7)
     put(state, config_samples.secret(config_samples.listener("new", addresses=(shared,))))
     snapshot = state.snapshot()
     assert snapshot.listeners["acme/a-old"].addresses == (own,)
@@ -217,14 +221,14 @@ def test_version_that_was_read_is_known() -> None:
     assert not state.is_known(secret)
     put(state, secret)
     assert state.is_known(secret)
-    assert not state.is_known(msgspec.structs.replace(secret, version="2"))
+    assert not state.is_known(edited(secret, resource_version="2"))
 
 
 def test_deleted_secret_is_no_longer_rejected() -> None:
     state = new_state()
     secret = garbage(config_samples.listener())
     put(state, secret)
-    state.remove_secret(secret.name, 7)
+    state.remove_secret(secret.metadata.name, 7)
     assert len(state.rejected) == 0
     assert state.take_touched() == {WIFI: None}
 
@@ -239,7 +243,7 @@ def test_cached_documents_are_in_force_until_the_first_list() -> None:
     assert sorted(state.snapshot().listeners) == ["acme/a", "acme/b", "acme/c"]
     put(state, config_samples.secret(config_samples.listener("a")))
     put(state, config_samples.tombstone(config_samples.listener("b")))
-    names = {config_samples.secret(config_samples.listener(name)).name for name in ("a", "b")}
+    names = {config_samples.secret(config_samples.listener(name)).metadata.name for name in ("a", "b")}
     assert state.retain(names, 7) == [("Listener", "acme/c")]
     assert sorted(state.snapshot().listeners) == ["acme/a", "acme/c"]
 

@@ -123,7 +123,8 @@ async def _overlay(parts: Parts, objects: list[dict[str, object]], caller: Calle
     loaded = await asyncio.to_thread(manifests.load_manifests, text, "manifests")
     tried = [each.resource for each in loaded.objects]
     _check_permitted(tried, caller)
-    await parts.try_turns.compiling.take_all((source, where) for each in tried for _, source, where in each.expressions)
+    sources = ((source, where) for each in tried for _, source, where in each.expressions)
+    await parts.try_turns.compiling.prepare(sources, has_pauses=False)
     overlay = await asyncio.to_thread(overlay_documents, _visible(parts.state.snapshot, caller), tried)
     problems = [
         *loaded.problems,

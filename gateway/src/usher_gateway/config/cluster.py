@@ -72,35 +72,6 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The event of a change may arrive this long after a list that has the change."""
 
 
-class _SecretMetadata(msgspec.Struct, frozen=True, rename="camel"):
-    name: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    annotations: dict[str, str] = {}
-
-
-class _Secret(msgspec.Struct, frozen=True):
-    """A Secret as the API server sends it."""
-
-    metadata: _SecretMetadata
-    data: dict[str, str] | None = None
-
-    @property
-    def version(self) -> str:
-        """Equal versions have equal content, also after a restore of etcd, which can give out a number twice."""
-        desired = self.metadata.annotations.get(config_secret.DESIRED_ANNOTATION, "")
-        return f"{self.metadata.uid} {self.metadata.resource_version} {desired}"
-
-    @property
-    def is_mark(self) -> bool:
-        """True if it holds no document, but says that everything was published once."""
-        return config_secret.is_mark(self.metadata.name)
-
-    def published(self) -> published.PublishedSecret:
-        owner = self.metadata.annotations.get(config_secret.OWNER_ANNOTATION, "")
-        return published.PublishedSecret(self.metadata.name, self.version, owner, self.data)
-
-
 class ClusterSource:
     """Follows the config Secrets of one namespace."""
 
@@ -126,7 +97,7 @@ class ClusterSource:
         self._reflector = Reflector(
             client,
             self._path,
-            _Secret,
+            published.PublishedSecret,
             read=self._list,
             on_event=self._on_event,
             on_failure=self._on_failure,
@@ -257,10 +228,10 @@ class ClusterSource:
         """Read all Secrets; returns the version of the list. A list that fails half way changes nothing."""
         secrets: list[published.PublishedSecret] = []
         version = ""
-        pages = self._client.pages(self._path, _Secret, selector=config_secret.SELECTOR, attempts=1)
+        pages = self._client.pages(self._path, published.PublishedSecret, selector=config_secret.SELECTOR, attempts=1)
         has_mark = False
         async for page in pages:
-            secrets += [secret.published() for secret in page.items if not secret.is_mark]
+            secrets += [secret for secret in page.items if not secret.is_mark]
             has_mark = has_mark or any(secret.is_mark for secret in page.items)
             version = page.resource_version
         await self._apply_list(secrets)
@@ -277,11 +248,11 @@ class ClusterSource:
         for secret in fresh:
             decoded = self._published.decode(secret)
             # not the transforms, which are compiled when they are first evaluated, because a start must not take longer
-            await self._turns.take_all(published.filters_of(decoded.document))
+            await self._turns.prepare(published.filters_of(decoded.document), has_pauses=False)
             rejected.append(self._published.take(decoded))
             await turns.give_way()
         self._log_rejected([document for document in rejected if document is not None])
-        self._log_vanished(self._published.retain({secret.name for secret in secrets}, self._now()))
+        self._log_vanished(self._published.retain({secret.metadata.name for secret in secrets}, self._now()))
         if not secrets:
             _log.warning("empty_configuration_namespace_found", namespace=self._options.namespace)
         self._origin = "cluster"
@@ -305,7 +276,7 @@ class ClusterSource:
         earlier_versions = self._versions()
         listed: dict[str, str] = {}
         pages = self._client.pages(
-            self._path, _Secret, selector=config_secret.SELECTOR, is_metadata_only=True, attempts=1
+            self._path, published.PublishedSecret, selector=config_secret.SELECTOR, is_metadata_only=True, attempts=1
         )
         async for page in pages:
             listed |= {item.metadata.name: item.version for item in page.items if not item.is_mark}
@@ -323,7 +294,7 @@ class ClusterSource:
         """The version of each Secret that was last read, also of those that wait."""
         return {**self._published.versions, **{name: decoded.secret.version for name, decoded in self._waiting.items()}}
 
-    def _on_event(self, event: WatchEvent[_Secret]) -> None:
+    def _on_event(self, event: WatchEvent[published.PublishedSecret]) -> None:
         self._heard_at = self._now()
         if event.type == "BOOKMARK":
             return
@@ -331,11 +302,11 @@ class ClusterSource:
             if event.type != "DELETED":
                 self._note_mark()
             return
-        secret = event.item.published()
-        self._waiting.pop(secret.name, None)
-        self._due.discard(secret.name)
+        secret = event.item
+        self._waiting.pop(secret.metadata.name, None)
+        self._due.discard(secret.metadata.name)
         if event.type == "DELETED":
-            identity = self._published.remove_secret(secret.name, self._now())
+            identity = self._published.remove_secret(secret.metadata.name, self._now())
             self._log_vanished([identity] if identity is not None else [])
         elif not self._published.is_known(secret):
             decoded = self._published.decode(secret)
@@ -348,7 +319,7 @@ class ClusterSource:
     def _take(self, decoded: published.DecodedSecret) -> None:
         rejected = self._published.take(decoded)
         self._log_rejected([rejected] if rejected is not None else [])
-        self._due.discard(decoded.secret.name)
+        self._due.discard(decoded.secret.metadata.name)
         self._touched.set()
 
     def _note_mark(self) -> None:
@@ -364,7 +335,7 @@ class ClusterSource:
 
     def _wait_for_compilation(self, decoded: published.DecodedSecret) -> None:
         namespace = decoded.namespace
-        self._waiting[decoded.secret.name] = decoded
+        self._waiting[decoded.secret.metadata.name] = decoded
         if namespace not in self._compiling:
             compiling = self._compile_waiting(namespace)
             self._compiling[namespace] = asyncio.create_task(compiling, name="compile expressions")
@@ -376,11 +347,10 @@ class ClusterSource:
                 decoded = next((waiting for waiting in self._waiting.values() if waiting.namespace == namespace), None)
                 if decoded is None:
                     return  # no await from here to the end, so that no document can begin to wait for a task that ends
-                seconds = await self._turns.take(namespace, decoded.expressions)
-                if seconds:
-                    await asyncio.sleep(seconds)
-                elif self._waiting.get(decoded.secret.name) is decoded:  # it was not replaced or removed meanwhile
-                    del self._waiting[decoded.secret.name]
+                await self._turns.prepare(decoded.expressions, has_pauses=True)
+                name = decoded.secret.metadata.name
+                if self._waiting.get(name) is decoded:  # it was not replaced or removed meanwhile
+                    del self._waiting[name]
                     self._take(decoded)
         finally:
             del self._compiling[namespace]
@@ -442,7 +412,7 @@ class ClusterSource:
             return
         turns = EventLoopTurns()
         for envelope in kept or ():
-            await self._turns.take_all(published.filters_of(envelope.document))
+            await self._turns.prepare(published.filters_of(envelope.document), has_pauses=False)
             if not self._published.restore(envelope):
                 kind, key = envelope.identity
                 _log.error("cached_document_ignored", kind=kind, document=key)

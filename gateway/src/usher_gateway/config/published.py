@@ -18,15 +18,29 @@ _OWNER_HINT = "an operator names it by a hash of its owner; delete the Secret, a
 _RUN_HINT = "see the log of the gateway; the last good document stays in force"
 
 
-class PublishedSecret(msgspec.Struct, frozen=True):
-    """The fields of a config Secret that this module needs."""
+class _SecretMetadata(msgspec.Struct, frozen=True, rename="camel"):
+    name: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    annotations: dict[str, str] = {}
 
-    name: str
-    version: str
-    """Equal versions have equal content."""
-    owner: str = ""
-    """The owner annotation: it names the owner of a document that cannot be read."""
+
+class PublishedSecret(msgspec.Struct, frozen=True):
+    """A config Secret as the API server sends it."""
+
+    metadata: _SecretMetadata
     data: dict[str, str] | None = None
+
+    @property
+    def version(self) -> str:
+        """Equal versions have equal content, also after a restore of etcd, which can give out a number twice."""
+        desired = self.metadata.annotations.get(config_secret.DESIRED_ANNOTATION, "")
+        return f"{self.metadata.uid} {self.metadata.resource_version} {desired}"
+
+    @property
+    def is_mark(self) -> bool:
+        """True if it holds no document, but says that everything was published once."""
+        return config_secret.is_mark(self.metadata.name)
 
 
 class DecodedSecret(msgspec.Struct, frozen=True):
@@ -181,9 +195,9 @@ class PublishedDocuments:
 
     def is_known(self, secret: PublishedSecret) -> bool:
         """Return whether this version was read before and changes nothing."""
-        if self._versions.get(secret.name) != secret.version:
+        if self._versions.get(secret.metadata.name) != secret.version:
             return False
-        return self._identities.get(secret.name) not in self._vanished
+        return self._identities.get(secret.metadata.name) not in self._vanished
 
     def decode(self, secret: PublishedSecret) -> DecodedSecret:
         """Decode a Secret, and change nothing yet."""
@@ -195,7 +209,7 @@ class PublishedDocuments:
     def take(self, decoded: DecodedSecret) -> RejectedDocument | None:
         """Take a Secret that was added or changed; return the rejection if its document does not come into force."""
         secret, envelope = decoded.secret, decoded.envelope
-        self._versions[secret.name] = secret.version
+        self._versions[secret.metadata.name] = secret.version
         if envelope is None:
             assert decoded.error is not None
             return self._reject(secret, decoded.error)
@@ -203,16 +217,16 @@ class PublishedDocuments:
             self._try_new(envelope)
         except model.ConfigurationError as error:
             return self._reject(secret, error)
-        self._rejected.pop(secret.name, None)
+        self._rejected.pop(secret.metadata.name, None)
         if envelope.document is None:
-            self._remove(secret.name, envelope.identity)
+            self._remove(secret.metadata.name, envelope.identity)
         else:
-            self._enforce(secret.name, envelope)
+            self._enforce(secret.metadata.name, envelope)
         return None
 
     def _read(self, secret: PublishedSecret) -> config_secret.Envelope:
         envelope = config_secret.decode_data(secret.data, self._key)
-        if secret.name != config_secret.secret_name(*envelope.identity):
+        if secret.metadata.name != config_secret.secret_name(*envelope.identity):
             raise model.DocumentUnreadableError("the name of the Secret does not fit its document", _OWNER_HINT)
         return envelope
 
@@ -286,9 +300,9 @@ class PublishedDocuments:
         self.is_changed = True
 
     def _reject(self, secret: PublishedSecret, error: model.ConfigurationError) -> RejectedDocument:
-        identity = self._identities.get(secret.name) or _claimed_identity(secret)
-        rejected = RejectedDocument(secret.name, identity, error.code, str(error), error.hint)
-        self._rejected[secret.name] = rejected
+        identity = self._identities.get(secret.metadata.name) or _claimed_identity(secret)
+        rejected = RejectedDocument(secret.metadata.name, identity, error.code, str(error), error.hint)
+        self._rejected[secret.metadata.name] = rejected
         if identity is not None:
             self._vanished.pop(identity, None)
             self._touched.add(identity)
@@ -297,7 +311,8 @@ class PublishedDocuments:
 
 def _claimed_identity(secret: PublishedSecret) -> config_secret.Identity | None:
     """The document that the owner annotation names, if the name of the Secret agrees."""
+    owner = secret.metadata.annotations.get(config_secret.OWNER_ANNOTATION, "")
     for kind in config_secret.KINDS:
-        if secret.name == config_secret.secret_name(kind, secret.owner):
-            return kind, secret.owner
+        if secret.metadata.name == config_secret.secret_name(kind, owner):
+            return kind, owner
     return None
