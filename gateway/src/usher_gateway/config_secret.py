@@ -10,14 +10,14 @@ import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
 
 from usher_gateway import documents, model
 
-# Version of the form of an envelope. A gateway rejects an envelope with a newer version than it knows.
+# Version of the form of an envelope and its document. A gateway rejects a newer version than it knows.
 SCHEMA_VERSION = 1
 
 DATA_KEY = "config.json"  # Key of the envelope in a Secret's data
@@ -42,10 +42,6 @@ KINDS: tuple[Kind, ...] = ("Listener", "Destination")  # Every kind of document
 Document = documents.ListenerDocument | documents.DestinationDocument
 Identity = tuple[Kind, str]  # Kind and `namespace/name` of the resource from which a document was made
 
-_TYPES: dict[Kind, type[documents.ListenerDocument] | type[documents.DestinationDocument]] = {
-    "Listener": documents.ListenerDocument,
-    "Destination": documents.DestinationDocument,
-}
 _LABEL = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _READ_HINT = "only the operator may write config Secrets; delete the Secret, and the operator writes it again"
 _KEY_HINT = "gateway and operator must have the same install key; delete a Secret that another program wrote"
@@ -121,23 +117,21 @@ class _Version(msgspec.Struct, frozen=True, rename="camel"):
     schema_version: int
 
 
-class _DocumentVersion(msgspec.Struct, frozen=True):
-    schema_version: int = 0
-
-
 _decode_version = msgspec.json.Decoder(_Version).decode
 _decode_wire = msgspec.json.Decoder(_Wire).decode
-_decode_document_version = msgspec.json.Decoder(_DocumentVersion).decode
-_decoders = {kind: msgspec.json.Decoder(document_type).decode for kind, document_type in _TYPES.items()}
+_decode_document: Callable[[bytes], Document] = msgspec.json.Decoder(Document).decode
+
+
+def _kind_of(document: Document) -> Kind:
+    return "Listener" if isinstance(document, documents.ListenerDocument) else "Destination"
 
 
 def envelope_of(
     document: Document, owner_uid: str, key: bytes, *, install: str = "", namespace_uid: str = ""
 ) -> Envelope:
     """Return the envelope of a document. ``key``: ``Keys.document``; ``install``, ``namespace_uid``: see Owner."""
-    kind: Kind = "Listener" if isinstance(document, documents.ListenerDocument) else "Destination"
     return Envelope(
-        kind=kind,
+        kind=_kind_of(document),
         owner=Owner(document.namespace, document.name, owner_uid, install, namespace_uid),
         generation=document.generation,
         hash=documents.content_hash(document, key),
@@ -236,8 +230,8 @@ def decode(content: bytes, key: bytes) -> Envelope:
         digest = hashlib.blake2b(document, key=key, digest_size=16).hexdigest()
     if not hmac.compare_digest(digest.encode(), wire.hash.encode()):
         raise model.DocumentHashError("the content does not match its hash", _KEY_HINT)
-    parsed = _read_document(wire.kind, document) if document else None
-    if parsed is not None and parsed.key != wire.owner.key:
+    parsed = _read_document(document) if document else None
+    if parsed is not None and (_kind_of(parsed), parsed.key) != (wire.kind, wire.owner.key):
         raise model.DocumentUnreadableError("the document belongs to another resource than its owner", _READ_HINT)
     return Envelope(
         kind=wire.kind,
@@ -257,17 +251,17 @@ def _read(content: bytes) -> _Wire:
             return _decode_wire(content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(error) from None
-    raise _too_new("envelope", version, SCHEMA_VERSION)
+    raise model.DocumentTooNewError(
+        f"the document has schema version {version}, this gateway knows {SCHEMA_VERSION}",
+        "update the gateways before the operator; until then the last good document is in force",
+    )
 
 
-def _read_document(kind: Kind, content: bytes) -> Document:
+def _read_document(content: bytes) -> Document:
     try:
-        version = _decode_document_version(content).schema_version
-        if version <= documents.SCHEMA_VERSION:
-            return _decoders[kind](content)
+        return _decode_document(content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(error) from None
-    raise _too_new("document", version, documents.SCHEMA_VERSION)
 
 
 def _unreadable(error: Exception) -> model.DocumentUnreadableError:
@@ -275,13 +269,6 @@ def _unreadable(error: Exception) -> model.DocumentUnreadableError:
     _, _, path = str(error).partition(" - at `")
     where = f" at `{path.rstrip('`')}`" if path else ""
     return model.DocumentUnreadableError(f"`{DATA_KEY}` is not a valid envelope{where}", _READ_HINT)
-
-
-def _too_new(what: str, version: int, supported: int) -> model.DocumentTooNewError:
-    return model.DocumentTooNewError(
-        f"the {what} has schema version {version}, this gateway knows {supported}",
-        "update the gateways before the operator; until then the last good document is in force",
-    )
 
 
 def _tombstone_hash(kind: Kind, owner_key: str, removed_at: str, held: HeldHostnames | None, key: bytes) -> str:

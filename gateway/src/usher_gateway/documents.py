@@ -13,9 +13,6 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-# Version of the form of both documents. A gateway rejects a document with a newer version than it knows.
-SCHEMA_VERSION = 1
-
 # Field -> its places in a body: JSON pointers (RFC 6901), tried in turn. Source: docs/purple.md, The body.
 DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
     "user": ("/user/id",),
@@ -49,6 +46,9 @@ MAX_SHOWN_URL = 2048  # Longest URL that shorten_url() returns, in characters; t
 _MAX_SHOWN_PART = 12
 
 
+Place = tuple[str, str, tuple[tuple[str, str], ...]]  # Host, path and sorted query of an address
+
+
 class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One URL of a listener. A request must have every pair of ``query``; other pairs are ignored."""
 
@@ -68,9 +68,9 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """True if the listener has it from its class, whose hostname all listeners of the class share."""
 
     @property
-    def place(self) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-        """Host, path and query: addresses of two documents with the same place are the same address."""
-        return self.host, self.path, self.query
+    def place(self) -> Place:
+        """What identifies the address, in whichever order its query is written."""
+        return self.host, self.path, tuple(sorted(self.query))
 
     @property
     def id(self) -> str:
@@ -141,14 +141,13 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CEL; ``""`` means the destination's format."""
 
 
-class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="Listener"):
     """One webhook of a tenant."""
 
     namespace: str
     name: str
     tenant: TenantDocument
     addresses: tuple[Address, ...]
-    schema_version: int = SCHEMA_VERSION
     generation: int = 0
     state: Literal["Active", "Suspended"] = "Active"
     authentication: Authentication = Authentication()
@@ -269,7 +268,7 @@ class ErasureCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CEL that makes the JSON document; ``""``: no body."""
 
 
-class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="Destination"):
     """One system that receives visits, with its secrets resolved."""
 
     namespace: str
@@ -278,7 +277,6 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """May have variables in path and query; with their values it is a secret."""
     uid: str | msgspec.UnsetType = msgspec.UNSET
     """``metadata.uid`` of the Destination; objects from files have none."""
-    schema_version: int = SCHEMA_VERSION
     generation: int = 0
     type: Literal["HTTP"] = "HTTP"
     url_variables: tuple[UrlVariable, ...] = ()

@@ -25,7 +25,7 @@ _DIRECTIVES = re.compile(r"(?:[^%]|%[YmdHMSyjBbAaIpzZ%])*", re.DOTALL)
 
 
 class TooExpensiveError(Exception):
-    """A call would use more work than is left."""
+    """A call would use more work than is left, or its value is too large."""
 
 
 class FunctionCalls:
@@ -39,7 +39,7 @@ class FunctionCalls:
     def __init__(self, max_work: int, copies: int) -> None:
         self._left = max_work
         self._copies = copies
-        self.error_code = ""  # Why a call failed: the core hides the class of the error
+        self.error: Exception | None = None  # Why a call failed: the core hides the class of the error
 
     def bound(self, names: Iterable[str]) -> dict[str, Callable[..., Any]]:
         """Return functions as the core may call them."""
@@ -51,17 +51,8 @@ class FunctionCalls:
             self._spend(work + _CHARACTER_WORK * sum(map(_length, arguments)))
             result = function(*arguments)
             self._spend(_length(result) * (_CHARACTER_WORK + self._copies))
-        except TooExpensiveError:
-            self.error_code = "TooExpensive"
-            raise
-        except TypeError:
-            self.error_code = "NoSuchOverload"
-            raise
-        except IndexError:
-            self.error_code = "OutOfRange"
-            raise
-        except (ValueError, OverflowError):
-            self.error_code = "BadValue"
+        except Exception as error:
+            self.error = error
             raise
         return result
 
@@ -155,7 +146,10 @@ def _local(time: object, zone: object) -> datetime.datetime:
     moment = time if isinstance(time, datetime.datetime) else datetime.datetime.fromisoformat(_text(time))
     if moment.tzinfo is None:
         raise ValueError("a time needs an offset")
-    return moment.astimezone(_zone(_text(zone)))
+    try:
+        return moment.astimezone(_zone(_text(zone)))
+    except OverflowError as error:  # such as a time in the year 10,000
+        raise ValueError("there is no such time in the zone") from error
 
 
 @functools.cache

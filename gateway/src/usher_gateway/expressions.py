@@ -151,10 +151,8 @@ class Program:
             value = self._program.execute(values)
             if self.where == "transform":
                 value = _SortingCopier().copy(value)
-        except _ResultTooLargeError:
-            return None, "TooExpensive", ""
         except Exception as error:  # noqa: BLE001 - every error of the core becomes a code
-            code = (calls and calls.error_code) or _code_of(error)
+            code = _code_of((calls and calls.error) or error)
             return None, code, self._missing_field(error) if code == "NoSuchField" else ""
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # a panic of the native core
@@ -305,10 +303,6 @@ def _parse_problem(text: str) -> str:
     return f"cannot be parsed at line {line}, column {column}: {what}"
 
 
-class _ResultTooLargeError(Exception):
-    """The value of a transform has more than ``MAX_RESULT_CHARACTERS``."""
-
-
 class _SortingCopier:
     """Copies a value with the keys of its maps in alphabetical order, because the core gives them in any order."""
 
@@ -316,10 +310,10 @@ class _SortingCopier:
         self._characters_left = MAX_RESULT_CHARACTERS
 
     def copy(self, value: Any) -> Any:
-        """Return the copy of a value. Raises: _ResultTooLargeError."""
+        """Return the copy of a value. Raises: TooExpensiveError."""
         self._characters_left -= len(value) if isinstance(value, str | bytes) else _PLAIN_CHARACTERS
         if self._characters_left < 0:
-            raise _ResultTooLargeError
+            raise expression_functions.TooExpensiveError
         if isinstance(value, dict):
             self._characters_left -= sum([len(key) for key in value if isinstance(key, str)])
             return {key: self.copy(value[key]) for key in sorted(value, key=str)}
@@ -329,6 +323,8 @@ class _SortingCopier:
 def _code_of(error: Exception) -> str:
     """Return a code for an error of the core. Its text is dropped, because it may quote the data."""
     match error:
+        case expression_functions.TooExpensiveError():
+            return "TooExpensive"
         case KeyError():
             return "NoSuchField"
         case TypeError():

@@ -16,7 +16,7 @@ import msgspec
 from cryptography import exceptions
 from cryptography.hazmat.primitives.ciphers import aead
 
-from usher_gateway import config_secret, documents, model
+from usher_gateway import config_secret, model
 
 FILE_NAME = "config.cache"  # Inside `--data`; readable by the owner only
 
@@ -27,33 +27,13 @@ _MOST_BYTES = 1 << 30  # Largest content after decompression
 _HINT = "the gateway writes it again once the API server answers; delete it if this is logged at every start"
 
 
-class _CachedDocument(msgspec.Struct, frozen=True, kw_only=True):
-    owner: config_secret.Owner
-    generation: int
-    hash: str
-    listener: documents.ListenerDocument | None = None
-    destination: documents.DestinationDocument | None = None
-
-
-_decoder = msgspec.json.Decoder(list[_CachedDocument])
+_decoder = msgspec.json.Decoder(list[config_secret.Envelope])
 
 
 def seal(kept: Iterable[config_secret.Envelope], key: bytes, nonce: bytes) -> bytes:
     """Encrypt the content of the file. `key`: `Keys.cache`; `nonce`: 12 bytes never used with this key before."""
-    lines = [msgspec.json.encode(_cached(envelope)) for envelope in kept]
-    packed = zlib.compress(b"[" + b",".join(lines) + b"]", 1)
+    packed = zlib.compress(msgspec.json.encode(list(kept)), 1)
     return _HEAD + nonce + aead.AESGCM(key).encrypt(nonce, packed, _HEAD)
-
-
-def _cached(envelope: config_secret.Envelope) -> _CachedDocument:
-    document = envelope.document
-    return _CachedDocument(
-        owner=envelope.owner,
-        generation=envelope.generation,
-        hash=envelope.hash,
-        listener=document if isinstance(document, documents.ListenerDocument) else None,
-        destination=document if isinstance(document, documents.DestinationDocument) else None,
-    )
 
 
 def unseal(content: bytes, key: bytes) -> list[config_secret.Envelope]:
@@ -68,20 +48,12 @@ def unseal(content: bytes, key: bytes) -> list[config_secret.Envelope]:
     try:
         packed = aead.AESGCM(key).decrypt(nonce, sealed, _HEAD)
         unpacker = zlib.decompressobj()
-        return [_envelope(kept) for kept in _decoder.decode(unpacker.decompress(packed, _MOST_BYTES))]
+        return _decoder.decode(unpacker.decompress(packed, _MOST_BYTES))
     except (exceptions.InvalidTag, ValueError) as error:  # a wrong length raises ValueError
         message = "the configuration cache is damaged, or another install key wrote it"
         raise model.ConfigurationError(message, _HINT) from error
     except (zlib.error, msgspec.MsgspecError) as error:
         raise model.ConfigurationError("another release wrote the configuration cache", _HINT) from error
-
-
-def _envelope(kept: _CachedDocument) -> config_secret.Envelope:
-    document = kept.listener or kept.destination
-    kind: config_secret.Kind = "Listener" if kept.listener else "Destination"
-    return config_secret.Envelope(
-        kind=kind, owner=kept.owner, generation=kept.generation, hash=kept.hash, document=document
-    )
 
 
 def read(folder: pathlib.Path, key: bytes) -> list[config_secret.Envelope] | None:

@@ -264,7 +264,10 @@ def apply_reading(
     located = locate(compiled.findings, objects, manifests)
     return FileConfiguration(
         objects=objects,
-        snapshot=_keep_equal_documents(in_force.snapshot, snapshot),
+        snapshot=documents.Snapshot(
+            _with_equal_objects(in_force.snapshot.listeners, snapshot.listeners),
+            _with_equal_objects(in_force.snapshot.destinations, snapshot.destinations),
+        ),
         problems=tuple(dict.fromkeys([*manifests.problems, *located, *removals.halt_problems(history, objects)])),
         namespaces=namespaces,
         removal_history=history,
@@ -299,28 +302,15 @@ def _is_within(file: str, gaps: tuple[str, ...]) -> bool:
     return any(file == gap or file.startswith(gap.rstrip("/") + "/") for gap in gaps)
 
 
-def _keep_equal_documents(in_force: documents.Snapshot, compiled: documents.Snapshot) -> documents.Snapshot:
-    """Return the snapshot with the previous object for each document that did not change.
-
-    The registry of listeners keeps what it built from a document as long as the document is the same object.
-    """
-    return documents.Snapshot(
-        {
-            key: _previous_if_equal(in_force.listeners.get(key), document)
-            for key, document in compiled.listeners.items()
-        },
-        {
-            key: _previous_if_equal(in_force.destinations.get(key), document)
-            for key, document in compiled.destinations.items()
-        },
-    )
-
-
 _Document = TypeVar("_Document", documents.ListenerDocument, documents.DestinationDocument)
 
 
-def _previous_if_equal(old: _Document | None, new: _Document) -> _Document:
-    return old if old is not None and old == new else new
+def _with_equal_objects(in_force: Mapping[str, _Document], compiled: Mapping[str, _Document]) -> dict[str, _Document]:
+    """Return documents, and the previous object of each document that did not change.
+
+    The registry of listeners keeps what it built from a document as long as the document is the same object.
+    """
+    return {key: in_force[key] if in_force.get(key) == document else document for key, document in compiled.items()}
 
 
 class FileOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -399,11 +399,11 @@ def retire_addresses(
         return document
     days = _retired_address_days(listener, resources)
     live = document.live_addresses if document is not None else ()
-    live_keys = {hostnames.address_key(address) for address in live}
+    live_places = {address.place for address in live}
     candidates = []
     for address in previous.addresses:
         retired = _as_retired(address, days, context)
-        if retired is not None and hostnames.address_key(address) not in live_keys:
+        if retired is not None and address.place not in live_places:
             candidates.append(retired)
     if len(candidates) > _MAX_RETIRED_ADDRESSES:
         candidates.sort(key=lambda address: address.retired_at, reverse=True)

@@ -17,9 +17,6 @@ from usher_gateway.resources import conditions, listener_class
 IMPLICIT_HOSTNAME = "localhost"  # Where listeners answer if the files have no ListenerClass at all
 Owner = tuple[str, str]  # (namespace, tenant)
 
-# Hostname, path and sorted query: two addresses with the same key are the same address.
-AddressKey = tuple[str, str, tuple[tuple[str, str], ...]]
-
 
 class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """A ListenerClass as the listeners of one namespace see it."""
@@ -64,7 +61,7 @@ class AddressClaims:
                 limit) -> answer.
         """
         self._owners, self._is_over_limit = owners, is_over_limit
-        self._taken: dict[AddressKey, str] = {}
+        self._taken: dict[documents.Place, str] = {}
 
     def may_have(self, hostname: str, owner: Owner) -> bool:
         """Return True if a hostname belongs to this tenant or to no tenant."""
@@ -81,12 +78,7 @@ class AddressClaims:
 
     def take(self, address: documents.Address, listener_key: str) -> bool:
         """Give an address to a listener; False if another listener has it."""
-        return self._taken.setdefault(address_key(address), listener_key) == listener_key
-
-
-def address_key(address: documents.Address) -> AddressKey:
-    """Return what identifies an address."""
-    return address.host, address.path, tuple(sorted(address.query))
+        return self._taken.setdefault(address.place, listener_key) == listener_key
 
 
 def owners_of(

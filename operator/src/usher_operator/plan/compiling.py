@@ -299,13 +299,13 @@ def _claims(
     claims = hostnames.AddressClaims(
         owners, lambda namespace, hostname, limit: view.is_over_limit(Key("Hostname", namespace, hostname), limit)
     )
-    fixed = {hostnames.address_key(address) for address in fixed_addresses(listener)}
+    fixed = {address.place for address in fixed_addresses(listener)}
     had = previous.addresses if previous else ()
     # nobody may have the hostnames without an owner, so it does not matter who names an address there
     declared = (address for address in _declared_addresses(listener, keys) if address.host in owners)
     for address in (*declared, *had):
         if not view.is_reserved(address.host) and claims.may_keep(address, listener.owner):
-            _take_before(view, cached, address, claims, is_fixed=hostnames.address_key(address) in fixed)
+            _take_before(view, cached, address, claims, is_fixed=address.place in fixed)
         if address.host in hosts and claims.may_have(address.host, listener.owner):
             _take_for_absent(view, listener, address, claims)
     return claims
@@ -400,22 +400,22 @@ def _take_before(
     address. Until then this listener's document keeps it, because a gateway reads one document after the other, and
     the address must be in one of them while listeners swap their hostnames.
     """
-    key = hostnames.address_key(address)
-    mine = _precedence(view, cached, key)
+    place = address.place
+    mine = _precedence(view, cached, place)
     namespace, tenant = cached.resource.owner
     for other in _listeners(view, view.namers(address_path(namespace, address), tenant)):
         if other.uid == cached.uid or other.resource.owner != cached.resource.owner:
             continue
-        is_first = _precedence(view, other, key) < mine if is_fixed else _serves(view, other, key)
+        is_first = _precedence(view, other, place) < mine if is_fixed else _serves(view, other, place)
         if is_first and _can_claim(view, other.resource, address.host):
             claims.take(address, other.resource.key)
             return
 
 
-def _serves(view: Lookups, cached: CachedResource[resources.Listener], address: hostnames.AddressKey) -> bool:
+def _serves(view: Lookups, cached: CachedResource[resources.Listener], place: documents.Place) -> bool:
     """True if the published document of a listener has an address that is not retired."""
     document = _published(view, cached)
-    return document is not None and address in map(hostnames.address_key, document.live_addresses)
+    return document is not None and any(address.place == place for address in document.live_addresses)
 
 
 def _take_for_absent(
@@ -434,9 +434,9 @@ def _published(view: Lookups, cached: CachedResource[resources.Listener]) -> doc
 
 
 def _precedence(
-    view: Lookups, cached: CachedResource[resources.Listener], address: hostnames.AddressKey
+    view: Lookups, cached: CachedResource[resources.Listener], place: documents.Place
 ) -> tuple[bool, tuple[str, str]]:
     """Lower comes first: a listener that is published with an address, else the oldest."""
     document = _published(view, cached)
-    has_it = any(hostnames.address_key(published) == address for published in (document.addresses if document else ()))
+    has_it = any(address.place == place for address in (document.addresses if document else ()))
     return not has_it, cached.age
