@@ -227,12 +227,11 @@ class Condition(types.Model, frozen=True, kw_only=True):
 
     type: Annotated[
         str,
-        msgspec.Meta(
-            min_length=1,
-            max_length=316,
-            pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
+        types.text(
+            "Name of the condition, such as `Ready`.",
+            316,
+            r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
             r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$",
-            description="Name of the condition, such as `Ready`.",
         ),
     ]
     status: Annotated[
@@ -242,11 +241,11 @@ class Condition(types.Model, frozen=True, kw_only=True):
     observed_generation: (
         Annotated[
             int,
-            msgspec.Meta(
-                ge=0,
-                le=MAX_GENERATION,
-                description="The `metadata.generation` that the condition is about. If it is lower than the "
+            types.number(
+                "The `metadata.generation` that the condition is about. If it is lower than the "
                 "present one, the condition is outdated.",
+                0,
+                MAX_GENERATION,
             ),
         ]
         | None
@@ -258,29 +257,22 @@ class Condition(types.Model, frozen=True, kw_only=True):
         ),
     ]
     reason: Annotated[
-        str,
-        msgspec.Meta(
-            min_length=1,
-            max_length=1024,
-            pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
-            description="The reason in one word, for programs.",
-        ),
+        str, types.text("The reason in one word, for programs.", 1024, r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")
     ]
-    message: Annotated[str, msgspec.Meta(max_length=32_768, description="The reason and what to do, for people.")]
+    message: Annotated[str, types.text("The reason and what to do, for people.", 32_768, shortest=0)]
 
 
 _Conditions = Annotated[
     list[Condition],
-    msgspec.Meta(
-        max_length=MAX_CONDITIONS,
-        description="The state of the object. `Ready` is the summary.",
-        extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    types.entries(
+        "The state of the object. `Ready` is the summary.",
+        MAX_CONDITIONS,
+        {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ),
 ]
 
 _ObservedGeneration = Annotated[
-    int,
-    msgspec.Meta(ge=0, le=MAX_GENERATION, description="The `metadata.generation` that the whole status is about."),
+    int, types.number("The `metadata.generation` that the whole status is about.", 0, MAX_GENERATION)
 ]
 
 
@@ -297,9 +289,7 @@ class ListenerClassStatus(Status, frozen=True, kw_only=True):
     install_key_fingerprint: (
         Annotated[
             str,
-            msgspec.Meta(
-                max_length=128, description="Fingerprint of the install key from which the tokens in URLs are derived."
-            ),
+            types.text("Fingerprint of the install key from which the tokens in URLs are derived.", 128, shortest=0),
         ]
         | None
     ) = None
@@ -312,19 +302,14 @@ class TenantStatus(Status, frozen=True, kw_only=True):
 class ServedAddress(types.Model, frozen=True, kw_only=True):
     """One URL of the listener."""
 
-    name: Annotated[
-        str,
-        msgspec.Meta(
-            min_length=1, max_length=types.MAX_NAME_LENGTH, description="Name of the declared address, or `class`."
-        ),
-    ]
-    hostname: Annotated[str, msgspec.Meta(max_length=253, description="Host name of the URL.")] | None = None
+    name: Annotated[str, types.text("Name of the declared address, or `class`.", types.MAX_NAME_LENGTH)]
+    hostname: Annotated[str, types.text("Host name of the URL.", 253, shortest=0)] | None = None
     url: Annotated[
         str,
-        msgspec.Meta(
-            max_length=2048,
-            description="The URL, shortened because it is a credential. The whole URL is in the Secret "
-            "`<listener>-url`.",
+        types.text(
+            "The URL, shortened because it is a credential. The whole URL is in the Secret `<listener>-url`.",
+            2048,
+            shortest=0,
         ),
     ]
 
@@ -335,10 +320,8 @@ class ListenerStatus(Status, frozen=True, kw_only=True):
     addresses: (
         Annotated[
             list[ServedAddress],
-            msgspec.Meta(
-                max_length=types.MAX_ADDRESSES,
-                description="The URLs of the listener with the present token, shortened.",
-                extra_json_schema=types.LIST_MAP,
+            types.entries(
+                "The URLs of the listener with the present token, shortened.", types.MAX_ADDRESSES, types.LIST_MAP
             ),
         ]
         | None
@@ -349,10 +332,7 @@ class DestinationStatus(Status, frozen=True, kw_only=True):
     """The state of the object. Only the operator writes it."""
 
     host: (
-        Annotated[
-            str, msgspec.Meta(max_length=260, description="Host (and port) of the URL in force, for `kubectl get`.")
-        ]
-        | None
+        Annotated[str, types.text("Host (and port) of the URL in force, for `kubectl get`.", 260, shortest=0)] | None
     ) = None
 
 

@@ -51,13 +51,7 @@ class HeaderCredential(types.Model, frozen=True, kw_only=True):
 
     name: types.HeaderName
     scheme: Annotated[
-        str,
-        msgspec.Meta(
-            min_length=1,
-            max_length=64,
-            pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
-            description="Word before the credential, such as `Klaviyo-API-Key`.",
-        ),
+        str, types.text("Word before the credential, such as `Klaviyo-API-Key`.", 64, r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
     ] = ""
     secret_ref: types.SecretKeyRef
 
@@ -65,9 +59,7 @@ class HeaderCredential(types.Model, frozen=True, kw_only=True):
 class ClientCredentials(types.Model, frozen=True, kw_only=True):
     """The grant of RFC 6749, section 4.4."""
 
-    client_id: Annotated[
-        str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[\x21-\x7e]*$", description="Id of the client.")
-    ] = msgspec.field(name="clientID")
+    client_id: Annotated[str, types.text("Id of the client.", 512, r"^[\x21-\x7e]*$")] = msgspec.field(name="clientID")
     secret_ref: types.SecretKeyRef
     send_as: Annotated[
         Literal["Basic", "Form"],
@@ -79,14 +71,9 @@ class JWTBearer(types.Model, frozen=True, kw_only=True):
     """The grant of RFC 7523, with RS256. The Secret has a private key in PEM, or a Google service account's JSON."""
 
     secret_ref: types.SecretKeyRef
-    issuer: Annotated[
-        str,
-        msgspec.Meta(min_length=1, max_length=512, description="`iss`; a service account's JSON has its own."),
-    ] = ""
-    subject: Annotated[str, msgspec.Meta(min_length=1, max_length=512, description="`sub`.")] = ""
-    audience: Annotated[
-        str, msgspec.Meta(min_length=1, max_length=512, description="`aud`; `tokenURL` if left out.")
-    ] = ""
+    issuer: Annotated[str, types.text("`iss`; a service account's JSON has its own.", 512)] = ""
+    subject: Annotated[str, types.text("`sub`.", 512)] = ""
+    audience: Annotated[str, types.text("`aud`; `tokenURL` if left out.", 512)] = ""
 
 
 class OAuth2(types.Model, frozen=True, kw_only=True):
@@ -99,16 +86,9 @@ class OAuth2(types.Model, frozen=True, kw_only=True):
     grant: Annotated[Literal["ClientCredentials", "JWTBearer"], msgspec.Meta(description="How tokens are obtained.")]
     token_url: types.TokenUrl = msgspec.field(name="tokenURL")
     scopes: Annotated[
-        list[
-            Annotated[
-                str,
-                msgspec.Meta(
-                    min_length=1, max_length=256, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]*$", description="A scope."
-                ),
-            ]
-        ],
-        msgspec.Meta(max_length=16, description="Scopes to ask for.", extra_json_schema=types.LIST_ATOMIC),
-    ] = msgspec.field(default_factory=list)
+        list[Annotated[str, types.text("A scope.", 256, r"^[\x21\x23-\x5b\x5d-\x7e]*$")]],
+        types.entries("Scopes to ask for.", 16, types.LIST_ATOMIC),
+    ] = []
     client_credentials: ClientCredentials | None = None
     jwt_bearer: JWTBearer | None = None
 
@@ -157,12 +137,7 @@ class Signing(types.Model, frozen=True, kw_only=True):
 
     secret_refs: Annotated[
         list[types.SecretKeyRef],
-        msgspec.Meta(
-            min_length=1,
-            max_length=4,
-            description="The secrets, the newest first. Each one signs every request.",
-            extra_json_schema=types.LIST_ATOMIC,
-        ),
+        types.entries("The secrets, the newest first. Each one signs every request.", 4, types.LIST_ATOMIC, shortest=1),
     ]
 
 
@@ -193,14 +168,9 @@ class Answer(types.Model, frozen=True, kw_only=True):
     """A rule for answers. It applies if the answer has one of the statuses and `when` is true."""
 
     status: Annotated[
-        list[Annotated[int, msgspec.Meta(ge=200, le=599, description="HTTP status.")]],
-        msgspec.Meta(
-            min_length=1,
-            max_length=16,
-            description="HTTP statuses. Any if left out.",
-            extra_json_schema=types.LIST_SET,
-        ),
-    ] = msgspec.field(default_factory=list)
+        list[Annotated[int, types.number("HTTP status.", 200, 599)]],
+        types.entries("HTTP statuses. Any if left out.", 16, types.LIST_SET, shortest=1),
+    ] = []
     when: Annotated[
         types.AnswerFilter,
         msgspec.Meta(
@@ -221,12 +191,7 @@ class Redirects(types.Model, frozen=True, kw_only=True):
 
     hosts: Annotated[
         list[types.Hostname],
-        msgspec.Meta(
-            min_length=1,
-            max_length=8,
-            description="Hosts to which an answer may lead, over https.",
-            extra_json_schema=types.LIST_SET,
-        ),
+        types.entries("Hosts to which an answer may lead, over https.", 8, types.LIST_SET, shortest=1),
     ]
 
 
@@ -242,18 +207,10 @@ class ErasureCall(types.Model, frozen=True, kw_only=True):
         msgspec.Meta(description="Kind of the value that the request needs. It is not sent for a value of another."),
     ]
     url: Annotated[types.DestinationUrl, msgspec.Meta(description="URL of the request, at the host of `http.url`.")]
-    url_variables: Annotated[
-        list[UrlVariable],
-        msgspec.Meta(
-            max_length=8,
-            description="The variables of this `url`.",
-            extra_json_schema=types.LIST_MAP,
-        ),
-    ] = msgspec.field(default_factory=list)
+    url_variables: Annotated[list[UrlVariable], types.entries("The variables of this `url`.", 8, types.LIST_MAP)] = []
     method: Annotated[Literal["POST", "PUT", "DELETE"], msgspec.Meta(description="HTTP method.")] = "POST"
     transform: Annotated[
-        types.Transform,
-        msgspec.Meta(description="CEL over `visit` that makes the JSON document. No body if left out."),
+        types.Transform, msgspec.Meta(description="CEL over `visit` that makes the JSON document. No body if left out.")
     ] = ""
 
 
@@ -261,45 +218,32 @@ class Http(types.Model, frozen=True, kw_only=True):
     """A destination that receives HTTP requests."""
 
     url: types.DestinationUrl
-    url_variables: Annotated[
-        list[UrlVariable],
-        msgspec.Meta(
-            max_length=8,
-            description="The variables of `url`.",
-            extra_json_schema=types.LIST_MAP,
-        ),
-    ] = msgspec.field(default_factory=list)
+    url_variables: Annotated[list[UrlVariable], types.entries("The variables of `url`.", 8, types.LIST_MAP)] = []
     method: Annotated[Literal["POST", "PUT", "PATCH"], msgspec.Meta(description="HTTP method.")] = "POST"
     headers: Annotated[
-        list[Header],
-        msgspec.Meta(
-            max_length=32,
-            description="Headers of every request, besides those that Usher sets.",
-            extra_json_schema=types.LIST_MAP,
-        ),
-    ] = msgspec.field(default_factory=list)
+        list[Header], types.entries("Headers of every request, besides those that Usher sets.", 32, types.LIST_MAP)
+    ] = []
     authentication: DestinationAuthentication = DestinationAuthentication(type="None")
     tls: DestinationTLS | None = None
     signing: Signing | None = None
     content_type: Annotated[
         str,
-        msgspec.Meta(
-            min_length=3,
-            max_length=128,
-            pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[\x20-\x7e]*[\x21-\x7e]$",
-            description="Content type of every request, such as `application/vnd.api+json`. What the format says "
-            "if left out.",
+        types.text(
+            "Content type of every request, such as `application/vnd.api+json`. What the format says if left out.",
+            128,
+            r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[\x20-\x7e]*[\x21-\x7e]$",
+            shortest=3,
         ),
     ] = ""
     success_header: SuccessHeader | None = None
     answers: Annotated[
         list[Answer],
-        msgspec.Meta(
-            max_length=16,
-            description="What answers mean: the first rule that applies, else the standard meaning of the status.",
-            extra_json_schema=types.LIST_ATOMIC,
+        types.entries(
+            "What answers mean: the first rule that applies, else the standard meaning of the status.",
+            16,
+            types.LIST_ATOMIC,
         ),
-    ] = msgspec.field(default_factory=list)
+    ] = []
     retry_after_header: Annotated[
         types.HeaderName,
         msgspec.Meta(
@@ -309,14 +253,14 @@ class Http(types.Model, frozen=True, kw_only=True):
     ] = ""
     redirects: Redirects | None = None
     erasure: ErasureCall | None = None
-    timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=30, description="Seconds that one attempt may take.")] = 10
+    timeout_seconds: Annotated[int, types.number("Seconds that one attempt may take.", 1, 30)] = 10
 
 
 class RateLimit(types.Model, frozen=True, kw_only=True):
     """Limit of the requests to a destination, over all replicas. A tenth of them may go at once."""
 
-    requests: Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="Requests in any `perSeconds`.")]
-    per_seconds: Annotated[int, msgspec.Meta(ge=1, le=86_400, description="Seconds of the limit: up to a day.")] = 1
+    requests: Annotated[int, types.number("Requests in any `perSeconds`.", 1, 1_000_000)]
+    per_seconds: Annotated[int, types.number("Seconds of the limit: up to a day.", 1, 86_400)] = 1
     shared_by: Annotated[
         types.ItemName,
         msgspec.Meta(
@@ -332,11 +276,11 @@ class Retry(types.Model, frozen=True, kw_only=True):
 
     max_age_seconds: Annotated[
         int,
-        msgspec.Meta(
-            ge=60,
-            le=2_592_000,
-            description="Seconds from the time when Usher accepted the visit, or when a user redrove the delivery,"
+        types.number(
+            "Seconds from the time when Usher accepted the visit, or when a user redrove the delivery,"
             " after which Usher makes a last attempt. Time on hold does not count.",
+            60,
+            2_592_000,
         ),
     ] = 604_800
 
@@ -379,7 +323,7 @@ class DestinationSpec(types.Model, frozen=True, kw_only=True):
             "Without it, such a route sends the body as received."
         ),
     ] = ""
-    concurrency: Annotated[int, msgspec.Meta(ge=1, le=1000, description="Concurrent requests, over all replicas.")] = 8
+    concurrency: Annotated[int, types.number("Concurrent requests, over all replicas.", 1, 1000)] = 8
     rate_limit: RateLimit = RateLimit(requests=0)
     retry: Retry = Retry()
 

@@ -10,7 +10,7 @@ DEFAULT_CLASS = "public"  # Name of the ListenerClass of a listener that names n
 _SECRET_LENGTH = 20  # A path or query value this long, with letters and digits, cannot be guessed
 
 _Generation = Annotated[
-    int, msgspec.Meta(ge=0, le=1_000_000, description="Number of the derived token. Another number gives another URL.")
+    int, types.number("Number of the derived token. Another number gives another URL.", 0, 1_000_000)
 ]
 
 
@@ -28,13 +28,8 @@ class AddressSpec(types.Model, frozen=True, kw_only=True):
     hostname: types.Hostname
     path: types.UrlPath | None = None
     query: Annotated[
-        list[QueryPair],
-        msgspec.Meta(
-            max_length=16,
-            description="Query parameters that a request must have, all of them.",
-            extra_json_schema=types.LIST_ATOMIC,
-        ),
-    ] = msgspec.field(default_factory=list)
+        list[QueryPair], types.entries("Query parameters that a request must have, all of them.", 16, types.LIST_ATOMIC)
+    ] = []
 
     @property
     def query_pairs(self) -> tuple[tuple[str, str], ...]:
@@ -75,12 +70,12 @@ class Token(types.Model, frozen=True, kw_only=True):
     generation: _Generation = 0
     also_accept: Annotated[
         list[AlsoAccept],
-        msgspec.Meta(
-            max_length=8,
-            description="Older tokens that are also accepted, until the portal has the new URL.",
-            extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["generation"]},
+        types.entries(
+            "Older tokens that are also accepted, until the portal has the new URL.",
+            8,
+            {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["generation"]},
         ),
-    ] = msgspec.field(default_factory=list)
+    ] = []
 
 
 class BasicAuthentication(types.Model, frozen=True, kw_only=True):
@@ -112,15 +107,7 @@ class AuthenticationSpec(types.Model, frozen=True, kw_only=True):
 class AllowedSources(types.Model, frozen=True, kw_only=True):
     """The source addresses of Purple."""
 
-    ranges: Annotated[
-        list[types.Cidr],
-        msgspec.Meta(
-            min_length=1,
-            max_length=256,
-            description="Address ranges, IPv4 or IPv6.",
-            extra_json_schema=types.LIST_SET,
-        ),
-    ]
+    ranges: Annotated[list[types.Cidr], types.entries("Address ranges, IPv4 or IPv6.", 256, types.LIST_SET, shortest=1)]
     policy: Annotated[
         Literal["Report", "Enforce"],
         msgspec.Meta(
@@ -162,46 +149,35 @@ class Dedupe(types.Model, frozen=True, kw_only=True):
 
     per: Annotated[
         list[types.VisitorKey],
-        msgspec.Meta(
-            min_length=1,
-            max_length=3,
-            description="The ids that two arrivals of the same visit have in common, all of them.",
-            extra_json_schema=types.LIST_SET,
+        types.entries(
+            "The ids that two arrivals of the same visit have in common, all of them.", 3, types.LIST_SET, shortest=1
         ),
     ] = msgspec.field(default_factory=lambda: ["User", "Venue"])
     window_seconds: Annotated[
         int,
-        msgspec.Meta(
-            ge=0,
-            le=604_800,
-            description="Seconds in which an arrival of the same visitor is a repeat. 0: every "
-            "authentication is a visit.",
+        types.number(
+            "Seconds in which an arrival of the same visitor is a repeat. 0: every authentication is a visit.",
+            0,
+            604_800,
         ),
     ] = 3600
     redelivery_seconds: Annotated[
         int,
-        msgspec.Meta(
-            ge=0,
-            le=604_800,
-            description="Seconds in which identical content without a time in it counts as Purple's retry.",
-        ),
+        types.number("Seconds in which identical content without a time in it counts as Purple's retry.", 0, 604_800),
     ] = 12_600
 
 
 class Late(types.Model, frozen=True, kw_only=True):
     """When a visit counts as late."""
 
-    after_seconds: Annotated[
-        int, msgspec.Meta(ge=1, le=604_800, description="Seconds from the visit time to the arrival.")
-    ] = 300
+    after_seconds: Annotated[int, types.number("Seconds from the visit time to the arrival.", 1, 604_800)] = 300
 
 
 class Silence(types.Model, frozen=True, kw_only=True):
     """How long a listener may be silent."""
 
     after_seconds: Annotated[
-        int,
-        msgspec.Meta(ge=60, le=31_536_000, description="Seconds without any arrival before `Receiving` turns False."),
+        int, types.number("Seconds without any arrival before `Receiving` turns False.", 60, 31_536_000)
     ] = 86_400
 
 
@@ -209,13 +185,7 @@ class OncePerSpec(types.Model, frozen=True, kw_only=True):
     """At most one delivery per key and period, in the tenant's time zone."""
 
     per: Annotated[
-        list[types.VisitorKey],
-        msgspec.Meta(
-            min_length=1,
-            max_length=3,
-            description="The ids that make up the key.",
-            extra_json_schema=types.LIST_SET,
-        ),
+        list[types.VisitorKey], types.entries("The ids that make up the key.", 3, types.LIST_SET, shortest=1)
     ]
     every: Annotated[Literal["Day", "Week", "Month"], msgspec.Meta(description="The period. A week begins on Monday.")]
     name: Annotated[
@@ -223,7 +193,7 @@ class OncePerSpec(types.Model, frozen=True, kw_only=True):
         msgspec.Meta(
             description="Routes of one tenant with the same name share one limit, also those of other listeners: a "
             "visitor whom two webhooks report gets one mail a day. They need the same `every`, and share nothing "
-            "with a route that has another `per`. Without it, each route has its own limit.",
+            "with a route that has another `per`. Without it, each route has its own limit."
         ),
     ] = ""
 
@@ -241,8 +211,7 @@ class RouteSpec(types.Model, frozen=True, kw_only=True):
         ),
     ] = "Active"
     when: Annotated[
-        types.Filter,
-        msgspec.Meta(description="CEL over `visit` and `body` that selects the visits. All if left out."),
+        types.Filter, msgspec.Meta(description="CEL over `visit` and `body` that selects the visits. All if left out.")
     ] = ""
     repeats: Annotated[
         Literal["Skip", "Forward"],
@@ -251,11 +220,10 @@ class RouteSpec(types.Model, frozen=True, kw_only=True):
     once_per: OncePerSpec | None = None
     deliver_within_seconds: Annotated[
         int,
-        msgspec.Meta(
-            ge=1,
-            le=604_800,
-            description="Seconds from the visit time after which a delivery is useless and is "
-            "cancelled. No limit if left out.",
+        types.number(
+            "Seconds from the visit time after which a delivery is useless and is cancelled. No limit if left out.",
+            1,
+            604_800,
         ),
     ] = 0
     transform: Annotated[
@@ -281,13 +249,13 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     ] = DEFAULT_CLASS
     addresses: Annotated[
         list[AddressSpec],
-        msgspec.Meta(
-            min_length=1,
-            max_length=types.MAX_ADDRESSES,
-            description="All URLs of the listener. If left out: the class's hostname, and `/v1/` with the token.",
-            extra_json_schema=types.LIST_MAP,
+        types.entries(
+            "All URLs of the listener. If left out: the class's hostname, and `/v1/` with the token.",
+            types.MAX_ADDRESSES,
+            types.LIST_MAP,
+            shortest=1,
         ),
-    ] = msgspec.field(default_factory=list)
+    ] = []
     token: Token = Token()
     state: Annotated[
         Literal["Active", "Suspended"],
@@ -301,12 +269,12 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     silence: Silence = Silence()
     routes: Annotated[
         list[RouteSpec],
-        msgspec.Meta(
-            max_length=types.MAX_ROUTES,
-            description="Rules that send visits to destinations. A listener without routes only counts.",
-            extra_json_schema=types.LIST_MAP,
+        types.entries(
+            "Rules that send visits to destinations. A listener without routes only counts.",
+            types.MAX_ROUTES,
+            types.LIST_MAP,
         ),
-    ] = msgspec.field(default_factory=list)
+    ] = []
 
 
 class Listener(types.ResourceBase, frozen=True, kw_only=True):

@@ -21,26 +21,16 @@ class SelectorRequirement(types.Model, frozen=True, kw_only=True):
     operator: Annotated[
         Literal["In", "NotIn", "Exists", "DoesNotExist"], msgspec.Meta(description="How the label is compared.")
     ]
-    values: Annotated[
-        list[types.LabelValue],
-        msgspec.Meta(
-            max_length=16,
-            description="Values for In and NotIn.",
-            extra_json_schema=types.LIST_ATOMIC,
-        ),
-    ] = msgspec.field(default_factory=list)
+    values: Annotated[list[types.LabelValue], types.entries("Values for In and NotIn.", 16, types.LIST_ATOMIC)] = []
 
 
 class LabelSelector(types.Model, frozen=True, kw_only=True):
     """Selects namespaces by their labels, as everywhere in Kubernetes."""
 
-    match_labels: types.Labels = msgspec.field(default_factory=dict)
+    match_labels: types.Labels = {}
     match_expressions: Annotated[
-        list[SelectorRequirement],
-        msgspec.Meta(
-            max_length=8, description="Conditions that must hold, all of them.", extra_json_schema=types.LIST_ATOMIC
-        ),
-    ] = msgspec.field(default_factory=list)
+        list[SelectorRequirement], types.entries("Conditions that must hold, all of them.", 8, types.LIST_ATOMIC)
+    ] = []
 
 
 class Namespaces(types.Model, frozen=True, kw_only=True):
@@ -69,12 +59,9 @@ class Ingress(types.Model, frozen=True, kw_only=True):
         | None
     ) = None
     annotations: Annotated[
-        dict[
-            types.AnnotationKey,
-            Annotated[str, msgspec.Meta(max_length=4096, description="Value of an annotation.")],
-        ],
-        msgspec.Meta(max_length=32, description="Annotations of each Ingress."),
-    ] = msgspec.field(default_factory=dict)
+        dict[types.AnnotationKey, Annotated[str, types.text("Value of an annotation.", 4096, shortest=0)]],
+        types.entries("Annotations of each Ingress.", 32),
+    ] = {}
 
 
 class ParentRef(types.Model, frozen=True, kw_only=True):
@@ -118,13 +105,7 @@ class IssuerRef(types.Model, frozen=True, kw_only=True):
 
     name: Annotated[types.ObjectName, msgspec.Meta(description="Name of the issuer.")]
     kind: Annotated[
-        str,
-        msgspec.Meta(
-            min_length=1,
-            max_length=63,
-            pattern=r"^[A-Z][A-Za-z0-9]*$",
-            description="Kind of the issuer, such as `Issuer` or `ClusterIssuer`.",
-        ),
+        str, types.text("Kind of the issuer, such as `Issuer` or `ClusterIssuer`.", 63, r"^[A-Z][A-Za-z0-9]*$")
     ] = "Issuer"
     group: Annotated[types.ObjectName, msgspec.Meta(description="API group of the issuer.")] = CERT_MANAGER_GROUP
 
@@ -167,12 +148,8 @@ class ClientAddress(types.Model, frozen=True, kw_only=True):
     ] = msgspec.field(name="from")
     trusted_proxies: Annotated[
         list[types.Cidr],
-        msgspec.Meta(
-            max_length=64,
-            description="Address ranges of the proxies whose X-Forwarded-For is trusted.",
-            extra_json_schema=types.LIST_SET,
-        ),
-    ] = msgspec.field(default_factory=list)
+        types.entries("Address ranges of the proxies whose X-Forwarded-For is trusted.", 64, types.LIST_SET),
+    ] = []
 
 
 class Maximums(types.Model, frozen=True, kw_only=True):
@@ -180,58 +157,42 @@ class Maximums(types.Model, frozen=True, kw_only=True):
 
     max_body_bytes: Annotated[
         int,
-        msgspec.Meta(
-            ge=1024,
-            le=8 * 1024 * 1024,
-            description="Largest body after inflating, in bytes. Larger bodies are quarantined.",
-        ),
+        types.number("Largest body after inflating, in bytes. Larger bodies are quarantined.", 1024, 8 * 1024 * 1024),
     ] = 256 * 1024
     requests_per_second: Annotated[
         int,
-        msgspec.Meta(
-            ge=1,
-            le=100_000,
-            description="Requests per second of one listener, as a mean over 8 s. Above it the answer is 503.",
+        types.number(
+            "Requests per second of one listener, as a mean over 8 s. Above it the answer is 503.", 1, 100_000
         ),
     ] = 500
     stored_bytes_per_tenant: Annotated[
         int,
-        msgspec.Meta(
-            ge=1024 * 1024,
-            le=2**50,
-            description="Bytes of bodies that a gateway stores for one tenant. At the limit it answers only this "
+        types.number(
+            "Bytes of bodies that a gateway stores for one tenant. At the limit it answers only this "
             "tenant's arrivals with 503. If left out: half of the free space.",
+            1024 * 1024,
+            2**50,
         ),
     ] = 0
     listeners_per_namespace: (
-        Annotated[
-            int,
-            msgspec.Meta(
-                ge=1, le=100_000, description="Listeners of this class in one namespace. No limit if left out."
-            ),
-        ]
+        Annotated[int, types.number("Listeners of this class in one namespace. No limit if left out.", 1, 100_000)]
         | None
     ) = None
     destinations_per_namespace: (
         Annotated[
-            int,
-            msgspec.Meta(
-                ge=1,
-                le=100_000,
-                description="Destinations in a namespace that may use this class. No limit if left out.",
-            ),
+            int, types.number("Destinations in a namespace that may use this class. No limit if left out.", 1, 100_000)
         ]
         | None
     ) = None
     hostnames_per_namespace: (
         Annotated[
             int,
-            msgspec.Meta(
-                ge=0,
-                le=100_000,
-                description="Different hostnames in the `addresses` of a namespace's listeners, with those of "
+            types.number(
+                "Different hostnames in the `addresses` of a namespace's listeners, with those of "
                 "retired addresses. A hostname for which the operator requested a certificate counts for 7 more days "
                 "after it was given up, because certificate authorities limit certificates. No limit if left out.",
+                0,
+                100_000,
             ),
         ]
         | None
@@ -248,20 +209,17 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
 
     controller_name: Annotated[
         str,
-        msgspec.Meta(
-            min_length=1,
-            max_length=253,
-            pattern=r"^[-a-z0-9.]+/[-A-Za-z0-9._~/]+$",
-            description="The install that serves this class, such as `usher.dev/usher`. It cannot be changed.",
+        types.text(
+            "The install that serves this class, such as `usher.dev/usher`. It cannot be changed.",
+            253,
+            r"^[-a-z0-9.]+/[-A-Za-z0-9._~/]+$",
         ),
     ]
     hostname: Annotated[
         types.Hostname,
         msgspec.Meta(
-            description=(
-                "The class's own host name in lower case, without `https://` and a port. Its listeners share it and "
-                "differ by the token in the path."
-            )
+            description="The class's own host name in lower case, without `https://` and a port. Its listeners share "
+            "it and differ by the token in the path."
         ),
     ]
     namespaces: Annotated[
@@ -269,32 +227,25 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
     ] = Namespaces(from_="All")
     allowed_hostnames: Annotated[
         list[AllowedHostname],
-        msgspec.Meta(
-            max_length=256,
-            description="Host names that listeners may use, and from which namespaces. None if left out.",
-            extra_json_schema=types.LIST_ATOMIC,
+        types.entries(
+            "Host names that listeners may use, and from which namespaces. None if left out.", 256, types.LIST_ATOMIC
         ),
-    ] = msgspec.field(default_factory=list)
+    ] = []
     exposure: Exposure = Exposure(type="None")
     tls: TlsSpec = TlsSpec(mode="External")
     client_address: ClientAddress = ClientAddress(from_="Connection")
     maximums: Maximums = Maximums()
     retired_address_days: Annotated[
-        int,
-        msgspec.Meta(
-            ge=0,
-            le=365,
-            description="Days from the last arrival at a retired address until it ends. 0 ends it at once.",
-        ),
+        int, types.number("Days from the last arrival at a retired address until it ends. 0 ends it at once.", 0, 365)
     ] = 7
     removal_limit: (
         Annotated[
             int,
-            msgspec.Meta(
-                ge=0,
-                le=100_000,
-                description="Listeners, and destinations, of one namespace that may be removed within ten minutes "
+            types.number(
+                "Listeners, and destinations, of one namespace that may be removed within ten minutes "
                 "without a confirmation. If left out: 5, or 10 % of a larger namespace.",
+                0,
+                100_000,
             ),
         ]
         | None

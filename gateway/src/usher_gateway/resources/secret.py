@@ -28,9 +28,9 @@ class Secret(types.ResourceBase, frozen=True, kw_only=True):
     kind: Literal["Secret"]
     metadata: types.Metadata
     type: str = "Opaque"
-    data: _Values = msgspec.field(default_factory=dict)
+    data: _Values = {}
     """Values in base64."""
-    string_data: _Values = msgspec.field(default_factory=dict)
+    string_data: _Values = {}
     """Plain values. They win over ``data``, as at an API server."""
     immutable: bool = False
 

@@ -11,9 +11,7 @@ from usher_gateway.resources import conditions, types
 class Quota(types.Model, frozen=True, kw_only=True):
     """The number of visits per month that the tenant has bought."""
 
-    visits_per_month: Annotated[
-        int, msgspec.Meta(ge=1, le=2_000_000_000, description="Visits per month, in the tenant's time zone.")
-    ]
+    visits_per_month: Annotated[int, types.number("Visits per month, in the tenant's time zone.", 1, 2_000_000_000)]
     when_exceeded: Annotated[
         Literal["Forward", "Hold"],
         msgspec.Meta(description="Whether further visits are forwarded or held. Visits are counted every 30 s."),
@@ -23,8 +21,8 @@ class Quota(types.Model, frozen=True, kw_only=True):
 class Retention(types.Model, frozen=True, kw_only=True):
     """How long Usher keeps data."""
 
-    body_days: Annotated[int, msgspec.Meta(ge=1, le=400, description="Days for which bodies are kept.")] = 30
-    meter_months: Annotated[int, msgspec.Meta(ge=1, le=120, description="Months for which meters are kept.")] = 25
+    body_days: Annotated[int, types.number("Days for which bodies are kept.", 1, 400)] = 30
+    meter_months: Annotated[int, types.number("Months for which meters are kept.", 1, 120)] = 25
 
 
 class TenantSpec(types.Model, frozen=True, kw_only=True):
@@ -33,13 +31,7 @@ class TenantSpec(types.Model, frozen=True, kw_only=True):
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Immutable("companyID", late=True),)
 
     company_id: Annotated[
-        str,
-        msgspec.Meta(
-            min_length=1,
-            max_length=64,
-            pattern=r"^[-_.A-Za-z0-9]+$",
-            description="The company's id at Purple. It may be set once.",
-        ),
+        str, types.text("The company's id at Purple. It may be set once.", 64, r"^[-_.A-Za-z0-9]+$")
     ] = msgspec.field(default="", name="companyID")
     company_check: Annotated[
         Literal["Off", "Warn", "Quarantine"],
@@ -48,12 +40,9 @@ class TenantSpec(types.Model, frozen=True, kw_only=True):
             "condition. Quarantine: quarantine it."
         ),
     ] = "Warn"
-    display_name: Annotated[
-        str, msgspec.Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", description="Name for people.")
-    ] = ""
+    display_name: Annotated[str, types.text("Name for people.", 128, r"^[^\x00-\x1f\x7f-\x9f]*$", shortest=0)] = ""
     time_zone: Annotated[
-        types.TimeZone,
-        msgspec.Meta(description="IANA time zone of days, months and quotas, such as `Europe/London`."),
+        types.TimeZone, msgspec.Meta(description="IANA time zone of days, months and quotas, such as `Europe/London`.")
     ] = "UTC"
     state: Annotated[
         Literal["Active", "Suspended"],

@@ -26,159 +26,107 @@ _HOST_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
 NAME_PATTERN = f"^{_LABEL}$"  # Form of a custom resource's name
 
+
+def text(description: str, longest: int, pattern: str | None = None, *, shortest: int = 1) -> msgspec.Meta:
+    """Return the limits of a text, in characters. The whole text matches the pattern."""
+    return msgspec.Meta(min_length=shortest or None, max_length=longest, pattern=pattern, description=description)
+
+
+def number(description: str, lowest: int, highest: int) -> msgspec.Meta:
+    """Return the limits of a number."""
+    return msgspec.Meta(ge=lowest, le=highest, description=description)
+
+
+def entries(
+    description: str, longest: int, extra_schema: dict[str, object] | None = None, *, shortest: int | None = None
+) -> msgspec.Meta:
+    """Return the limits of a list or mapping, in entries."""
+    return msgspec.Meta(
+        min_length=shortest, max_length=longest, description=description, extra_json_schema=extra_schema
+    )
+
+
 ResourceName = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=MAX_NAME_LENGTH,
-        pattern=NAME_PATTERN,
-        description="Lower-case letters and digits, with `-` in between.",
-    ),
+    str, text("Lower-case letters and digits, with `-` in between.", MAX_NAME_LENGTH, NAME_PATTERN)
 ]
 ItemName = Annotated[
     str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=MAX_NAME_LENGTH,
-        pattern=f"^{_LABEL}$",
-        description="Name of this item, unique in its list: lower-case letters and digits, with `-` in between.",
+    text(
+        "Name of this item, unique in its list: lower-case letters and digits, with `-` in between.",
+        MAX_NAME_LENGTH,
+        f"^{_LABEL}$",
     ),
 ]
 ObjectName = Annotated[
     str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=253,
-        pattern=f"^{_LABEL}(\\.{_LABEL})*$",
-        description="Name of a Kubernetes object: lower-case letters and digits, with `-` or `.` in between.",
+    text(
+        "Name of a Kubernetes object: lower-case letters and digits, with `-` or `.` in between.",
+        253,
+        f"^{_LABEL}(\\.{_LABEL})*$",
     ),
 ]
 NamespaceName = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=63,
-        pattern=f"^{_LABEL}$",
-        description="Name of a namespace: lower-case letters and digits, with `-` in between.",
-    ),
+    str, text("Name of a namespace: lower-case letters and digits, with `-` in between.", 63, f"^{_LABEL}$")
 ]
 SecretKey = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=253,
-        pattern=r"^[-._a-zA-Z0-9]+$",
-        description="Key in the Secret's data: letters, digits, `-`, `_` and `.`.",
-    ),
+    str, text("Key in the Secret's data: letters, digits, `-`, `_` and `.`.", 253, r"^[-._a-zA-Z0-9]+$")
 ]
 Hostname = Annotated[
     str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=253,
-        pattern=f"^{_HOST_LABEL}(\\.{_HOST_LABEL})*$",
-        description="A host name in lower case, without a port and without a wildcard.",
+    text(
+        "A host name in lower case, without a port and without a wildcard.", 253, f"^{_HOST_LABEL}(\\.{_HOST_LABEL})*$"
     ),
 ]
 HostnamePattern = Annotated[
     str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=253,
-        pattern=f"^(\\*\\.)?{_HOST_LABEL}(\\.{_HOST_LABEL})*$",
-        description="A host name, or `*.` and a host name; `*` matches one or more labels.",
+    text(
+        "A host name, or `*.` and a host name; `*` matches one or more labels.",
+        253,
+        f"^(\\*\\.)?{_HOST_LABEL}(\\.{_HOST_LABEL})*$",
     ),
 ]
 UrlPath = Annotated[
     str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=1024,
-        pattern=r"^/[-A-Za-z0-9._~!$&'()*+,;=:@%/]*$",
-        description="Path of the URL, compared as sent, without decoding percent-encoding.",
+    text(
+        "Path of the URL, compared as sent, without decoding percent-encoding.",
+        1024,
+        r"^/[-A-Za-z0-9._~!$&'()*+,;=:@%/]*$",
     ),
 ]
-QueryName = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=1, max_length=128, pattern=r"^[^&=#\x00-\x20\x7f]+$", description="Name of a query parameter."
-    ),
-]
-QueryValue = Annotated[
-    str,
-    msgspec.Meta(max_length=512, pattern=r"^[^&#\x00-\x20\x7f]*$", description="Value of a query parameter, decoded."),
-]
+QueryName = Annotated[str, text("Name of a query parameter.", 128, r"^[^&=#\x00-\x20\x7f]+$")]
+QueryValue = Annotated[str, text("Value of a query parameter, decoded.", 512, r"^[^&#\x00-\x20\x7f]*$", shortest=0)]
 Cidr = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=3,
-        max_length=49,
-        pattern=r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$",
-        description="An IP address, or a range such as `203.0.113.0/24`.",
-    ),
+    str, text("An IP address, or a range such as `203.0.113.0/24`.", 49, r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$", shortest=3)
 ]
 JsonPointer = Annotated[
-    str,
-    msgspec.Meta(
-        max_length=256,
-        pattern=r"^(/([^~/]|~[01])*)+$",
-        description="JSON pointer (RFC 6901) into the body, such as `/user/id`.",
-    ),
+    str, text("JSON pointer (RFC 6901) into the body, such as `/user/id`.", 256, r"^(/([^~/]|~[01])*)+$", shortest=0)
 ]
 TimeZone = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=64,
-        pattern=r"^[A-Za-z0-9_+\-]+(/[A-Za-z0-9_+\-]+)*$",
-        description="IANA time zone, such as `Europe/London`.",
-    ),
+    str, text("IANA time zone, such as `Europe/London`.", 64, r"^[A-Za-z0-9_+\-]+(/[A-Za-z0-9_+\-]+)*$")
 ]
-HeaderName = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=1, max_length=128, pattern=r"^[-!#$%&'*+.^_`|~0-9A-Za-z]+$", description="Name of an HTTP header."
-    ),
-]
-HeaderValue = Annotated[
-    str,
-    msgspec.Meta(max_length=4096, pattern=r"^[\x20-\x7e]*$", description="Value of an HTTP header, printable ASCII."),
-]
-Filter = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=MAX_FILTER_LENGTH, description="CEL over `visit` and `body`.")
-]
-Transform = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=MAX_TRANSFORM_LENGTH, description="CEL over `visit` and `body`.")
-]
+HeaderName = Annotated[str, text("Name of an HTTP header.", 128, r"^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")]
+HeaderValue = Annotated[str, text("Value of an HTTP header, printable ASCII.", 4096, r"^[\x20-\x7e]*$", shortest=0)]
+Filter = Annotated[str, text("CEL over `visit` and `body`.", MAX_FILTER_LENGTH)]
+Transform = Annotated[str, text("CEL over `visit` and `body`.", MAX_TRANSFORM_LENGTH)]
 TokenUrl = Annotated[
     str,
-    msgspec.Meta(
-        min_length=9,
-        max_length=2048,
-        pattern=r"^https?://([-A-Za-z0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?][!$-;=?-Z_a-z~\[\]]*)?$",
-        description="URL of the token endpoint, without user information and fragment.",
+    text(
+        "URL of the token endpoint, without user information and fragment.",
+        2048,
+        r"^https?://([-A-Za-z0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?][!$-;=?-Z_a-z~\[\]]*)?$",
+        shortest=9,
     ),
 ]
-UrlVariableName = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=32,
-        pattern=r"^[A-Za-z][A-Za-z0-9_]*$",
-        description="Name of a variable: letters, digits and `_`.",
-    ),
-]
-AnswerFilter = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=MAX_FILTER_LENGTH, description="CEL over `answer`.")
-]
+UrlVariableName = Annotated[str, text("Name of a variable: letters, digits and `_`.", 32, r"^[A-Za-z][A-Za-z0-9_]*$")]
+AnswerFilter = Annotated[str, text("CEL over `answer`.", MAX_FILTER_LENGTH)]
 DestinationUrl = Annotated[
     str,
-    msgspec.Meta(
-        min_length=8,
-        max_length=2048,
-        pattern=r"^https?://([-A-Za-z0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?][!$-;=?-Z_a-z~\[\]{}]*)?$",
-        description="URL to send to: http or https, with a host, without user information and fragment. `{name}` in "
+    text(
+        "URL to send to: http or https, with a host, without user information and fragment. `{name}` in "
         "path or query stands for a variable of `urlVariables` (RFC 6570, level 1).",
+        2048,
+        r"^https?://([-A-Za-z0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?][!$-;=?-Z_a-z~\[\]{}]*)?$",
+        shortest=8,
     ),
 ]
 Timestamp = Annotated[
@@ -193,32 +141,22 @@ Timestamp = Annotated[
 ]
 LabelKey = Annotated[
     str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=317,
-        pattern=f"^({_LABEL}(\\.{_LABEL})*/)?[A-Za-z0-9]([-_.A-Za-z0-9]{{0,61}}[A-Za-z0-9])?$",
-        description="Key of a label, such as `usher.dev/watch`.",
+    text(
+        "Key of a label, such as `usher.dev/watch`.",
+        317,
+        f"^({_LABEL}(\\.{_LABEL})*/)?[A-Za-z0-9]([-_.A-Za-z0-9]{{0,61}}[A-Za-z0-9])?$",
     ),
 ]
 AnnotationKey = Annotated[
     str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=317,
-        pattern=r"^([A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$",
-        description="Key of an annotation, such as `usher.dev/confirm-removals`.",
+    text(
+        "Key of an annotation, such as `usher.dev/confirm-removals`.",
+        317,
+        r"^([A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$",
     ),
 ]
-LabelValue = Annotated[
-    str,
-    msgspec.Meta(
-        max_length=63, pattern=r"^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$", description="Value of a label."
-    ),
-]
-Labels = Annotated[
-    dict[LabelKey, LabelValue],
-    msgspec.Meta(max_length=8, description="Labels that the namespace must have, all of them."),
-]
+LabelValue = Annotated[str, text("Value of a label.", 63, r"^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$", shortest=0)]
+Labels = Annotated[dict[LabelKey, LabelValue], entries("Labels that the namespace must have, all of them.", 8)]
 
 VisitorKey = Annotated[Literal["User", "Venue", "Device"], msgspec.Meta(description="One of the ids in a body.")]
 
@@ -352,8 +290,8 @@ class Metadata(Model, frozen=True, kw_only=True):
 
     name: ObjectName
     namespace: NamespaceName = DEFAULT_NAMESPACE
-    labels: dict[LabelKey, LabelValue] = msgspec.field(default_factory=dict)
-    annotations: dict[AnnotationKey, str] = msgspec.field(default_factory=dict)
+    labels: dict[LabelKey, LabelValue] = {}
+    annotations: dict[AnnotationKey, str] = {}
     generation: Annotated[int, msgspec.Meta(ge=0)] = 0
     uid: str = ""
 
