@@ -142,16 +142,7 @@ def envelope_of(
 def tombstone_of(
     kind: Kind, owner: Owner, generation: int, removed_at: str, key: bytes, *, held: HeldHostnames | None = None
 ) -> Envelope:
-    """Return the tombstone of a document.
-
-    Args:
-        kind: Kind of the owner.
-        owner: The removed resource.
-        generation: Its last generation.
-        removed_at: RFC 3339.
-        key: ``Keys.document``.
-        held: The hostnames that a listener keeps until the tombstone is deleted.
-    """
+    """Return the tombstone of a document. ``removed_at``: RFC 3339; ``key``: ``Keys.document``."""
     digest = _tombstone_hash(kind, owner.key, removed_at, held, key)
     return Envelope(kind=kind, owner=owner, generation=generation, hash=digest, tombstone=removed_at, held=held)
 

@@ -16,7 +16,7 @@ import msgspec
 
 from usher_gateway import config_secret, documents, resources
 from usher_gateway.resources import listener_class, types
-from usher_gateway.resources.listener_document import token_paths
+from usher_gateway.resources.listener_document import token_addresses
 from usher_operator.view import (
     ADDRESSES_FIELD,
     CachedResource,
@@ -179,7 +179,7 @@ def named_addresses(
     listener = cached.resource
     if not document.live_addresses:
         return _shown_before(cached, document)
-    token = token_paths(listener, install_key)[0].path
+    token = token_addresses(listener, install_key, "")[0].path
     if not listener.spec.addresses:
         return dict(zip((CLASS_ADDRESS,), document.live_addresses, strict=False))
     live = {(address.host, address.path, address.query): address for address in document.live_addresses}

@@ -568,12 +568,14 @@ def _changes(previous: documents.Snapshot, present: documents.Snapshot) -> dict[
         *(f"Listener {key}" for key in sorted(previous.listeners.keys() - present.listeners.keys())),
         *(f"Destination {key}" for key in sorted(previous.destinations.keys() - present.destinations.keys())),
     ]
-    listeners = sum(previous.listeners.get(key) is not document for key, document in present.listeners.items())
-    destinations = sum(previous.destinations.get(key) is not document for key, document in present.destinations.items())
+    changed = (
+        *documents.changed(previous.listeners, present.listeners),
+        *documents.changed(previous.destinations, present.destinations),
+    )
     return {
         "listeners": len(present.listeners),
         "destinations": len(present.destinations),
-        "changed": listeners + destinations,
+        "changed": len(changed),
         "removed": len(removed),
         **({"removed_objects": removed[:_MAX_LOGGED_REMOVALS]} if removed else {}),
     }

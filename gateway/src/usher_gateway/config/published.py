@@ -4,7 +4,7 @@ A document that cannot be used leaves the last good one in force. Only a tombsto
 disappears, its document stays in force and counts as vanished.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -61,32 +61,25 @@ class DecodedSecret(msgspec.Struct, frozen=True):
         return self.envelope.document if self.envelope is not None else None
 
     @property
-    def expressions(self) -> Iterator[expressions.Source]:
+    def expressions(self) -> list[expressions.Source]:
         """The expressions of the document."""
         document = self.document
+        sources: list[expressions.Source] = []
         if isinstance(document, documents.DestinationDocument):
-            if document.transform:
-                yield document.transform, "transform"
             erasure = document.erasure
-            if erasure is not None and erasure.transform:
-                yield erasure.transform, "transform"
-            for variable in (*document.url_variables, *(erasure.url_variables if erasure is not None else ())):
-                if variable.value:
-                    yield variable.value, "variable"
-            for rule in document.answers:
-                if rule.when:
-                    yield rule.when, "answer"
-        yield from filters_of(document)
+            sources += [(document.transform, "transform"), (erasure.transform if erasure else "", "transform")]
+            variables = (*document.url_variables, *(erasure.url_variables if erasure else ()))
+            sources += [(variable.value, "variable") for variable in variables]
+            sources += [(rule.when, "answer") for rule in document.answers]
         for route in document.routes if isinstance(document, documents.ListenerDocument) else ():
-            if route.transform:
-                yield route.transform, "transform"
+            sources += [(route.when, "when"), (route.transform, "transform")]
+        return [source for source in sources if source[0]]
 
 
-def filters_of(document: config_secret.Document | None) -> Iterator[expressions.Source]:
-    """The expressions that are compiled before a document comes into force."""
-    for route in document.routes if isinstance(document, documents.ListenerDocument) else ():
-        if route.when:
-            yield route.when, "when"
+def filters_of(document: config_secret.Document | None) -> list[expressions.Source]:
+    """Return the expressions that are compiled before a document comes into force."""
+    routes = document.routes if isinstance(document, documents.ListenerDocument) else ()
+    return [(route.when, "when") for route in routes if route.when]
 
 
 class RejectedDocument(msgspec.Struct, frozen=True):

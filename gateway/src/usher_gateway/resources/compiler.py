@@ -21,7 +21,12 @@ from usher_gateway.resources.destination_document import destination_document
 from usher_gateway.resources.hostnames import AddressClaims, HostnamePolicy
 from usher_gateway.resources.listener import DEFAULT_CLASS, AddressSpec, Listener
 from usher_gateway.resources.listener_class import ListenerClass, ListenerClassSpec, check_class
-from usher_gateway.resources.listener_document import addresses_of, check_listener, listener_document, token_paths
+from usher_gateway.resources.listener_document import (
+    check_listener,
+    declared_addresses,
+    listener_document,
+    token_addresses,
+)
 from usher_gateway.resources.secret import Secret, SecretResolver
 from usher_gateway.resources.tenant import Tenant, check_tenant, tenant_document
 
@@ -265,13 +270,8 @@ def compile_destination(
     """Return the document of a destination, and the findings.
 
     It gets no document without its tenant, or in a namespace that no class permits. Without any class the document in
-    force stays.
-
-    Args:
-        destination: The destination.
-        resources: The resources that it refers to, and every class.
-        context: Options.
-        is_over_limit: Returns True if at least this many destinations of the namespace come before this one.
+    force stays. ``resources`` has what it refers to, and every class. ``is_over_limit`` returns True if at least this
+    many destinations of the namespace come before this one.
     """
     previous = context.previous.destinations.get(destination.key)
     tenant_name = destination.spec.tenant_ref.name if destination.spec.tenant_ref else ""
@@ -308,12 +308,8 @@ def compile_listener(
     expression is not valid, the previous document stays in force. A new listener with an invalid expression does get a
     document: the gateway accepts its visits and holds their deliveries.
 
-    Args:
-        listener: The listener.
-        resources: The resources that it refers to.
-        context: Options.
-        claims: With the owners of the hostnames that it names, and the addresses that others have before it.
-        is_over_limit: Returns True if at least this many listeners of the namespace come before this one.
+    ``claims`` has the owners of the hostnames that it names, and the addresses that others have before it.
+    ``is_over_limit`` returns True if at least this many listeners of the namespace come before this one.
     """
     previous = _previous(listener, context)
     found_class = resources.classes.get(listener.class_name)
@@ -385,14 +381,7 @@ def retire_addresses(
 
     Such an address stays for the class's ``retiredAddressDays`` after its last arrival, unless a listener claims it or
     its token is past its ``untilTime``. Of very many only those used last stay. Without any other address, the document
-    is the previous one.
-
-    Args:
-        listener: The listener.
-        document: What ``compile_listener`` returned.
-        resources: As for ``compile_listener``.
-        context: Options.
-        claims: With the addresses that listeners have taken.
+    is the previous one. ``document`` is what ``compile_listener`` returned.
     """
     previous, owner = _previous(listener, context), resources.tenant_of(listener)
     if not context.now or previous is None or owner is None:
@@ -455,15 +444,8 @@ def _grant_addresses(
 ) -> tuple[tuple[documents.Address, ...], list[Finding]]:
     """Return every address that a listener gets, and a finding for each one that it may not have."""
     declared = listener.spec.addresses
-    has_token = not declared or any(address.path is None for address in declared)
-    tokens = token_paths(listener, keys.install) if has_token else []
     if not declared:
-        own = [
-            documents.Address(
-                policy.spec.hostname, path.path, action=path.action, until=path.until, is_class_address=True
-            )
-            for path in tokens
-        ]
+        own = token_addresses(listener, keys.install, policy.spec.hostname, is_class_address=True)
         return tuple(address for address in own if claims.take(address, listener.key)), []
     granted: list[documents.Address] = []
     findings: list[Finding] = []
@@ -473,7 +455,7 @@ def _grant_addresses(
         if reason is not None:
             findings.append(finding(listener, f"{path}.hostname", reason, f"`{address.hostname}` {_REFUSALS[reason]}"))
             continue
-        requested = list(addresses_of(address, tokens))
+        requested = declared_addresses(listener, keys.install, address)
         free = [each for each in requested if each not in granted and claims.take(each, listener.key)]
         if len(free) < len(requested):
             message = f"`{address.hostname}` {_REFUSALS[Reason.PathConflict]}"

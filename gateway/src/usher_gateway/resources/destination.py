@@ -347,22 +347,14 @@ class Destination(types.ResourceBase, frozen=True, kw_only=True):
     @property
     def expressions(self) -> list[types.DeclaredExpression]:
         """The expressions of the destination."""
-        erasure = self.spec.http.erasure if self.spec.http else None
-        declared: list[types.DeclaredExpression] = []
-        for path, transform in (
-            ("spec.transform", self.spec.transform),
-            ("spec.http.erasure.transform", erasure.transform if erasure else ""),
-        ):
-            if transform:
-                declared.append((path, transform, "transform"))
-        for path, variables in (
-            ("spec.http.urlVariables", self.spec.http.url_variables if self.spec.http else ()),
-            ("spec.http.erasure.urlVariables", erasure.url_variables if erasure else ()),
-        ):
-            for index, variable in enumerate(variables):
-                if variable.value:
-                    declared.append((f"{path}[{index}].value", variable.value, "variable"))
-        for index, rule in enumerate(self.spec.http.answers if self.spec.http else ()):
-            if rule.when:
-                declared.append((f"spec.http.answers[{index}].when", rule.when, "answer"))
-        return declared
+        http = self.spec.http
+        erasure = http.erasure if http else None
+        declared: list[types.DeclaredExpression] = [("spec.transform", self.spec.transform, "transform")]
+        if erasure is not None:
+            declared.append(("spec.http.erasure.transform", erasure.transform, "transform"))
+        for path, call in (("spec.http", http), ("spec.http.erasure", erasure)):
+            for index, variable in enumerate(call.url_variables if call else ()):
+                declared.append((f"{path}.urlVariables[{index}].value", variable.value, "variable"))
+        for index, rule in enumerate(http.answers if http else ()):
+            declared.append((f"spec.http.answers[{index}].when", rule.when, "answer"))
+        return [expression for expression in declared if expression[1]]

@@ -311,8 +311,6 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
         """The expressions of the routes."""
         expressions: list[types.DeclaredExpression] = []
         for index, route in enumerate(self.spec.routes):
-            if route.when:
-                expressions.append((f"spec.routes[{index}].when", route.when, "when"))
-            if route.transform:
-                expressions.append((f"spec.routes[{index}].transform", route.transform, "transform"))
-        return expressions
+            expressions.append((f"spec.routes[{index}].when", route.when, "when"))
+            expressions.append((f"spec.routes[{index}].transform", route.transform, "transform"))
+        return [expression for expression in expressions if expression[1]]

@@ -4,7 +4,7 @@
 """
 
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -14,31 +14,28 @@ from usher_gateway.resources import conditions, listener_class, types
 from usher_gateway.resources.listener import AddressSpec, AlsoAccept, Fields, Listener, RouteSpec
 
 
-class TokenPath(msgspec.Struct, frozen=True):
-    """One ``/v1/<token>`` of a listener."""
-
-    path: str
-    action: Literal["Accept", "Hold"] = "Accept"
-    until: int = 0
-    """Microseconds; 0 means no limit."""
-
-
-def token_paths(listener: Listener, install_key: bytes) -> list[TokenPath]:
-    """Return every token path that a listener answers at: the present one first, then those also accepted."""
+def token_addresses(
+    listener: Listener,
+    install_key: bytes,
+    hostname: str,
+    query: tuple[tuple[str, str], ...] = (),
+    *,
+    is_class_address: bool = False,
+) -> list[documents.Address]:
+    """Return an address for every token that a listener has: the present one first, then those also accepted."""
     token = listener.spec.token
 
-    def path(number: int) -> str:
-        namespace, tenant = listener.owner
-        return (
-            f"{documents.TOKEN_PREFIX}{model.url_token(install_key, namespace, tenant, listener.metadata.name, number)}"
-        )
+    def address(number: int, action: Literal["Accept", "Hold"] = "Accept", until: int = 0) -> documents.Address:
+        secret = model.url_token(install_key, *listener.owner, listener.metadata.name, number)
+        path = f"{documents.TOKEN_PREFIX}{secret}"
+        return documents.Address(hostname, path, query, action, until, is_class_address=is_class_address)
 
     also = [
-        TokenPath(path(old.generation), old.action, _until(old))
+        address(old.generation, old.action, _until(old))
         for old in token.also_accept
         if old.generation != token.generation
     ]
-    return [TokenPath(path(token.generation)), *also]
+    return [address(token.generation), *also]
 
 
 def _until(old: AlsoAccept) -> int:
@@ -57,20 +54,20 @@ def _is_time(text: str) -> bool:
     return True
 
 
-def addresses_of(declared: AddressSpec, tokens: Iterable[TokenPath]) -> Iterator[documents.Address]:
-    """Yield the addresses of one declared address: one with its own path, or one per token."""
-    if declared.path is not None:
-        yield documents.Address(declared.hostname, declared.path, declared.query_pairs)
-        return
-    for token in tokens:
-        yield documents.Address(declared.hostname, token.path, declared.query_pairs, token.action, token.until)
+def declared_addresses(listener: Listener, install_key: bytes, declared: AddressSpec) -> list[documents.Address]:
+    """Return the addresses of one declared address: one with its own path, or one per token."""
+    if declared.path is None:
+        return token_addresses(listener, install_key, declared.hostname, declared.query_pairs)
+    return [documents.Address(declared.hostname, declared.path, declared.query_pairs)]
 
 
-def fixed_addresses(listener: Listener) -> Iterator[documents.Address]:
-    """Yield the declared addresses with a path of their own. Other listeners may name them too, unlike tokens."""
-    for declared in listener.spec.addresses:
-        if declared.path is not None:
-            yield from addresses_of(declared, ())
+def fixed_addresses(listener: Listener) -> list[documents.Address]:
+    """Return the declared addresses with a path of their own. Other listeners may name them too, unlike tokens."""
+    return [
+        documents.Address(declared.hostname, declared.path, declared.query_pairs)
+        for declared in listener.spec.addresses
+        if declared.path is not None
+    ]
 
 
 def check_listener(listener: Listener) -> list[conditions.Finding]:
@@ -127,15 +124,9 @@ def listener_document(
     class_spec: listener_class.ListenerClassSpec,
     trusted_proxies: tuple[str, ...],
 ) -> documents.ListenerDocument:
-    """Return the document of a listener, every default filled in.
+    """Return the document of a listener for which ``check_listener`` returned no error, every default filled in.
 
-    Args:
-        listener: The listener, without findings of ``check_listener`` that are errors.
-        tenant: Its tenant.
-        addresses: The addresses that it gets.
-        authentication: With its credential resolved.
-        class_spec: Of its ListenerClass.
-        trusted_proxies: Added to those of the class (``--trusted-proxies``).
+    ``trusted_proxies`` (``--trusted-proxies``) are added to those of the class.
     """
     spec, dedupe, maximums = listener.spec, listener.spec.dedupe, class_spec.maximums
     proxies = (*class_spec.client_address.trusted_proxies, *trusted_proxies)

@@ -281,10 +281,7 @@ def _key(fields: dict[str, yaml.Node], *, namespaced: bool) -> str:
 def locate(findings: Iterable[conditions.Finding], objects: ObjectsByIdentity, manifests: Manifests) -> list[Problem]:
     """Return findings of the compiler as problems: with file and line, a hint, and the problem that caused them.
 
-    Args:
-        findings: About the objects.
-        objects: The objects in force.
-        manifests: The files as they are now.
+    ``objects`` are those in force, ``manifests`` the files as they are now.
     """
     hints = _HintFinder(objects, manifests)
     return [_located(finding, objects.get((finding.kind, finding.key)), manifests, hints) for finding in findings]

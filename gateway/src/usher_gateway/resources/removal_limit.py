@@ -118,11 +118,8 @@ def decide(
     ends once all of them are. If a user confirmed a part of what waits, the rest goes on waiting, and what no message
     named yet is judged together with the confirmed part.
 
-    Args:
-        requested: All removals that the namespace waits for.
-        messages: ``RemovalDecision.messages`` of the previous decision.
-        confirmed: The hashes that users have confirmed.
-        bounds: The present state of the namespace.
+    ``requested`` has all removals that the namespace waits for, ``messages`` are those of the previous decision, and
+    ``confirmed`` has the hashes that users have confirmed.
     """
     waiting = frozenset(requested)
     covered = waiting.intersection(

@@ -12,7 +12,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import compiler, conditions, hostnames, types
-from usher_gateway.resources.listener_document import addresses_of, fixed_addresses, token_paths
+from usher_gateway.resources.listener_document import declared_addresses, fixed_addresses
 from usher_operator.lookups import Lookups
 from usher_operator.plan import versions
 from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, address_path
@@ -380,10 +380,8 @@ def _can_claim(view: Lookups, listener: resources.Listener, host: str) -> bool:
 
 def _declared_addresses(listener: resources.Listener, keys: model.Keys) -> Iterator[documents.Address]:
     """The addresses that a listener names, with its tokens."""
-    declared = listener.spec.addresses
-    tokens = token_paths(listener, keys.install) if any(address.path is None for address in declared) else ()
-    for address in declared:
-        yield from addresses_of(address, tokens)
+    for declared in listener.spec.addresses:
+        yield from declared_addresses(listener, keys.install, declared)
 
 
 def _take_before(
