@@ -6,7 +6,7 @@ import pytest
 
 from support import certificates
 from usher_gateway import documents, model
-from usher_gateway.resources import compiler, conditions
+from usher_gateway.resources import compiler
 from usher_gateway.resources.manifests import load_manifests
 
 KEYS = model.derive_keys(bytes(range(32)))
@@ -54,11 +54,6 @@ def compiled(*texts: str, **options: object) -> compiler.CompiledResources:
     assert manifests.problems == ()
     given = compiler.collect((loaded.resource for loaded in manifests.objects), manifests.namespaces)
     return compiler.compile_resources(given, compiler.CompileContext(keys=KEYS, **options))  # type: ignore[arg-type]
-
-
-def conditions_of(result: compiler.CompiledResources, key: str) -> list[conditions.CompiledCondition]:
-    """Return Accepted and ResolvedRefs of a listener."""
-    return conditions.conditions_of([finding for finding in result.findings if finding.key == key])
 
 
 def reasons(result: compiler.CompiledResources) -> list[str]:
@@ -194,10 +189,10 @@ def test_hostname_conflict_does_not_name_the_other_tenant() -> None:
     for shuffled in itertools.permutations([*others, f"{first}---\n{second}---\n"]):
         result = compiled(*shuffled)
         assert list(result.snapshot.listeners) == ["default/lobby"]
-        accepted = conditions_of(result, "elsewhere/theirs")[0]
-        assert (accepted.status, accepted.reason) == ("False", "HostnameConflict")
-        assert "default" not in accepted.message
-        assert "acme" not in accepted.message
+        (refused,) = result.findings
+        assert (refused.key, refused.reason) == ("elsewhere/theirs", "HostnameConflict")
+        assert "default" not in refused.message
+        assert "acme" not in refused.message
 
 
 def test_class_hostname_is_reserved_even_if_a_pattern_matches() -> None:
@@ -257,10 +252,9 @@ def test_guessable_path_needs_explicit_authentication() -> None:
     address = "  addresses: [{name: a, hostname: a.example.org, path: /hook.php}]\n"
     assert compiled(CLASS, TENANT, LISTENER + address).snapshot.listeners == {}
     spelled = compiled(CLASS, TENANT, LISTENER + address + "  authentication: {type: None}\n")
-    accepted = conditions_of(spelled, "default/lobby")[0]
+    (warning,) = spelled.findings
     assert spelled.snapshot.listeners
-    assert accepted.status == "True"
-    assert "guesses" in accepted.message
+    assert (warning.severity, "guesses" in warning.message) == ("warning", True)
     secret = address.replace("/hook.php", "/hook/0a1b2c3d4e5f6a7b8c9d")
     assert compiled(CLASS, TENANT, LISTENER + secret).findings == ()
 
@@ -305,8 +299,7 @@ def test_missing_secret_fails_closed_and_removed_secret_stays() -> None:
     previous = compiled(CLASS, TENANT, SECRET, AUTHENTICATED).snapshot
     gone = compiled(CLASS, TENANT, AUTHENTICATED, previous=previous)
     assert gone.snapshot == previous
-    resolved = conditions_of(gone, "default/lobby")[1]
-    assert (resolved.type, resolved.status, resolved.reason) == ("ResolvedRefs", "False", "SecretNotFound")
+    assert [(finding.condition, finding.reason) for finding in gone.findings] == [("ResolvedRefs", "SecretNotFound")]
 
 
 def test_new_authentication_with_missing_secret_fails_closed() -> None:
@@ -456,7 +449,7 @@ def test_destination_of_another_tenant_counts_as_missing() -> None:
     assert [route.name for route in result.snapshot.listeners["default/lobby"].routes] == ["a", "b"]
     assert reasons(result) == ["DestinationNotFound"]
     assert "`theirs` belongs to Tenant `other`" in result.findings[0].message
-    assert conditions_of(result, "default/lobby")[0].status == "True"
+    assert result.findings[0].condition == "ResolvedRefs"
 
 
 WRONG = LISTENER + "  routes: [{name: crm, destinationRef: {name: crm}, when: visit.emial == ''}]\n"

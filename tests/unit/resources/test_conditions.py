@@ -14,12 +14,3 @@ def test_hint_among_thousands_of_similar_long_names_is_found_in_time() -> None:
     started = time.process_time()
     assert conditions.did_you_mean(names[1_234] + "x", names) == f"did you mean `{names[1_234]}`?"
     assert time.process_time() - started < 8
-
-
-def test_condition_message_is_at_most_1024_characters() -> None:
-    findings = [
-        conditions.Finding("Listener", "a/b", f"x{number}", conditions.Reason.ExpressionInvalid, "x" * 100)
-        for number in range(32)
-    ]
-    (accepted, _) = conditions.conditions_of(findings)
-    assert len(accepted.message) <= 1024

@@ -153,6 +153,11 @@ class Finding(msgspec.Struct, frozen=True):
     """How to correct it, if the message does not say so."""
 
     @property
+    def condition(self) -> Literal["Accepted", "ResolvedRefs"]:
+        """The type of the condition that the finding belongs to."""
+        return "ResolvedRefs" if self.reason in _REFERENCES else "Accepted"
+
+    @property
     def place_and_message(self) -> str:
         """The field and the message, without the hint."""
         return f"`{self.path}`: {self.message}" if self.path else self.message
@@ -180,39 +185,6 @@ def expression_findings(resource: types.ResourceBase) -> Iterator[Finding]:
             yield Finding(kind, key, path, Reason.ExpressionInvalid, message)
         if (warning := check.warning) is not None:
             yield Finding(kind, key, path, Reason.ExpressionFails, warning.message, "warning", hint=warning.hint)
-
-
-class CompiledCondition(msgspec.Struct, frozen=True):
-    """A condition without its times, which the operator adds when it writes it."""
-
-    type: str
-    status: Literal["True", "False", "Unknown"]
-    reason: str
-    message: str
-
-
-def conditions_of(
-    findings: Iterable[Finding], types: Iterable[str] = ("Accepted", "ResolvedRefs")
-) -> list[CompiledCondition]:
-    """Return the conditions of one resource.
-
-    With an error, a condition is False with the first reason and every message. Else it is True with the warnings.
-    """
-    findings = list(findings)
-    return [_condition(kind, [finding for finding in findings if _type_of(finding) == kind]) for kind in types]
-
-
-def _type_of(finding: Finding) -> str:
-    return "ResolvedRefs" if finding.reason in _REFERENCES else "Accepted"
-
-
-def _condition(kind: str, findings: list[Finding]) -> CompiledCondition:
-    errors = [finding for finding in findings if finding.severity == "error"]
-    shown = errors or [finding for finding in findings if finding.severity == "warning"]
-    message = "; ".join(": ".join(filter(None, (finding.place_and_message, finding.hint))) for finding in shown)
-    if errors:
-        return CompiledCondition(kind, "False", str(errors[0].reason), message[:1024])
-    return CompiledCondition(kind, "True", kind, message[:1024])
 
 
 MAX_CONDITIONS = 16  # Most conditions of an object, including those of other controllers

@@ -98,11 +98,21 @@ class ConditionBuilder:
         return self._condition(condition_type, state.status, state.reason, state.message)
 
     def from_findings(self, findings: Iterable[conditions.Finding], types: Iterable[str]) -> list[StatusCondition]:
-        """The conditions that follow from the findings of compile()."""
-        return [
-            self._condition(condition.type, condition.status, condition.reason, condition.message)
-            for condition in conditions.conditions_of(findings, types)
-        ]
+        """The conditions that follow from the findings of compile().
+
+        With an error, a condition is False with the first reason and every message. Else it is True with the warnings.
+        """
+        findings = list(findings)
+        return [self._from_findings(condition_type, findings) for condition_type in types]
+
+    def _from_findings(self, condition_type: str, findings: list[conditions.Finding]) -> StatusCondition:
+        findings = [finding for finding in findings if finding.condition == condition_type]
+        errors = [finding for finding in findings if finding.severity == "error"]
+        told = errors or [finding for finding in findings if finding.severity == "warning"]
+        message = "; ".join(": ".join(filter(None, (finding.place_and_message, finding.hint))) for finding in told)
+        if errors:
+            return self.false(condition_type, errors[0].reason, message)
+        return self.true(condition_type, condition_type, message)
 
     def previous(self, condition_type: str) -> StatusCondition | None:
         """The stored condition, with the generation that it was stored with."""
