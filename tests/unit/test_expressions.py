@@ -283,22 +283,8 @@ def test_evaluations_with_patterns_write_no_log(caplog: pytest.LogCaptureFixture
 _PIECES = strategies.sampled_from(
     [
         *"()[]{}?:!-+.,'\"1\\\n\0éu😀",
-        *(
-            "&&",
-            "||",
-            "visit",
-            "body",
-            "x",
-            ".map(x, ",
-            ".exists(x, ",
-            "has(",
-            "size(",
-            " in ",
-            "'''",
-            "//",
-            "0x",
-            "1e999",
-        ),
+        *["&&", "||", "visit", "body", "x", "has(", "size(", "'''", "//", "0x", "1e999"],
+        *(".map(x, ", ".exists(x, ", " in "),
     ]
 )
 

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,17 @@ from support import api_server, config_samples, followers
 from usher_gateway import config_secret, documents
 from usher_gateway.config import cluster
 from usher_gateway.kube import access, client
+
+Following = followers.Follower[cluster.ClusterSource]
+
+
+@pytest.fixture
+async def follower(server: api_server.ApiServer, tmp_path: Path) -> AsyncIterator[Following]:
+    """Watches a server that has the listener ``a``."""
+    server.put(followers.wrap(config_samples.listener("a")))
+    async with followers.following(server, tmp_path) as watching:
+        await watching.until(lambda: server.open_watches)
+        yield watching
 
 
 async def test_pages_of_the_first_list_make_one_snapshot(server: api_server.ApiServer, tmp_path: Path) -> None:
@@ -35,20 +47,17 @@ async def test_other_install_key_is_logged_once_for_all_documents(server: api_se
     assert [(line["event"], line["rejected"]) for line in told] == [("install_key_mismatch_found", 3)]
 
 
-async def test_change_is_in_force_within_a_second(server: api_server.ApiServer, tmp_path: Path) -> None:
-    server.put(followers.wrap(config_samples.listener("a")))
-    async with followers.following(server, tmp_path) as follower:
-        await follower.until(lambda: server.open_watches)
-        seconds, names = [], ["a"]
-        for name in ("b", "c", "d", "e", "f"):
-            names.append(name)
-            published_at = time.monotonic()
-            server.put(followers.wrap(config_samples.listener(name)))
-            await follower.until_runs(*names)
-            seconds.append(time.monotonic() - published_at)
-        assert statistics.median(seconds) < 1  # others may use the cores of the test machine for a moment
-        server.put(followers.tombstone(config_samples.listener("a")))
-        await follower.until_runs(*names[1:])
+async def test_change_is_in_force_within_a_second(server: api_server.ApiServer, follower: Following) -> None:
+    seconds, names = [], ["a"]
+    for name in ("b", "c", "d", "e", "f"):
+        names.append(name)
+        published_at = time.monotonic()
+        server.put(followers.wrap(config_samples.listener(name)))
+        await follower.until_runs(*names)
+        seconds.append(time.monotonic() - published_at)
+    assert statistics.median(seconds) < 1  # others may use the cores of the test machine for a moment
+    server.put(followers.tombstone(config_samples.listener("a")))
+    await follower.until_runs(*names[1:])
 
 
 async def test_simultaneous_changes_share_snapshots(server: api_server.ApiServer, tmp_path: Path) -> None:
@@ -73,31 +82,25 @@ async def test_document_that_vanishes_during_an_outage_stays(server: api_server.
         assert follower.listeners == ["a", "b"]
 
 
-async def test_cut_watch_continues_without_a_new_list(server: api_server.ApiServer, tmp_path: Path) -> None:
-    server.put(followers.wrap(config_samples.listener("a")))
-    async with followers.following(server, tmp_path) as follower:
-        await follower.until(lambda: server.open_watches)
-        listed = len(server.lists)
-        for number in range(5):
-            server.cut()
-            await follower.until(lambda: not server.open_watches)
-            server.put(followers.wrap(config_samples.listener(f"b{number}")))
-            await follower.until(lambda n=number: f"b{n}" in follower.listeners)  # type: ignore[misc]
-        assert len(server.lists) == listed
-
-
-async def test_expired_watch_is_followed_by_a_new_list(server: api_server.ApiServer, tmp_path: Path) -> None:
-    server.put(followers.wrap(config_samples.listener("a")))
-    async with followers.following(server, tmp_path) as follower:
-        await follower.until(lambda: server.open_watches)
-        server.watch_faults.append(api_server.Answer(410))
+async def test_cut_watch_continues_without_a_new_list(server: api_server.ApiServer, follower: Following) -> None:
+    listed = len(server.lists)
+    for number in range(5):
         server.cut()
         await follower.until(lambda: not server.open_watches)
-        server.put(followers.wrap(config_samples.listener("b")))
-        server.put(followers.tombstone(config_samples.listener("a")))
-        server.compact()
-        await follower.until_runs("b")
-        assert len(server.lists) >= 2
+        server.put(followers.wrap(config_samples.listener(f"b{number}")))
+        await follower.until(lambda n=number: f"b{n}" in follower.listeners)  # type: ignore[misc]
+    assert len(server.lists) == listed
+
+
+async def test_expired_watch_is_followed_by_a_new_list(server: api_server.ApiServer, follower: Following) -> None:
+    server.watch_faults.append(api_server.Answer(410))
+    server.cut()
+    await follower.until(lambda: not server.open_watches)
+    server.put(followers.wrap(config_samples.listener("b")))
+    server.put(followers.tombstone(config_samples.listener("a")))
+    server.compact()
+    await follower.until_runs("b")
+    assert len(server.lists) >= 2
 
 
 async def test_list_with_expired_pages_starts_again(server: api_server.ApiServer, tmp_path: Path) -> None:
@@ -171,15 +174,12 @@ async def test_watches_that_end_at_once_are_backed_off(server: api_server.ApiSer
     ],
 )
 async def test_unreadable_event_is_followed_by_a_new_list(
-    server: api_server.ApiServer, tmp_path: Path, line: bytes
+    server: api_server.ApiServer, follower: Following, line: bytes
 ) -> None:
-    server.put(followers.wrap(config_samples.listener("a")))
-    async with followers.following(server, tmp_path) as follower:
-        await follower.until(lambda: server.open_watches)
-        server.say(line)
-        await follower.until(lambda: len(server.lists) >= 2)
-        server.put(followers.wrap(config_samples.listener("b")))
-        await follower.until_runs("a", "b")
+    server.say(line)
+    await follower.until(lambda: len(server.lists) >= 2)
+    server.put(followers.wrap(config_samples.listener("b")))
+    await follower.until_runs("a", "b")
 
 
 async def test_document_of_a_megabyte_is_applied(server: api_server.ApiServer, tmp_path: Path) -> None:
@@ -197,16 +197,13 @@ async def test_stalled_watch_is_restarted_without_a_new_list(server: api_server.
         assert len(server.lists) == 1
 
 
-async def test_bookmark_advances_the_version(server: api_server.ApiServer, tmp_path: Path) -> None:
-    server.put(followers.wrap(config_samples.listener("a")))
-    async with followers.following(server, tmp_path) as follower:
-        await follower.until(lambda: server.open_watches)
-        server.version += 50
-        server.bookmark()
-        heard = follower.source.status().heard_at
-        await follower.until(lambda: follower.source.status().heard_at > heard)
-        server.cut()
-        await follower.until(lambda: server.watches[-1]["resourceVersion"] == str(server.version))
+async def test_bookmark_advances_the_version(server: api_server.ApiServer, follower: Following) -> None:
+    server.version += 50
+    server.bookmark()
+    heard = follower.source.status().heard_at
+    await follower.until(lambda: follower.source.status().heard_at > heard)
+    server.cut()
+    await follower.until(lambda: server.watches[-1]["resourceVersion"] == str(server.version))
 
 
 async def test_restored_server_is_read_again(server: api_server.ApiServer, tmp_path: Path) -> None:

@@ -175,17 +175,6 @@ def test_every_destination_of_a_halted_removal_stays() -> None:
     assert now.snapshot.destinations == running.snapshot.destinations
 
 
-def test_halted_removal_is_confirmed_only_by_its_digest() -> None:
-    running = after(files.NO_CONFIGURATION, TENANT + listeners(20))
-    waiting = after(running, TENANT + listeners(2))
-    (halted,) = waiting.removal_history.halted
-    wrong = after(waiting, TENANT + listeners(2) + annotated("0" * 12))
-    assert len(wrong.snapshot.listeners) == 20
-    right = after(wrong, TENANT + listeners(2) + annotated(halted.digest))
-    assert sorted(right.snapshot.listeners) == ["default/l0", "default/l1"]
-    assert right.removal_history.halted == ()
-
-
 def test_used_confirmation_does_not_confirm_the_same_removal_again() -> None:
     running = after(files.NO_CONFIGURATION, TENANT + listeners(20))
     (halted,) = after(running, TENANT + listeners(2)).removal_history.halted

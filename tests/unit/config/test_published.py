@@ -22,6 +22,13 @@ def new_state(check: published.DocumentCheck = accept_all) -> published.Publishe
     return published.PublishedDocuments(key=config_samples.KEYS.document, check=check)
 
 
+def running(check: published.DocumentCheck = accept_all) -> published.PublishedDocuments:
+    """Return a state in which the sample listener is in force."""
+    state = new_state(check)
+    put(state, config_samples.secret(config_samples.listener()))
+    return state
+
+
 def put(state: published.PublishedDocuments, secret: published.PublishedSecret) -> published.RejectedDocument | None:
     return state.take(state.decode(secret))
 
@@ -53,8 +60,7 @@ def test_documents_come_into_force() -> None:
 
 
 def test_unchanged_document_stays_the_same_object() -> None:
-    state = new_state()
-    put(state, config_samples.secret(config_samples.listener()))
+    state = running()
     put(state, config_samples.secret(config_samples.destination()))
     earlier = state.snapshot()
     put(state, config_samples.secret(config_samples.listener(), version="2"))
@@ -68,8 +74,7 @@ def test_unchanged_document_stays_the_same_object() -> None:
 
 
 def test_bad_document_leaves_the_last_good_one_in_force() -> None:
-    state = new_state()
-    put(state, config_samples.secret(config_samples.listener()))
+    state = running()
     state.snapshot()
     rejected = put(state, garbage(config_samples.listener()))
     assert rejected is not None
@@ -103,8 +108,7 @@ def test_owner_that_does_not_fit_the_name_is_ignored() -> None:
 
 
 def test_document_of_another_install_key_changes_nothing() -> None:
-    state = new_state()
-    put(state, config_samples.secret(config_samples.listener()))
+    state = running()
     rejected = put(state, config_samples.tombstone(config_samples.listener(), "2", config_samples.OTHER_KEYS))
     assert rejected is not None
     assert rejected.code == "DocumentHash"
@@ -134,8 +138,7 @@ def test_rejection_does_not_quote_the_exception(error: Exception) -> None:
 
 
 def test_tombstone_removes_its_document() -> None:
-    state = new_state()
-    put(state, config_samples.secret(config_samples.listener()))
+    state = running()
     put(state, config_samples.secret(config_samples.destination()))
     state.take_touched()
     state.snapshot()
@@ -149,8 +152,7 @@ def test_tombstone_removes_its_document() -> None:
 
 
 def test_vanished_document_stays_and_is_reported() -> None:
-    state = new_state()
-    put(state, config_samples.secret(config_samples.listener()))
+    state = running()
     state.snapshot()
     assert state.remove_secret(config_samples.secret(config_samples.listener()).metadata.name, 7) == WIFI
     assert state.vanished == {WIFI: 7}

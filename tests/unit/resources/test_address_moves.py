@@ -1,60 +1,47 @@
 """Which addresses an edit would take out of service."""
 
 import msgspec
+import pytest
 
 from usher_gateway import documents
-from usher_gateway.resources.address_moves import AddressMove, addresses_of, find_moves
+from usher_gateway.resources.address_moves import addresses_of, find_moves
 
-TENANT = documents.TenantDocument("acme")
 OLD = documents.Address("hooks.example.com", "/v1/aaaaaaaaaaaaaaaaaaaaaaaaaa")
 NEW = documents.Address("new.example.com", "/v1/aaaaaaaaaaaaaaaaaaaaaaaaaa")
+RETIRED = msgspec.structs.replace(OLD, retired_at=1)
+Listeners = dict[str, documents.ListenerDocument]
 
 
-def listeners_of(**addresses: tuple[documents.Address, ...]) -> dict[str, documents.ListenerDocument]:
+def listeners_of(tenant: str = "acme", **addresses: tuple[documents.Address, ...]) -> Listeners:
     return {
-        f"agency/{name}": documents.ListenerDocument("agency", name, TENANT, addresses=given)
+        f"agency/{name}": documents.ListenerDocument("agency", name, documents.TenantDocument(tenant), addresses=given)
         for name, given in addresses.items()
     }
 
 
-def moves_of(
-    earlier: dict[str, documents.ListenerDocument], now: dict[str, documents.ListenerDocument]
-) -> list[AddressMove]:
-    return find_moves(addresses_of(earlier), now)
+LOBBY = listeners_of(lobby=(OLD,))
+MOVED = ("https://new.example.com/v1/aaaa…",)
 
 
-def test_unchanged_address_does_not_move() -> None:
-    assert moves_of(listeners_of(lobby=(OLD,)), listeners_of(lobby=(NEW, OLD))) == []
-
-
-def test_edited_address_is_retired_and_names_the_new_one() -> None:
-    (move,) = moves_of(listeners_of(lobby=(OLD,)), listeners_of(lobby=(NEW,)))
-    assert move.listener == "agency/lobby"
-    assert move.url == "https://hooks.example.com/v1/aaaa…"
-    assert move.outcome.startswith("is retired")
-    assert move.replacements == ("https://new.example.com/v1/aaaa…",)
-
-
-def test_address_of_a_removed_listener_ends() -> None:
-    (move,) = moves_of(listeners_of(lobby=(OLD,)), {})
-    assert move.outcome.startswith("ends")
-    assert move.replacements == ()
-
-
-def test_address_of_a_listener_with_another_tenant_ends() -> None:
-    earlier, later = listeners_of(lobby=(OLD,)), listeners_of(lobby=(NEW,))
-    other = documents.TenantDocument("successor")
-    later = {key: msgspec.structs.replace(document, tenant=other) for key, document in later.items()}
-    (move,) = moves_of(earlier, later)
-    assert move.outcome == "ends, because its listener gets another Tenant"
-    assert move.replacements == ("https://new.example.com/v1/aaaa…",)
-
-
-def test_address_that_another_listener_has_moves_there() -> None:
-    (move,) = moves_of(listeners_of(lobby=(OLD,)), listeners_of(lobby=(NEW,), bar=(OLD,)))
-    assert move.outcome == "moves to listener agency/bar"
-
-
-def test_address_that_is_retired_already_is_not_listed() -> None:
-    retired = msgspec.structs.replace(OLD, retired_at=1)
-    assert moves_of(listeners_of(lobby=(NEW, retired)), listeners_of(lobby=(NEW,))) == []
+@pytest.mark.parametrize(
+    ("earlier", "later", "outcomes"),
+    [
+        (LOBBY, listeners_of(lobby=(NEW, OLD)), []),
+        (listeners_of(lobby=(NEW, RETIRED)), listeners_of(lobby=(NEW,)), []),
+        (
+            LOBBY,
+            listeners_of(lobby=(NEW,)),
+            [("is retired: served until nothing has arrived there for the class's retiredAddressDays", MOVED)],
+        ),
+        (LOBBY, {}, [("ends, because its listener is removed", ())]),
+        (LOBBY, listeners_of("successor", lobby=(NEW,)), [("ends, because its listener gets another Tenant", MOVED)]),
+        (LOBBY, listeners_of(lobby=(NEW,), bar=(OLD,)), [("moves to listener agency/bar", MOVED)]),
+    ],
+    ids=["unchanged", "retired-already", "edited", "removed", "of-another-tenant", "of-another-listener"],
+)
+def test_moves_name_what_becomes_of_an_address(
+    earlier: Listeners, later: Listeners, outcomes: list[tuple[str, tuple[str, ...]]]
+) -> None:
+    moves = find_moves(addresses_of(earlier), later)
+    assert [(move.outcome, move.replacements) for move in moves] == outcomes
+    assert all((move.listener, move.url) == ("agency/lobby", "https://hooks.example.com/v1/aaaa…") for move in moves)
