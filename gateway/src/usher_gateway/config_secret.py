@@ -53,8 +53,7 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     namespace: str
     name: str
     uid: str = ""
-    install: str = ""
-    """install_label() of the install whose operator wrote the document."""
+    install: str = ""  # install_label() of the install whose operator wrote the document
     namespace_uid: str = ""
     """``metadata.uid`` of the namespace, which another agency may have deleted and made again; ``""``: not known."""
 
@@ -68,8 +67,7 @@ class HeldHostnames(msgspec.Struct, frozen=True):
     """Hostnames that belong to a tenant. After a removal no other tenant gets them before the tombstone is deleted."""
 
     tenant: str
-    hostnames: tuple[str, ...]
-    """Sorted."""
+    hostnames: tuple[str, ...]  # Sorted
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,15 +75,11 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Kind
     owner: Owner
-    generation: int
-    """The owner's ``metadata.generation``."""
-    hash: str
-    """content_hash() of the document, or of the tombstone: keyed, 32 hex digits."""
+    generation: int  # The owner's `metadata.generation`
+    hash: str  # content_hash() of the document, or of the tombstone: keyed, 32 hex digits
     document: Document | None = None
-    tombstone: str = ""
-    """Time at which the operator removed the document (RFC 3339); ``""`` for a document."""
-    held: HeldHostnames | None = None
-    """Of the tombstone of a listener."""
+    tombstone: str = ""  # Time at which the operator removed the document (RFC 3339); `""` for a document
+    held: HeldHostnames | None = None  # Of the tombstone of a listener
 
     @property
     def identity(self) -> Identity:

@@ -52,15 +52,12 @@ Place = tuple[str, str, tuple[tuple[str, str], ...]]  # Host, path and sorted qu
 class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One URL of a listener. A request must have every pair of ``query``; other pairs are ignored."""
 
-    host: str
-    """Lower case, without port."""
-    path: str
-    """Compared as sent, without decoding percent-encoding."""
+    host: str  # Lower case, without port
+    path: str  # Compared as sent, without decoding percent-encoding
     query: tuple[tuple[str, str], ...] = ()
     action: Literal["Accept", "Hold"] = "Accept"
     """``Hold``: an old token. The gateway accepts its visits and holds their deliveries."""
-    until: int = 0
-    """Microseconds. From this time on the gateway answers an old token with 404. 0 means no limit."""
+    until: int = 0  # Microseconds. From this time on the gateway answers an old token with 404. 0 means no limit.
     retired_at: int = 0
     """Microseconds: when an edit took it out of the configuration, or a later arrival. The gateway serves it as before.
     0: it is not retired."""
@@ -88,12 +85,9 @@ class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How Purple authenticates. ``Unresolved`` means that the Secret never existed: the gateway answers 503."""
 
     type: Literal["None", "Basic", "Header", "Unresolved"] = "None"
-    header: str = ""
-    """Lower case; ``authorization`` for Basic."""
-    digest: str = ""
-    """credential_digest() of the expected value of the header."""
-    missing: str = ""
-    """Which Secret must have what, if it is ``Unresolved``."""
+    header: str = ""  # Lower case; `authorization` for Basic
+    digest: str = ""  # credential_digest() of the expected value of the header
+    missing: str = ""  # Which Secret must have what, if it is `Unresolved`
 
 
 class TenantDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,8 +99,7 @@ class TenantDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     display_name: str = ""
     time_zone: str = "UTC"
     state: Literal["Active", "Suspended"] = "Active"
-    visits_per_month: int = 0
-    """0 means no quota."""
+    visits_per_month: int = 0  # 0 means no quota
     when_exceeded: Literal["Forward", "Hold"] = "Forward"
     body_days: int = 30
     meter_months: int = 25
@@ -117,28 +110,23 @@ class OncePer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     per: tuple[Literal["User", "Venue", "Device"], ...]
     every: Literal["Day", "Week", "Month"]
-    name: str = ""
-    """Routes of one tenant with the same name share their marks; ``""``: the route has its own."""
+    name: str = ""  # Routes of one tenant with the same name share their marks; `""`: the route has its own
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which visits go to which destination, and how."""
 
     name: str
-    destination: str
-    """``namespace/name`` of a destination. If it has no document, the gateway holds the deliveries."""
+    destination: str  # `namespace/name` of a destination. If it has no document, the gateway holds the deliveries.
     destination_uid: str | msgspec.UnsetType = msgspec.UNSET
     """``DestinationDocument.uid`` of the object that the route means. If the document is another object's, the gateway
     holds the deliveries: somebody deleted the Destination and made another one with its name."""
     state: Literal["Active", "Paused", "Shadow"] = "Active"
-    when: str = ""
-    """CEL; ``""`` means always."""
+    when: str = ""  # CEL; `""` means always
     repeats: Literal["Skip", "Forward"] = "Skip"
     once_per: OncePer | None = None
-    deliver_within_seconds: int = 0
-    """0 means no limit."""
-    transform: str = ""
-    """CEL; ``""`` means the destination's format."""
+    deliver_within_seconds: int = 0  # 0 means no limit
+    transform: str = ""  # CEL; `""` means the destination's format
 
 
 class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="Listener"):
@@ -151,20 +139,16 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     generation: int = 0
     state: Literal["Active", "Suspended"] = "Active"
     authentication: Authentication = Authentication()
-    source_ranges: tuple[str, ...] = ()
-    """CIDRs; empty means any."""
+    source_ranges: tuple[str, ...] = ()  # CIDRs; empty means any
     source_policy: Literal["Report", "Enforce"] = "Report"
     client_address_from: Literal["Connection", "XForwardedFor"] = "Connection"
     trusted_proxies: tuple[str, ...] = ()
     max_body_bytes: int = 256 * 1024
-    requests_per_second: int = 500
-    """The maximum of the class."""
-    max_stored_bytes: int = 0
-    """Bytes that the tenant may store; 0 means a share of the free space."""
+    requests_per_second: int = 500  # The maximum of the class
+    max_stored_bytes: int = 0  # Bytes that the tenant may store; 0 means a share of the free space
     fields: dict[str, tuple[str, ...]] = msgspec.field(default_factory=lambda: dict(DEFAULT_FIELDS))
     """DEFAULT_FIELDS with the listener's overrides."""
-    occurred_at_zone: str = ""
-    """IANA zone of times without an offset. ``""``: such times are not trusted."""
+    occurred_at_zone: str = ""  # IANA zone of times without an offset. `""`: such times are not trusted.
     dedupe_per: tuple[Literal["User", "Venue", "Device"], ...] = ("User", "Venue")
     window_seconds: int = 3600
     redelivery_seconds: int = 12_600
@@ -217,31 +201,25 @@ class OAuth2(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_authentication: Literal["Basic", "Form"] = "Basic"
     issuer: str = ""
     subject: str = ""
-    audience: str = ""
-    """``""``: the token URL."""
-    private_key: str = ""
-    """PEM."""
+    audience: str = ""  # `""`: the token URL
+    private_key: str = ""  # PEM
     key_id: str = ""
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a destination is verified, and how Usher proves who it is."""
 
-    authority: str = ""
-    """PEM of the authorities to trust instead of the system's; ``""``: the system's."""
-    chain: str = ""
-    """PEM of the client's certificate; ``""``: none."""
+    authority: str = ""  # PEM of the authorities to trust instead of the system's; `""`: the system's
+    chain: str = ""  # PEM of the client's certificate; `""`: none
     key: str = ""
-    server_name: str = ""
-    """Name in the destination's certificate; ``""``: the host of the URL."""
+    server_name: str = ""  # Name in the destination's certificate; `""`: the host of the URL
 
 
 class UrlVariable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a destination's URL."""
 
     name: str
-    value: str = ""
-    """CEL; ``""``: it is ``secret``."""
+    value: str = ""  # CEL; `""`: it is `secret`
     secret: str = ""
 
 
@@ -249,23 +227,18 @@ class AnswerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an answer of a destination means, if it has one of the statuses and the expression is true."""
 
     effect: Literal["Delivered", "Retry", "Throttle", "Dead"]
-    statuses: tuple[int, ...] = ()
-    """Empty: any status."""
-    when: str = ""
-    """CEL over ``answer``; ``""``: always."""
+    statuses: tuple[int, ...] = ()  # Empty: any status
+    when: str = ""  # CEL over `answer`; `""`: always
 
 
 class ErasureCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The request that asks a destination to erase a person."""
 
-    by: Literal["User", "Email", "Mobile", "Device"]
-    """Kind of the value that it needs."""
-    url: str
-    """At the host of the destination's URL."""
+    by: Literal["User", "Email", "Mobile", "Device"]  # Kind of the value that it needs
+    url: str  # At the host of the destination's URL
     url_variables: tuple[UrlVariable, ...] = ()
     method: Literal["POST", "PUT", "DELETE"] = "POST"
-    transform: str = ""
-    """CEL that makes the JSON document; ``""``: no body."""
+    transform: str = ""  # CEL that makes the JSON document; `""`: no body
 
 
 class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="Destination"):
@@ -273,51 +246,40 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
     namespace: str
     name: str
-    url: str
-    """May have variables in path and query; with their values it is a secret."""
-    uid: str | msgspec.UnsetType = msgspec.UNSET
-    """``metadata.uid`` of the Destination; objects from files have none."""
+    url: str  # May have variables in path and query; with their values it is a secret
+    uid: str | msgspec.UnsetType = msgspec.UNSET  # `metadata.uid` of the Destination; objects from files have none
     generation: int = 0
     type: Literal["HTTP"] = "HTTP"
     url_variables: tuple[UrlVariable, ...] = ()
-    tenant: str = ""
-    """The one tenant that may use it; ``""``: every tenant of the namespace."""
+    tenant: str = ""  # The one tenant that may use it; `""`: every tenant of the namespace
     state: Literal["Active", "Paused"] = "Active"
     method: Literal["POST", "PUT", "PATCH"] = "POST"
     headers: tuple[tuple[str, str], ...] = ()
     """Static headers with their values, including ``Authorization: Basic …`` or ``Bearer …``."""
-    oauth2: OAuth2 | None = None
-    """Sends ``Authorization: Bearer`` with a token that the gateway obtains."""
+    oauth2: OAuth2 | None = None  # Sends `Authorization: Bearer` with a token that the gateway obtains
     tls: Tls | None = None
     signing_secrets: tuple[str, ...] = ()
     """Standard Webhooks secrets (``whsec_`` + base64, or any text); the first is the newest."""
     success_header: tuple[str, str] | None = None
     answers: tuple[AnswerRule, ...] = ()
     """The first that applies to an answer decides, before the standard meaning of its status."""
-    retry_after_header: str = ""
-    """Lower case; ``""``: ``retry-after`` alone."""
+    retry_after_header: str = ""  # Lower case; `""`: `retry-after` alone
     erasure: ErasureCall | None = None
     redirect_hosts: tuple[str, ...] = ()
     """Lower case. An answer 302 or 303 that leads there over https is followed once."""
     timeout_seconds: int = 10
-    content_type: str = ""
-    """Of every request; ``""``: as the format says."""
+    content_type: str = ""  # Of every request; `""`: as the format says
     format: Literal["Verbatim", "CloudEvents", "CloudEventsBinary", "Form"] = "Verbatim"
-    transform: str = ""
-    """CEL that makes the document for routes without a transform; ``""``: the body as received."""
+    transform: str = ""  # CEL that makes the document for routes without a transform; `""`: the body as received
     concurrency: int = 8
-    rate_requests: int = 0
-    """Requests in ``rate_seconds``; 0 means no limit."""
+    rate_requests: int = 0  # Requests in `rate_seconds`; 0 means no limit
     rate_seconds: int = 1
-    rate_shared_by: str = ""
-    """Destinations of the namespace with the same text use one limit together."""
+    rate_shared_by: str = ""  # Destinations of the namespace with the same text use one limit together
     retry_max_age_seconds: int = 604_800
     unresolved: Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabelled", "CertificateInvalid"] = ""
     """Why a secret is missing; ``""`` if none is. Until it exists, the gateway holds deliveries (SecretNotFound)."""
-    missing: str = ""
-    """Which Secret must have what, if ``unresolved`` is set."""
-    warnings: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-    """As in ``ListenerDocument``."""
+    missing: str = ""  # Which Secret must have what, if `unresolved` is set
+    warnings: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET  # As in `ListenerDocument`
 
     @property
     def key(self) -> str:

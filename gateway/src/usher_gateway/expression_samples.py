@@ -96,10 +96,8 @@ class ExpressionWarning(msgspec.Struct, frozen=True):
 class ExpressionCheck(msgspec.Struct, frozen=True):
     """Everything that is known of an expression before the first visit."""
 
-    problems: tuple[str, ...]
-    """Why it cannot be used, each with a way to correct it."""
-    warning: ExpressionWarning | None = None
-    """On which samples it fails; None if it fails on none, or cannot be used."""
+    problems: tuple[str, ...]  # Why it cannot be used, each with a way to correct it
+    warning: ExpressionWarning | None = None  # On which samples it fails; None if it fails on none, or cannot be used
 
 
 _checks: dict[expressions.Source, ExpressionCheck] = {}

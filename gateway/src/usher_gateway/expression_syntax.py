@@ -94,13 +94,10 @@ _TOKEN = re.compile(
 class Token(msgspec.Struct, frozen=True):
     """A token of an expression."""
 
-    kind: str
-    """``text`` (a literal), ``word``, ``number`` or ``mark``."""
+    kind: str  # `text` (a literal), `word`, `number` or `mark`
     text: str
-    at: int
-    """Its column, from 0."""
-    depth: int
-    """The brackets that are open, its own included."""
+    at: int  # Its column, from 0
+    depth: int  # The brackets that are open, its own included
 
 
 def tokens_of(source: str) -> list[Token]:

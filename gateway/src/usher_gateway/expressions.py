@@ -83,10 +83,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     """The result of an evaluation: a value or an error code, and the CPU time."""
 
     value: Any = None
-    error_code: str = ""
-    """One word that contains nothing of the data (see ``_code_of``); ``""`` if there is a value."""
-    cpu_seconds: float = 0.0
-    """CPU time of the calling thread."""
+    error_code: str = ""  # One word that contains nothing of the data (see `_code_of`); `""` if there is a value
+    cpu_seconds: float = 0.0  # CPU time of the calling thread
     missing_field: str = ""
     """With ``NoSuchField``: the field's name if the expression's text contains it. A name from the data is dropped."""
 

@@ -14,35 +14,25 @@ Origin = Literal["files", "cluster", "cache"]
 class DocumentStatus(msgspec.Struct, frozen=True):
     """The status of one document."""
 
-    hash: str | None
-    """Hash of the document in force; None: there is none."""
-    rejected: str | None = None
-    """Why a newer version is not in force."""
-    vanished: bool = False
-    """Its Secret disappeared without a tombstone."""
+    hash: str | None  # Hash of the document in force; None: there is none
+    rejected: str | None = None  # Why a newer version is not in force
+    vanished: bool = False  # Its Secret disappeared without a tombstone
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of a source of configuration."""
 
-    origin: Origin | None
-    """Where the configuration in force came from; None: there is none yet."""
-    rejected: tuple[conditions.Problem, ...] = ()
-    """Problems that keep something from being in force as written."""
-    waits_for: str = ""
-    """If nothing is in force yet: why, and what to do."""
-    is_empty: bool = False
-    """Nothing is in force yet because the source was read and has nothing, as in a new install."""
+    origin: Origin | None  # Where the configuration in force came from; None: there is none yet
+    rejected: tuple[conditions.Problem, ...] = ()  # Problems that keep something from being in force as written
+    waits_for: str = ""  # If nothing is in force yet: why, and what to do
+    is_empty: bool = False  # Nothing is in force yet because the source was read and has nothing, as in a new install
     vanished: Mapping[config_secret.Identity, int] = {}
     """Documents in force whose Secret disappeared, and since when (microseconds)."""
     vanished_documents: Mapping[config_secret.Identity, config_secret.Envelope] = {}
     """These documents, with their owners."""
-    removals_halted: str | None = None
-    """The digest that confirms removals that wait for a person."""
-    everything_read: bool = True
-    """False if a part of the files could not be read."""
-    heard_at: int = 0
-    """When the source last answered (microseconds); 0: never, or it is always available."""
+    removals_halted: str | None = None  # The digest that confirms removals that wait for a person
+    everything_read: bool = True  # False if a part of the files could not be read
+    heard_at: int = 0  # When the source last answered (microseconds); 0: never, or it is always available
 
 
 class Source(Protocol):

@@ -53,23 +53,15 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     keys: model.Keys
     namespace: str
-    data: pathlib.Path
-    """Folder of the cache."""
-    trusted_proxies: tuple[str, ...] = ()
-    """This gateway's own, added to those of each Listener."""
+    data: pathlib.Path  # Folder of the cache
+    trusted_proxies: tuple[str, ...] = ()  # This gateway's own, added to those of each Listener
     timing: ReflectorTiming = ReflectorTiming()
-    cache_after_seconds: float = 10.0
-    """The gateway uses the cache if the first list takes longer."""
-    gather_seconds: float = 0.02
-    """From a change to its snapshot: changes that arrive together are applied together."""
-    pause_seconds: float = 0.1
-    """Least time between two snapshots."""
-    cache_pause_seconds: float = 5.0
-    """Least time between two writes of the cache."""
-    check_seconds: float = 60.0
-    """From one comparison with the API server to the next, up to a tenth more or less."""
-    grace_seconds: float = 1.0
-    """The event of a change may arrive this long after a list that has the change."""
+    cache_after_seconds: float = 10.0  # The gateway uses the cache if the first list takes longer
+    gather_seconds: float = 0.02  # From a change to its snapshot: changes that arrive together are applied together
+    pause_seconds: float = 0.1  # Least time between two snapshots
+    cache_pause_seconds: float = 5.0  # Least time between two writes of the cache
+    check_seconds: float = 60.0  # From one comparison with the API server to the next, up to a tenth more or less
+    grace_seconds: float = 1.0  # The event of a change may arrive this long after a list that has the change
 
 
 class ClusterSource:

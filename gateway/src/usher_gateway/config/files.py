@@ -68,8 +68,7 @@ class FileReading(msgspec.Struct, frozen=True):
     manifests: Manifests
     gaps: tuple[str, ...]
     """Paths, or files in them, that are absent, empty or unreadable: nothing that they held is removed."""
-    digest: bytes
-    """Of all contents and gaps. Two readings with the same digest are equal."""
+    digest: bytes  # Of all contents and gaps. Two readings with the same digest are equal.
 
 
 class FileReader:
@@ -211,8 +210,7 @@ class FileConfiguration(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...] = ()
     namespaces: dict[str, dict[str, str]] = {}
     removal_history: removals.RemovalHistory = removals.RemovalHistory()
-    complete: bool = True
-    """False if some object of the files could not be identified."""
+    complete: bool = True  # False if some object of the files could not be identified
 
     @property
     def rejected(self) -> tuple[Problem, ...]:
@@ -318,8 +316,7 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     keys: model.Keys
     trusted_proxies: tuple[str, ...] = ()
-    removal_limit: int | None = None
-    """The removal limit; None means that of the ListenerClasses, or the usual one."""
+    removal_limit: int | None = None  # The removal limit; None means that of the ListenerClasses, or the usual one
     poll_seconds: float = POLL_SECONDS
     settle_seconds: float = SETTLE_SECONDS
 

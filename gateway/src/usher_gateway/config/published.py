@@ -86,8 +86,7 @@ class RejectedDocument(msgspec.Struct, frozen=True):
     """Why the newest document in a Secret is not in force."""
 
     secret: str
-    identity: config_secret.Identity | None
-    """None if the Secret does not say whose document it holds."""
+    identity: config_secret.Identity | None  # None if the Secret does not say whose document it holds
     code: str
     message: str
     hint: str

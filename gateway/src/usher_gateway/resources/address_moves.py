@@ -10,26 +10,19 @@ from usher_gateway import documents
 class KnownAddress(msgspec.Struct, frozen=True):
     """An address that is in service before the edit."""
 
-    listener: str
-    """``namespace/name``."""
-    tenant: str
-    """The name of the listener's Tenant."""
-    id: str
-    """See ``Address.id``."""
-    url: str
-    """Shortened, because a URL is a credential."""
+    listener: str  # `namespace/name`
+    tenant: str  # The name of the listener's Tenant
+    id: str  # See `Address.id`
+    url: str  # Shortened, because a URL is a credential
 
 
 class AddressMove(msgspec.Struct, frozen=True):
     """An address that its listener would lose."""
 
     listener: str
-    url: str
-    """Shortened."""
-    outcome: str
-    """The effect of the edit on it."""
-    replacements: tuple[str, ...]
-    """The listener's new URLs, shortened."""
+    url: str  # Shortened
+    outcome: str  # The effect of the edit on it
+    replacements: tuple[str, ...]  # The listener's new URLs, shortened
 
 
 def addresses_of(listeners: Mapping[str, documents.ListenerDocument]) -> list[KnownAddress]:

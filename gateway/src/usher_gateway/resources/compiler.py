@@ -59,14 +59,12 @@ _REFUSALS = {
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
     """Declared resources by key (``namespace/name``, or the name of a class), in order of precedence."""
 
-    classes: Mapping[str, ListenerClass] = {}
-    """In a cluster: those that this install serves."""
+    classes: Mapping[str, ListenerClass] = {}  # In a cluster: those that this install serves
     tenants: Mapping[str, Tenant] = {}
     listeners: Mapping[str, Listener] = {}
     destinations: Mapping[str, Destination] = {}
     secrets: Mapping[str, Secret] = {}
-    namespaces: Mapping[str, Mapping[str, str]] = {}
-    """Labels of namespaces, as far as they are known."""
+    namespaces: Mapping[str, Mapping[str, str]] = {}  # Labels of namespaces, as far as they are known
 
     def labels_of(self, namespace: str) -> Mapping[str, str]:
         """Return the labels of a namespace. Its name is always one of them, as at an API server."""
@@ -88,14 +86,11 @@ class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
     reserved_hostnames: Container[str] | None = None
     """The hostnames that no listener may name: those of all ListenerClasses, also of other installs, and those that
     classes had while retired addresses are there. None: as ``Resources.classes`` and ``previous`` say."""
-    now: int = 0
-    """The present time in microseconds. 0: no address is retired."""
+    now: int = 0  # The present time in microseconds. 0: no address is retired.
     arrivals: Mapping[str, int] = {}
     """``Address.id`` of a retired address -> its last arrival in microseconds, as far as it is known."""
-    trusted_proxies: tuple[str, ...] = ()
-    """Added to those of every class (``--trusted-proxies``)."""
-    require_watch_label: bool = True
-    """True: a Secret without the label is an error. From files it is a warning."""
+    trusted_proxies: tuple[str, ...] = ()  # Added to those of every class (`--trusted-proxies`)
+    require_watch_label: bool = True  # True: a Secret without the label is an error. From files it is a warning.
     allow_implicit_class: bool = False
     """True: without any ListenerClass, listeners run at ``localhost`` and at the hostnames that they name. Files
     allow this."""

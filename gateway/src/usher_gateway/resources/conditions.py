@@ -31,12 +31,9 @@ class Problem(msgspec.Struct, frozen=True, order=True):
     message: str
     hint: str = ""
     severity: Severity = "error"
-    resource: str = ""
-    """``Kind namespace/name``; ``""`` if it is not known."""
-    reason: str = ""
-    """Reason of the condition; ``""`` if the problem is not a finding of the compiler."""
-    because: str = ""
-    """The problem that caused this one: the ``resource`` of that problem, or its ``file:line``."""
+    resource: str = ""  # `Kind namespace/name`; `""` if it is not known
+    reason: str = ""  # Reason of the condition; `""` if the problem is not a finding of the compiler
+    because: str = ""  # The problem that caused this one: the `resource` of that problem, or its `file:line`
 
     @property
     def file_and_line(self) -> str:
@@ -116,14 +113,11 @@ class Reason(enum.StrEnum):
     SecretNotFound = "SecretNotFound"
     SecretKeyNotFound = "SecretKeyNotFound"
     SecretNotLabelled = "SecretNotLabelled"
-    CertificateInvalid = "CertificateInvalid"
-    """A certificate or key in a Secret cannot be used, or has ended."""
-    ExpressionFails = "ExpressionFails"
-    """Only a warning: an expression fails on a sample body."""
+    CertificateInvalid = "CertificateInvalid"  # A certificate or key in a Secret cannot be used, or has ended
+    ExpressionFails = "ExpressionFails"  # Only a warning: an expression fails on a sample body
     NoSecretInAddress = "NoSecretInAddress"
     """Only a warning: the path can be guessed, and the listener does not authenticate."""
-    ImplicitClass = "ImplicitClass"
-    """Only a notice or a warning: the files have no ListenerClass."""
+    ImplicitClass = "ImplicitClass"  # Only a notice or a warning: the files have no ListenerClass
 
 
 _REFERENCES = frozenset(
@@ -149,8 +143,7 @@ class Finding(msgspec.Struct, frozen=True):
     severity: Severity = "error"
     missing: tuple[str, str] | None = None
     """(kind, key) of an object that the resource refers to and that does not exist."""
-    hint: str = ""
-    """How to correct it, if the message does not say so."""
+    hint: str = ""  # How to correct it, if the message does not say so
 
     @property
     def condition(self) -> Literal["Accepted", "ResolvedRefs"]:

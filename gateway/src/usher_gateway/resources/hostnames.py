@@ -23,10 +23,8 @@ class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: listener_class.ListenerClassSpec
     namespace_labels: Mapping[str, str]
-    reserved: Container[str] = frozenset()
-    """The hostnames that classes have, or had while retired addresses are there."""
-    is_implicit: bool = False
-    """True if the files have no ListenerClass, so that every hostname is allowed."""
+    reserved: Container[str] = frozenset()  # The hostnames that classes have, or had while retired addresses are there
+    is_implicit: bool = False  # True if the files have no ListenerClass, so that every hostname is allowed
 
     @property
     def permits_namespace(self) -> bool:

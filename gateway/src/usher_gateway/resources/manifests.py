@@ -72,10 +72,8 @@ class Manifests(msgspec.Struct, frozen=True):
 
     objects: tuple[LoadedObject, ...] = ()
     problems: tuple[Problem, ...] = ()
-    invalid: frozenset[tuple[str, str]] = frozenset()
-    """(kind, key) of objects with errors."""
-    namespaces: dict[str, dict[str, str]] = {}
-    """Labels of the Namespace objects found."""
+    invalid: frozenset[tuple[str, str]] = frozenset()  # (kind, key) of objects with errors
+    namespaces: dict[str, dict[str, str]] = {}  # Labels of the Namespace objects found
     complete: bool = True
     """False if some object could not be identified, so that no absent object may be taken for removed."""
 

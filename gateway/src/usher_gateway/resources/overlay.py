@@ -24,8 +24,7 @@ class Overlay(msgspec.Struct, frozen=True):
 
     in_force: documents.Snapshot
     changed: documents.Snapshot
-    findings: tuple[conditions.Finding, ...]
-    """The mistakes. With any of them, ``changed`` lacks documents."""
+    findings: tuple[conditions.Finding, ...]  # The mistakes. With any of them, `changed` lacks documents.
     changed_listeners: tuple[str, ...]
     """The listeners whose document, or one of whose destinations, would be another one."""
 

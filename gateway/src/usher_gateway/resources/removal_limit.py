@@ -40,12 +40,9 @@ class Removal(msgspec.Struct, frozen=True, order=True):
     """``Listener`` and ``Destination``: a document ends. ``Address``: an edit retires addresses of a Listener.
     ``RetiredAddress``: retired addresses of a Listener end."""
     namespace: str
-    name: str
-    """Name of the Listener or Destination."""
-    addresses: tuple[str, ...] = ()
-    """``Address.id`` of each address; empty for documents."""
-    uid: str = ""
-    """The object's uid, so that no confirmation covers a later object of the same name; ``""`` from files."""
+    name: str  # Name of the Listener or Destination
+    addresses: tuple[str, ...] = ()  # `Address.id` of each address; empty for documents
+    uid: str = ""  # The object's uid, so that no confirmation covers a later object of the same name; `""` from files
     version: str = ""
     """``resourceVersion`` of the published document, so that no confirmation covers a later document of the object;
     ``""`` from files."""
@@ -65,10 +62,8 @@ class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
     """Removals of one namespace that wait until a user confirms them, as one message names them."""
 
     namespace: str
-    digest: str
-    """The value of the annotation ``usher.dev/confirm-removals`` that confirms exactly these removals."""
-    removals: tuple[Removal, ...]
-    """Sorted."""
+    digest: str  # The value of the annotation `usher.dev/confirm-removals` that confirms exactly these removals
+    removals: tuple[Removal, ...]  # Sorted
 
     @classmethod
     def of(cls, removals: Collection[Removal]) -> "HaltedRemovals":
@@ -86,14 +81,10 @@ class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
 class RemovalBounds(msgspec.Struct, frozen=True):
     """The facts that bound how much of a namespace may be removed without a confirmation."""
 
-    in_force: Mapping[RemovalKind, int]
-    """How many the namespace has in force now, by kind."""
-    removed: Mapping[RemovalKind, int] = {}
-    """How many were removed within the last ``WINDOW_SECONDS``, by kind."""
-    limit: int | None = None
-    """The most of each kind; None means the usual limit."""
-    removes_every_listener: bool = False
-    """True if the whole install would be left without a listener."""
+    in_force: Mapping[RemovalKind, int]  # How many the namespace has in force now, by kind
+    removed: Mapping[RemovalKind, int] = {}  # How many were removed within the last `WINDOW_SECONDS`, by kind
+    limit: int | None = None  # The most of each kind; None means the usual limit
+    removes_every_listener: bool = False  # True if the whole install would be left without a listener
 
 
 class RemovalDecision(msgspec.Struct, frozen=True):

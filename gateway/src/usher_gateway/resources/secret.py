@@ -28,10 +28,8 @@ class Secret(types.ResourceBase, frozen=True, kw_only=True):
     kind: Literal["Secret"]
     metadata: types.Metadata
     type: str = "Opaque"
-    data: _Values = {}
-    """Values in base64."""
-    string_data: _Values = {}
-    """Plain values. They win over ``data``, as at an API server."""
+    data: _Values = {}  # Values in base64
+    string_data: _Values = {}  # Plain values. They win over `data`, as at an API server.
     immutable: bool = False
 
     def value_of(self, key: str) -> bytes:

@@ -182,8 +182,7 @@ class Union(msgspec.Struct, frozen=True):
     """Rule: the value of ``discriminator`` selects the one field of ``members`` that must be set."""
 
     discriminator: str
-    members: dict[str, str]
-    """Value of the discriminator -> its field. Values without a field are left out."""
+    members: dict[str, str]  # Value of the discriminator -> its field. Values without a field are left out.
 
 
 class Exactly(msgspec.Struct, frozen=True):

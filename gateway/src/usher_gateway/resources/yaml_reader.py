@@ -272,8 +272,7 @@ class _Shape(msgspec.Struct, frozen=True):
     """A type, prepared for reading nodes. It is prepared once, because there are many nodes and few types."""
 
     declared: inspect.Type
-    kind: inspect.Type
-    """The type without ``None`` and without annotations."""
+    kind: inspect.Type  # The type without `None` and without annotations
     extra: Mapping[str, object]
     fields: dict[str, inspect.Field]
     required: tuple[str, ...]
