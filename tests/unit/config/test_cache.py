@@ -1,5 +1,6 @@
 """The cache file is private, encrypted, and rejected if it is damaged."""
 
+import os
 import pathlib
 
 import pytest
@@ -65,7 +66,7 @@ def test_every_write_has_a_new_nonce(tmp_path: pathlib.Path) -> None:
 
 def test_failed_write_keeps_the_previous_file(tmp_path: pathlib.Path) -> None:
     cache.write(tmp_path, KEPT, KEY)
-    (tmp_path / ".config.cache.new").mkdir()
+    (tmp_path / f".config.cache.{os.getpid()}").mkdir()
     with pytest.raises(OSError, match="directory"):
         cache.write(tmp_path, [], KEY)
     assert cache.read(tmp_path, KEY) == KEPT

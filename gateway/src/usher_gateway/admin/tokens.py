@@ -352,11 +352,11 @@ def load(path: Path) -> str:
 
 
 def _load_or_create(path: Path) -> str:
-    from usher_gateway.config.install_key import create_file  # late, because commands only load tokens
+    from usher_gateway.config.install_key import write_file  # late, because commands only load tokens
 
     if not path.exists():
         try:
-            create_file(path, f"{secrets.token_urlsafe(32)}\n".encode())
+            write_file(path, f"{secrets.token_urlsafe(32)}\n".encode(), may_replace=False)
         except OSError as error:
             raise model.ConfigurationError(
                 f"cannot write {path}: {error.strerror}", "check the rights on the data folder"

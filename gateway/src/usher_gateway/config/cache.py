@@ -5,8 +5,6 @@ key and a new nonce for each write. The first line of the file is authenticated 
 another key is recognised.
 """
 
-import contextlib
-import os
 import pathlib
 import secrets
 import zlib
@@ -17,6 +15,7 @@ from cryptography import exceptions
 from cryptography.hazmat.primitives.ciphers import aead
 
 from usher_gateway import config_secret, model
+from usher_gateway.config import install_key
 
 FILE_NAME = "config.cache"  # Inside `--data`; readable by the owner only
 
@@ -78,20 +77,4 @@ def write(folder: pathlib.Path, kept: Iterable[config_secret.Envelope], key: byt
         OSError: the write failed; the previous file stays.
     """
     content = seal(kept, key, secrets.token_bytes(_NONCE_BYTES))
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = folder / f".{FILE_NAME}.new"
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(folder / FILE_NAME)
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    install_key.write_file(folder / FILE_NAME, content, may_replace=True)

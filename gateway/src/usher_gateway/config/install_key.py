@@ -34,7 +34,8 @@ def load_install_key(data: pathlib.Path, environ: Mapping[str, str], *, may_crea
         if not path.exists():
             if not may_create:
                 raise model.ConfigurationError(f"there is no install key in {data}", _MISSING_HINT)
-            create_file(path, base64.b64encode(secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)) + b"\n")
+            key = secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)
+            write_file(path, base64.b64encode(key) + b"\n", may_replace=False)
         return _decode(path.read_text("ascii"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
@@ -85,10 +86,10 @@ _MISSING_HINT = (
 )
 
 
-def create_file(path: pathlib.Path, content: bytes) -> None:
-    """Create a file with a secret, readable by the owner only.
+def write_file(path: pathlib.Path, content: bytes, *, may_replace: bool) -> None:
+    """Write a file with a secret, readable by the owner only: completely and durably, or not at all.
 
-    It is complete and durable before it gets its name, and never replaces an existing file.
+    An existing file stays as it is unless ``may_replace``.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -98,10 +99,13 @@ def create_file(path: pathlib.Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another process was first, so its file counts
-            os.link(draft, path)
+        if may_replace:
+            draft.replace(path)
+        else:
+            with contextlib.suppress(FileExistsError):  # another process was first, so its file counts
+                os.link(draft, path)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -260,10 +260,6 @@ class ListenerClassStatus(Status, frozen=True, kw_only=True):
     ) = None
 
 
-class TenantStatus(Status, frozen=True, kw_only=True):
-    """The state of the object. Only the operator writes it."""
-
-
 class ServedAddress(types.Model, frozen=True, kw_only=True):
     """One URL of the listener."""
 
@@ -304,7 +300,7 @@ class DestinationStatus(Status, frozen=True, kw_only=True):
 # Kind -> type of its status.
 STATUSES: dict[str, type[Status]] = {
     "ListenerClass": ListenerClassStatus,
-    "Tenant": TenantStatus,
+    "Tenant": Status,
     "Listener": ListenerStatus,
     "Destination": DestinationStatus,
 }

@@ -67,34 +67,22 @@ def destination_document(
     return _with_last_credentials(document, resolver, previous), findings
 
 
+# Fields that may have credentials, and the URL: a credential must never be sent to a URL that it was not given for.
+_WITH_CREDENTIALS = ("url", "url_variables", "erasure", "headers", "oauth2", "tls", "signing_secrets")
+
+
 def _with_last_credentials(
     document: documents.DestinationDocument, resolver: SecretResolver, previous: documents.DestinationDocument | None
 ) -> documents.DestinationDocument:
     if resolver.missing is None:
         return document
-    if previous is None or previous.unresolved:
-        return msgspec.structs.replace(
-            document,
-            headers=(),
-            oauth2=None,
-            tls=None,
-            url_variables=(),
-            erasure=None,
-            signing_secrets=(),
-            unresolved=cast("_Unresolved", str(resolver.missing.reason)),
-            missing=resolver.missing.message,
-        )
-    # Keep the URL too: a credential must never be sent to a URL that it was not given for.
-    return msgspec.structs.replace(
-        document,
-        url=previous.url,
-        url_variables=previous.url_variables,
-        erasure=previous.erasure,
-        headers=previous.headers,
-        oauth2=previous.oauth2,
-        tls=previous.tls,
-        signing_secrets=previous.signing_secrets,
-    )
+    has_last = previous is not None and not previous.unresolved
+    source = previous if has_last else documents.DestinationDocument("", "", document.url)
+    document = msgspec.structs.replace(document, **{name: getattr(source, name) for name in _WITH_CREDENTIALS})
+    if has_last:
+        return document
+    unresolved = cast("_Unresolved", str(resolver.missing.reason))
+    return msgspec.structs.replace(document, unresolved=unresolved, missing=resolver.missing.message)
 
 
 def _headers(http: Http, resolver: SecretResolver) -> tuple[tuple[str, str], ...]:

@@ -343,19 +343,18 @@ def _describe(node: yaml.Node) -> str:
     return _WORDS[type(value_of(node))] if isinstance(node, yaml.ScalarNode) else "something else"
 
 
+_NAMES: dict[type[inspect.Type], str] = {
+    inspect.IntType: "a whole number",
+    inspect.BoolType: "true or false",
+    inspect.StrType: "text",
+    inspect.ListType: "a list",
+}
+
+
 def _what(expected: inspect.Type) -> str:
     """Return the description of a type for messages."""
-    match expected:
-        case inspect.Metadata():
-            return _what(expected.type)
-        case inspect.LiteralType():
-            return "one of " + ", ".join(str(value) for value in expected.values)
-        case inspect.IntType():
-            return "a whole number"
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.StrType():
-            return "text"
-        case inspect.ListType():
-            return "a list"
-    return "a mapping of fields"
+    if isinstance(expected, inspect.Metadata):
+        return _what(expected.type)
+    if isinstance(expected, inspect.LiteralType):
+        return "one of " + ", ".join(str(value) for value in expected.values)
+    return _NAMES.get(type(expected), "a mapping of fields")
