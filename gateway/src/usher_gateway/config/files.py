@@ -217,6 +217,21 @@ class FileConfiguration(msgspec.Struct, frozen=True):
         """The problems because of which something is not in force as written."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
+    def statuses(self, key: bytes) -> dict[config_secret.Identity, DocumentStatus]:
+        """Return the status of each document, also of those that have only a problem. ``key``: ``Keys.document``."""
+        statuses: dict[config_secret.Identity, DocumentStatus] = {}
+        for name, listener in self.snapshot.listeners.items():
+            statuses["Listener", name] = DocumentStatus(documents.content_hash(listener, key))
+        for name, destination in self.snapshot.destinations.items():
+            statuses["Destination", name] = DocumentStatus(documents.content_hash(destination, key))
+        for problem in self.rejected:
+            kind, _, name = problem.resource.partition(" ")
+            for known_kind in config_secret.KINDS:
+                if kind == known_kind:
+                    status = statuses.get((known_kind, name), DocumentStatus(None))
+                    statuses[known_kind, name] = msgspec.structs.replace(status, rejected=problem.message)
+        return statuses
+
 
 NO_CONFIGURATION = FileConfiguration({}, documents.Snapshot({}, {}))  # The configuration before the first reading
 
@@ -365,7 +380,6 @@ class FileSource:
         self._reported = NO_CONFIGURATION  # The configuration that `_statuses` are about
         self._blocking: tuple[Problem, ...] = ()
         """The errors because of which no first configuration can come into force."""
-        self._hashes: dict[config_secret.Identity, tuple[config_secret.Document, str]] = {}
         self._statuses: dict[config_secret.Identity, DocumentStatus] = {}
         self._touched: dict[config_secret.Identity, DocumentStatus | None] = {}
 
@@ -401,7 +415,7 @@ class FileSource:
                 self._notified.clear()  # before reading, so that a change during the reading causes another one
                 if await self._read_settled():
                     yield self.configuration.snapshot
-                self._update_statuses()
+                await self._update_statuses()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._options.poll_seconds):
                         await self._notified.wait()
@@ -411,37 +425,14 @@ class FileSource:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
 
-    def _update_statuses(self) -> None:
+    async def _update_statuses(self) -> None:
         """Note which documents have another status since the last reading that changed anything."""
         if self.configuration is self._reported:
             return
-        self._reported = self.configuration
-        previous = self._statuses
-        self._statuses = self._current_statuses()
+        self._reported, previous = self.configuration, self._statuses
+        self._statuses = await asyncio.to_thread(self._reported.statuses, self._options.keys.document)
         changed = {identity: status for identity, status in self._statuses.items() if previous.get(identity) != status}
         self._touched |= changed | dict.fromkeys(previous.keys() - self._statuses.keys())
-
-    def _current_statuses(self) -> dict[config_secret.Identity, DocumentStatus]:
-        snapshot, key = self._reported.snapshot, self._options.keys.document
-        in_force: dict[config_secret.Identity, config_secret.Document] = {
-            **{("Listener", name): document for name, document in snapshot.listeners.items()},
-            **{("Destination", name): document for name, document in snapshot.destinations.items()},
-        }
-        hashes = self._hashes
-        self._hashes = {
-            identity: hashes[identity]
-            if identity in hashes and hashes[identity][0] is document
-            else (document, documents.content_hash(document, key))
-            for identity, document in in_force.items()
-        }
-        statuses = {identity: DocumentStatus(digest) for identity, (_, digest) in self._hashes.items()}
-        for problem in self._reported.rejected:
-            kind, _, name = problem.resource.partition(" ")
-            for known_kind in config_secret.KINDS:
-                if kind == known_kind:
-                    status = statuses.get((known_kind, name), DocumentStatus(None))
-                    statuses[known_kind, name] = msgspec.structs.replace(status, rejected=problem.message)
-        return statuses
 
     async def _read_settled(self) -> bool:
         """Read until two readings are equal, then apply. Return whether the snapshot changed."""

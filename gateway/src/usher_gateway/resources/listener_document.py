@@ -72,47 +72,34 @@ def fixed_addresses(listener: Listener) -> list[documents.Address]:
 
 def check_listener(listener: Listener) -> list[conditions.Finding]:
     """Return what the schema cannot check in one listener: its times, ranges, periods, guessable paths, expressions."""
-    return [
-        *_value_findings(listener),
-        *_range_findings(listener),
-        *_period_findings(listener),
-        *conditions.expression_findings(listener),
-    ]
-
-
-def _value_findings(listener: Listener) -> Iterator[conditions.Finding]:
     unsupported = conditions.Reason.UnsupportedValue
+    values = [conditions.finding(listener, path, unsupported, message) for path, message in _value_problems(listener)]
+    return [*values, *conditions.expression_findings(listener)]
+
+
+def _value_problems(listener: Listener) -> Iterator[tuple[str, str]]:
+    """Yield the path of each value that is not supported, and why."""
     spec = listener.spec
     zone = spec.fields.occurred_at_zone
     if zone and not types.is_time_zone(zone):
-        message = f"`{zone}` is not an IANA time zone; write one such as Europe/London"
-        yield conditions.finding(listener, "spec.fields.occurredAtZone", unsupported, message)
+        yield "spec.fields.occurredAtZone", f"`{zone}` is not an IANA time zone; write one such as Europe/London"
     for index, old in enumerate(spec.token.also_accept):
         if old.until_time and not _is_time(old.until_time):
-            path = f"spec.token.alsoAccept[{index}].untilTime"
             message = "this time does not exist; write one such as 2027-01-31T12:00:00Z"
-            yield conditions.finding(listener, path, unsupported, message)
+            yield f"spec.token.alsoAccept[{index}].untilTime", message
     for index, address in enumerate(spec.addresses):
         if spec.authentication is None and not address.has_secret:
             message = "can be guessed: must have `authentication`, or `authentication: {type: None}` spelled out"
-            yield conditions.finding(listener, f"spec.addresses[{index}].path", unsupported, message)
-
-
-def _period_findings(listener: Listener) -> Iterator[conditions.Finding]:
+            yield f"spec.addresses[{index}].path", message
+    for index, text in enumerate(spec.allowed_sources.ranges):
+        if types.network_of(text) is None:
+            message = f"`{text}` is not an address range; write one such as 203.0.113.0/24"
+            yield f"spec.allowedSources.ranges[{index}]", message
     periods: dict[str, str] = {}
     for path, rule in listener.named_rules:
         every = periods.setdefault(rule.name, rule.every)
         if every != rule.every:
-            message = f"another rule `{rule.name}` is for {every}: rules that share a name need one period"
-            yield conditions.finding(listener, path, conditions.Reason.UnsupportedValue, message)
-
-
-def _range_findings(listener: Listener) -> Iterator[conditions.Finding]:
-    for index, text in enumerate(listener.spec.allowed_sources.ranges):
-        if types.network_of(text) is None:
-            path = f"spec.allowedSources.ranges[{index}]"
-            message = f"`{text}` is not an address range; write one such as 203.0.113.0/24"
-            yield conditions.finding(listener, path, conditions.Reason.UnsupportedValue, message)
+            yield path, f"another rule `{rule.name}` is for {every}: rules that share a name need one period"
 
 
 def listener_document(
