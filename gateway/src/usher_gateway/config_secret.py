@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -38,6 +38,8 @@ SELECTOR = f"{CONFIG_LABEL}=true"  # Label selector of the config Secrets
 
 Kind = Literal["Listener", "Destination"]
 KINDS: tuple[Kind, ...] = ("Listener", "Destination")  # Every kind of document
+
+_Decoded = TypeVar("_Decoded")
 
 Document = documents.ListenerDocument | documents.DestinationDocument
 Identity = tuple[Kind, str]  # Kind and `namespace/name` of the resource from which a document was made
@@ -70,9 +72,13 @@ class HeldHostnames(msgspec.Struct, frozen=True):
     hostnames: tuple[str, ...]  # Sorted
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A document or a tombstone, with its owner and its hash."""
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A document or a tombstone, with its owner and its hash.
 
+    Unknown fields are allowed, because later releases may add optional ones.
+    """
+
+    schema_version: int
     kind: Kind
     owner: Owner
     generation: int  # The owner's `metadata.generation`
@@ -94,17 +100,15 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         return HeldHostnames(self.document.tenant.name, tuple(sorted(self.document.own_hostnames)))
 
 
-class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The envelope as a Secret holds it. Unknown fields are allowed, because later releases may add optional ones."""
+class _SignedParts(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of an envelope that its hash covers, the document as it was written."""
 
-    schema_version: int
     kind: Kind
     owner: Owner
-    generation: int
     hash: str
-    document: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    tombstone: str | msgspec.UnsetType = msgspec.UNSET
-    held: HeldHostnames | msgspec.UnsetType = msgspec.UNSET
+    document: msgspec.Raw = msgspec.Raw(b"")
+    tombstone: str = ""
+    held: HeldHostnames | None = None
 
 
 class _Version(msgspec.Struct, frozen=True, rename="camel"):
@@ -112,8 +116,8 @@ class _Version(msgspec.Struct, frozen=True, rename="camel"):
 
 
 _decode_version = msgspec.json.Decoder(_Version).decode
-_decode_wire = msgspec.json.Decoder(_Wire).decode
-_decode_document: Callable[[bytes], Document] = msgspec.json.Decoder(Document).decode
+_decode_signed_parts = msgspec.json.Decoder(_SignedParts).decode
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
 
 
 def _kind_of(document: Document) -> Kind:
@@ -125,6 +129,7 @@ def envelope_of(
 ) -> Envelope:
     """Return the envelope of a document. ``key``: ``Keys.document``; ``install``, ``namespace_uid``: see Owner."""
     return Envelope(
+        schema_version=SCHEMA_VERSION,
         kind=_kind_of(document),
         owner=Owner(document.namespace, document.name, owner_uid, install, namespace_uid),
         generation=document.generation,
@@ -138,7 +143,15 @@ def tombstone_of(
 ) -> Envelope:
     """Return the tombstone of a document. ``removed_at``: RFC 3339; ``key``: ``Keys.document``."""
     digest = _tombstone_hash(kind, owner.key, removed_at, held, key)
-    return Envelope(kind=kind, owner=owner, generation=generation, hash=digest, tombstone=removed_at, held=held)
+    return Envelope(
+        schema_version=SCHEMA_VERSION,
+        kind=kind,
+        owner=owner,
+        generation=generation,
+        hash=digest,
+        tombstone=removed_at,
+        held=held,
+    )
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -147,19 +160,7 @@ def encode(envelope: Envelope) -> bytes:
     Raises:
         DocumentTooLargeError: It does not fit into a Secret.
     """
-    document = envelope.document
-    content = msgspec.json.encode(
-        _Wire(
-            schema_version=SCHEMA_VERSION,
-            kind=envelope.kind,
-            owner=envelope.owner,
-            generation=envelope.generation,
-            hash=envelope.hash,
-            document=msgspec.UNSET if document is None else msgspec.Raw(msgspec.json.encode(document, order="sorted")),
-            tombstone=envelope.tombstone or msgspec.UNSET,
-            held=envelope.held or msgspec.UNSET,
-        )
-    )
+    content = msgspec.json.encode(envelope, order="sorted")
     if len(content) > MAX_BYTES:
         raise model.DocumentTooLargeError(
             f"the document has {len(content)} bytes, a Secret holds at most {MAX_BYTES}",
@@ -205,46 +206,33 @@ def decode(content: bytes, key: bytes) -> Envelope:
         DocumentTooNewError: A later release wrote it.
         DocumentHashError: It was written with another install key.
     """
-    wire = _read(content)
-    document, tombstone = bytes(wire.document or b""), wire.tombstone or ""
+    version = _decoded(_decode_version, content).schema_version
+    if version > SCHEMA_VERSION:
+        raise model.DocumentTooNewError(
+            f"the document has schema version {version}, this gateway knows {SCHEMA_VERSION}",
+            "update the gateways before the operator; until then the last good document is in force",
+        )
+    parts = _decoded(_decode_signed_parts, content)
+    document, tombstone = bytes(parts.document), parts.tombstone
     if bool(document) == bool(tombstone):
         raise model.DocumentUnreadableError("there must be either a `document` or a `tombstone`", _READ_HINT)
     if tombstone:
-        digest = _tombstone_hash(wire.kind, wire.owner.key, tombstone, wire.held or None, key)
+        digest = _tombstone_hash(parts.kind, parts.owner.key, tombstone, parts.held, key)
     else:
         digest = hashlib.blake2b(document, key=key, digest_size=16).hexdigest()
-    if not hmac.compare_digest(digest.encode(), wire.hash.encode()):
+    if not hmac.compare_digest(digest.encode(), parts.hash.encode()):
         raise model.DocumentHashError("the content does not match its hash", _KEY_HINT)
-    parsed = _read_document(document) if document else None
-    if parsed is not None and (_kind_of(parsed), parsed.key) != (wire.kind, wire.owner.key):
+    envelope = _decoded(_decode_envelope, content)
+    if envelope.document is None:
+        return envelope
+    if (_kind_of(envelope.document), envelope.document.key) != envelope.identity:
         raise model.DocumentUnreadableError("the document belongs to another resource than its owner", _READ_HINT)
-    return Envelope(
-        kind=wire.kind,
-        owner=wire.owner,
-        generation=wire.generation,
-        hash=wire.hash,
-        document=parsed,
-        tombstone=tombstone,
-        held=(wire.held or None) if tombstone else None,
-    )
+    return msgspec.structs.replace(envelope, held=None)  # the hash of a document does not cover it
 
 
-def _read(content: bytes) -> _Wire:
+def _decoded(decode: Callable[[bytes], _Decoded], content: bytes) -> _Decoded:
     try:
-        version = _decode_version(content).schema_version
-        if version <= SCHEMA_VERSION:
-            return _decode_wire(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _unreadable(error) from None
-    raise model.DocumentTooNewError(
-        f"the document has schema version {version}, this gateway knows {SCHEMA_VERSION}",
-        "update the gateways before the operator; until then the last good document is in force",
-    )
-
-
-def _read_document(content: bytes) -> Document:
-    try:
-        return _decode_document(content)
+        return decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(error) from None
 
