@@ -29,16 +29,11 @@ class TooExpensiveError(Exception):
 
 
 class FunctionCalls:
-    """The calls of one evaluation.
-
-    Args:
-        max_work: the work that they may do together; a unit is about a nanosecond.
-        copies: how often the core may copy what a call returns.
-    """
+    """The calls of one evaluation. A unit of work is about a nanosecond."""
 
     def __init__(self, max_work: int, copies: int) -> None:
-        self._left = max_work
-        self._copies = copies
+        self._left = max_work  # The work that the calls may still do together
+        self._copies = copies  # How often the core may copy what a call returns
         self.error: Exception | None = None  # Why a call failed: the core hides the class of the error
 
     def bound(self, names: Iterable[str]) -> dict[str, Callable[..., Any]]:

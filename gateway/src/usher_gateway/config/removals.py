@@ -5,6 +5,7 @@ holds everything else that the next reading has to know. A restart forgets it, a
 While retired addresses may not end, edits of their Listener go on.
 """
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 
 import msgspec
@@ -194,17 +195,13 @@ def halt_problems(history: RemovalHistory, objects: ObjectsByIdentity) -> list[P
     return problems
 
 
-def _count(snapshot: documents.Snapshot, namespace: str) -> dict[RemovalKind, int]:
-    """Return how many documents of a namespace are in force."""
-    return {
-        "Listener": sum(listener.namespace == namespace for listener in snapshot.listeners.values()),
-        "Destination": sum(destination.namespace == namespace for destination in snapshot.destinations.values()),
-        "Address": sum(
-            len(listener.live_addresses) for listener in snapshot.listeners.values() if listener.namespace == namespace
-        ),
-        "RetiredAddress": sum(
-            len(listener.retired_addresses)
-            for listener in snapshot.listeners.values()
-            if listener.namespace == namespace
-        ),
-    }
+def _count(snapshot: documents.Snapshot, namespace: str) -> Counter[RemovalKind]:
+    """Return how many documents and addresses of a namespace are in force."""
+    counts: Counter[RemovalKind] = Counter()
+    for listener in snapshot.listeners.values():
+        if listener.namespace == namespace:
+            counts["Listener"] += 1
+            counts["Address"] += len(listener.live_addresses)
+            counts["RetiredAddress"] += len(listener.retired_addresses)
+    counts["Destination"] = sum(destination.namespace == namespace for destination in snapshot.destinations.values())
+    return counts

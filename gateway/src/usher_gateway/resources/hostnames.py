@@ -53,10 +53,8 @@ class AddressClaims:
     def __init__(self, owners: Mapping[str, Owner], is_over_limit: Callable[[str, str, int], bool]) -> None:
         """Prepare the claims.
 
-        Args:
-            owners: The tenant to which each hostname belongs.
-            is_over_limit: Returns True if as many hostnames of a namespace come before one: (namespace, hostname,
-                limit) -> answer.
+        ``owners`` has the tenant to which each hostname belongs. ``is_over_limit`` takes (namespace, hostname, limit),
+        and returns True if as many hostnames of the namespace come before this one.
         """
         self._owners, self._is_over_limit = owners, is_over_limit
         self._taken: dict[documents.Place, str] = {}
@@ -82,11 +80,9 @@ class AddressClaims:
 def owners_of(
     claims: Iterable[tuple[str, Owner]], holders: Mapping[str, Collection[Owner]] | None = None
 ) -> dict[str, Owner]:
-    """Return which tenant gets each claimed hostname.
+    """Return which tenant gets each claimed hostname. The claims are in order of precedence.
 
-    Args:
-        claims: (hostname, owner) of each claim, in order of precedence.
-        holders: Hostname -> the tenants that have it now. One of them keeps it, even if none of them claims it.
+    ``holders`` has the tenants that have a hostname now. One of them keeps it, even if none of them claims it.
     """
     owners: dict[str, Owner] = {}
     for hostname, owner in claims:

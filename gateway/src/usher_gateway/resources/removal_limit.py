@@ -117,17 +117,13 @@ def decide(
         removal for message in messages if message.digest in confirmed for removal in message.removals
     )
     rest = waiting - covered
-    is_still_halted = bool(messages) and not _is_over(messages[-1], rest)
+    named = messages[-1].removals if messages else ()
+    is_still_halted = bool(messages) and (not named or not rest.isdisjoint(named))  # a halt may begin without names
     if not rest or not (is_still_halted or exceeds_limit(rest, bounds, confirmed=covered)):
         return RemovalDecision(waiting, ())
     halt = HaltedRemovals.of(rest)
     earlier = [message for message in messages if message.digest not in {*confirmed, halt.digest}]
     return RemovalDecision(covered, (*earlier[1 - _MAX_MESSAGES :], halt))
-
-
-def _is_over(halt: HaltedRemovals, waiting: frozenset[Removal]) -> bool:
-    """Return whether nothing that a halt names waits any more. One that names nothing is never over."""
-    return bool(halt.removals) and waiting.isdisjoint(halt.removals)
 
 
 def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds, *, confirmed: Iterable[Removal] = ()) -> bool:
