@@ -176,7 +176,7 @@ class ArrivalRows:
         self.accepted.append(model.Accepted(counted_as, tuple(due), plan_skips.reasons, holds))
         is_first = facts.contents[arrival.fingerprint].arrival == arrival.key
         flags = _flags(arrival, is_first=is_first)
-        self.add_arrival(arrival, visit_id, listener, counted_as, verdicts, flags)
+        self._add_arrival(arrival, visit_id, listener, counted_as, verdicts, flags)
 
     def _add_delivery(
         self, arrival: model.Arrival, visit_id: bytes, route: RouteNumbers, plan: model.RoutePlan, *, is_repeat: bool
@@ -217,7 +217,7 @@ class ArrivalRows:
             arrival.content_type,
         )
 
-    def add_arrival(
+    def _add_arrival(
         self,
         arrival: model.Arrival,
         visit_id: bytes,
@@ -226,7 +226,6 @@ class ArrivalRows:
         verdicts: list[tuple[int, int, int]],
         flags: int,
     ) -> None:
-        """Add the rows of an arrival. An engine may extend this."""
         key, received_at, visit_time = arrival.key, arrival.received_at, arrival.visit_time
         quarantine = arrival.quarantine
         self.arrival_rows.append(

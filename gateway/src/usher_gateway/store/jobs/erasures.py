@@ -6,7 +6,7 @@ serves many erasures, because each search and each commit costs about as much fo
 """
 
 import itertools
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -60,10 +60,6 @@ class _Delivery(NamedTuple):
     """Its destination may have got it."""
 
 
-# Deletes arrivals with all their rows. The last value: the keys of their deliveries.
-Forget = Callable[[Transaction, Sequence[ExpiredArrival], Mapping[int, set[int]]], Awaitable[None]]
-
-
 async def start(transaction: Transaction, request: ErasureRequest, now: int, store_time: int) -> Erasure:
     """Write an erasure."""
     key = transaction.ids.next_key()
@@ -105,7 +101,7 @@ async def erase(
     *,
     store_time: int,
     marks: Mapping[int, Collection[bytes]],
-    forget: Forget,
+    forget: retention.Forget,
 ) -> list[int] | None:
     """Erase some arrivals and their once-per marks; return the keys of the pending deliveries that were cancelled.
 

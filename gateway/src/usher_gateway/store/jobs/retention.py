@@ -99,9 +99,8 @@ class RetentionWalk(msgspec.Struct):
         self.size, self.after = LEAST_SLICE, (0, 0)
 
 
-# Deletes arrivals with all their rows, and returns those that it deleted. The second value: the keys of their
-# deliveries.
-Forget = Callable[[Sequence[ExpiredArrival], Mapping[int, set[int]]], Awaitable[Sequence[ExpiredArrival]]]
+# Deletes arrivals with all their rows. The last value: the keys of their deliveries.
+Forget = Callable[[Any, Sequence[ExpiredArrival], Mapping[int, set[int]]], Awaitable[None]]
 
 
 async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: RetentionWalk, forget: Forget) -> int:
@@ -152,7 +151,8 @@ async def _prune_arrivals(transaction: Transaction, now: int, walk: RetentionWal
     await session.execute(_KEEP_UNTIL, later, today + 1)
     await session.execute(_EMPTY, *columns(emptied, 2))
     if ending:
-        for arrival in await forget(ending, deliveries):
+        await forget(transaction, ending, deliveries)
+        for arrival in ending:
             release_bytes(transaction, arrival)
     return len(expired)
 

@@ -62,12 +62,7 @@ async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: Reten
         return 0
     await connection.execute(_NEED_NOT_WAIT)
     await schema.set_meta(connection, "confirmed_at", str(now))
-
-    async def forget(ending: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]) -> Sequence[ExpiredArrival]:
-        await forget_arrivals(connection, ending, deliveries)
-        return ending
-
-    count = await retention.prune(transaction, now, kept, walk, forget)
+    count = await retention.prune(transaction, now, kept, walk, forget_arrivals)
     if transaction.meters:
         sums = {(slot, listener, counter): count for (listener, slot, counter), count in transaction.meters.items()}
         await meters.add(transaction.session, sums)
@@ -75,9 +70,10 @@ async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: Reten
 
 
 async def forget_arrivals(
-    connection: Connection, ending: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
+    transaction: Transaction, ending: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
 ) -> None:
     """Delete arrivals with all their rows."""
+    connection = transaction.connection
     keys = sorted(arrival.key for arrival in ending)
     prints = sorted((arrival.fingerprint, arrival.key) for arrival in ending)
     await connection.execute(_FORGET_CONTENTS, *columns(prints, 2))

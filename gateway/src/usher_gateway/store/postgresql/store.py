@@ -265,7 +265,7 @@ class PostgresStore(Store):
     async def _forget_arrivals(
         self, transaction: Any, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
     ) -> None:
-        await prune.forget_arrivals(transaction.connection, arrivals, deliveries)
+        await prune.forget_arrivals(transaction, arrivals, deliveries)
 
     # Background work
 

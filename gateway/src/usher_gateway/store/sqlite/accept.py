@@ -6,13 +6,13 @@ For the writer's thread only.
 from collections.abc import Sequence
 
 from usher_gateway import model
-from usher_gateway.store.acceptance import ArrivalRows
+from usher_gateway.store.acceptance import ArrivalRows, Row
 from usher_gateway.store.decide import DedupeFacts, KnownContent
-from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
+from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED
 from usher_gateway.store.jobs import suppressions
 from usher_gateway.store.jobs.creation import EXISTING_MARKS
 from usher_gateway.store.session import columns
-from usher_gateway.store.sqlite.recent_index import RecentArrival, short_key
+from usher_gateway.store.sqlite.recent_index import short_key
 from usher_gateway.store.sqlite.transaction import PAIR, Transaction, insert_rows
 
 _ARRIVAL = f"({','.join('?' * 14)})"
@@ -40,38 +40,13 @@ class Acceptance(ArrivalRows):
         super().__init__(arrivals, transaction, now)
         self._transaction = transaction
         self._session = transaction.session
-        self._recent: list[RecentArrival] = []
 
-    async def run(self) -> tuple[list[model.Accepted], list[RecentArrival]]:
-        """Write all rows; return the results, and the arrivals to add to the recent index after the commit."""
+    async def run(self) -> tuple[list[model.Accepted], list[Row]]:
+        """Write all rows; return the results, and the rows of arrivals for the recent index."""
         self.leave_out(await suppressions.among(self._session, self.persons()))
         new_marks = self.decide(await self._facts())
         self._insert(new_marks)
-        return self.results, self._recent
-
-    def add_arrival(
-        self,
-        arrival: model.Arrival,
-        visit_id: bytes,
-        listener: int,
-        counted_as: model.CountedAs,
-        verdicts: list[tuple[int, int, int]],
-        flags: int,
-    ) -> None:
-        """Add the rows of an arrival, and its entry for the recent index."""
-        super().add_arrival(arrival, visit_id, listener, counted_as, verdicts, flags)
-        is_visit = counted_as is model.CountedAs.Visit
-        self._recent.append(
-            RecentArrival(
-                arrival.key,
-                arrival.received_at,
-                arrival.fingerprint,
-                arrival.visitor_key,
-                arrival.visit_time,
-                is_visit,
-                bool(flags & FLAG_FIRST),
-            )
-        )
+        return self.results, self.arrival_rows
 
     def _insert(self, new_marks: set[bytes]) -> None:
         connection = self._transaction.connection

@@ -12,8 +12,8 @@ from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.recent_index import BUCKETS, FOLD_ROWS, short_key
-from usher_gateway.store.sqlite.transaction import PAIR, SqliteSession, fold_persons, insert_rows
-from usher_gateway.store.sqlite.writer import recover
+from usher_gateway.store.sqlite.transaction import SqliteSession, fold_persons
+from usher_gateway.store.sqlite.writer import fold_bucket, note_folded, recover
 
 _SLICE = 1_000
 _BODIES = 16  # A slice of bodies is smaller, because they are held in memory together
@@ -63,13 +63,10 @@ class SqliteCopy:
             refuse_unusable(self._meta(COPIED), self._meta(UNFINISHED))
             writer = recover(self._owned, NameNumbers(), FOLD_ROWS, now)
             with self._transaction():
-                generation = writer.recent_index.growing
-                for first_byte in BUCKETS:
-                    prints, sightings = generation.bucket(first_byte)
-                    insert_rows(self._connection, "insert or replace into prints", PAIR, prints)
-                    insert_rows(self._connection, "insert or ignore into sightings", PAIR, sightings)
-                if generation.size:
-                    self._connection.execute(_SET_META, ("folded_to", str(generation.last_key)))
+                for bucket in range(BUCKETS):
+                    fold_bucket(self._connection, writer.recent_index, bucket)
+                if writer.recent_index.last_key:
+                    note_folded(self._connection, writer.recent_index.last_key)
                 self._fold_meters()
                 self._connection.execute(_SET_META, (COPIED, model.format_time(now)))
 

@@ -27,43 +27,19 @@ async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: Reten
     """Delete one slice; return the rows touched."""
     transaction.connection.execute("insert or replace into meta values ('confirmed_at', ?)", (str(now),))
     walk.after = (0, 0)  # nothing is left behind the walk but what it could not delete
-
-    async def forget(ending: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]) -> Sequence[ExpiredArrival]:
-        return await _forget_folded(transaction, ending, deliveries)
-
-    return await retention.prune(transaction, now, kept, walk, forget)
-
-
-async def _forget_folded(
-    transaction: Transaction, ending: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
-) -> list[ExpiredArrival]:
-    """Delete arrivals with all their rows, once they are folded into the lookup tables; return those."""
-    rows = await transaction.session.fetch("select cast(value as integer) from meta where name = 'folded_to'")
-    folded_to = rows[0][0] if rows else 0
-    folded = [arrival for arrival in ending if arrival.key <= folded_to]
-    if len(folded) < len(ending):
-        transaction.recent_index.fold_soon()
-    await _delete(transaction, folded, deliveries)
-    return folded
+    return await retention.prune(transaction, now, kept, walk, forget_arrivals)
 
 
 async def forget_arrivals(
     transaction: Transaction, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
 ) -> None:
-    """Delete arrivals with all their rows, also those whose lookups are in memory only.
+    """Delete arrivals with all their rows, and their lookups in memory.
 
     If the transaction is rolled back, these are forgotten all the same: a later step deletes the arrivals.
     """
-    for arrival in arrivals:
-        transaction.recent_index.forget(arrival.key, arrival.fingerprint, arrival.visitor, arrival.visit_time)
-    await _delete(transaction, arrivals, deliveries)
-
-
-async def _delete(
-    transaction: Transaction, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
-) -> None:
     session = transaction.session
     for arrival in arrivals:
+        transaction.recent_index.forget(arrival.key, arrival.fingerprint, arrival.visitor, arrival.visit_time)
         _forget_lookups(transaction, arrival)
     keys = sorted([arrival.key for arrival in arrivals])
     delivery_keys = sorted(set().union(*[deliveries[key] for key in keys]))

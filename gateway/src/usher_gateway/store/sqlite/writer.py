@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from usher_gateway import model
+from usher_gateway.store.acceptance import Row
 from usher_gateway.store.base import OpenReport
 from usher_gateway.store.bisection import BisectingWriter
 from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
@@ -22,7 +23,7 @@ from usher_gateway.store.jobs import meters, settle
 from usher_gateway.store.names import NameNumbers, UsedNames, add_names
 from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import accept, database, transaction
-from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex, short_key
+from usher_gateway.store.sqlite.recent_index import BUCKETS, RecentIndex, short_key
 from usher_gateway.store.sqlite.transaction import PAIR, SqliteSession, Transaction, insert_rows
 
 _CHECKPOINT_BUSY_MILLISECONDS = 20
@@ -30,10 +31,7 @@ _CHECKPOINT_BUSY_MILLISECONDS = 20
 Finished = Callable[[BatchResult], None]
 
 # The arrivals that are not folded into the lookup tables.
-_RECENT_ARRIVALS = (
-    "select key, received_at, flags, fingerprint, visitor, visit_time, counted_as"
-    " from arrivals where key > ? order by key"
-)
+_RECENT_ARRIVALS = "select * from arrivals where key > ? order by key"
 
 # The highest row key in use. `lanes_from` may be above all rows, because note_oldest_claimed() takes a key if nothing
 # is claimed. New keys must not be below it, or recovery would skip their deliveries.
@@ -127,24 +125,24 @@ class Writer(BisectingWriter):
             lanes_from=self.lanes_from,
         )
         accepted: list[model.Accepted] = []
-        recent: list[RecentArrival] = []
+        arrival_rows: list[Row] = []
         job_result: object = None
         self.owned.check_files()
         changes = self.connection.total_changes
         self.connection.execute("begin immediate")
         try:
             if batch.arrivals:
-                accepted, recent = await accept.Acceptance(opened, batch.arrivals, batch.now).run()
+                accepted, arrival_rows = await accept.Acceptance(opened, batch.arrivals, batch.now).run()
             if batch.job is not None:
                 job_result = batch.job(opened)
             await settle.settle(opened, batch.settlements)
-            has_folded = self._fold_recent()
+            bucket = self._fold_recent()
             self._mark_unacknowledged(opened, batch)  # after folding, because it changes the folded rows
             for listener, slot, counter, count in batch.counts:
                 opened.meter(opened.listener(listener), slot, counter, count)
             if packed := opened.packed_meters():
                 self.connection.execute("insert into meter_batches (counts) values (?)", (packed,))
-            self._fold_persons(len(recent))
+            self._fold_persons(len(accepted))
             new_names = self._new_names(opened.used)
             await add_names(opened.session, new_names)
             number = self.commit_number
@@ -160,7 +158,7 @@ class Writer(BisectingWriter):
         self._stored_listeners.update(new_names.listeners.values())
         self._stored_routes.update([numbers.number for _, numbers in new_names.routes.values()])
         self.owned.mark(number)
-        self._update_recent_index(recent, batch, has_folded)
+        self._update_recent_index(arrival_rows, batch, bucket)
         self._update_claimed(accepted, batch, opened)
         for tenant, count in opened.tenant_changes().items():
             self.stored_bytes[tenant] = self.stored_bytes.get(tenant, 0) + count
@@ -196,35 +194,26 @@ class Writer(BisectingWriter):
             transaction.fold_persons(self.connection)
             self._unfolded_persons = 0
 
-    def _fold_recent(self) -> bool:
-        """Fold one bucket of the recent index into the lookup tables, or end its generation.
-
-        Returns:
-            False if there was nothing to fold.
-        """
+    def _fold_recent(self) -> int | None:
+        """Fold the next bucket of the recent index into the lookup tables; return its number, or None."""
         bucket = self.recent_index.next_bucket()
-        generation = self.recent_index.folding
-        if generation is None:
-            return False
         if bucket is not None:
-            prints, sightings = generation.bucket(bucket)
-            insert_rows(self.connection, "insert or replace into prints", PAIR, prints)
-            insert_rows(self.connection, "insert or ignore into sightings", PAIR, sightings)
-            return True
-        self.connection.execute("insert or replace into meta values ('folded_to', ?)", (str(generation.last_key),))
-        return True
+            fold_bucket(self.connection, self.recent_index, bucket)
+            if bucket == BUCKETS - 1:
+                note_folded(self.connection, self.recent_index.round_ends_at)
+        return bucket
 
-    def _update_recent_index(self, recent: list[RecentArrival], batch: Batch, has_folded: bool) -> None:
-        for row in recent:
-            self.recent_index.growing.add(row)
+    def _update_recent_index(self, arrival_rows: list[Row], batch: Batch, bucket: int | None) -> None:
+        if bucket is not None:
+            self.recent_index.folded(bucket)
+        for row in arrival_rows:
+            self.recent_index.add(row)
         for arrival in batch.unacknowledged:
             content = self.recent_index.content_of(arrival.fingerprint)
             if content is not None:
                 content.arrival = arrival.key
                 content.received_at = arrival.received_at
                 content.unacknowledged = True
-        if has_folded:
-            self.recent_index.folded()
 
     def _update_claimed(self, accepted: list[model.Accepted], batch: Batch, opened: Transaction) -> None:
         """Update the claimed deliveries right after the commit, so that none is missing before it reaches its lane."""
@@ -333,7 +322,8 @@ def recover(owned: database.OwnedDatabase, names: NameNumbers, fold_rows: int, n
     # The lock proves that the previous gateway is dead.
     recovered = connection.execute(_RECOVER_CLAIMED, (now, _number(connection, "lanes_from"))).rowcount
     recent_index = RecentIndex(fold_rows)
-    _read_recent(connection, recent_index)
+    for row in connection.execute(_RECENT_ARRIVALS, (_number(connection, "folded_to"),)):
+        recent_index.add(row)
     report = OpenReport(highest, recovered, "Local", _number(connection, "confirmed_at"))
     writer = Writer(
         owned=owned, ids=model.IdFactory(floor=highest), names=names, recent_index=recent_index, report=report
@@ -357,17 +347,13 @@ def _read_stored_bytes(connection: sqlite3.Connection, names: NameNumbers) -> di
     return names.by_tenant(run_to_end(meters.stored_bytes(session)))
 
 
-def _read_recent(connection: sqlite3.Connection, recent_index: RecentIndex) -> None:
-    rows = connection.execute(_RECENT_ARRIVALS, (_number(connection, "folded_to"),))
-    for key, received_at, flags, fingerprint, visitor, visit_time, counted_as in rows:
-        row = RecentArrival(
-            key=key,
-            received_at=received_at,
-            unacknowledged=bool(flags & FLAG_UNACKNOWLEDGED),
-            fingerprint=fingerprint,
-            visitor_key=visitor,
-            visit_time=visit_time,
-            is_visit=counted_as == model.CountedAs.Visit,
-            remembers_print=bool(flags & FLAG_FIRST),
-        )
-        recent_index.growing.add(row)
+def fold_bucket(connection: sqlite3.Connection, recent_index: RecentIndex, bucket: int) -> None:
+    """Insert the rows of a bucket into the lookup tables."""
+    prints, sightings = recent_index.rows_of(bucket)
+    insert_rows(connection, "insert or replace into prints", PAIR, prints)
+    insert_rows(connection, "insert or ignore into sightings", PAIR, sightings)
+
+
+def note_folded(connection: sqlite3.Connection, key: int) -> None:
+    """Record that the lookup tables have all arrivals up to a key."""
+    connection.execute("insert or replace into meta values ('folded_to', ?)", (str(key),))
