@@ -165,7 +165,7 @@ async def _claim_all(server: PostgresServer, database: str) -> tuple[list[float]
                 took.append(time.perf_counter() - began)
                 assert len(claimed) == BATCH
                 began = time.perf_counter()
-                await store.note_oldest_claimed()
+                await store.flush()
                 committed.append(time.perf_counter() - began)
     return took, committed, looked
 

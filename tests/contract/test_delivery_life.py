@@ -32,7 +32,7 @@ EVENTS = [
     "hasten",
     "retry",
 ]
-EVENTS += ["note oldest claimed", "reopen", "crash", "attempt", "attempt", "claim"]
+EVENTS += ["reopen", "crash", "attempt", "attempt", "claim"]
 EVENTS += ["accept of two listeners", "quarantine", "release", "replay", "probe", "fold", "prune"]
 steps = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 1_000)), min_size=1, max_size=30)
 
@@ -283,9 +283,6 @@ class ModelledStore:
         await self.store.hasten("agency/crm", self.now)
         for key in self.at("backlog"):
             self.model[key].due_at = min(self.model[key].due_at, self.now)
-
-    async def note_oldest_claimed(self, _: int) -> None:
-        await self.store.note_oldest_claimed()
 
     async def reopen(self, _: int) -> None:
         await self._reopen(crash=False)

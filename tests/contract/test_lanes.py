@@ -1,4 +1,4 @@
-"""Recovery finds the deliveries of a crashed process, whenever note_oldest_claimed() ran."""
+"""Recovery finds the deliveries of a crashed process, and clocks that are set back delay none."""
 
 import asyncio
 
@@ -6,33 +6,6 @@ from support import engines, samples
 from usher_gateway import model
 
 NOW = samples.NOW
-
-
-def settlement(delivery: model.Delivery, settled_as: model.SettledAs, due_at: int = 0) -> model.Settlement:
-    attempts = delivery.attempts
-    return model.Settlement(delivery.key, settled_as, NOW, attempts, attempts + 1, due_at=due_at)
-
-
-async def test_note_oldest_claimed_includes_a_delivery_with_an_unsaved_result(bench: engines.Bench) -> None:
-    delivery = await bench.deliver("a")
-    note = asyncio.ensure_future(bench.store.note_oldest_claimed())
-    bench.store.settle(settlement(delivery, model.SettledAs.Retry, due_at=NOW))
-    await note
-    await bench.store.flush()
-    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
-    await bench.store.note_oldest_claimed()
-    assert (await bench.reopen(crash=True)).recovered == 1
-
-
-async def test_claim_during_note_oldest_claimed_is_recovered(bench: engines.Bench) -> None:
-    old = await bench.deliver("old")
-    await bench.store.defer([old.key])
-    await bench.store.note_oldest_claimed()
-    claim = asyncio.ensure_future(bench.claim())
-    note = asyncio.ensure_future(bench.store.note_oldest_claimed())
-    assert [delivery.key for delivery in await claim] == [old.key]
-    await note
-    assert (await bench.reopen(crash=True)).recovered == 1
 
 
 async def test_committed_abandoned_arrival_leaves_orphans(bench: engines.Bench) -> None:
@@ -45,7 +18,6 @@ async def test_committed_abandoned_arrival_leaves_orphans(bench: engines.Bench) 
     (orphan,) = bench.store.take_orphans()
     assert model.format_id(orphan.id) == row["id"]
     assert (await bench.counts())["unacknowledged"] == 1
-    await bench.store.note_oldest_claimed()
     assert (await bench.reopen(crash=True)).recovered == 1
 
 

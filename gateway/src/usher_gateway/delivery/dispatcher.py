@@ -360,13 +360,11 @@ class Dispatcher:
                 self._next_poll = self._loop.time() + _POLL_SECONDS
                 await self._poll()
             await self._claim_due()
-            if self._loop.time() >= self._next_review:
+            if self._store.is_shared and self._loop.time() >= self._next_review:
                 self._next_review = self._loop.time() + self._limits.review_seconds
-                await self._store.note_oldest_claimed()
-                if self._store.is_shared:
-                    began = self._loop.time()
-                    self.forget_cancelled(await self._store.compare_claims([*self._claimed, *self._deferred]))
-                    self._compared_at = began
+                began = self._loop.time()
+                self.forget_cancelled(await self._store.compare_claims([*self._claimed, *self._deferred]))
+                self._compared_at = began
         except model.StoreUnavailableError as error:
             _log.warning("dispatcher_paused", reason=str(error))
             with contextlib.suppress(TimeoutError):

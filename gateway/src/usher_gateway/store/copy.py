@@ -101,9 +101,6 @@ class CopyableStore(Protocol):
     async def load(self, kind: str, rows: list[Row]) -> None:
         """Add rows."""
 
-    async def finish_loading(self) -> None:
-        """Prepare the store for new rows."""
-
     async def end_writing(self) -> None:
         """Remove the mark, so that gateways may serve the store."""
 
@@ -203,7 +200,6 @@ async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progre
         await target.load(kind, rows)
         tally.add(kind, rows)
         progress("copied", kind, tally.counts[kind])
-    await target.finish_loading()
     comparison = Comparison(tally, await _count(target, progress))
     if comparison.is_complete:
         await target.end_writing()

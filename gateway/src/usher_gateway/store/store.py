@@ -26,7 +26,7 @@ from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.jobs import activity, claims
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.records import Records
-from usher_gateway.store.transaction import JobRunner, Transaction, change, change_in_slices, read
+from usher_gateway.store.transaction import JobRunner, change, change_in_slices, read
 
 _log = structlog.get_logger(__name__)
 
@@ -116,14 +116,6 @@ class DeliveryQueue(JobRunner):
         if keys:
             now = self._now()
             await self._change(lambda transaction: claims.defer(transaction, keys, now))
-
-    async def note_oldest_claimed(self) -> None:
-        """Record the age of the oldest claimed delivery, so that recovery skips older rows."""
-
-        async def note(transaction: Transaction) -> None:
-            transaction.note_oldest_claimed()
-
-        await self._change(note)
 
     async def held_groups(self) -> list[HeldGroup]:
         """Return the held deliveries, grouped by reason and route."""

@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
@@ -25,9 +25,8 @@ _encode = msgspec.msgpack.Encoder().encode
 class Transaction:
     """The open transaction of a commit or a job, with the names that it uses and its counts.
 
-    The engines extend it, and leave out the methods for which they have nothing to do: PostgreSQL those about claimed
-    deliveries, because their column ``owner`` says whose they are. Their writers add the names at its end, apply its
-    in-memory results after the commit, and drop them on a rollback.
+    The engines extend it. Their writers add the names at its end, apply its in-memory results after the commit, and
+    drop them on a rollback.
 
     ``owner``: the number of this gateway's run, to which the deliveries belong that it claims.
     """
@@ -97,15 +96,6 @@ class Transaction:
             if counter == model.Counter.stored_bytes
         }
         return self._names.by_tenant(stored)
-
-    def note_oldest_claimed(self) -> None:
-        """Record the row key of the oldest claimed delivery, so that a start finds them."""
-
-    def add_claimed(self, keys: Sequence[int]) -> None:
-        """Note that this process claims deliveries."""
-
-    def remove_claimed(self, keys: Sequence[int]) -> None:
-        """Note that deliveries are not claimed any more."""
 
 
 Query = Callable[[Session], Coroutine[Any, Any, T]]  # Reads over one snapshot

@@ -142,7 +142,6 @@ async def claim(
     if keys:
         await transaction.session.execute(_CLAIM, keys, transaction.owner)
         await transaction.load_routes([delivery.route for delivery in claimed])
-        transaction.add_claimed(keys)
     return claimed
 
 
@@ -181,7 +180,6 @@ def _delivery(row: Row) -> model.Delivery:
 async def defer(transaction: Transaction, keys: Sequence[int], now: int) -> None:
     """Return claimed deliveries to the backlog, due at once even if the clock was set back since they were due."""
     await transaction.session.execute(_DEFER, sorted(keys), transaction.owner, now)
-    transaction.remove_claimed(keys)
 
 
 async def claimed(session: Session, owner: int) -> list[int]:
@@ -258,9 +256,7 @@ async def cancel(
     state = int(model.DeliveryState.Cancelled)
     rows = await transaction.session.fetch(_CANCEL, keys, state, now, int(reason))
     await transaction.meter_routes([route for _, route in rows], now, model.Counter.cancelled)
-    cancelled = [key for key, _ in rows]
-    transaction.remove_claimed(cancelled)
-    return cancelled
+    return [key for key, _ in rows]
 
 
 async def cancel_held(

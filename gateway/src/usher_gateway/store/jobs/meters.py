@@ -56,24 +56,13 @@ _VISITS = """
 _STORED_BYTES = "select listener, count from meters where slot = $1 and counter = $2"
 
 # Count the pending deliveries: in the backlog, held, and claimed; each by an index and without a scan.
-_PENDING = Statement(
-    postgresql="""
-        select r.listener, count(*) from (
-            select route from deliveries where waiting
-            union all select route from deliveries where hold > 0
-            union all select route from deliveries where state = 0 and hold <= 0 and not waiting
-        ) open join routes r on r.number = open.route group by r.listener
-    """,
-    sqlite="""
-        select r.listener, sum(open.number) from (
-            select route, count(*) as number from deliveries where waiting group by route
-            union all select route, count(*) from deliveries where hold > 0 group by route
-            union all select route, count(*) from deliveries
-                where key >= coalesce((select cast(value as integer) from meta where name = 'lanes_from'), 0)
-                and state = 0 and hold <= 0 and not waiting group by route
-        ) open join routes r on r.number = open.route group by r.listener
-    """,
-)
+_PENDING = """
+    select r.listener, sum(open.number)::bigint from (
+        select route, count(*) as number from deliveries where waiting group by route
+        union all select route, count(*) from deliveries where hold > 0 group by route
+        union all select route, count(*) from deliveries where state = 0 and hold <= 0 and not waiting group by route
+    ) open join routes r on r.number = open.route group by r.listener
+"""
 
 _ADD = """
     insert into meters (slot, listener, counter, count)

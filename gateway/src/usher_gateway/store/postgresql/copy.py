@@ -179,16 +179,13 @@ class PostgresCopy:
             await connection.execute(_ADD_SIGHTINGS, *columns(sightings, 2), MOST_TIMES, timeout=_STATEMENT_SECONDS)
             await connection.execute(_ADD_PERSONS, *columns(persons, 2), timeout=_STATEMENT_SECONDS)
 
-    async def finish_loading(self) -> None:
-        """Give the planner its statistics."""
+    async def end_writing(self) -> None:
+        """Remove the mark, and give the planner its statistics."""
+        async with self._locked() as connection:
+            await connection.execute("delete from meta where name = $1", UNFINISHED)
         async with self._connected() as connection:
             await connection.execute("set statement_timeout = 0")
             await connection.execute("analyze", timeout=_STATEMENT_SECONDS)
-
-    async def end_writing(self) -> None:
-        """Remove the mark."""
-        async with self._locked() as connection:
-            await connection.execute("delete from meta where name = $1", UNFINISHED)
 
     async def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
         """Yield all rows."""

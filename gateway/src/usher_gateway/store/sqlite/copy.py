@@ -28,7 +28,7 @@ _DUMPED = {
 
 _TABLE_NAMES = "select name from sqlite_master where type = 'table' and name <> 'meta'"
 
-_FORGET_LOADED = "delete from meta where name in ('confirmed_at', 'folded_to', 'persons_to', 'lanes_from')"
+_FORGET_LOADED = "delete from meta where name in ('confirmed_at', 'folded_to', 'persons_to')"
 
 _SET_META = "insert or replace into meta values (?, ?)"
 
@@ -118,13 +118,6 @@ class SqliteCopy:
         self._connection.executemany("insert or ignore into sightings values (?, ?)", sightings)
         fold_persons(self._connection)
         self._connection.execute(_SET_META, ("folded_to", str(arrivals[-1][0])))
-
-    async def finish_loading(self) -> None:
-        """Record that no delivery is claimed, so that a start does not look for one."""
-        statement = "select max(coalesce(max(key), 0), (select coalesce(max(key), 0) from arrivals)) from deliveries"
-        with self._transaction():
-            (highest,) = self._connection.execute(statement).fetchone()
-            self._connection.execute(_SET_META, ("lanes_from", str(highest + 1)))
 
     async def end_writing(self) -> None:
         """Remove the mark."""

@@ -91,40 +91,13 @@ class Transaction(transaction.Transaction):
         ids: model.IdFactory,
         names: NameNumbers,
         recent_index: RecentIndex,
-        claimed: set[int],
-        lanes_from: int,
     ) -> None:
         # The owner is 0, because the lock of the folder proves that all claimed deliveries are this process's.
         super().__init__(SqliteSession(connection), ids=ids, names=names, owner=0)
         self.connection = connection
         self.recent_index = recent_index
-        self._claimed_before = claimed
-        self.lanes_from = lanes_from  # Claimed deliveries have this row key or a higher one
-        self.claimed: list[int] = []
-        """Keys of the deliveries that this transaction claims for the lanes of this process."""
-        self.returned: list[int] = []
-        """Keys of the claimed deliveries that this transaction returns to the backlog, or ends."""
         self.checkpoint: Literal["passive", "truncate"] | None = None
         """The checkpoint of the write-ahead log that the writer does after the commit."""
-
-    def add_claimed(self, keys: Sequence[int]) -> None:
-        """Record that this process claims deliveries, so that a start after a crash finds them."""
-        if keys:
-            self.claimed += keys
-            if min(keys) < self.lanes_from:
-                self._set_lanes_from(min(keys))
-
-    def remove_claimed(self, keys: Sequence[int]) -> None:
-        """Record that deliveries are not claimed any more."""
-        self.returned += keys
-
-    def note_oldest_claimed(self) -> None:
-        """Record the lowest key of a claimed delivery; recovery skips the rows below it."""
-        self._set_lanes_from(min(self._claimed_before, default=self.ids.next_key()))
-
-    def _set_lanes_from(self, key: int) -> None:
-        self.lanes_from = key
-        self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))
 
 
 # Person keys: 8-byte keyed hashes. The table `persons` gets them in segments of about a thousand arrivals; those of

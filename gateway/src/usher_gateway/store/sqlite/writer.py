@@ -33,13 +33,10 @@ Finished = Callable[[BatchResult], None]
 # The arrivals that are not folded into the lookup tables.
 _RECENT_ARRIVALS = "select * from arrivals where key > ? order by key"
 
-# The highest row key in use. `lanes_from` may be above all rows, because note_oldest_claimed() takes a key if nothing
-# is claimed. New keys must not be below it, or recovery would skip their deliveries.
 _HIGHEST_KEY = (
     "select max(coalesce((select max(key) from arrivals), 0), coalesce((select max(key) from deliveries), 0),"
     " coalesce((select max(key) from replays), 0), coalesce((select max(key) from erasures), 0),"
-    " coalesce((select max(key) from audit_entries), 0),"
-    " coalesce((select cast(value as integer) - 1 from meta where name = 'lanes_from'), 0))"
+    " coalesce((select max(key) from audit_entries), 0))"
 )
 
 # Store the number of a commit inside of it; OwnedDatabase.mark() writes the same number outside of the database.
@@ -47,15 +44,14 @@ _NUMBER_COMMIT = "insert or replace into meta values ('commit_number', ?)"
 
 # Move the deliveries that a dead process had claimed to the backlog, due now even if the clock was set back.
 _RECOVER_CLAIMED = (
-    "update deliveries set waiting = true, due_at = min(due_at, ?)"
-    " where key >= ? and state = 0 and hold <= 0 and not waiting"
+    "update deliveries set waiting = true, due_at = min(due_at, ?) where state = 0 and hold <= 0 and not waiting"
 )
 
 
 class Writer(BisectingWriter):
     """Commits batches to an open database.
 
-    ``recent_index`` and ``claimed`` change only after a commit; a rollback leaves them correct.
+    ``recent_index`` changes only after a commit; a rollback leaves it correct.
     """
 
     data_errors = (
@@ -87,10 +83,6 @@ class Writer(BisectingWriter):
         self._stored_routes: set[int] = set()  # Numbers of routes that the file has
         self.recent_index = recent_index
         self.report = report
-        self.lanes_from = report.highest_key + 1
-        """Claimed deliveries have this row key or a higher one; the stored copy is never above it."""
-        self.claimed: set[int] = set()
-        """Keys of the claimed deliveries: in lanes, in attempts, or with outcomes that wait for their commit."""
         self.stored_bytes = _read_stored_bytes(owned.connection, names)
         """Tenant -> bytes that it stores; the event loop reads it."""
         self.commit_number = owned.marked  # Number of the last commit
@@ -121,8 +113,6 @@ class Writer(BisectingWriter):
             ids=self._ids,
             names=self._names,
             recent_index=self.recent_index,
-            claimed=self.claimed,
-            lanes_from=self.lanes_from,
         )
         accepted: list[model.Accepted] = []
         arrival_rows: list[Row] = []
@@ -159,7 +149,6 @@ class Writer(BisectingWriter):
         self._stored_routes.update([numbers.number for _, numbers in new_names.routes.values()])
         self.owned.mark(number)
         self._update_recent_index(arrival_rows, batch, bucket)
-        self._update_claimed(accepted, batch, opened)
         for tenant, count in opened.tenant_changes().items():
             self.stored_bytes[tenant] = self.stored_bytes.get(tenant, 0) + count
         if opened.checkpoint is not None:
@@ -214,14 +203,6 @@ class Writer(BisectingWriter):
                 content.arrival = arrival.key
                 content.received_at = arrival.received_at
                 content.unacknowledged = True
-
-    def _update_claimed(self, accepted: list[model.Accepted], batch: Batch, opened: Transaction) -> None:
-        """Update the claimed deliveries right after the commit, so that none is missing before it reaches its lane."""
-        self.lanes_from = opened.lanes_from
-        self.claimed.update([delivery.key for each in accepted for delivery in each.deliveries])
-        self.claimed.update(opened.claimed)
-        self.claimed.difference_update([settlement.key for settlement in batch.settlements])
-        self.claimed.difference_update(opened.returned)
 
     def _checkpoint(self, mode: Literal["passive", "truncate"]) -> None:
         """Copy the log into the file, scrub the pages that it had, and if the mode is ``truncate`` empty the log."""
@@ -320,7 +301,7 @@ def recover(owned: database.OwnedDatabase, names: NameNumbers, fold_rows: int, n
     (highest,) = connection.execute(_HIGHEST_KEY).fetchone()
     connection.execute("begin immediate")
     # The lock proves that the previous gateway is dead.
-    recovered = connection.execute(_RECOVER_CLAIMED, (now, _number(connection, "lanes_from"))).rowcount
+    recovered = connection.execute(_RECOVER_CLAIMED, (now,)).rowcount
     recent_index = RecentIndex(fold_rows)
     for row in connection.execute(_RECENT_ARRIVALS, (_number(connection, "folded_to"),)):
         recent_index.add(row)
@@ -328,7 +309,6 @@ def recover(owned: database.OwnedDatabase, names: NameNumbers, fold_rows: int, n
     writer = Writer(
         owned=owned, ids=model.IdFactory(floor=highest), names=names, recent_index=recent_index, report=report
     )
-    connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(writer.lanes_from),))
     connection.execute("commit")
     return writer
 

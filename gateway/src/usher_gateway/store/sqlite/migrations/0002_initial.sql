@@ -86,10 +86,11 @@ create table deliveries (
     answer blob,
     replay integer                      -- key of the replay that created it; null: none
 );
--- Each index is partial, over rows that are rare or that are written after the answer has gone out, so that accepting
--- does not pay for it. (SQLite keeps the row key as last part of every index.)
+-- Each index is partial, so that it stays small. Accepting writes only that of claimed deliveries. (SQLite keeps the row
+-- key as last part of every index.)
 create index deliveries_backlog on deliveries (destination, due_at) where waiting;
 create index deliveries_backlog_by_route on deliveries (route) where waiting;
+create index deliveries_claimed on deliveries (route) where state = 0 and hold <= 0 and not waiting;
 create index deliveries_held on deliveries (hold, route) where hold > 0;
 create index deliveries_held_expiry on deliveries (expires_at) where hold > 0 and expires_at > 0;
 create index deliveries_ended on deliveries (state) where state >= 2;
