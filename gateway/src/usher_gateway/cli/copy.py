@@ -207,10 +207,10 @@ class _ProgressPrinter:
     def __init__(self) -> None:
         self._next = time.monotonic() + _PROGRESS_SECONDS
 
-    def __call__(self, verb: str, kind: str, rows: int) -> None:
+    def __call__(self, verb: str, table: str, rows: int) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _PROGRESS_SECONDS
-            typer.echo(f"{verb} {listings.counted(rows, 'row')} of kind {kind}", err=True)
+            typer.echo(f"{verb} {listings.counted(rows, 'row')} of {table}", err=True)
 
 
 def _print_comparison(comparison: "copy.Comparison") -> None:
@@ -218,15 +218,12 @@ def _print_comparison(comparison: "copy.Comparison") -> None:
 
     source, target = comparison.source, comparison.target
     rows = [
-        [kind, _result(comparison.is_equal(kind)), str(source.counts.get(kind, 0)), str(target.counts.get(kind, 0))]
-        for kind in copy.COLUMNS
+        [
+            table,
+            "equal" if comparison.is_equal(table) else "DIFFERENT",
+            str(source.counts.get(table, 0)),
+            str(target.counts.get(table, 0)),
+        ]
+        for table in copy.COLUMNS
     ]
-    different = comparison.different_books
-    rows.append(["books of listeners", _result(not different), str(len(source.books)), str(len(target.books))])
-    tables.print_table(["KIND", "RESULT", "FROM", "TO"], rows)
-    for name in different:
-        typer.echo(f"different books: {name}")
-
-
-def _result(is_equal: bool) -> str:
-    return "equal" if is_equal else "DIFFERENT"
+    tables.print_table(["TABLE", "RESULT", "FROM", "TO"], rows)

@@ -17,57 +17,37 @@ import msgspec
 
 from usher_gateway import model
 
-# Kind -> the columns of its rows, in the order in which the kinds are copied. The columns are those of the tables in
-# the migrations. Arrivals come in the order of their keys, because SQLite indexes persons up to a key. `waiting` is 0
-# or 1, and a pending delivery is in the backlog or held. `print`: the arrival by which dedupe knows a content. `tried`:
-# the activity of a destination. `time`: the times in the table meta.
+# Table -> the columns of its rows, in the order in which the tables are copied; they are those of the migrations.
+# Arrivals come in the order of their keys, because SQLite indexes persons up to a key. `waiting` is 0 or 1, and a
+# pending delivery is in the backlog or held. A row of `prints` is a content with the arrival by which dedupe knows it.
+# Of `meta` only the times are copied.
 COLUMNS = {
-    "listener": "number, namespace, tenant, listener",
-    "destination": "number, key",
-    "route": "number, listener, destination, name, definition",
-    "arrival": "key, id, listener, received_at, visit_time, counted_as, flags, reason, hops, body_size, fingerprint,"
+    "listeners": "number, namespace, tenant, listener",
+    "destinations": "number, key",
+    "routes": "number, listener, destination, name, definition",
+    "arrivals": "key, id, listener, received_at, visit_time, counted_as, flags, reason, hops, body_size, fingerprint,"
     " visitor, persons, verdicts",
-    "body": "key, expires_day, content_type, body",
-    "delivery": "key, id, arrival, route, destination, state, hold, waiting, attempts, due_at, created_at, started_at,"
-    " expires_at, settled_at, origin, cancel, status, error, answer, replay",
-    "attempt": "delivery, log",
-    "replay": "key, id, request, state, created_at, ended_at, place, next_at, report",
-    "erasure": "key, id, request, state, created_at, ended_at, report",
+    "bodies": "key, expires_day, content_type, body",
+    "deliveries": "key, id, arrival, route, destination, state, hold, waiting, attempts, due_at, created_at,"
+    " started_at, expires_at, settled_at, origin, cancel, status, error, answer, replay",
+    "attempts": "delivery, log",
+    "replays": "key, id, request, state, created_at, ended_at, place, next_at, report",
+    "erasures": "key, id, request, state, created_at, ended_at, report",
     "suppressed": "person, tenant, since",
-    "link": "id, tenant, digest, created_at, expires_at, shows_visits, opened_at, used_at, revoked_at",
-    "audit": "key, id, at, who, action, selection, count, peer",
-    "print": "fingerprint, arrival",
-    "mark": "mark, until",
+    "links": "id, tenant, digest, created_at, expires_at, shows_visits, opened_at, used_at, revoked_at",
+    "audit_entries": "key, id, at, who, action, selection, count, peer",
+    "prints": "fingerprint, arrival",
+    "once_marks": "mark, until",
     "activity": "listener, last_arrival_at, first_visits, retired_arrivals",
-    "tried": "destination, url_digest, has_succeeded, error, status, failed_at, failing_since, failures, recovered_at",
-    "meter": "listener, slot, counter, count",
-    "time": "name, value",
-}
-
-# Kind -> its table, in both engines.
-TABLES = {
-    "listener": "listeners",
-    "destination": "destinations",
-    "route": "routes",
-    "arrival": "arrivals",
-    "body": "bodies",
-    "delivery": "deliveries",
-    "attempt": "attempts",
-    "replay": "replays",
-    "erasure": "erasures",
-    "suppressed": "suppressed",
-    "link": "links",
-    "audit": "audit_entries",
-    "print": "prints",
-    "mark": "once_marks",
-    "activity": "activity",
-    "tried": "destination_activity",
-    "meter": "meters",
+    "destination_activity": "destination, url_digest, has_succeeded, error, status, failed_at, failing_since, failures,"
+    " recovered_at",
+    "meters": "listener, slot, counter, count",
+    "meta": "name, value",
 }
 
 COPIED = "copied"  # The name in the table meta that marks a store as copied to another one; its value is the time
 UNFINISHED = "copy_unfinished"  # The name in the table meta that marks a store to which a copy is unfinished
-Row = Sequence[Any]  # A row of a kind
+Row = Sequence[Any]  # A row of a table
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -96,9 +76,9 @@ class CopyableStore(Protocol):
         """
 
     def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
-        """Yield the rows of all kinds, in slices, from one snapshot."""
+        """Yield the rows of all tables, in slices, from one snapshot."""
 
-    async def load(self, kind: str, rows: list[Row]) -> None:
+    async def load(self, table: str, rows: list[Row]) -> None:
         """Add rows."""
 
     async def end_writing(self) -> None:
@@ -124,29 +104,16 @@ def refuse_unusable(copied_at: str | None, unfinished: str | None) -> None:
 
 
 class Tally(msgspec.Struct):
-    """The number of rows of each kind, and a digest that does not depend on their order."""
+    """The number of rows of each table, and a digest that does not depend on their order."""
 
     counts: dict[str, int] = {}
     digests: dict[str, int] = {}
-    listeners: dict[int, str] = {}
-    """Number -> ``namespace/tenant/listener``."""
-    books: dict[int, int] = {}
-    """Listener number -> digest of its meters in all quarter hours."""
 
-    def add(self, kind: str, rows: Sequence[Row]) -> None:
-        """Add rows of a kind."""
-        for row in rows:
-            self._add_row(kind, row)
-
-    def _add_row(self, kind: str, row: Row) -> None:
-        packed = _encode(row)
-        digest = int.from_bytes(hashlib.blake2b(packed, digest_size=16).digest())
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        self.digests[kind] = (self.digests.get(kind, 0) + digest) % (1 << 128)
-        if kind == "meter":
-            self.books[row[0]] = (self.books.get(row[0], 0) + digest) % (1 << 128)
-        elif kind == "listener":
-            self.listeners[row[0]] = "/".join(row[1:])
+    def add(self, table: str, rows: Sequence[Row]) -> None:
+        """Add rows of a table."""
+        digests = [int.from_bytes(hashlib.blake2b(_encode(row), digest_size=16).digest()) for row in rows]
+        self.counts[table] = self.counts.get(table, 0) + len(rows)
+        self.digests[table] = (self.digests.get(table, 0) + sum(digests)) % (1 << 128)
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -155,29 +122,18 @@ class Comparison(msgspec.Struct, frozen=True):
     source: Tally
     target: Tally
 
-    @property
-    def different_books(self) -> list[str]:
-        """The listeners whose books differ in any quarter of an hour."""
-        source, target = self.source, self.target
-        names = target.listeners | source.listeners
-        return sorted(
-            names.get(number, str(number))
-            for number in source.books.keys() | target.books.keys()
-            if source.books.get(number) != target.books.get(number)
-        )
-
-    def is_equal(self, kind: str) -> bool:
-        """Return whether all rows of a kind are equal."""
-        pairs = [(tally.counts.get(kind), tally.digests.get(kind)) for tally in (self.source, self.target)]
+    def is_equal(self, table: str) -> bool:
+        """Return whether all rows of a table are equal."""
+        pairs = [(tally.counts.get(table), tally.digests.get(table)) for tally in (self.source, self.target)]
         return pairs[0] == pairs[1]
 
     @property
     def is_complete(self) -> bool:
         """True if both stores have the same rows."""
-        return all(self.is_equal(kind) for kind in COLUMNS)
+        return all(self.is_equal(table) for table in COLUMNS)
 
 
-# Receives what is done (`copied` or `compared`), a kind, and how many of its rows are done.
+# Receives what is done (`copied` or `compared`), a table, and how many of its rows are done.
 Progress = Callable[[str, str, int], None]
 
 
@@ -196,10 +152,10 @@ async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progre
             await target.end_writing()
         raise
     tally = Tally()
-    async for kind, rows in source.dump():
-        await target.load(kind, rows)
-        tally.add(kind, rows)
-        progress("copied", kind, tally.counts[kind])
+    async for table, rows in source.dump():
+        await target.load(table, rows)
+        tally.add(table, rows)
+        progress("copied", table, tally.counts[table])
     comparison = Comparison(tally, await _count(target, progress))
     if comparison.is_complete:
         await target.end_writing()
@@ -208,9 +164,9 @@ async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progre
 
 async def _count(store: CopyableStore, progress: Progress) -> Tally:
     tally = Tally()
-    async for kind, rows in store.dump():
-        tally.add(kind, rows)
-        progress("compared", kind, tally.counts[kind])
+    async for table, rows in store.dump():
+        tally.add(table, rows)
+        progress("compared", table, tally.counts[table])
     return tally
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from usher_gateway import model
-from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, UNFINISHED, Row, not_empty, refuse_unusable
+from usher_gateway.store.copy import COLUMNS, COPIED, UNFINISHED, Row, not_empty, refuse_unusable
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
 from usher_gateway.store.postgresql import incarnations, meters, schema
 from usher_gateway.store.postgresql.accept import MOST_TIMES
@@ -24,13 +24,14 @@ _STATEMENT_SECONDS = 3_600.0
 
 _LOOK_SECONDS = 1.0  # Pause between two looks for heartbeats
 
-# Columns that are not copied as they are. No gateway lives, so what is pending and not held is in the backlog, also if
+# Tables that are not copied as they are. No gateway lives, so what is pending and not held is in the backlog, also if
 # another session locked its row while the copy took it over.
 _DUMPED = {
-    "delivery": COLUMNS["delivery"].replace("waiting", "(state = 0 and hold <= 0)::integer"),
+    "arrivals": f"select {COLUMNS['arrivals']} from arrivals order by key",  # noqa: S608
+    "deliveries": f"select {COLUMNS['deliveries'].replace('waiting', '(state = 0 and hold <= 0)::integer')}"  # noqa: S608
+    " from deliveries",
+    "meta": "select name, value from meta where name = 'confirmed_at'",
 }
-
-_DUMP_TIMES = "select name, value from meta where name = 'confirmed_at'"
 
 _ADD_PRINTS = f"""
     insert into prints (fingerprint, arrival, received_at, unacknowledged)
@@ -48,7 +49,7 @@ _ADD_SIGHTINGS = """
 """
 
 _ADD_PERSONS = "insert into persons select * from unnest($1::bytea[], $2::bigint[]) on conflict do nothing"
-_ALL_TABLES = (*TABLES.values(), "sightings", "persons", "commits")
+_ALL_TABLES = (*(COLUMNS.keys() - {"meta"}), "sightings", "persons", "commits")
 _LIVE = "select count(*) from incarnations where ended_at is null"
 
 
@@ -152,28 +153,28 @@ class PostgresCopy:
                     raise not_empty()
             await schema.set_meta(connection, UNFINISHED, "1")
 
-    async def load(self, kind: str, rows: list[Row]) -> None:
+    async def load(self, table: str, rows: list[Row]) -> None:
         """Add rows."""
         async with self._connected() as connection, connection.transaction():
             await connection.execute("set local statement_timeout = 0")
-            if kind == "time":
+            if table == "meta":
                 for name, value in rows:
                     await schema.set_meta(connection, name, value)
-            elif kind == "print":
+            elif table == "prints":
                 await connection.execute(
                     _ADD_PRINTS, *columns([tuple(row) for row in rows], 2), timeout=_STATEMENT_SECONDS
                 )
             else:
-                await self._copy(connection, kind, rows)
+                await self._copy(connection, table, rows)
 
-    async def _copy(self, connection: Connection, kind: str, rows: list[Row]) -> None:
-        names = COLUMNS[kind].split(", ")
-        if kind == "delivery":
+    async def _copy(self, connection: Connection, table: str, rows: list[Row]) -> None:
+        names = COLUMNS[table].split(", ")
+        if table == "deliveries":
             waiting = names.index("waiting")
             rows = [(*row[:waiting], bool(row[waiting]), *row[waiting + 1 :], 0) for row in rows]
             names.append("owner")
-        await connection.copy_records_to_table(TABLES[kind], records=rows, columns=names, timeout=_STATEMENT_SECONDS)
-        if kind == "arrival":
+        await connection.copy_records_to_table(table, records=rows, columns=names, timeout=_STATEMENT_SECONDS)
+        if table == "arrivals":
             sightings = [(row[11], row[4]) for row in rows if row[5] == model.CountedAs.Visit]
             persons = sorted({(person, row[0]) for row in rows for person in split_person_keys(row[12])})
             await connection.execute(_ADD_SIGHTINGS, *columns(sightings, 2), MOST_TIMES, timeout=_STATEMENT_SECONDS)
@@ -195,17 +196,11 @@ class PostgresCopy:
         ):
             await connection.execute("set local statement_timeout = 0")
             await connection.execute("set local idle_in_transaction_session_timeout = 0")
-            for kind, names in COLUMNS.items():
-                cursor: Any
-                if kind == "time":
-                    cursor = await connection.cursor(_DUMP_TIMES)
-                else:
-                    order = " order by key" if kind == "arrival" else ""
-                    statement = f"select {_DUMPED.get(kind, names)} from {TABLES[kind]}{order}"  # noqa: S608
-                    cursor = await connection.cursor(statement)
-                size = _BODIES if kind == "body" else _SLICE
+            for table, names in COLUMNS.items():
+                cursor: Any = await connection.cursor(_DUMPED.get(table) or f"select {names} from {table}")  # noqa: S608
+                size = _BODIES if table == "bodies" else _SLICE
                 while rows := await cursor.fetch(size, timeout=_STATEMENT_SECONDS):
-                    yield kind, [tuple(row) for row in rows]
+                    yield table, [tuple(row) for row in rows]
 
     @contextlib.asynccontextmanager
     async def _locked(self) -> AsyncIterator[Connection]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from usher_gateway import model
-from usher_gateway.store.copy import COLUMNS, COPIED, TABLES, UNFINISHED, Row, not_empty, refuse_unusable
+from usher_gateway.store.copy import COLUMNS, COPIED, UNFINISHED, Row, not_empty, refuse_unusable
 from usher_gateway.store.jobs import meters
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import run_to_end
@@ -20,10 +20,10 @@ _BODIES = 16  # A slice of bodies is smaller, because they are held in memory to
 
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
 
-# Kinds that are only a part of a table.
+# Tables that are not copied as they are.
 _DUMPED = {
-    "print": "select fingerprint, arrival from prints join arrivals on arrivals.key = prints.arrival",
-    "time": "select name, value from meta where name = 'confirmed_at'",
+    "prints": "select fingerprint, arrival from prints join arrivals on arrivals.key = prints.arrival",
+    "meta": "select name, value from meta where name = 'confirmed_at'",
 }
 
 _TABLE_NAMES = "select name from sqlite_master where type = 'table' and name <> 'meta'"
@@ -94,19 +94,19 @@ class SqliteCopy:
     def _has_rows(self, table: str) -> bool:
         return self._connection.execute(f"select 1 from {table} limit 1").fetchone() is not None  # noqa: S608
 
-    async def load(self, kind: str, rows: list[Row]) -> None:
+    async def load(self, table: str, rows: list[Row]) -> None:
         """Add rows."""
         with self._transaction():
-            if kind == "time":
+            if table == "meta":
                 self._connection.executemany(_SET_META, rows)
-            elif kind == "print":
+            elif table == "prints":
                 values = sorted((short_key(fingerprint), arrival) for fingerprint, arrival in rows)
                 self._connection.executemany("insert into prints (print, arrival) values (?, ?)", values)
             else:
                 placeholders = ",".join("?" * len(rows[0]))
-                statement = f"insert into {TABLES[kind]} ({COLUMNS[kind]}) values ({placeholders})"  # noqa: S608
+                statement = f"insert into {table} ({COLUMNS[table]}) values ({placeholders})"  # noqa: S608
                 self._connection.executemany(statement, rows)
-            if kind == "arrival":
+            if table == "arrivals":
                 self._add_lookups(rows)
         with database.explained_errors(self._folder):
             if self._owned.log_file.stat().st_size > _CHECKPOINT_BYTES:
@@ -129,12 +129,12 @@ class SqliteCopy:
         with database.explained_errors(self._folder):
             self._connection.execute("begin")
             try:
-                for kind, columns in COLUMNS.items():
-                    statement = _DUMPED.get(kind) or f"select {columns} from {TABLES[kind]}"  # noqa: S608
+                for table, columns in COLUMNS.items():
+                    statement = _DUMPED.get(table) or f"select {columns} from {table}"  # noqa: S608
                     cursor = self._connection.execute(statement)
-                    size = _BODIES if kind == "body" else _SLICE
+                    size = _BODIES if table == "bodies" else _SLICE
                     while rows := cursor.fetchmany(size):
-                        yield kind, rows
+                        yield table, rows
             finally:
                 self._connection.execute("rollback")
 
