@@ -92,7 +92,7 @@ class ListenerActivity(msgspec.Struct, frozen=True):
     """``Address.id`` of a retired address -> the last request there."""
 
 
-class DestinationActivity(msgspec.Struct, frozen=True, kw_only=True):
+class DestinationActivity(msgspec.Struct, frozen=True):
     """How the attempts at a destination's URL ended. Times are microseconds; 0: never."""
 
     url_digest: bytes
@@ -265,7 +265,7 @@ class ReplayState(enum.IntEnum):
     Cancelled = 3
 
 
-class Replay(msgspec.Struct, frozen=True, kw_only=True):
+class Replay(msgspec.Struct, frozen=True):
     """A replay as the store has it."""
 
     key: int
@@ -352,7 +352,7 @@ class ErasureState(enum.IntEnum):
     Cancelled = 4
 
 
-class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+class Erasure(msgspec.Struct, frozen=True):
     """An erasure as the store has it."""
 
     key: int
@@ -376,7 +376,7 @@ class SuppressedTenant(msgspec.Struct, frozen=True):
     last_at: int
 
 
-class Link(msgspec.Struct, frozen=True, kw_only=True):
+class Link(msgspec.Struct, frozen=True):
     """A link that opens the pages of one tenant to a customer. Times are microseconds."""
 
     id: str
@@ -406,11 +406,9 @@ class KeptTimes(msgspec.Struct, frozen=True, kw_only=True):
 USUAL_TIMES = KeptTimes()  # The defaults, without manifests and settings
 
 
-class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+class AuditEntry(msgspec.Struct, frozen=True):
     """A look or a change of a caller of the admin port, without personal data."""
 
-    id: bytes = b""
-    """Empty before it is stored."""
     at: int
     who: str
     """The name of the caller's token."""
@@ -419,6 +417,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     peer: str
     """The caller's address."""
+    id: bytes = b""
+    """Empty before it is stored."""
 
 
 class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,19 +53,8 @@ async def read(session: Session) -> dict[model.ListenerName, ListenerActivity]:
 async def read_destinations(session: Session) -> dict[str, DestinationActivity]:
     """Return the activity of every destination that was ever tried, by ``namespace/name``."""
     return {
-        key: DestinationActivity(
-            url_digest=bytes(digest),
-            has_succeeded=bool(has_succeeded),
-            error=error,
-            status=status,
-            failed_at=failed_at,
-            failing_since=failing_since,
-            failures=failures,
-            recovered_at=recovered_at,
-        )
-        for key, digest, has_succeeded, error, status, failed_at, failing_since, failures, recovered_at in (
-            await session.fetch(_READ_DESTINATIONS)
-        )
+        key: DestinationActivity(bytes(digest), bool(has_succeeded), *values)
+        for key, digest, has_succeeded, *values in await session.fetch(_READ_DESTINATIONS)
     }
 
 
@@ -83,20 +72,7 @@ async def save(
 
 async def _save_destinations(transaction: Transaction, activity: Mapping[str, DestinationActivity]) -> None:
     """Replace what is saved of some destinations, unless another gateway has saved something newer."""
-    rows = [
-        (
-            key,
-            tried.url_digest,
-            int(tried.has_succeeded),
-            tried.error,
-            tried.status,
-            tried.failed_at,
-            tried.failing_since,
-            tried.failures,
-            tried.recovered_at,
-        )
-        for key, tried in sorted(activity.items())
-    ]
+    rows = [(key, *msgspec.structs.astuple(tried)) for key, tried in sorted(activity.items())]
     await transaction.session.execute(_WRITE_DESTINATIONS, *columns(rows, 9))
 
 

@@ -17,7 +17,7 @@ _ADD = """
     values ($1, $2, $3, $4, $5, $6, $7, $8)
 """
 _ENTRIES = """
-    select key, id, at, who, action, selection, count, peer from audit_entries where key = any($1::bigint[])
+    select key, at, who, action, selection, count, peer, id from audit_entries where key = any($1::bigint[])
 """
 _DELETE_OLD = """
     delete from audit_entries where key in (select key from audit_entries where at < $1 order by key limit $2)
@@ -71,16 +71,8 @@ def _is_about(tenant: str, selection: Mapping[str, object]) -> bool:
 
 
 def _entry(row: Row) -> AuditEntry:
-    _, identifier, at, who, action, selection, count, peer = row
-    return AuditEntry(
-        id=bytes(identifier),
-        at=at,
-        who=who,
-        action=action,
-        selection=msgspec.json.decode(selection),
-        count=count,
-        peer=peer,
-    )
+    _, at, who, action, selection, count, peer, identifier = row
+    return AuditEntry(at, who, action, msgspec.json.decode(selection), count, peer, bytes(identifier))
 
 
 async def delete_old(session: Session, now: int, limit: int) -> int:

@@ -64,9 +64,7 @@ async def start(transaction: Transaction, request: ErasureRequest, now: int, sto
     """Write an erasure."""
     key = transaction.ids.next_key()
     state, report = ErasureState.Pending, ErasureReport(changed_at=store_time)
-    erasure = Erasure(
-        key=key, id=transaction.ids.id_of(key), request=request, state=state, created_at=now, ended_at=0, report=report
-    )
+    erasure = Erasure(key, transaction.ids.id_of(key), request, state, created_at=now, ended_at=0, report=report)
     request_json, report_json = msgspec.json.encode(request), msgspec.json.encode(report)
     await transaction.session.execute(_INSERT, key, erasure.id, request_json, int(state), now, report_json)
     return erasure
@@ -255,11 +253,11 @@ async def find(session: Session, identifier: bytes) -> Erasure:
 def _erasure(row: Row) -> Erasure:
     key, identifier, request, state, created_at, ended_at, report = row
     return Erasure(
-        key=key,
-        id=bytes(identifier),
-        request=msgspec.json.decode(request, type=ErasureRequest),
-        state=ErasureState(state),
-        created_at=created_at,
-        ended_at=ended_at,
-        report=msgspec.json.decode(report, type=ErasureReport),
+        key,
+        bytes(identifier),
+        msgspec.json.decode(request, type=ErasureRequest),
+        ErasureState(state),
+        created_at,
+        ended_at,
+        msgspec.json.decode(report, type=ErasureReport),
     )

@@ -95,14 +95,5 @@ async def delete_old(session: Session, now: int, limit: int) -> int:
 
 
 def _link(row: Row) -> Link:
-    identifier, tenant, created_at, expires_at, shows_visits, opened_at, used_at, revoked_at = row
-    return Link(
-        id=identifier,
-        tenant=tenant,
-        created_at=created_at,
-        expires_at=expires_at,
-        shows_visits=bool(shows_visits),
-        opened_at=opened_at,
-        used_at=used_at,
-        revoked_at=revoked_at,
-    )
+    identifier, tenant, created_at, expires_at, shows_visits, *times = row
+    return Link(identifier, tenant, created_at, expires_at, bool(shows_visits), *times)

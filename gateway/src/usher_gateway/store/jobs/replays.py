@@ -414,15 +414,15 @@ async def _with_deliveries(session: Session, rows: Sequence[Row]) -> list[Replay
 def _replay(row: Row) -> Replay:
     key, identifier, request, state, created_at, ended_at, place, next_at, report = row
     return Replay(
-        key=key,
-        id=bytes(identifier),
-        request=msgspec.json.decode(request, type=ReplayRequest),
-        state=ReplayState(state),
-        created_at=created_at,
-        ended_at=ended_at,
-        place=place,
-        next_at=next_at,
-        report=msgspec.json.decode(report, type=ReplayReport),
+        key,
+        bytes(identifier),
+        msgspec.json.decode(request, type=ReplayRequest),
+        ReplayState(state),
+        created_at,
+        ended_at,
+        place,
+        next_at,
+        msgspec.json.decode(report, type=ReplayReport),
         reached_at=model.instant_of(scopes.key_of_cursor(place)) if place else 0,
     )
 
