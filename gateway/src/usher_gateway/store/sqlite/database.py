@@ -31,7 +31,6 @@ T = TypeVar("T")
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "lustre", "gfs2", "ocfs2", "fuse.sshfs", "fuse.gluster")
 _SQLITE_OLDEST = (3, 38, 0)
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_CHECK_SECONDS = 1.0
 _MARK = b"commit %019d\n"
 _MARK_FORM = re.compile(rb"commit (\d{19})\n(scrubbed\n)?")
 _SCRUBBED = b"scrubbed\n"
@@ -146,7 +145,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def open_database(folder: Path, key_fingerprint: str) -> OwnedDatabase:
-    """Take ownership of a data folder, check its database, and migrate the schema.
+    """Take ownership of a data folder, check whose database it is, and migrate the schema.
 
     Raises:
         StoreLockedError, StoreCorruptError, InstallKeyError, ConfigurationError: see Store.open().
@@ -158,7 +157,6 @@ def open_database(folder: Path, key_fingerprint: str) -> OwnedDatabase:
         lock, file_lock = [undo.enter_context(_lock(folder / name)) for name in ("lock", FILE_NAME)]
         with explained_errors(folder):
             connection = undo.enter_context(contextlib.closing(connect(folder / FILE_NAME)))
-            _check_integrity(connection)
             _migrate(connection, key_fingerprint)
             _check_form(folder, connection)
         files = {folder / f"{FILE_NAME}{suffix}" for suffix in ("", "-wal", "-shm")}
@@ -207,26 +205,6 @@ def _explained(folder: Path, error: sqlite3.DatabaseError) -> model.UsherError:
     return model.ConfigurationError(
         f"the store in {folder} cannot be used: {error}", "Check the folder's rights and free space."
     )
-
-
-def _check_integrity(connection: sqlite3.Connection) -> None:
-    """Read as much of the file as possible in a second, so that damage shows at the start and not hours later.
-
-    Raises:
-        sqlite3.DatabaseError: the file is damaged.
-    """
-    end = time.monotonic() + _CHECK_SECONDS
-    connection.set_progress_handler(lambda: time.monotonic() > end, 1_000)
-    try:
-        (result,) = connection.execute("pragma quick_check(1)").fetchone()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-            raise
-    else:
-        if result != "ok":
-            raise _damaged(str(result).splitlines()[-1])
-    finally:
-        connection.set_progress_handler(None, 0)
 
 
 def _damaged(what: str) -> sqlite3.DatabaseError:
