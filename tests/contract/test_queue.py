@@ -68,7 +68,7 @@ async def test_refused_arrival_is_quarantined_without_harm_to_others(bench: engi
     assert (counts["visits"], counts["quarantined"], counts["created"]) == (count + 1, 1, count + 1)
 
 
-async def test_counts_and_settlements_survive_a_bisected_batch(bench: engines.Bench) -> None:
+async def test_counts_and_settlements_survive_a_divided_batch(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(samples.arrival("a"))
     bench.engine.refuse_bodies(bench.place, "poison")
     bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Delivered))

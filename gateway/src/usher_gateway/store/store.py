@@ -63,8 +63,8 @@ class Ledger(JobRunner):
         """Queue an arrival for the next group commit. The future completes once the arrival is durable.
 
         One transaction holds the ledger rows with their verdicts, the deliveries, the once-per marks and the meters of
-        all arrivals of a batch. If a batch fails on its data, the store bisects it, and commits an arrival that fails
-        alone as quarantined ``Unstorable``. The store decides here which of equal arrivals is the visit, for any number
+        all arrivals of a batch. If a batch fails on its data, the store commits each arrival alone, and one that
+        fails as quarantined ``Unstorable``. The store decides here which of equal arrivals is the visit, for any number
         of replicas. The deliveries in Accepted are claimed at once. During an outage arrivals wait.
 
         Raises:

@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store.bisection import BisectingWriter
+from usher_gateway.store.batch_writer import BatchWriter
 from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.jobs import settle
 from usher_gateway.store.names import NameNumbers, add_names
@@ -61,7 +61,7 @@ _WRITE = "update incarnations set beat_at = beat_at where number = $1"
 LINES = 2
 
 
-class Writer(BisectingWriter):
+class Writer(BatchWriter):
     """Commits batches of one incarnation, of each line one at a time (``group_commit.Committer``)."""
 
     data_errors = (

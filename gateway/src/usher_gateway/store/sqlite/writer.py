@@ -15,7 +15,7 @@ from typing import Literal
 from usher_gateway import model
 from usher_gateway.store.acceptance import Row
 from usher_gateway.store.base import OpenReport
-from usher_gateway.store.bisection import BisectingWriter
+from usher_gateway.store.batch_writer import BatchWriter
 from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
 from usher_gateway.store.group_commit import Batch, BatchResult
@@ -48,7 +48,7 @@ _RECOVER_CLAIMED = (
 )
 
 
-class Writer(BisectingWriter):
+class Writer(BatchWriter):
     """Commits batches to an open database.
 
     ``recent_index`` changes only after a commit; a rollback leaves it correct.

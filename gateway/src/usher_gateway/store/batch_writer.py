@@ -1,6 +1,6 @@
 """Commits a batch whatever its data are: each engine's writer extends it.
 
-If a batch fails on its data, the writer rolls it back and bisects its arrivals, so that one bad arrival costs the
+If a batch fails on its data, the writer rolls it back and commits each arrival alone, so that one bad arrival costs the
 others nothing. An arrival that fails alone is quarantined.
 """
 
@@ -17,7 +17,7 @@ from usher_gateway.store.group_commit import Batch, BatchResult
 _log = structlog.get_logger(__name__)
 
 
-class BisectingWriter(abc.ABC):
+class BatchWriter(abc.ABC):
     """Commits batches, in parts if need be. On SQLite no method suspends (``session.run_to_end``)."""
 
     data_errors: tuple[type[Exception], ...]
@@ -40,7 +40,7 @@ class BisectingWriter(abc.ABC):
         """Return the name of an error for the log, without its text, because that can quote data."""
 
     async def commit(self, batch: Batch) -> BatchResult:
-        """Commit a batch. If its data are refused, bisect its arrivals and quarantine those that fail alone.
+        """Commit a batch. If its data are refused, commit each arrival alone and quarantine those that fail.
 
         Never raises; the error is in the result.
         """
@@ -60,26 +60,20 @@ class BisectingWriter(abc.ABC):
         except self.data_errors:
             if batch.job is not None:
                 raise
-            await self._bisect(batch, result, 0, len(batch.arrivals))
+            for number, arrival in enumerate(batch.arrivals):
+                result.accepted[number] = await self._commit_alone(arrival, batch)
             await self._commit_rest(msgspec.structs.replace(batch, arrivals=()))
         result.rest_is_committed = True
 
-    async def _bisect(self, batch: Batch, result: BatchResult, start: int, end: int) -> None:
-        if start == end:
-            return
-        part = Batch(arrivals=batch.arrivals[start:end], now=batch.now, line=batch.line)
+    async def _commit_alone(self, arrival: model.Arrival, batch: Batch) -> model.Accepted:
+        part = Batch(arrivals=[arrival], now=batch.now, line=batch.line)
         try:
-            result.accepted[start:end], _ = await self._commit_once(part)
+            (accepted,), _ = await self._commit_once(part)
         except self.data_errors as error:
-            if end - start == 1:
-                (arrival,) = part.arrivals
-                _log.error("arrival_quarantined", listener=arrival.listener.key, error=self._name_of(error))
-                part.arrivals = [unstorable(arrival)]
-                result.accepted[start:end], _ = await self._commit_once(part)
-                return
-            middle = (start + end) // 2
-            await self._bisect(batch, result, start, middle)
-            await self._bisect(batch, result, middle, end)
+            _log.error("arrival_quarantined", listener=arrival.listener.key, error=self._name_of(error))
+            part.arrivals = [unstorable(arrival)]
+            (accepted,), _ = await self._commit_once(part)
+        return accepted
 
     async def _commit_rest(self, rest: Batch) -> None:
         try:
