@@ -88,13 +88,11 @@ class Sqlite:
             await store.flush()
 
     async def upkeep(self, store: Store) -> None:
-        assert isinstance(store, SqliteStore)
-        await store.fold_meters()
+        """Nothing: each commit adds its counts to the meters."""
 
     async def crash(self, store: Store) -> None:
         assert isinstance(store, SqliteStore)
         store._upkeep_task.cancel()
-        store._folder_task.cancel()
         store._sweeper_task.cancel()
         assert isinstance(store._commits.committer, WriterThread)
         store._commits.committer.join()

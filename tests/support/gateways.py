@@ -308,12 +308,7 @@ class StoreFile(StoreData):
             return connection.execute(statement, values).fetchall()
 
     def counted(self) -> list[tuple[int, int, int, int]]:
-        with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
-            connection.execute("begin")
-            counts = list(connection.execute("select listener, slot, counter, count from meters"))
-            for (packed,) in connection.execute("select counts from meter_batches"):
-                counts += msgspec.msgpack.decode(packed)
-        return counts
+        return self.rows("select listener, slot, counter, count from meters")
 
 
 class StoreDatabase(StoreData):

@@ -88,7 +88,6 @@ async def test_wrong_period_says_which_there_are(
 async def test_usage_check_with_a_violation_exits_1(served: admin_port.Served) -> None:
     served.bench.clock.now += samples.DAY
     store: Any = served.bench.store
-    await store.fold_meters()
     lose = f"delete from meters where counter = {int(model.Counter.created)}"
     await store._commits.run_job(lambda batch_writer: batch_writer.connection.execute(lose))
     run = await served.command("usage", "--check", "--from", "2025-11")

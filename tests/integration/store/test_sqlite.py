@@ -21,9 +21,8 @@ from usher_gateway.store.base import Filter, KeptTimes
 from usher_gateway.store.group_commit import Job
 from usher_gateway.store.jobs import changes, claims, listings, meters, replays, scopes, settle
 from usher_gateway.store.names import NameNumbers
-from usher_gateway.store.session import Session, run_to_end
+from usher_gateway.store.session import Session, for_sqlite, run_to_end, with_rows
 from usher_gateway.store.sqlite import database, transaction
-from usher_gateway.store.sqlite import meters as folding
 from usher_gateway.store.sqlite.accept import Acceptance
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.transaction import Transaction
@@ -242,7 +241,6 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
     held = samples.plan(hold=model.HoldReason.TenantSuspended)
     await bench.accept(samples.arrival("a", if_visit=(samples.plan(), held, samples.skip(model.SkipReason.Filter))))
     await bench.accept(samples.quarantined("q"))
-    await store.fold_meters()
     (group,) = await store.held_groups()
     (visit, *_) = (await bench.visits(counted_as="Visit"),)[0]
     arrival = model.key_of(model.parse_id(visit["id"]))
@@ -259,7 +257,6 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
         lambda opened: claims.unhold(opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]),
         lambda opened: changes.redrive(opened, deliveries, NOW, {}),
         lambda opened: replays.take_step(opened, replay, [skipped], None, holds={}, facts=facts, now=NOW),
-        fold_all,
         lambda opened: prune.prune(opened, NOW, KeptTimes(), retention.RetentionWalk()),
         lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, KeptTimes(), retention.RetentionWalk()),
         lambda opened: settle.settle(
@@ -274,10 +271,6 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
     )
     assert len(said) > 25
     assert scans(bench.place, said) == []
-
-
-def fold_all(opened: Transaction) -> None:
-    folding.fold(opened, folding.gather(opened.connection))
 
 
 async def reads_of(session: Session) -> None:
@@ -340,6 +333,17 @@ async def test_persons_are_found_in_segments(
     assert len(await bench.ids_of_person(late)) == 1
     with file_of(bench.place) as connection:
         assert connection.execute("select count(*) from person_segments").fetchone()[0] >= 3
+
+
+async def test_visits_are_counted_from_a_covering_index(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a"))
+    statement = with_rows(for_sqlite(meters._VISITS), 2)
+    with file_of(bench.place) as connection:
+        plan = connection.execute(f"explain query plan {statement}", (0, 0, 1, 1, 2)).fetchall()
+    assert [row[3] for row in plan] == [
+        "SEARCH meters USING COVERING INDEX meters_visits (listener=? AND slot>? AND slot<?)"
+    ]
+    assert int(model.Counter.visits) == 1, "the index and the statement contain this number as a literal"
 
 
 # Retention, and the checks inside jobs

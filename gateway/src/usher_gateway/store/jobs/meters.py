@@ -1,7 +1,7 @@
 """Meters: usage, stored bytes and open deliveries, from folded and unfolded counts in one snapshot.
 
-Every commit adds one row with its counts, because updating a meter for each arrival would cost more. A background task
-of the engine sums these rows and adds the sums to ``meters`` (it *folds* them).
+Each commit on SQLite adds its counts to ``meters``. On PostgreSQL gateways would wait for each other there, so a commit
+adds a row with its counts, and a background task sums these rows and adds the sums to ``meters`` (it *folds* them).
 """
 
 import datetime
@@ -17,13 +17,12 @@ from usher_gateway.store.base import ANY, Filter, Period
 from usher_gateway.store.encodings import STORED_SLOT, unknown_listener
 from usher_gateway.store.jobs.scopes import listener_numbers
 from usher_gateway.store.session import Session, Statement, columns
+from usher_gateway.store.transaction import Transaction
 
 # Up to this many listeners are looked up slot by slot; for more, a query reads all meters of the period.
 _FEW_LISTENERS = 200
 
-_UNFOLDED = Statement(
-    postgresql="select counts from commits where counts <> ''", sqlite="select counts from meter_batches"
-)
+_UNFOLDED = Statement(postgresql="select counts from commits where counts <> ''", sqlite="select x'' where false")
 _BOUNDS = """
     select (select min(slot) from meters where slot > 0), (select max(slot) from meters where slot > 0)
 """
@@ -170,24 +169,25 @@ async def totals(session: Session, since: int, until: int) -> dict[int, model.Co
 Sums = dict[tuple[int, int, int], int]  # (slot, listener, counter) -> count
 
 
-def sum_up(packed: bytes, totals: Sums) -> None:
-    """Add the counts of a commit to totals."""
-    for listener, slot, counter, count in _decode(packed):
-        key = (slot, listener, counter)
-        totals[key] = totals.get(key, 0) + count
-
-
 def sums(packed_counts: Iterable[bytes]) -> Sums:
     """Return the sums of the counts of some commits."""
     totals: Sums = {}
     for packed in packed_counts:
-        sum_up(packed, totals)
+        for listener, slot, counter, count in _decode(packed):
+            key = (slot, listener, counter)
+            totals[key] = totals.get(key, 0) + count
     return totals
 
 
 async def add(session: Session, counts: Sums) -> None:
     """Add sums to the meters, in the order of the table."""
     await session.execute(_ADD, *columns([(*key, counts[key]) for key in sorted(counts)], 4))
+
+
+async def add_counts(transaction: Transaction) -> None:
+    """Add the counts of a transaction to the meters."""
+    counts = {(slot, listener, counter): count for (listener, slot, counter), count in transaction.meters.items()}
+    await add(transaction.session, counts)
 
 
 async def unfolded(session: Session) -> Iterator[Counted]:

@@ -63,9 +63,7 @@ async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: Reten
     await connection.execute(_NEED_NOT_WAIT)
     await schema.set_meta(connection, "confirmed_at", str(now))
     count = await retention.prune(transaction, now, kept, walk, forget_arrivals)
-    if transaction.meters:
-        sums = {(slot, listener, counter): count for (listener, slot, counter), count in transaction.meters.items()}
-        await meters.add(transaction.session, sums)
+    await meters.add_counts(transaction)
     return count
 
 

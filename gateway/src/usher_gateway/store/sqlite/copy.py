@@ -7,12 +7,10 @@ from pathlib import Path
 
 from usher_gateway import model
 from usher_gateway.store.copy import COLUMNS, COPIED, UNFINISHED, Row, not_empty, refuse_unusable
-from usher_gateway.store.jobs import meters
 from usher_gateway.store.names import NameNumbers
-from usher_gateway.store.session import run_to_end
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.recent_index import BUCKETS, FOLD_ROWS, short_key
-from usher_gateway.store.sqlite.transaction import SqliteSession, fold_persons
+from usher_gateway.store.sqlite.transaction import fold_persons
 from usher_gateway.store.sqlite.writer import fold_bucket, note_folded, recover
 
 _SLICE = 1_000
@@ -67,13 +65,7 @@ class SqliteCopy:
                     fold_bucket(self._connection, writer.recent_index, bucket)
                 if writer.recent_index.last_key:
                     note_folded(self._connection, writer.recent_index.last_key)
-                self._fold_meters()
                 self._connection.execute(_SET_META, (COPIED, model.format_time(now)))
-
-    def _fold_meters(self) -> None:
-        packed_counts = [packed for (packed,) in self._connection.execute("select counts from meter_batches")]
-        run_to_end(meters.add(SqliteSession(self._connection), meters.sums(packed_counts)))
-        self._connection.execute("delete from meter_batches")
 
     async def undo(self) -> bool:
         """Remove the mark."""

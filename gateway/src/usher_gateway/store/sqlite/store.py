@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +24,7 @@ from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.jobs.retention import ExpiredArrival, RetentionWalk
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import run_to_end
-from usher_gateway.store.sqlite import database, meters, prune
+from usher_gateway.store.sqlite import database, prune
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.transaction import SqliteSession, Transaction
 from usher_gateway.store.sqlite.writer import WriterThread, open_writer
@@ -34,7 +33,6 @@ from usher_gateway.store.transaction import Job, Query
 
 _log = structlog.get_logger(__name__)
 
-_FOLD_SECONDS = 5.0  # Interval at which the counts of commits are moved into the meters
 _QUERY_THREADS = 4
 _CHECKPOINT_BYTES = 16 * 1024 * 1024  # Size of the write-ahead log from which on it is copied into the file
 _SWEEP_PAUSE_SECONDS = 0.05  # Pause after each piece of the file that is swept: at most 80 MB are read in a second
@@ -76,7 +74,6 @@ class SqliteStore(Store):
         self._disk = database.DiskSpace(settings.folder, settings.disk_bounds)
         self._is_open = False
         self._retention_walk = RetentionWalk()
-        self._folding = asyncio.Lock()
         self._next_truncate = 0.0
         self._reusable_bytes = 0  # Pages of the file that deleted data left
         self._copying_log = asyncio.Lock()
@@ -104,7 +101,6 @@ class SqliteStore(Store):
         self._commits.start_writing(WriterThread(self.writer))
         self._is_open = True
         self._upkeep_task = asyncio.create_task(self._run_upkeep(), name="store-upkeep")
-        self._folder_task = asyncio.create_task(self._fold_regularly(), name="store-meter-folder")
         self._sweeper_task = asyncio.create_task(self._sweep(), name="store-sweeper")
         return self.writer.report
 
@@ -112,7 +108,7 @@ class SqliteStore(Store):
         if not self._is_open:
             return
         self._is_open = False
-        for task in (self._folder_task, self._upkeep_task, self._sweeper_task):
+        for task in (self._upkeep_task, self._sweeper_task):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -195,24 +191,6 @@ class SqliteStore(Store):
         return self.writer.is_purged
 
     # Background work
-
-    async def fold_meters(self) -> None:
-        """Move all counts of commits into the meters, some at a time."""
-        async with self._folding:
-            is_everything = False
-            while not is_everything:
-                gathered = await self._upkeep_reader.run(meters.gather)
-                is_everything = gathered.is_everything
-                if gathered.batches:
-                    await self._commits.run_job(functools.partial(meters.fold, gathered=gathered))
-
-    async def _fold_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(_FOLD_SECONDS)
-            try:
-                await self.fold_meters()
-            except model.StoreUnavailableError as error:
-                _log.warning("store_upkeep_failed", error=type(error).__name__)
 
     async def _run_upkeep(self) -> None:
         """Once a second, check files and disk, keep the write-ahead log short, and flush counts if no commit did."""

@@ -130,8 +130,7 @@ class Writer(BatchWriter):
             self._mark_unacknowledged(opened, batch)  # after folding, because it changes the folded rows
             for listener, slot, counter, count in batch.counts:
                 opened.meter(opened.listener(listener), slot, counter, count)
-            if packed := opened.packed_meters():
-                self.connection.execute("insert into meter_batches (counts) values (?)", (packed,))
+            await meters.add_counts(opened)
             self._fold_persons(len(accepted))
             new_names = self._new_names(opened.used)
             await add_names(opened.session, new_names)

@@ -158,8 +158,6 @@ create table audit_entries (
 -- The last attempts of a delivery (store/encodings.py).
 create table attempts (delivery integer primary key, log blob not null);
 
--- Each commit appends one row with its counts; a folder moves them into meters.
-create table meter_batches (number integer primary key, counts blob not null);
 create table meters (
     listener integer not null, slot integer not null, counter integer not null, count integer not null,
     primary key (slot, listener, counter)
