@@ -16,7 +16,6 @@ from usher_gateway.store.base import USUAL_TIMES, Filter, KeptTimes, OpenReport
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
-from usher_gateway.store.sqlite.writer import WriterThread
 from usher_gateway.store.store import Store
 
 if TYPE_CHECKING:
@@ -94,8 +93,7 @@ class Sqlite:
         assert isinstance(store, SqliteStore)
         store._upkeep_task.cancel()
         store._sweeper_task.cancel()
-        assert isinstance(store._commits.committer, WriterThread)
-        store._commits.committer.join()
+        await store._commits.committer.stop()
         for reader in (store._reader, store._query_reader, store._upkeep_reader):
             await reader.close()
         store.writer.owned.release()

@@ -4,14 +4,11 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
-from typing import Protocol, TypeVar
 
 from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.jobs import meters
 from usher_gateway.store.transaction import Query
-
-T = TypeVar("T")
 
 _SETTLED_SECONDS = 1_800  # A slot that ended so long ago gets no more counts: clocks of gateways differ by less
 _MOST_SLOTS = 70 * 96  # Slots whose totals are kept: 70 days, for two months on the page Usage; about 9 MB
@@ -19,17 +16,13 @@ _MOST_SLOTS = 70 * 96  # Slots whose totals are kept: 70 days, for two months on
 
 _PART_SECONDS = 86_400  # One query reads the slots of so much time at most
 
-
-class LookUp(Protocol):
-    """Returns the result of a query that a person asked for."""
-
-    def __call__(self, query: Query[T], /) -> Awaitable[T]: ...  # noqa: D102 - the class says it
+_LookUp = Callable[[Query[dict[int, model.Counts]]], Awaitable[dict[int, model.Counts]]]
 
 
 class EndedSlots:
     """Adds up the meters of all listeners for views that people ask for again and again."""
 
-    def __init__(self, look_up: LookUp, now: Callable[[], int]) -> None:
+    def __init__(self, look_up: _LookUp, now: Callable[[], int]) -> None:
         self._look_up, self._now = look_up, now
         self._totals: dict[int, model.Counts] = {}  # Slot -> counts of all listeners together
         self._since = self._until = 0

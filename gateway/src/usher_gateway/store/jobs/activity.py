@@ -66,14 +66,9 @@ async def save(
     """Save the activity of some listeners and destinations (``namespace/name``)."""
     if listeners:
         await _save_listeners(transaction, listeners)
-    if destinations:
-        await _save_destinations(transaction, destinations)
-
-
-async def _save_destinations(transaction: Transaction, activity: Mapping[str, DestinationActivity]) -> None:
-    """Replace what is saved of some destinations, unless another gateway has saved something newer."""
-    rows = [(key, *msgspec.structs.astuple(tried)) for key, tried in sorted(activity.items())]
-    await transaction.session.execute(_WRITE_DESTINATIONS, *columns(rows, 9))
+    if destinations:  # unless another gateway has saved something newer
+        rows = [(key, *msgspec.structs.astuple(tried)) for key, tried in sorted(destinations.items())]
+        await transaction.session.execute(_WRITE_DESTINATIONS, *columns(rows, 9))
 
 
 async def _save_listeners(transaction: Transaction, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:

@@ -147,15 +147,7 @@ def _arrival_row(
     states: dict[int, tuple[Any, ...]],
     replays: dict[tuple[int, int], tuple[Any, ...]],
 ) -> _JSONRow:
-    """Return an arrival as JSON.
-
-    Args:
-        columns: a row of ``_ARRIVALS``.
-        verdicts: (route, skip reason or 0, delivery key or 0).
-        names: route -> its row of ``_ROUTE_NAMES``.
-        states: delivery -> its row of ``_DELIVERY_STATES``.
-        replays: (arrival, route) -> its row of ``_REPLAYS``.
-    """
+    """Return a row of ``_ARRIVALS`` as JSON. ``names``, ``states`` and ``replays``: rows of the other statements."""
     key, identifier, received_at, visit_time, counted_as, flags, reason, hops, size, _, *rest = columns
     namespace, tenant, listener, has_body = rest
     return {
@@ -207,12 +199,7 @@ def _verdict_row(
 
 
 def _delivery_row(columns: tuple[Any, ...], names: tuple[Any, ...]) -> _JSONRow:
-    """Return a delivery as JSON.
-
-    Args:
-        columns: a row of ``_DELIVERIES``.
-        names: the route's row of ``_ROUTE_NAMES``.
-    """
+    """Return a row of ``_DELIVERIES`` as JSON. ``names``: the route's row of ``_ROUTE_NAMES``."""
     _, identifier, _, state, hold, in_backlog, attempts, due_at, created_at, started_at, *rest = columns
     expires_at, settled_at, origin, cancel, status, error, answer_bytes, arrival, replay = rest
     _, namespace, tenant, listener, route, destination = names

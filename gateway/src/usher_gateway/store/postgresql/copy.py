@@ -64,11 +64,7 @@ class PostgresCopy:
         self._may_create = may_create
 
     async def open(self) -> None:
-        """Connect, keep other copies away, and migrate the schema.
-
-        Raises:
-            UsherError: see Store.open(); StoreUnavailableError if the server cannot be reached.
-        """
+        """Connect, keep other copies away, and migrate the schema."""
         self._pool = await open_pool(self._settings.dsn, self._settings.password, 1)
         try:
             self._connection = await self._pool.acquire()

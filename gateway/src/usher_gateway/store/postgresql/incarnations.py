@@ -8,7 +8,7 @@ before it has given them the time to send a heartbeat.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -83,11 +83,13 @@ _BEAT = """
     update incarnations set beat_at = clock_timestamp() where number = $1 and ended_at is null returning number
 """
 _MEMBERS = "select number from incarnations where ended_at is null order by number"
-_TELL = """
+# Replace the destinations that a gateway knows, so that others leave their deliveries to it.
+TELL_DESTINATIONS = """
     insert into known_destinations select number, $2 from incarnations where number = $1
     on conflict (incarnation) do update set destinations = excluded.destinations
 """
-_KNOWN = """
+# Return for each other gateway that runs which of some destinations it knows.
+DESTINATIONS_OF_OTHERS = """
     select array(select key from unnest($2::text[]) key where key = any(k.destinations))
     from incarnations i left join known_destinations k on k.incarnation = i.number
     where i.ended_at is null and i.number <> $1
@@ -96,7 +98,8 @@ _ANY_RUNS = """
     select exists (select 1 from incarnations
         where ended_at is null and beat_at >= clock_timestamp() - make_interval(secs => $1))
 """
-_END = "update incarnations set ended_at = clock_timestamp() where number = $1 and ended_at is null"
+# End a run, so that others take over its deliveries at once.
+END = "update incarnations set ended_at = clock_timestamp() where number = $1 and ended_at is null"
 
 
 class Incarnation(msgspec.Struct, frozen=True):
@@ -142,24 +145,6 @@ async def beat(connection: Connection, incarnation: Incarnation) -> bool:
 async def replicas_of(connection: Connection, incarnation: Incarnation) -> Replicas:
     """Return the gateways that share the limits: the runs that have not ended."""
     return Replicas(incarnation.number, tuple([number for (number,) in await connection.fetch(_MEMBERS)]))
-
-
-async def end(connection: Connection, incarnation: Incarnation) -> None:
-    """End this run, so that others take over its deliveries at once."""
-    await connection.execute(_END, incarnation.number)
-
-
-async def tell_destinations(connection: Connection, incarnation: Incarnation, destinations: Collection[str]) -> None:
-    """Replace the destinations that this gateway knows, so that others leave their deliveries to it."""
-    await connection.execute(_TELL, incarnation.number, sorted(destinations))
-
-
-async def destinations_of_others(
-    connection: Connection, incarnation: Incarnation, destinations: Collection[str]
-) -> list[frozenset[str]]:
-    """Return for each other gateway that runs which of some destinations it knows."""
-    rows = await connection.fetch(_KNOWN, incarnation.number, list(destinations))
-    return [frozenset(keys) for (keys,) in rows]
 
 
 async def any_runs(connection: Connection) -> bool:

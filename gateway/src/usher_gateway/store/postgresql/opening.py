@@ -52,11 +52,7 @@ class PostgresSettings(msgspec.Struct, frozen=True):
 async def open_store(
     settings: PostgresSettings, names: NameNumbers, now: Callable[[], int]
 ) -> tuple[Writer, Ownership, OpenReport]:
-    """Connect, migrate the schema, read the names, and recover what dead gateways left.
-
-    Raises:
-        UsherError: see Store.open(); StoreUnavailableError if the server cannot be reached.
-    """
+    """Connect, migrate the schema, read the names, and recover what dead gateways left."""
     pool = await open_pool(settings.dsn, settings.password, POOL_SIZE, settings.durability)
     try:
         return await _open(pool, names, settings, now)

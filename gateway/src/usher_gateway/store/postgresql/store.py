@@ -117,7 +117,7 @@ class PostgresStore(Store):
                 await self._commits.committer.stop()
         with contextlib.suppress(*UNAVAILABLE):
             async with asyncio.timeout(_FLUSH_SECONDS), self._pool.acquire() as connection:
-                await incarnations.end(connection, self.incarnation)
+                await connection.execute(incarnations.END, self.incarnation.number)
         try:
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self._pool.close()
@@ -185,11 +185,13 @@ class PostgresStore(Store):
 
     async def tell_destinations(self, destinations: Collection[str]) -> None:
         async with acquired(self._pool, "destinations are not shared") as connection:
-            await incarnations.tell_destinations(connection, self.incarnation, destinations)
+            await connection.execute(incarnations.TELL_DESTINATIONS, self.incarnation.number, sorted(destinations))
 
     async def destinations_of_others(self, destinations: Collection[str]) -> list[frozenset[str]]:
         async with acquired(self._pool, "destinations are not shared") as connection:
-            return await incarnations.destinations_of_others(connection, self.incarnation, destinations)
+            values = (self.incarnation.number, list(destinations))
+            rows = await connection.fetch(incarnations.DESTINATIONS_OF_OTHERS, *values)
+        return [frozenset(keys) for (keys,) in rows]
 
     async def watch_ownership(self) -> None:
         await self.ownership.lost.wait()

@@ -35,11 +35,7 @@ class SqliteCopy:
     """The store in a folder, owned to be copied or filled (``store.copy.CopyableStore``)."""
 
     def __init__(self, folder: Path, key_fingerprint: str, *, may_create: bool) -> None:
-        """Take ownership.
-
-        Raises:
-            StoreLockedError, StoreCorruptError, InstallKeyError, ConfigurationError: see Store.open().
-        """
+        """Take ownership."""
         if not may_create and not (folder / database.FILE_NAME).exists():
             raise model.ConfigurationError(f"there is no store in {folder}", "Name the data folder of `usher run`.")
         self._folder = folder

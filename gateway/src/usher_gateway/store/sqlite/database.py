@@ -145,11 +145,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def open_database(folder: Path, key_fingerprint: str) -> OwnedDatabase:
-    """Take ownership of a data folder, check whose database it is, and migrate the schema.
-
-    Raises:
-        StoreLockedError, StoreCorruptError, InstallKeyError, ConfigurationError: see Store.open().
-    """
+    """Take ownership of a data folder, check whose database it is, and migrate the schema."""
     if sqlite3.sqlite_version_info < _SQLITE_OLDEST:
         raise model.ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old", "Use a Python with SQLite 3.38+.")
     _make_folder(folder)

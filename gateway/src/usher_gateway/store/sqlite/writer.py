@@ -4,10 +4,9 @@ All of it runs in the writer's thread (``WriterThread``), except open_writer().
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
-import queue
 import sqlite3
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -239,45 +238,31 @@ class WriterThread:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._loop = asyncio.get_running_loop()
-        self._batches: queue.SimpleQueue[tuple[Batch, Finished] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="usher-store", daemon=True)
-        self._thread.start()
+        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="usher-store")
 
     def submit(self, batch: Batch, finished: Finished) -> None:
         """Hand a batch to the thread; see ``Committer``."""
-        self._batches.put((batch, finished))
+        self._thread.submit(self._commit, batch, finished)
 
     async def stop(self) -> None:
         """End the thread after the batch in its hands."""
-        await asyncio.to_thread(self.join)
-
-    def join(self) -> None:
-        """End the thread after the batch in its hands, and wait for it."""
-        self._batches.put(None)
-        self._thread.join()
+        await asyncio.to_thread(self._thread.shutdown)
 
     def test_write(self, transaction: Transaction) -> None:
         """Find out whether the database can be written again."""
         transaction.connection.execute("insert or replace into meta values ('write_test', '')")
 
-    def _run(self) -> None:
-        """Commit batches until None comes."""
-        while (work := self._batches.get()) is not None:
-            batch, finished = work
-            result = run_to_end(self._writer.commit(batch))
-            with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits any more
-                self._loop.call_soon_threadsafe(finished, result)
+    def _commit(self, batch: Batch, finished: Finished) -> None:
+        result = run_to_end(self._writer.commit(batch))
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits any more
+            self._loop.call_soon_threadsafe(finished, result)
 
 
 # Opening and recovery
 
 
 def open_writer(folder: Path, *, key_fingerprint: str, names: NameNumbers, fold_rows: int, now: int) -> Writer:
-    """Take ownership of a data folder, migrate its database, and recover the state that a crash left.
-
-    Raises:
-        StoreLockedError, StoreCorruptError, InstallKeyError, ConfigurationError: see Store.open().
-    """
+    """Take ownership of a data folder, migrate its database, and recover the state that a crash left."""
     owned = database.open_database(folder, key_fingerprint)
     try:
         with database.explained_errors(folder):
