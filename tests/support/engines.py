@@ -137,7 +137,8 @@ class Postgresql:
         crashed = postgresql(store)
         for task in crashed._tasks:
             task.cancel()
-        crashed.writer.cancel()
+        for commit in crashed.writer._tasks:
+            commit.cancel()
         crashed._pool.terminate()
         await asyncio.gather(*crashed._tasks, return_exceptions=True)
         databases.let_gateways_die(databases.name_in(crashed.settings.dsn), f"number = {crashed.incarnation.number}")

@@ -10,6 +10,7 @@ Nothing deletes a name. An edit of a route adds a definition of about 1 KB.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
@@ -122,13 +123,12 @@ class NameNumbers:
         """Return the definition of a route."""
         return self.definitions.get(number) or unknown_route(number)
 
-    def by_tenant(self, counts: Mapping[int, int]) -> dict[tuple[str, str], int]:
+    def by_tenant(self, counts: Mapping[int, int]) -> Counter[tuple[str, str]]:
         """Add up counts by listener; return them by namespace and name of the tenant."""
-        totals: dict[tuple[str, str], int] = {}
+        totals = Counter[tuple[str, str]]()
         for number, count in counts.items():
             name = self.listeners.get(number) or unknown_listener(number)
-            tenant = (name.namespace, name.tenant)
-            totals[tenant] = totals.get(tenant, 0) + count
+            totals[name.namespace, name.tenant] += count
         return totals
 
     async def load_listeners(self, session: Session) -> None:

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -88,7 +89,7 @@ class Transaction:
         """Return the counts for the row of the commit; empty if there are none."""
         return _encode([(*key, count) for key, count in self.meters.items()]) if self.meters else b""
 
-    def tenant_changes(self) -> dict[tuple[str, str], int]:
+    def tenant_changes(self) -> Counter[tuple[str, str]]:
         """Return how the bytes that each tenant stores change."""
         stored = {
             listener: count

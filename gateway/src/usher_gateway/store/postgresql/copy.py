@@ -93,11 +93,9 @@ class PostgresCopy:
             raise model.StoreLockedError("another copy uses this database", "Wait until it ends.") from None
 
     async def close(self) -> None:
-        """Disconnect."""
         self._pool.terminate()
 
     async def copied_at(self) -> str | None:
-        """Return the mark."""
         async with self._locked() as connection:
             return await schema.meta(connection, COPIED)
 
@@ -134,13 +132,11 @@ class PostgresCopy:
             )
 
     async def undo(self) -> bool:
-        """Remove the mark."""
         async with self._locked() as connection:
             deleted = await connection.fetchval("delete from meta where name = $1 returning name", COPIED)
         return deleted is not None
 
     async def begin_writing(self) -> None:
-        """Set the mark."""
         await self._wait_for_heartbeats()
         async with self._locked() as connection:
             await self._refuse_unusable(connection)
@@ -150,7 +146,6 @@ class PostgresCopy:
             await schema.set_meta(connection, UNFINISHED, "1")
 
     async def load(self, table: str, rows: list[Row]) -> None:
-        """Add rows."""
         async with self._connected() as connection, connection.transaction():
             await connection.execute("set local statement_timeout = 0")
             if table == "meta":
@@ -185,7 +180,6 @@ class PostgresCopy:
             await connection.execute("analyze", timeout=_STATEMENT_SECONDS)
 
     async def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
-        """Yield all rows."""
         async with (
             self._connected() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),

@@ -260,8 +260,7 @@ class PostgresStore(Store):
             raise
         if count >= walk.size:
             walk.size = prune.next_size(walk.size, time.perf_counter() - began)
-        for tenant, freed in transaction.tenant_changes().items():
-            self.writer.stored_bytes[tenant] = self.writer.stored_bytes.get(tenant, 0) + freed
+        self.writer.stored_bytes.update(transaction.tenant_changes())
         return count
 
     async def _forget_arrivals(

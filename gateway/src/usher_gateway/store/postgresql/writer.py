@@ -5,6 +5,7 @@ from this row whether it took effect; until then the batch stays in its hands, s
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -79,7 +80,7 @@ class Writer(BatchWriter):
         incarnation: int,
         ids: model.IdFactory,
         names: NameNumbers,
-        stored_bytes: dict[tuple[str, str], int],
+        stored_bytes: Counter[tuple[str, str]],
     ) -> None:
         self.lost = asyncio.Event()
         """Set when another gateway has ended this incarnation, or a restored database does not know it."""
@@ -110,11 +111,6 @@ class Writer(BatchWriter):
 
     async def test_write(self, transaction: Transaction) -> None:
         """Find out whether the database can be written: the commit inserts its row."""
-
-    def cancel(self) -> None:
-        """Give up the batches in hand, as a crash would."""
-        for task in self._tasks:
-            task.cancel()
 
     async def _run(self, batch: Batch, finished: Callable[[BatchResult], None]) -> None:
         finished(await self.commit(batch))
@@ -169,8 +165,7 @@ class Writer(BatchWriter):
             if not await self._took_effect(number):
                 raise model.StoreUnavailableError("the connection was lost before the commit") from None
         assert opened is not None
-        for tenant, count in opened.tenant_changes().items():
-            self.stored_bytes[tenant] = self.stored_bytes.get(tenant, 0) + count
+        self.stored_bytes.update(opened.tenant_changes())
         return accepted, job_result
 
     async def _apply(self, opened: Transaction, batch: Batch) -> tuple[list[model.Accepted], object]:

@@ -43,11 +43,9 @@ class SqliteCopy:
         self._connection = self._owned.connection
 
     async def close(self) -> None:
-        """Give up ownership."""
         self._owned.close()
 
     async def copied_at(self) -> str | None:
-        """Return the mark."""
         with database.explained_errors(self._folder):
             return self._meta(COPIED)
 
@@ -64,12 +62,10 @@ class SqliteCopy:
                 self._connection.execute(_SET_META, (COPIED, model.format_time(now)))
 
     async def undo(self) -> bool:
-        """Remove the mark."""
         with self._transaction():
             return self._connection.execute("delete from meta where name = ?", (COPIED,)).rowcount > 0
 
     async def begin_writing(self) -> None:
-        """Set the mark."""
         with database.explained_errors(self._folder):
             refuse_unusable(self._meta(COPIED), self._meta(UNFINISHED))
             tables = self._connection.execute(_TABLE_NAMES).fetchall()
@@ -83,7 +79,6 @@ class SqliteCopy:
         return self._connection.execute(f"select 1 from {table} limit 1").fetchone() is not None  # noqa: S608
 
     async def load(self, table: str, rows: list[Row]) -> None:
-        """Add rows."""
         with self._transaction():
             if table == "meta":
                 self._connection.executemany(_SET_META, rows)
@@ -108,12 +103,10 @@ class SqliteCopy:
         self._connection.execute(_SET_META, ("folded_to", str(arrivals[-1][0])))
 
     async def end_writing(self) -> None:
-        """Remove the mark."""
         with self._transaction():
             self._connection.execute("delete from meta where name = ?", (UNFINISHED,))
 
     async def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
-        """Yield all rows."""
         with database.explained_errors(self._folder):
             self._connection.execute("begin")
             try:

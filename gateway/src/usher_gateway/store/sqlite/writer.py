@@ -7,6 +7,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -147,8 +148,7 @@ class Writer(BatchWriter):
         self._stored_routes.update([numbers.number for _, numbers in new_names.routes.values()])
         self.owned.mark(number)
         self._update_recent_index(arrival_rows, batch, bucket)
-        for tenant, count in opened.tenant_changes().items():
-            self.stored_bytes[tenant] = self.stored_bytes.get(tenant, 0) + count
+        self.stored_bytes.update(opened.tenant_changes())
         if opened.checkpoint is not None:
             self._checkpoint(opened.checkpoint)
         return accepted, job_result
@@ -303,7 +303,7 @@ def _number(connection: sqlite3.Connection, name: str) -> int:
     return int(row[0]) if row else 0
 
 
-def _read_stored_bytes(connection: sqlite3.Connection, names: NameNumbers) -> dict[tuple[str, str], int]:
+def _read_stored_bytes(connection: sqlite3.Connection, names: NameNumbers) -> Counter[tuple[str, str]]:
     """Return tenant -> bytes that it stores."""
     session = SqliteSession(connection)
     run_to_end(names.load_listeners(session))
