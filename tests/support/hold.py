@@ -17,7 +17,7 @@ async def held_before_commits(store: Store) -> AsyncIterator[None]:
     """Keep the writer busy, so that it starts no commit before the block ends."""
     go_on, is_held = threading.Event(), threading.Event()
 
-    def job(transaction: Transaction) -> None:
+    async def job(transaction: Transaction) -> None:
         is_held.set()
         go_on.wait(_LONGEST_SECONDS)
 
@@ -40,13 +40,13 @@ async def held_in_commits(store: Store) -> AsyncIterator[threading.Event]:
         go_on.wait(_LONGEST_SECONDS)
         return 0
 
-    def begin(transaction: Transaction) -> None:
+    async def begin(transaction: Transaction) -> None:
         transaction.connection.create_function("hold", 0, hold)
         transaction.connection.execute(
             "create temp trigger held before insert on main.arrivals begin select hold(); end"
         )
 
-    def end(transaction: Transaction) -> None:
+    async def end(transaction: Transaction) -> None:
         transaction.connection.execute("drop trigger held")
 
     await sqlite(store)._commits.run_job(begin)
@@ -60,7 +60,7 @@ async def held_in_commits(store: Store) -> AsyncIterator[threading.Event]:
 async def refuse_bodies_with(store: Store, mark: bytes) -> None:
     """Let the database refuse every body that contains a mark."""
 
-    def job(transaction: Transaction) -> None:
+    async def job(transaction: Transaction) -> None:
         transaction.connection.execute(
             "create temp trigger refused before insert on main.bodies"
             f" when instr(new.body, x'{mark.hex()}') > 0 begin select raise(abort, 'refused'); end"

@@ -89,7 +89,7 @@ async def test_usage_check_with_a_violation_exits_1(served: admin_port.Served) -
     served.bench.clock.now += samples.DAY
     store: Any = served.bench.store
     lose = f"delete from meters where counter = {int(model.Counter.created)}"
-    await store._commits.run_job(lambda batch_writer: batch_writer.connection.execute(lose))
+    await store._change(lambda transaction: transaction.session.execute(lose))
     run = await served.command("usage", "--check", "--from", "2025-11")
     assert run.code == 1
     assert "agency/acme/lobby" in run.out

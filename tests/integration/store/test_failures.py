@@ -43,6 +43,10 @@ def failing(bench: engines.Bench) -> FailingConnection:
     return connection
 
 
+async def change_nothing(_: Any) -> None:
+    pass
+
+
 @pytest.fixture
 async def bench(tmp_path: Path) -> Any:
     open_bench = engines.Bench(engines.Sqlite(), tmp_path / "data", fold_rows=8)
@@ -59,9 +63,9 @@ async def test_rolled_back_fold_forgets_no_content(bench: engines.Bench) -> None
     for _ in range(BUCKETS + 10):  # each commit folds one bucket; each is rolled back once
         connection.fails = "commit"
         with pytest.raises(model.StoreUnavailableError):
-            await store._commits.run_job(lambda _: None)
+            await store._commits.run_job(change_nothing)
         connection.fails = ""
-        await store._commits.run_job(lambda _: None)
+        await store._commits.run_job(change_nothing)
     assert store.writer.recent_index.next_bucket() is None
     assert (
         await bench.words(*[samples.arrival(f"{number}", time_trusted=True) for number in range(40)])
@@ -151,11 +155,11 @@ async def test_unacknowledged_mark_survives_the_fold_of_its_content(bench: engin
     assert await bench.words(first, again) == ["Visit", "Repeat"]
     await bench.accept(*[samples.arrival(f"{number}") for number in range(8)])
     while store.writer.recent_index.next_bucket() != first.fingerprint[0]:
-        await store._commits.run_job(lambda _: None)
+        await store._commits.run_job(change_nothing)
     bench.store.unacknowledged(again)
     await bench.store.flush()
     for _ in range(BUCKETS + 10):
-        await store._commits.run_job(lambda _: None)
+        await store._commits.run_job(change_nothing)
     assert store.writer.recent_index.next_bucket() is None
     bench.clock.now += 5 * samples.HOUR  # too late for a retry without a trusted time: only the lost answer proves it
     assert await bench.words(samples.arrival("a", bench.clock.now)) == ["Redelivery"]

@@ -9,7 +9,7 @@ import pathlib
 import random
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import pytest
 from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter, KeptTimes
-from usher_gateway.store.group_commit import Job
 from usher_gateway.store.jobs import changes, claims, listings, meters, replays, scopes, settle
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import Session, for_sqlite, run_to_end, with_rows
@@ -178,22 +177,25 @@ async def test_connection_is_durable_and_overwrites_deleted_data(bench: engines.
 # Indexes
 
 
-async def run_job(bench: engines.Bench, job: Job) -> Any:
+async def run_job(bench: engines.Bench, job: Callable[[Transaction], Any]) -> Any:
     store: Any = bench.store
-    return await store._commits.run_job(job)
+
+    async def run(opened: Transaction) -> Any:
+        result = job(opened)
+        return await result if inspect.isawaitable(result) else result
+
+    return await store._commits.run_job(run)
 
 
-async def statements_of(bench: engines.Bench, *jobs: Job) -> set[str]:
+async def statements_of(bench: engines.Bench, *jobs: Callable[[Transaction], Any]) -> set[str]:
     """Return the statements, with values, that these jobs execute."""
     said: set[str] = set()
     for job in jobs:
 
-        def traced(opened: Transaction, job: Job = job) -> None:
+        async def traced(opened: Transaction, job: Callable[[Transaction], Any] = job) -> None:
             opened.connection.set_trace_callback(said.add)
             try:
-                result = job(opened)
-                if inspect.iscoroutine(result):
-                    run_to_end(result)
+                await job(opened)
             finally:
                 opened.connection.set_trace_callback(None)
 
@@ -257,8 +259,10 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
         lambda opened: claims.unhold(opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]),
         lambda opened: changes.redrive(opened, deliveries, NOW, {}),
         lambda opened: replays.take_step(opened, replay, [skipped], None, holds={}, facts=facts, now=NOW),
-        lambda opened: prune.prune(opened, NOW, KeptTimes(), retention.RetentionWalk()),
-        lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, KeptTimes(), retention.RetentionWalk()),
+        lambda opened: retention.prune(opened, NOW, KeptTimes(), retention.RetentionWalk(), prune.forget_arrivals),
+        lambda opened: retention.prune(
+            opened, NOW + 400 * samples.DAY, KeptTimes(), retention.RetentionWalk(), prune.forget_arrivals
+        ),
         lambda opened: settle.settle(
             opened,
             [
@@ -384,9 +388,7 @@ async def test_redrive_checks_each_delivery_again_before_the_change(bench: engin
     pending, delivered = [arrival.deliveries[0] for arrival in accepted]
     await bench.settle(delivered, model.SettledAs.Delivered)
     deliveries_before = await bench.deliveries()
-    changed = await run_job(
-        bench, lambda opened: run_to_end(changes.redrive(opened, [pending.key, delivered.key], NOW, {}))
-    )
+    changed = await run_job(bench, lambda opened: changes.redrive(opened, [pending.key, delivered.key], NOW, {}))
     assert changed == []
     assert await bench.deliveries() == deliveries_before
 

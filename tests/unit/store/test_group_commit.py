@@ -20,7 +20,7 @@ class HeldCommitter:
         self.batches: dict[int, Batch] = {}  # Line -> the batch in its hands
         self._finished: dict[int, Callable[[BatchResult], None]] = {}
 
-    def test_write(self, transaction: Any) -> None:
+    async def test_write(self, transaction: Any) -> None:
         del transaction
         raise AssertionError("nothing runs jobs here")
 

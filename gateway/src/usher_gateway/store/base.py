@@ -61,15 +61,15 @@ class StoreStatistics(msgspec.Struct, frozen=True):
 
     is_available: bool
     """False while commits fail."""
-    free_bytes: int | None
-    """Free space where the data are; None: unknown."""
-    is_disk_low: bool
-    """True while the store refuses arrivals because little space is free."""
     unsettled: int
     """Settlements that wait for their commit."""
     commit_seconds: metrics.Histogram
     batch_sizes: metrics.Histogram
     """Arrivals per commit."""
+    free_bytes: int | None = None
+    """Free space where the data are; None: unknown."""
+    is_disk_low: bool = False
+    """True while the store refuses arrivals because little space is free."""
 
 
 class UsageRow(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import asyncio
 import collections
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
@@ -40,7 +40,7 @@ _SLOW_COMMIT_SECONDS = 0.2
 T = TypeVar("T")
 
 # Work in a separate transaction, which the engine passes in. The caller gets the returned value after the commit.
-Job = Callable[[Any], Any]
+Job = Callable[[Any], Coroutine[Any, Any, Any]]
 
 
 class Batch(msgspec.Struct):
@@ -73,7 +73,7 @@ class BatchResult(msgspec.Struct):
 class Committer(Protocol):
     """The part of an engine that commits batches, of each line one at a time."""
 
-    def test_write(self, transaction: Any) -> Any:
+    async def test_write(self, transaction: Any) -> None:
         """Find out whether the database can be written (a ``Job``)."""
 
     def submit(self, batch: Batch, finished: Callable[[BatchResult], None]) -> None:
@@ -232,7 +232,7 @@ class GroupCommit:
         self.schedule()
         await future
 
-    async def run_job(self, job: Callable[[Any], T]) -> T:
+    async def run_job(self, job: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
         """Run a job in a separate transaction; return its result after the commit, or raise its error.
 
         Raises:

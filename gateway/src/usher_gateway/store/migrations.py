@@ -53,5 +53,18 @@ def check_version(version: int, oldest_gateway: str | None, *, first: int) -> No
         )
 
 
+def check_fingerprint(stored: str | None, key_fingerprint: str) -> None:
+    """Check that no other install key made a store. ``stored``: the fingerprint in it; None: it has none yet.
+
+    Raises:
+        InstallKeyError: another install key made it.
+    """
+    if stored not in {None, key_fingerprint}:
+        raise model.InstallKeyError(
+            "another install key made this store",
+            "Use the same install.key or USHER_INSTALL_KEY as before, because URLs and keyed hashes depend on it.",
+        )
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3])

@@ -195,9 +195,10 @@ class Store(Ledger, DeliveryQueue, Records):
     async def outage(self) -> str | None:
         """Return why arrivals cannot be committed; None if they can, or if they only have to wait a few seconds."""
 
-    @abc.abstractmethod
     def statistics(self) -> StoreStatistics:
         """Return the present state of the engine."""
+        commits = self._commits
+        return StoreStatistics(commits.is_available, commits.unsettled, commits.commit_seconds, commits.batch_sizes)
 
     @abc.abstractmethod
     async def prune(self, now: int, kept: KeptTimes = USUAL_TIMES) -> int:

@@ -38,6 +38,9 @@ _EXPIRED = """
     where b.expires_day <= $1 and (b.expires_day, b.key) > ($2, $3)
     order by b.expires_day, b.key limit $4 for update of a skip locked
 """
+_NOTE_CONFIRMED = """
+    insert into meta (name, value) values ('confirmed_at', $1) on conflict (name) do update set value = excluded.value
+"""
 _CREATED_LATER = "select arrival, key from deliveries where arrival = any($1::bigint[]) and origin > 0"
 
 _UNDELIVERED = "select key from deliveries where key = any($1::bigint[]) and state <> 1"
@@ -105,6 +108,7 @@ Forget = Callable[[Any, Sequence[ExpiredArrival], Mapping[int, set[int]]], Await
 
 async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: RetentionWalk, forget: Forget) -> int:
     """Delete one slice of bodies and ledger, or else of the other tables; return the rows touched."""
+    await transaction.session.execute(_NOTE_CONFIRMED, str(now))
     count = await _prune_arrivals(transaction, now, walk, forget)
     if not count:
         count = await transaction.session.execute(_DELETE_MARKS, now, walk.size)

@@ -79,7 +79,7 @@ class PostgresCopy:
     async def _require_store(self, connection: Connection) -> None:
         """Check the database before anything in it changes."""
         if await schema.version_of(connection):
-            await schema.require_key(connection, self._settings.key_fingerprint)
+            await schema.check_key(connection, self._settings.key_fingerprint, may_write=False)
         elif not self._may_create:
             raise model.ConfigurationError(
                 "the database of --from contains no store", "Name the database that `usher run` uses."

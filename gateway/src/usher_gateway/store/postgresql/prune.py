@@ -61,7 +61,6 @@ async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: Reten
     if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", schema.PRUNE_LOCK):
         return 0
     await connection.execute(_NEED_NOT_WAIT)
-    await schema.set_meta(connection, "confirmed_at", str(now))
     count = await retention.prune(transaction, now, kept, walk, forget_arrivals)
     await meters.add_counts(transaction)
     return count

@@ -10,7 +10,7 @@ import asyncpg
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store.migrations import MIN_GATEWAY, Migration, all_migrations, check_version
+from usher_gateway.store.migrations import MIN_GATEWAY, Migration, all_migrations, check_fingerprint, check_version
 from usher_gateway.store.postgresql.connections import Connection
 
 _log = structlog.get_logger(__name__)
@@ -117,28 +117,16 @@ async def require_newest(connection: Connection) -> None:
         )
 
 
-async def check_key(connection: Connection, key_fingerprint: str) -> None:
+async def check_key(connection: Connection, key_fingerprint: str, *, may_write: bool = True) -> None:
     """Check that the install key is the one that made the data; the first gateway writes its fingerprint.
 
     Raises:
         InstallKeyError: another install key made the data.
     """
-    if await meta(connection, "key_fingerprint") is None:
+    stored = await meta(connection, "key_fingerprint")
+    check_fingerprint(stored, key_fingerprint)
+    if stored is None and may_write:
         await set_meta(connection, "key_fingerprint", key_fingerprint)
-    await require_key(connection, key_fingerprint)
-
-
-async def require_key(connection: Connection, key_fingerprint: str) -> None:
-    """Check that no other install key made the data. Changes nothing.
-
-    Raises:
-        InstallKeyError: another install key made the data.
-    """
-    if await meta(connection, "key_fingerprint") not in {None, key_fingerprint}:
-        raise model.InstallKeyError(
-            "another install key made this store",
-            "Use the same install.key or USHER_INSTALL_KEY as before, because URLs and keyed hashes depend on it.",
-        )
 
 
 async def version_of(connection: Connection) -> int:

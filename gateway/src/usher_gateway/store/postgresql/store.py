@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
 from usher_gateway import model
@@ -40,7 +41,7 @@ from usher_gateway.store.postgresql.connections import (
 from usher_gateway.store.postgresql.opening import PostgresSettings, open_store
 from usher_gateway.store.postgresql.writer import LINES
 from usher_gateway.store.store import Store
-from usher_gateway.store.transaction import Job, Query
+from usher_gateway.store.transaction import Query
 
 _log = structlog.get_logger(__name__)
 
@@ -209,15 +210,8 @@ class PostgresStore(Store):
         return self.ownership.undurable or self._commits.outage
 
     def statistics(self) -> StoreStatistics:
-        commits = self._commits
-        return StoreStatistics(
-            is_available=self._is_usable and commits.is_available,
-            free_bytes=None,
-            is_disk_low=False,
-            unsettled=commits.unsettled,
-            commit_seconds=commits.commit_seconds,
-            batch_sizes=commits.batch_sizes,
-        )
+        is_available = self._is_usable and self._commits.is_available
+        return msgspec.structs.replace(super().statistics(), is_available=is_available)
 
     # Sessions and transactions for the jobs
 
@@ -236,9 +230,6 @@ class PostgresStore(Store):
             return await self._read(query)
         finally:
             self._lookups.release()
-
-    async def _change(self, job: Job[T]) -> T:
-        return await self._commits.run_job(cast("Callable[[Any], T]", job))  # the writer awaits it
 
     async def prune(self, now: int, kept: KeptTimes = USUAL_TIMES) -> int:
         """Delete one slice beside the commits: not as a job, for which arrivals would wait."""
@@ -289,7 +280,7 @@ class PostgresStore(Store):
             await asyncio.sleep(_UPKEEP_SECONDS)
             try:
                 await self.fold_meters()
-                await self._commits.run_job(cast("Callable[[Any], None]", self._read_others))  # the writer awaits it
+                await self._commits.run_job(self._read_others)
             except Exception as error:  # noqa: BLE001 - the top of the task: upkeep must go on after an outage
                 _log.warning("store_upkeep_failed", error=describe(error))
             self._commits.schedule()

@@ -16,7 +16,7 @@ from typing import IO, TypeVar
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.migrations import MIN_GATEWAY, all_migrations, check_version
+from usher_gateway.store.migrations import MIN_GATEWAY, all_migrations, check_fingerprint, check_version
 from usher_gateway.store.sqlite.scrubber import MOST_PAGES, Scrubber
 
 FILE_NAME = "usher.sqlite3"  # The store's file inside `--data`
@@ -322,12 +322,8 @@ def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
     if version:
         meta = dict(connection.execute("select name, value from meta"))
         check_version(version, meta.get("min_gateway"), first=migrations[0].number)
+        check_fingerprint(meta.get("key_fingerprint"), key_fingerprint)
         is_ours = "key_fingerprint" in meta
-        if is_ours and meta["key_fingerprint"] != key_fingerprint:
-            raise model.InstallKeyError(
-                "another install key made this store",
-                "Use the same install.key or USHER_INSTALL_KEY as before, because URLs and keyed hashes depend on it.",
-            )
     for migration in migrations:
         if migration.number > version:
             connection.executescript(

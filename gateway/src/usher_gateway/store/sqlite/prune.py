@@ -1,11 +1,9 @@
-"""Retention on SQLite: a slice is a job of the writer (``store/jobs/retention.py`` has the common part)."""
+"""Deletes arrivals on SQLite, for retention and erasures (``store/jobs/retention.py``, ``erasures.py``)."""
 
 from collections.abc import Mapping, Sequence
 
-from usher_gateway.store.base import KeptTimes
 from usher_gateway.store.encodings import split_person_keys
-from usher_gateway.store.jobs import retention
-from usher_gateway.store.jobs.retention import ExpiredArrival, RetentionWalk
+from usher_gateway.store.jobs.retention import ExpiredArrival
 from usher_gateway.store.sqlite.recent_index import short_key
 from usher_gateway.store.sqlite.transaction import Transaction, segment_of
 
@@ -21,13 +19,6 @@ _DELETE_OLDEST_SEGMENT = """
     delete from person_segments where segment = (select min(segment) from person_segments)
     and not exists (select 1 from arrivals where key between first_arrival and last_arrival)
 """
-
-
-async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: RetentionWalk) -> int:
-    """Delete one slice; return the rows touched."""
-    transaction.connection.execute("insert or replace into meta values ('confirmed_at', ?)", (str(now),))
-    walk.after = (0, 0)  # nothing is left behind the walk but what it could not delete
-    return await retention.prune(transaction, now, kept, walk, forget_arrivals)
 
 
 async def forget_arrivals(

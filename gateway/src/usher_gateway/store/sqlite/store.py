@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import structlog
@@ -21,6 +21,7 @@ from usher_gateway.store.base import (
     StoreStatistics,
 )
 from usher_gateway.store.group_commit import GroupCommit
+from usher_gateway.store.jobs import retention
 from usher_gateway.store.jobs.retention import ExpiredArrival, RetentionWalk
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import run_to_end
@@ -29,7 +30,7 @@ from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.transaction import SqliteSession, Transaction
 from usher_gateway.store.sqlite.writer import WriterThread, open_writer
 from usher_gateway.store.store import Store
-from usher_gateway.store.transaction import Job, Query
+from usher_gateway.store.transaction import Query
 
 _log = structlog.get_logger(__name__)
 
@@ -149,14 +150,11 @@ class SqliteStore(Store):
         return self._files_problem or self._commits.outage
 
     def statistics(self) -> StoreStatistics:
-        commits = self._commits
-        return StoreStatistics(
-            is_available=commits.is_available and self._files_problem is None,
+        return msgspec.structs.replace(
+            super().statistics(),
+            is_available=self._commits.is_available and self._files_problem is None,
             free_bytes=self._disk.free_bytes,
             is_disk_low=not self._disk.may_accept,
-            unsettled=commits.unsettled,
-            commit_seconds=commits.commit_seconds,
-            batch_sizes=commits.batch_sizes,
         )
 
     # Sessions and transactions for the jobs
@@ -167,13 +165,9 @@ class SqliteStore(Store):
     async def _look_up(self, query: Query[T]) -> T:
         return await self._query_reader.run(lambda connection: run_to_end(query(SqliteSession(connection))))
 
-    async def _change(self, job: Job[T]) -> T:
-        return await self._commits.run_job(lambda transaction: run_to_end(job(transaction)))
-
     async def prune(self, now: int, kept: KeptTimes = USUAL_TIMES) -> int:
-        return await self._commits.run_job(
-            lambda transaction: run_to_end(prune.prune(transaction, now, kept, self._retention_walk))
-        )
+        walk, forget = self._retention_walk, prune.forget_arrivals
+        return await self._change(lambda transaction: retention.prune(transaction, now, kept, walk, forget))
 
     async def _forget_arrivals(
         self, transaction: Any, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
@@ -187,7 +181,7 @@ class SqliteStore(Store):
                 await self._is_swept.wait()
         except TimeoutError:
             return False
-        await self._copy_log(truncate_after_commit)
+        await self._copy_log("truncate")
         return self.writer.is_purged
 
     # Background work
@@ -213,7 +207,7 @@ class SqliteStore(Store):
         while not scrubber.is_swept:
             try:
                 if await asyncio.to_thread(scrubber.sweep):
-                    await self._copy_log(checkpoint_after_commit)
+                    await self._copy_log("passive")
                 await asyncio.sleep(_SWEEP_PAUSE_SECONDS)
             except Exception as error:  # noqa: BLE001 - the top of the task: without it, no erasure would be completed
                 _log.warning("store_upkeep_failed", error=type(error).__name__)
@@ -228,22 +222,20 @@ class SqliteStore(Store):
         truncate = size > 0 and loop.time() >= self._next_truncate
         if size < _CHECKPOINT_BYTES and not truncate:
             return
-        await self._copy_log(truncate_after_commit if truncate else checkpoint_after_commit)
+        await self._copy_log("truncate" if truncate else "passive")
         if truncate and self.writer.is_purged:
             self._next_truncate = loop.time() + self.settings.truncate_seconds
 
-    async def _copy_log(self, job: Callable[[Transaction], None]) -> None:
-        """Copy the log into the file beside the writer, so that the writer copies only what was added meanwhile."""
+    async def _copy_log(self, mode: Literal["passive", "truncate"]) -> None:
+        """Copy the log into the file beside the writer, so that the writer copies only what was added meanwhile.
+
+        Then the next commit restarts the log (``passive``), or the log is empty (``truncate``), unless a reader is in
+        the way.
+        """
+
+        async def request(transaction: Transaction) -> None:
+            transaction.checkpoint = mode
+
         async with self._copying_log:
             await asyncio.to_thread(database.copy_log, self.writer.owned, self.writer.scrubber)
-            await self._commits.run_job(job)
-
-
-def truncate_after_commit(transaction: Transaction) -> None:
-    """Empty the write-ahead log after the commit. If a reader is in the way, the next time does it."""
-    transaction.checkpoint = "truncate"
-
-
-def checkpoint_after_commit(transaction: Transaction) -> None:
-    """Copy the rest of the write-ahead log after the commit, so that the next commit restarts the log."""
-    transaction.checkpoint = "passive"
+            await self._commits.run_job(request)

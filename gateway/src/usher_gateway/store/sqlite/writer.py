@@ -124,7 +124,7 @@ class Writer(BatchWriter):
             if batch.arrivals:
                 accepted, arrival_rows = await accept.Acceptance(opened, batch.arrivals, batch.now).run()
             if batch.job is not None:
-                job_result = batch.job(opened)
+                job_result = await batch.job(opened)
             await settle.settle(opened, batch.settlements)
             bucket = self._fold_recent()
             self._mark_unacknowledged(opened, batch)  # after folding, because it changes the folded rows
@@ -248,7 +248,7 @@ class WriterThread:
         """End the thread after the batch in its hands."""
         await asyncio.to_thread(self._thread.shutdown)
 
-    def test_write(self, transaction: Transaction) -> None:
+    async def test_write(self, transaction: Transaction) -> None:
         """Find out whether the database can be written again."""
         transaction.connection.execute("insert or replace into meta values ('write_test', '')")
 
