@@ -97,8 +97,8 @@ def test_folder_that_cannot_be_created_is_rejected(tmp_path: Path) -> None:
 def old_file(folder: Path) -> None:
     """Create a file with the first schema and one arrival."""
     with file_of(folder) as connection:
-        connection.executescript((MIGRATIONS / "0002_initial.sql").read_text("utf-8"))
-        connection.execute("pragma user_version = 2")
+        connection.executescript((MIGRATIONS / "0003_initial.sql").read_text("utf-8"))
+        connection.execute("pragma user_version = 3")
         connection.execute(f"pragma application_id = {database.APPLICATION_ID}")
         values = [("key_fingerprint", "k"), ("min_gateway", "0.1.0")]
         connection.executemany("insert into meta values (?, ?)", values)
@@ -127,9 +127,9 @@ async def test_file_with_the_first_schema_is_migrated_with_its_rows(tmp_path: Pa
 def test_file_of_before_the_first_release_is_refused(tmp_path: Path) -> None:
     open_writer(tmp_path, key_fingerprint="k", names=NameNumbers(), fold_rows=FOLD_ROWS, now=NOW).close()
     with file_of(tmp_path) as connection:
-        connection.execute("pragma user_version = 1")
+        connection.execute("pragma user_version = 2")
     error = refused(tmp_path, model.ConfigurationError)
-    assert "tables of version 1" in str(error)
+    assert "tables of version 2" in str(error)
     assert "an empty folder" in error.hint
 
 
