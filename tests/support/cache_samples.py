@@ -7,7 +7,7 @@ from usher_gateway import config_secret, documents
 from usher_gateway.resources import listener_class
 from usher_operator import children
 from usher_operator.settings import OperatorSettings
-from usher_operator.view import Install, Key
+from usher_operator.view import Key
 
 LOBBY = Key("Listener", "agency", "lobby")
 BAR = Key("Listener", "agency", "bar")
@@ -75,11 +75,10 @@ def config(
 def certificate(host: str, counts_for: str = "agency", since: str = "", **meta: Any) -> dict[str, Any]:
     settings = OperatorSettings()
     issuer = listener_class.IssuerRef(name="letsencrypt")
-    install = Install(controller_name=settings.controller_name, data_plane_namespace=settings.data_plane_namespace)
-    child = children.build_certificate(host, "tls", issuer, install, counts_for=counts_for)
+    child = children.build_certificate(host, "tls", issuer, settings, counts_for=counts_for)
     if since:
         spec = child.manifest["spec"]
-        child = children.build_unused_certificate(host, spec, install, counts_for=counts_for, since=since)
+        child = children.build_unused_certificate(host, spec, settings, counts_for=counts_for, since=since)
     about = {"uid": f"uid-{host}", "resourceVersion": "1", **meta}
     return {**child.manifest, "metadata": {**child.manifest["metadata"], **about}}
 

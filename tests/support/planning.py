@@ -188,7 +188,7 @@ class Cluster:
     def _put_of_platform(self, kind: kinds.WatchedKind, name: str, annotations: Any, spec: Any) -> None:
         metadata = {"name": name, "annotations": annotations}
         if kind.namespaced:
-            metadata["namespace"] = self.cache.install.data_plane_namespace
+            metadata["namespace"] = self.cache.settings.data_plane_namespace
         self.put({"apiVersion": kind.api_version, "kind": kind.name, "metadata": metadata, "spec": spec})
 
     def look_up(self, path: str) -> frozenset[Key]:
@@ -264,23 +264,22 @@ class Cluster:
         return children.build_unused_certificate(
             child.key.name,
             self._objects[child.state.ref]["spec"],
-            self.cache.install,
+            self.cache.settings,
             counts_for=child.counts_for,
             since="2026-01-01T00:00:00Z",
         )
 
     def _tombstone(self, child: kinds.ChildRecord) -> DesiredChild:
-        key, install = child.key, self.cache.install
-        label = config_secret.install_label(install.controller_name)
+        key, settings = child.key, self.cache.settings
         envelope = config_secret.tombstone_of(
             "Destination" if key.kind == "Destination" else "Listener",
-            config_secret.Owner(key.namespace, key.name, child.owner_uid, label),
+            config_secret.Owner(key.namespace, key.name, child.owner_uid, settings.install_label),
             child.owner_generation,
             "2026-01-01T00:00:00Z",
             KEYS.document,
             held=child.held,
         )
-        return children.build_tombstone(envelope, child.state.ref, install)
+        return children.build_config_secret(envelope, settings, child.state.ref.name)
 
     def end_removals(self) -> None:
         """Delete what is left of removed children, as the operator does after a while."""

@@ -125,7 +125,7 @@ class Operator:
             metrics=self.metrics,
         )
         self.route_checker = RouteChecker(cache=self.cache, queue=self.queue)
-        self.first_pass = FirstPass(api=self.api, install=self.cache.install, may_publish=self._may_publish)
+        self.first_pass = FirstPass(api=self.api, settings=settings, may_publish=self._may_publish)
         self._build_writers()
         self._build_watches()
         self.reconciler = Reconciler(

@@ -17,12 +17,12 @@ import msgspec
 from usher_gateway import config_secret, documents, resources
 from usher_gateway.resources import listener_class, types
 from usher_gateway.resources.listener_document import token_addresses
+from usher_operator.settings import OperatorSettings
 from usher_operator.view import (
     ADDRESSES_FIELD,
     CachedResource,
     ClusterFeatures,
     DesiredChild,
-    Install,
     Key,
     Kind,
     ObjectRef,
@@ -85,31 +85,23 @@ def owner_of(found_annotations: Mapping[str, str]) -> Key | None:
     return Key(kind, namespace, name)
 
 
-def build_config_secret(envelope: config_secret.Envelope, install: Install) -> DesiredChild:
-    """The Secret that holds a document, as gateways read it.
+def build_config_secret(envelope: config_secret.Envelope, settings: OperatorSettings, name: str = "") -> DesiredChild:
+    """The Secret that holds a document or a tombstone, as gateways read it.
+
+    ``name``: name of the config Secret that a tombstone replaces; ``""``: the usual name of a document.
 
     Raises:
         DocumentTooLargeError: the document does not fit into a Secret.
     """
-    name = config_secret.secret_name(envelope.kind, envelope.owner.key)
-    return _config_secret(envelope, name, install)
-
-
-def build_tombstone(envelope: config_secret.Envelope, ref: ObjectRef, install: Install) -> DesiredChild:
-    """The Secret that tells gateways to drop a document. ``ref``: the config Secret that it replaces."""
-    return _config_secret(envelope, ref.name, install)
-
-
-def _config_secret(envelope: config_secret.Envelope, name: str, install: Install) -> DesiredChild:
     owner = envelope.owner
     key = Key(envelope.kind, owner.namespace, owner.name)
     manifest: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": name,
-            "namespace": install.config_namespace,
-            "labels": config_secret.labels(install.controller_name, owner.uid),
+            "name": name or config_secret.secret_name(envelope.kind, owner.key),
+            "namespace": settings.configuration_namespace,
+            "labels": config_secret.labels(settings.controller_name, owner.uid),
             "annotations": annotations(key),
         },
         "type": config_secret.secret_type(envelope.kind),
@@ -118,11 +110,12 @@ def _config_secret(envelope: config_secret.Envelope, name: str, install: Install
     return finish(manifest)
 
 
-def build_mark(install: Install) -> DesiredChild:
+def build_mark(settings: OperatorSettings) -> DesiredChild:
     """The Secret that says that everything was published once. It counts as no document, so it is no child of a key."""
-    name = config_secret.mark_name(config_secret.install_label(install.controller_name))
-    metadata = {"name": name, "namespace": install.config_namespace, "labels": {config_secret.CONFIG_LABEL: "true"}}
-    return finish({"apiVersion": "v1", "kind": "Secret", "metadata": {**metadata, "annotations": {}}, "type": "Opaque"})
+    name = config_secret.mark_name(settings.install_label)
+    labels, namespace = {config_secret.CONFIG_LABEL: "true"}, settings.configuration_namespace
+    metadata = {"name": name, "namespace": namespace, "labels": labels, "annotations": {}}
+    return finish({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque"})
 
 
 CLASS_ADDRESS = "class"  # Name of the only address of a listener without `addresses`: it is on the class's hostname
@@ -279,6 +272,25 @@ def _digest(path: str) -> int:
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big")
 
 
+def _child_of_hostname(  # noqa: PLR0917 - the fields of an object in their order
+    api_version: str,
+    kind: str,
+    name: str,
+    hostname: str,
+    spec: dict[str, Any],
+    settings: OperatorSettings,
+    notes: Mapping[str, str] = {},
+) -> DesiredChild:
+    """A child in the namespace of the data plane. ``notes``: annotations besides those of every child."""
+    metadata = {
+        "name": name,
+        "namespace": settings.data_plane_namespace,
+        "labels": labels(settings.controller_name),
+        "annotations": {**notes, **annotations(Key("Hostname", "", hostname))},
+    }
+    return finish({"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec})
+
+
 _INGRESS_API = "networking.k8s.io/v1"  # Of every Ingress and IngressClass
 
 # More than the 8 MiB that the gateway accepts, so that the gateway rejects a large body itself, in the way that Purple
@@ -310,47 +322,29 @@ INGRESS_ANNOTATIONS: dict[str, dict[str, str]] = {
 
 def build_ingress(
     part: RoutePart,
-    spec: listener_class.ListenerClassSpec,
+    exposure: listener_class.Exposure,
     secret_name: str,
-    install: Install,
+    settings: OperatorSettings,
     features: ClusterFeatures,
 ) -> DesiredChild:
     """The Ingress of one part of a hostname.
 
-    Args:
-        part: the hostname and its paths.
-        spec: the class that exposes the hostname.
-        secret_name: Secret with the certificate; ``""`` if something else terminates TLS.
-        install: where the Ingress belongs, and which Service it leads to.
-        features: which IngressClasses the cluster has.
+    ``secret_name``: Secret with the certificate; ``""`` if something else terminates TLS.
     """
-    ingress = spec.exposure.ingress or listener_class.Ingress()
+    ingress = exposure.ingress or listener_class.Ingress()
     class_name = ingress.class_name or features.default_ingress_class
-    key = Key("Hostname", "", part.hostname)
-    manifest: dict[str, Any] = {
-        "apiVersion": _INGRESS_API,
-        "kind": "Ingress",
-        "metadata": {
-            "name": part.name,
-            "namespace": install.data_plane_namespace,
-            "labels": labels(install.controller_name),
-            "annotations": {
-                **INGRESS_ANNOTATIONS.get(features.ingress_classes.get(class_name, ""), {}),
-                **ingress.annotations,
-                **annotations(key),
-            },
-        },
-        "spec": {"rules": [{"host": part.hostname, "http": {"paths": _ingress_paths(part, install)}}]},
-    }
+    spec: dict[str, Any] = {"rules": [{"host": part.hostname, "http": {"paths": _ingress_paths(part, settings)}}]}
     if ingress.class_name:
-        manifest["spec"]["ingressClassName"] = ingress.class_name
+        spec["ingressClassName"] = ingress.class_name
     if secret_name:
-        manifest["spec"]["tls"] = [{"hosts": [part.hostname], "secretName": secret_name}]
-    return finish(manifest)
+        spec["tls"] = [{"hosts": [part.hostname], "secretName": secret_name}]
+    controller_annotations = INGRESS_ANNOTATIONS.get(features.ingress_classes.get(class_name, ""), {})
+    notes = {**controller_annotations, **ingress.annotations}
+    return _child_of_hostname(_INGRESS_API, "Ingress", part.name, part.hostname, spec, settings, notes)
 
 
-def _ingress_paths(part: RoutePart, install: Install) -> list[dict[str, Any]]:
-    backend = {"service": {"name": install.service_name, "port": {"number": install.service_port}}}
+def _ingress_paths(part: RoutePart, settings: OperatorSettings) -> list[dict[str, Any]]:
+    backend = {"service": {"name": settings.backend.service_name, "port": {"number": settings.backend.service_port}}}
     if part.prefix:
         return [{"path": part.prefix, "pathType": "Prefix", "backend": backend}]
     return [{"path": path, "pathType": "Exact", "backend": backend} for path in part.paths]
@@ -360,39 +354,18 @@ _GATEWAY_API_GROUP = "gateway.networking.k8s.io"  # API group of the Gateway API
 _HTTP_ROUTE_API = f"{_GATEWAY_API_GROUP}/v1"  # Of every HTTPRoute and Gateway
 
 
-def build_http_route(part: RoutePart, parent: listener_class.ParentRef, install: Install) -> DesiredChild:
+def build_http_route(part: RoutePart, parent: listener_class.ParentRef, settings: OperatorSettings) -> DesiredChild:
     """The HTTPRoute of one part of a hostname; its Gateway terminates TLS."""
-    key = Key("Hostname", "", part.hostname)
     paths = [("PathPrefix", part.prefix)] if part.prefix else [("Exact", path) for path in part.paths]
-    manifest: dict[str, Any] = {
-        "apiVersion": _HTTP_ROUTE_API,
-        "kind": "HTTPRoute",
-        "metadata": {
-            "name": part.name,
-            "namespace": install.data_plane_namespace,
-            "labels": labels(install.controller_name),
-            "annotations": annotations(key),
-        },
-        "spec": {
-            "parentRefs": [parent_reference(parent)],
-            "hostnames": [part.hostname],
-            "rules": [
-                {
-                    "matches": [{"path": {"type": match_type, "value": path}} for match_type, path in paths],
-                    "backendRefs": [
-                        {
-                            "group": "",
-                            "kind": "Service",
-                            "name": install.service_name,
-                            "port": install.service_port,
-                            "weight": 1,
-                        }
-                    ],
-                }
-            ],
-        },
+    matches = [{"path": {"type": match_type, "value": path}} for match_type, path in paths]
+    service = {"name": settings.backend.service_name, "port": settings.backend.service_port}
+    backend = {"group": "", "kind": "Service", **service, "weight": 1}
+    spec = {
+        "parentRefs": [parent_reference(parent)],
+        "hostnames": [part.hostname],
+        "rules": [{"matches": matches, "backendRefs": [backend]}],
     }
-    return finish(manifest)
+    return _child_of_hostname(_HTTP_ROUTE_API, "HTTPRoute", part.name, part.hostname, spec, settings)
 
 
 def parent_reference(parent: listener_class.ParentRef) -> dict[str, str]:
@@ -405,16 +378,16 @@ _CERTIFICATE_API = f"{listener_class.CERT_MANAGER_GROUP}/v1"  # Of every Certifi
 
 
 def build_certificate(
-    hostname: str, secret_name: str, issuer: listener_class.IssuerRef, install: Install, *, counts_for: str = ""
+    hostname: str,
+    secret_name: str,
+    issuer: listener_class.IssuerRef,
+    settings: OperatorSettings,
+    *,
+    counts_for: str = "",
 ) -> DesiredChild:
-    """The Certificate of a hostname.
+    """The Certificate of a hostname, which cert-manager writes into a Secret.
 
-    Args:
-        hostname: the only name in the certificate.
-        secret_name: the Secret into which cert-manager writes it.
-        issuer: of the class.
-        install: where the Certificate belongs.
-        counts_for: the namespace for which the hostname counts; ``""`` if the class does not limit hostnames.
+    ``counts_for``: the namespace for which the hostname counts; ``""`` if the class does not limit hostnames.
     """
     spec = {
         "secretName": secret_name,
@@ -423,27 +396,13 @@ def build_certificate(
         # a stolen key becomes useless with the next renewal
         "privateKey": {"rotationPolicy": "Always"},
     }
-    return _certificate(hostname, spec, {COUNTS_FOR_ANNOTATION: counts_for} if counts_for else {}, install)
+    notes = {COUNTS_FOR_ANNOTATION: counts_for} if counts_for else {}
+    return _child_of_hostname(_CERTIFICATE_API, "Certificate", object_name(hostname), hostname, spec, settings, notes)
 
 
 def build_unused_certificate(
-    hostname: str, spec: dict[str, Any], install: Install, *, counts_for: str, since: str
+    hostname: str, spec: dict[str, Any], settings: OperatorSettings, *, counts_for: str, since: str
 ) -> DesiredChild:
     """The Certificate of a hostname that was given up, with its present spec, so that nothing is issued."""
-    noted = {COUNTS_FOR_ANNOTATION: counts_for, UNUSED_SINCE_ANNOTATION: since}
-    return _certificate(hostname, spec, noted, install)
-
-
-def _certificate(hostname: str, spec: dict[str, Any], noted: dict[str, str], install: Install) -> DesiredChild:
-    manifest: dict[str, Any] = {
-        "apiVersion": _CERTIFICATE_API,
-        "kind": "Certificate",
-        "metadata": {
-            "name": object_name(hostname),
-            "namespace": install.data_plane_namespace,
-            "labels": labels(install.controller_name),
-            "annotations": {**annotations(Key("Hostname", "", hostname)), **noted},
-        },
-        "spec": spec,
-    }
-    return finish(manifest)
+    notes = {COUNTS_FOR_ANNOTATION: counts_for, UNUSED_SINCE_ANNOTATION: since}
+    return _child_of_hostname(_CERTIFICATE_API, "Certificate", object_name(hostname), hostname, spec, settings, notes)

@@ -16,7 +16,8 @@ import structlog
 
 from usher_gateway.kube.client import ApiError, Client
 from usher_operator import children, kinds
-from usher_operator.view import Install, Key
+from usher_operator.settings import OperatorSettings
+from usher_operator.view import Key
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ class FirstPass:
 
     Args:
         api: client of the API server.
-        install: the install whose documents are published.
+        settings: of the install whose documents are published.
         may_publish: while it returns False, no document is published, so the pass does not end.
         patience_seconds: see `_PATIENCE_SECONDS`.
     """
@@ -40,12 +41,12 @@ class FirstPass:
         self,
         *,
         api: Client,
-        install: Install,
+        settings: OperatorSettings,
         may_publish: Callable[[], bool],
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
         self._api, self._may_publish, self._patience_seconds = api, may_publish, patience_seconds
-        self._mark = children.build_mark(install)
+        self._mark = children.build_mark(settings)
         self._left: set[Key] = set()
         self._progress = asyncio.Event()
 

@@ -250,7 +250,7 @@ class GatewayObserver:
 
     def _new_answers(self, url: str) -> GatewayAnswers:
         settings = self._settings
-        return GatewayAnswers(url, install=settings.install, stale_seconds=settings.timing.stale_document_seconds)
+        return GatewayAnswers(url, install=settings.install_label, stale_seconds=settings.timing.stale_document_seconds)
 
     async def _ask(self, session: aiohttp.ClientSession, gateway: GatewayAnswers) -> set[Key]:
         """Ask one gateway; returns the keys whose state changed."""

@@ -13,9 +13,9 @@ from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import RemovalKind
 from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator import children, kinds
+from usher_operator.settings import OperatorSettings
 from usher_operator.view import (
     ClusterFeatures,
-    Install,
     Key,
     Kind,
     ObjectRef,
@@ -108,8 +108,8 @@ class HolderIndex:
 class ChildIndex:
     """Existing children by object, by the key that owns them, and by published hostname."""
 
-    def __init__(self, install: Install) -> None:
-        self._install = install
+    def __init__(self, settings: OperatorSettings) -> None:
+        self._settings = settings
         self.by_ref: dict[ObjectRef, kinds.ChildRecord] = {}
         self.foreign: set[ObjectRef] = set()  # Children of other installs, which this operator never writes
         self._by_key: dict[Key, dict[ObjectRef, kinds.ChildRecord]] = {}
@@ -196,11 +196,11 @@ class ChildIndex:
         """Take a child as it is now, and return its record; None if it is gone or does not belong to this install."""
         self._drop(ref)
         full = {**raw, "apiVersion": ref.api_version, "kind": ref.kind} if raw is not None else None
-        if full is not None and kinds.is_foreign(full, self._install.controller_name):
+        if full is not None and kinds.is_foreign(full, self._settings.controller_name):
             self.foreign.add(ref)
         else:
             self.foreign.discard(ref)
-        child = kinds.parse_child(full, self._install.controller_name, keys) if full is not None else None
+        child = kinds.parse_child(full, self._settings.controller_name, keys) if full is not None else None
         if child is None or not self._is_where_we_write(child):
             return None
         self.by_ref[ref] = child
@@ -222,7 +222,7 @@ class ChildIndex:
         if ref.kind != "Secret":
             return True
         if child.is_config:
-            return ref.namespace == self._install.config_namespace
+            return ref.namespace == self._settings.configuration_namespace
         return (ref.namespace, ref.name) == (child.key.namespace, children.url_secret_name(child.key.name))
 
     def _drop(self, ref: ObjectRef) -> None:

@@ -37,18 +37,18 @@ _NOT_FOUND_HINT = (
 
 async def apply_change(api: Client, cache: Cache, previous: SavedInstall) -> bool:
     """Take over the documents of the previous configuration namespace; returns whether that needs no other start."""
-    install, is_complete = cache.install, True
-    if previous.controller_name not in {"", install.controller_name}:
-        _log.error("controller_name_changed", previous=previous.controller_name, present=install.controller_name)
+    settings, is_complete = cache.settings, True
+    if previous.controller_name not in {"", settings.controller_name}:
+        _log.error("controller_name_changed", previous=previous.controller_name, present=settings.controller_name)
         cache.abandon_classes(previous.controller_name)
-    if previous.configuration_namespace not in {"", install.config_namespace}:
+    if previous.configuration_namespace not in {"", settings.configuration_namespace}:
         is_complete = await _take_over(api, cache, previous.configuration_namespace)
     for key in _not_found(cache):
         _log.error("document_not_found", kind=key.kind, document=key.path, hint=_NOT_FOUND_HINT)
     served = len(cache.our_classes())
     if not served and cache.classes:
         names = {name: listener_class.resource.spec.controller_name for name, listener_class in cache.classes.items()}
-        _log.warning("no_class_served", controller_name=install.controller_name, classes=names)
+        _log.warning("no_class_served", controller_name=settings.controller_name, classes=names)
     return is_complete
 
 
@@ -66,16 +66,17 @@ async def _take_over(api: Client, cache: Cache, namespace: str) -> bool:
                 return False
             await asyncio.sleep(_RETRY_SECONDS)
         else:
-            _log.warning("documents_copied", previous=namespace, present=cache.install.config_namespace, count=count)
+            present = cache.settings.configuration_namespace
+            _log.warning("documents_copied", previous=namespace, present=present, count=count)
             return True
 
 
 async def _copy(api: Client, cache: Cache, raw: JsonObject) -> bool:
     """Copy a config Secret of this install, unless the configuration namespace has it."""
-    metadata, namespace = raw["metadata"], cache.install.config_namespace
+    metadata, namespace = raw["metadata"], cache.settings.configuration_namespace
     is_present = kinds.ref_of(kinds.SECRET, namespace, metadata["name"]) in cache.child_index.by_ref
     is_config = config_secret.CONFIG_LABEL in (metadata.get("labels") or {})
-    if is_present or not is_config or kinds.is_foreign(raw, cache.install.controller_name):
+    if is_present or not is_config or kinds.is_foreign(raw, cache.settings.controller_name):
         return False
     kept = {name: metadata[name] for name in ("name", "labels", "annotations") if name in metadata}
     body = {
@@ -97,7 +98,7 @@ def _not_found(cache: Cache) -> list[Key]:
         if key.kind in {"Listener", "Destination"}
         and cache.child_index.config_of(key) is None
         and _has_run(record.parsed.conditions)
-        and ownership.owner_of(cache, key) == cache.install.controller_name
+        and ownership.owner_of(cache, key) == cache.settings.controller_name
     )
 
 

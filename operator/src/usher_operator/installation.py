@@ -38,7 +38,7 @@ class Installation:
 
     def __init__(self, *, api: Client, cache: Cache, queue: Workqueue[Key], gate: PauseGate) -> None:
         self._api, self._cache, self._gate, self._queue = api, cache, gate, queue
-        self._namespace = cache.install.operator_namespace
+        self._namespace = cache.settings.namespace
         self._key: bytes | None = None
         self._key_secret = f"{self._namespace}/{INSTALL_KEY_SECRET}"
         self.observe_token = ""
@@ -75,7 +75,7 @@ class Installation:
 
     async def _read_documents(self) -> None:
         """Parse the documents with the present keys, because those that another key signed could not be read."""
-        path = kinds.SECRET.collection(self._cache.install.config_namespace)
+        path = kinds.SECRET.collection(self._cache.settings.configuration_namespace)
         async for page in self._api.pages(path, JsonObject, selector=kinds.SECRET.selector):
             for raw in page.items:
                 metadata = raw["metadata"]
@@ -114,10 +114,9 @@ class Installation:
 
     async def _has_published(self) -> bool:
         """True if documents of this install exist, which proves that there was a key."""
-        install = self._cache.install
-        label = config_secret.install_label(install.controller_name)
-        mine = f"{config_secret.INSTALL_LABEL}={label},{config_secret.SELECTOR}"
-        path = kinds.SECRET.collection(install.config_namespace)
+        settings = self._cache.settings
+        mine = f"{config_secret.INSTALL_LABEL}={settings.install_label},{config_secret.SELECTOR}"
+        path = kinds.SECRET.collection(settings.configuration_namespace)
         async for page in self._api.pages(path, JsonObject, selector=mine):
             if page.items:
                 return True
@@ -139,8 +138,7 @@ class Installation:
 
     async def _create(self, name: str, data: dict[str, bytes]) -> dict[str, bytes]:
         """Create a Secret; if another replica was faster, return the data of its Secret."""
-        install = config_secret.install_label(self._cache.install.controller_name)
-        labels = {config_secret.INSTALL_LABEL: install}
+        labels = {config_secret.INSTALL_LABEL: self._cache.settings.install_label}
         body = {
             "apiVersion": "v1",
             "kind": "Secret",

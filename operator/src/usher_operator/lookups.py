@@ -25,7 +25,6 @@ from usher_operator.view import (
     ClusterFeatures,
     ConditionStatus,
     GatewayReport,
-    Install,
     Key,
     Kind,
     ListenerReadiness,
@@ -73,14 +72,7 @@ class Lookups:
     ) -> None:
         self._expect_event = expect_event
         self._clock, self._confirmed_clock = clock, confirmed_clock
-        self.install = Install(
-            controller_name=settings.controller_name,
-            operator_namespace=settings.namespace,
-            config_namespace=settings.configuration_namespace,
-            data_plane_namespace=settings.data_plane_namespace,
-            service_name=settings.backend.service_name,
-            service_port=settings.backend.service_port,
-        )
+        self.settings = settings
         self.keys: model.Keys | None = None  # Derived from the install key; None before the operator has one
         self.optional = OptionalApis()
         self.gateways: tuple[GatewayReport, ...] | None = None
@@ -115,7 +107,7 @@ class Lookups:
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
         """(kind, namespace, name) -> (uid, resourceVersion), for kinds whose other records do not have them."""
-        self.child_index = ChildIndex(self.install)  # Every existing child of this install
+        self.child_index = ChildIndex(settings)  # Every existing child of this install
         self._ignored: dict[ObjectRef, tuple[str, str]] = {}
         """(uid, resourceVersion) of objects that look like children but are not this install's."""
         self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
@@ -348,7 +340,7 @@ class Lookups:
 
     def kind_of(self, child: ObjectRef) -> kinds.WatchedKind:
         """The kind whose watch reports a child."""
-        is_agencys = child.kind == kinds.SECRET.name and child.namespace != self.install.config_namespace
+        is_agencys = child.kind == kinds.SECRET.name and child.namespace != self.settings.configuration_namespace
         return kinds.AGENCY_SECRET if is_agencys else kinds.BY_NAME[child.kind]
 
     def has_documents_of(self, namespace: str) -> bool:
@@ -403,7 +395,7 @@ class Lookups:
 
     def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
         """The ListenerClasses that this install serves."""
-        controller_name = self.install.controller_name
+        controller_name = self.settings.controller_name
         return [
             listener_class
             for listener_class in self.classes.values()
@@ -520,7 +512,7 @@ class Lookups:
 
     def _is_our_class(self, name: str) -> bool:
         cached = self.classes.get(name)
-        return cached is not None and cached.resource.spec.controller_name == self.install.controller_name
+        return cached is not None and cached.resource.spec.controller_name == self.settings.controller_name
 
     def _oldest_claimants(self, claim: Claim) -> list[Key]:
         """The oldest Listener of each namespace and class with a claim and whose Tenant and class exist."""

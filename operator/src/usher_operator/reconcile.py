@@ -192,7 +192,7 @@ class Reconciler:
             async with self._lookups:
                 raw = await self._api.get(kinds.SECRET.path(namespace, name), missing_ok=True)
         except ApiError as error:
-            if error.status != HTTPStatus.FORBIDDEN or namespace != self._cache.install.data_plane_namespace:
+            if error.status != HTTPStatus.FORBIDDEN or namespace != self._cache.settings.data_plane_namespace:
                 raise
             self._queue.add_all(self._cache.note_missing(path, "Forbidden") - {planned})
             return

@@ -96,7 +96,7 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     timing: OperatorTiming = OperatorTiming()
 
     @property
-    def install(self) -> str:
+    def install_label(self) -> str:
         """``controller_name`` as a label value, which identifies this install's children."""
         return config_secret.install_label(self.controller_name)
 

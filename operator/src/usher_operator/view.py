@@ -242,21 +242,6 @@ class Plan(msgspec.Struct, frozen=True):
 ResourceT = TypeVar("ResourceT", resources.ListenerClass, resources.Tenant, resources.Listener, resources.Destination)
 
 
-class Install(msgspec.Struct, frozen=True, kw_only=True):
-    """The install that this operator serves, and where its objects are."""
-
-    controller_name: str = "usher.dev/usher"
-    operator_namespace: str = "usher-system"
-    config_namespace: str = "usher-config"
-    data_plane_namespace: str = "usher-system"
-    """Namespace of Ingresses, HTTPRoutes, Certificates and their Secrets."""
-    service_name: str = "usher-gateway"
-    """Name of the gateways' Service, in the data plane's namespace."""
-    service_port: int = 8080
-    trusted_proxies: tuple[str, ...] = ()
-    """CIDRs that are trusted in addition to those of each class."""
-
-
 class CachedResource(msgspec.Struct, Generic[ResourceT], frozen=True, kw_only=True):
     """A resource as the API server last sent it."""
 

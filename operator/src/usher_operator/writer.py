@@ -145,7 +145,7 @@ class ChildWriter:
     async def _note_manager(self, path: str, ref: ObjectRef) -> None:
         """Note who last changed a contested child."""
         raw = await self._api.get(path, missing_ok=True) or {"metadata": {}}
-        own = kinds.field_manager(self._cache.install.controller_name)
+        own = kinds.field_manager(self._cache.settings.controller_name)
         entries = [entry for entry in raw["metadata"].get("managedFields") or () if entry.get("manager") != own]
         manager = str(max(entries, key=lambda entry: str(entry.get("time", "")))["manager"]) if entries else ""
         if self._managers.get(ref) != manager:
@@ -175,7 +175,7 @@ class ChildWriter:
         previous_child = self._cache.child_index.by_ref.get(ref)
         if previous_child is not None and key.kind == "Hostname" and previous_child.key != key:
             raise _name_taken(path, "the object of another hostname has this name")
-        if previous_child is None and ref.namespace != self._cache.install.config_namespace:
+        if previous_child is None and ref.namespace != self._cache.settings.configuration_namespace:
             await self._refuse_foreign(path, ref, key)
         stored_digest = self._stored_digest(ref)
         if self._rewrites.is_conflict(ref, stored_digest):
@@ -244,8 +244,9 @@ class ChildWriter:
             return
         labels = raw["metadata"].get("labels") or {}
         managers = {entry.get("manager") for entry in raw["metadata"].get("managedFields") or ()}
-        install = labels.get(config_secret.INSTALL_LABEL, self._install_label)
-        if kinds.field_manager(self._cache.install.controller_name) not in managers or install != self._install_label:
+        settings = self._cache.settings
+        install = labels.get(config_secret.INSTALL_LABEL, settings.install_label)
+        if kinds.field_manager(settings.controller_name) not in managers or install != settings.install_label:
             self._note_taken(ref)
             raise _name_taken(path, "an object that this operator did not make has this name")
         owner = children.owner_of(raw["metadata"].get("annotations") or {})
@@ -256,10 +257,6 @@ class ChildWriter:
         """Note that a Secret has the name of a child, so that the next plan says so instead of writing it."""
         if self._cache.kind_of(ref) is kinds.AGENCY_SECRET:
             self._queue.add_all(self._cache.note_missing(f"{ref.namespace}/{ref.name}", "NotLabelled"))
-
-    @property
-    def _install_label(self) -> str:
-        return config_secret.install_label(self._cache.install.controller_name)
 
     def _take_answer(self, key: Key, kind: kinds.WatchedKind, raw: dict[str, Any], version_at_start: str) -> None:
         """Put the server's answer into the cache, so that the next plan sees it and its watch event changes nothing."""
@@ -327,7 +324,7 @@ class ChildRemover:
         if not self._removal_guard.request(removal):
             return
         name = config_secret.secret_name("Destination" if key.kind == "Destination" else "Listener", key.path)
-        ref = kinds.ref_of(kinds.SECRET, self._cache.install.config_namespace, name)
+        ref = kinds.ref_of(kinds.SECRET, self._cache.settings.configuration_namespace, name)
         if await self._api.get(kinds.SECRET.path(ref.namespace, name), missing_ok=True) is not None:
             return  # the watch will report it
         _log.warning("stale_document_removed", kind=key.kind, document=key.path)
@@ -369,7 +366,7 @@ class ChildRemover:
                 return  # the watch will report it
             since = self._timestamp()
             unused = children.build_unused_certificate(
-                child.key.name, raw["spec"], self._cache.install, counts_for=child.counts_for, since=since
+                child.key.name, raw["spec"], self._cache.settings, counts_for=child.counts_for, since=since
             )
             await self._writer.write(child.key, ref, unused.manifest)
         left = self._seconds_left(since, _UNUSED_CERTIFICATE_SECONDS)
@@ -400,15 +397,14 @@ class ChildRemover:
         _log.info("child_deleted", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
     async def _write_tombstone(self, key: Key, ref: ObjectRef, owner_uid: str, generation: int) -> None:
-        keys, kind, install, written_at = self._cache.keys, key.kind, self._cache.install, self._timestamp()
+        keys, kind, settings, written_at = self._cache.keys, key.kind, self._cache.settings, self._timestamp()
         assert keys is not None
         assert kind in {"Listener", "Destination"}
-        label = config_secret.install_label(install.controller_name)
-        owner = config_secret.Owner(key.namespace, key.name, owner_uid, label)
+        owner = config_secret.Owner(key.namespace, key.name, owner_uid, settings.install_label)
         existing = self._cache.child_index.config_of(key)
         held = existing.held if existing is not None else None
         envelope = config_secret.tombstone_of(kind, owner, generation, written_at, keys.document, held=held)
-        await self._writer.write(key, ref, children.build_tombstone(envelope, ref, install).manifest)
+        await self._writer.write(key, ref, children.build_config_secret(envelope, settings, ref.name).manifest)
         self._removal_guard.withdraw(key)
         self._queue.add(key)  # its next plan reads that no document is in force, and its removal waits for the age
 

@@ -7,7 +7,8 @@ from typing import Any
 from support import waiting
 from usher_gateway.kube.client import ApiError
 from usher_operator.first_pass import FirstPass
-from usher_operator.view import Install, Key
+from usher_operator.settings import OperatorSettings
+from usher_operator.view import Key
 
 KEYS = [Key("Listener", "agency", "lobby"), Key("Destination", "agency", "crm"), Key("Tenant", "agency", "acme")]
 
@@ -28,7 +29,8 @@ class Server:
 def first_pass(
     server: Any, patience_seconds: float = 600.0, may_publish: Callable[[], bool] = lambda: True
 ) -> FirstPass:
-    return FirstPass(api=server, install=Install(), may_publish=may_publish, patience_seconds=patience_seconds)
+    settings = OperatorSettings()
+    return FirstPass(api=server, settings=settings, may_publish=may_publish, patience_seconds=patience_seconds)
 
 
 async def test_mark_is_written_after_every_document() -> None:

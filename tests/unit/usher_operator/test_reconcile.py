@@ -99,7 +99,7 @@ async def test_certificate_that_the_operator_may_not_read_is_unknown() -> None:
     tls = {"mode": "Provided", "secretName": "wildcard"}
     for manifest in (klass(tls=tls), raw("Tenant", ACME.name, {}), destination(), listener()):
         cluster.put(manifest)
-    server.forbidden_namespace = cluster.cache.install.data_plane_namespace
+    server.forbidden_namespace = cluster.cache.settings.data_plane_namespace
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     await reconciler(cluster, server, queue).reconcile(LOBBY)
     condition = cluster.condition("Listener", LOBBY.path, "CertificateReady")

@@ -49,7 +49,7 @@ class Guarded:
             tenant = documents.TenantDocument("acme")
             document = documents.ListenerDocument(namespace, name, tenant, (address,), generation=1)
             envelope = config_secret.envelope_of(document, "1", KEYS.document)
-            self._put(children.build_config_secret(envelope, self.cache.install).manifest)
+            self._put(children.build_config_secret(envelope, self.cache.settings).manifest)
 
     def bury(self, *names: str) -> None:
         """Replace documents of Listeners by tombstones."""
@@ -57,7 +57,7 @@ class Guarded:
             owner = config_secret.Owner("agency", name, "1", config_secret.install_label("usher.dev/usher"))
             envelope = config_secret.tombstone_of("Listener", owner, 1, SAID_AT, KEYS.document)
             ref = ObjectRef("v1", "Secret", "usher-config", config_secret.secret_name("Listener", f"agency/{name}"))
-            self._put(children.build_tombstone(envelope, ref, self.cache.install).manifest)
+            self._put(children.build_config_secret(envelope, self.cache.settings, ref.name).manifest)
 
     def _put(self, manifest: dict[str, Any]) -> None:
         about = {**manifest["metadata"], "uid": manifest["metadata"]["name"], "resourceVersion": "1"}

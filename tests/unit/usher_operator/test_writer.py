@@ -272,7 +272,7 @@ async def test_tombstone_is_deleted_ten_minutes_after_its_time(removed_at: str, 
     owner = config_secret.Owner("agency", "lobby", "1", config_secret.install_label("usher.dev/usher"))
     envelope = config_secret.tombstone_of("Listener", owner, 1, removed_at, planning.KEYS.document)
     ref = ObjectRef("v1", "Secret", "usher-config", config_secret.secret_name("Listener", "agency/lobby"))
-    manifest = children.build_tombstone(envelope, ref, cache.install).manifest
+    manifest = children.build_config_secret(envelope, cache.settings, ref.name).manifest
     cache.put(kinds.SECRET, {**manifest, "metadata": {**manifest["metadata"], "uid": "u", "resourceVersion": "1"}})
     server = CertificateServer(manifest)
     await child_remover(server, cache, queue, removal_guard(cache, queue)).remove(NOTHING_WANTED)

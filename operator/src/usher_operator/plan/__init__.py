@@ -24,7 +24,7 @@ _PLANS: dict[Kind, Callable[[Lookups, Key], Plan]] = {
 def plan(view: Lookups, key: Key) -> Plan:
     """The plan of one key, without a status if another install owns the resource. Takes at most about a millisecond."""
     planned = _PLANS[key.kind](view, key)
-    if planned.status is None or ownership.owner_of(view, key) == view.install.controller_name:
+    if planned.status is None or ownership.owner_of(view, key) == view.settings.controller_name:
         return planned
     accepted = planned.status.condition(ConditionType.Accepted)
     if accepted is not None and accepted.reason == OperatorReason.NotServed:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from usher_gateway import config_secret, model
-from usher_gateway.config_secret import MAX_BYTES, envelope_of, install_label
+from usher_gateway.config_secret import MAX_BYTES, envelope_of
 from usher_gateway.resources import conditions
 from usher_operator import children
 from usher_operator.lookups import Lookups
@@ -185,7 +185,7 @@ def plan_absent(view: Lookups, key: Key, needed: Iterable[str]) -> Plan:
     """
     unreadable = view.unreadable(key)
     if unreadable is None:
-        own_namespace = {key.namespace} - {view.install.config_namespace}
+        own_namespace = {key.namespace} - {view.settings.configuration_namespace}
         owned = tuple(child.ref for child in view.children(key) if child.ref.namespace in own_namespace)
         return Plan(key, None if publishing_state(view) else (), _ending_status(view, key), staying=owned)
     builder = ConditionBuilder(unreadable.generation, unreadable.conditions)
@@ -225,7 +225,7 @@ def plan_without_secrets(view: Lookups, key: Key, cached: CachedResource[Any], n
     message = (
         "the operator may not read the Secrets of this namespace; to admit it, the platform's owner must run: kubectl "
         f"create rolebinding {AGENCY_ROLE} --namespace={key.namespace} --clusterrole={AGENCY_ROLE} "
-        f"--serviceaccount={view.install.operator_namespace}:{OPERATOR_ACCOUNT}"
+        f"--serviceaccount={view.settings.namespace}:{OPERATOR_ACCOUNT}"
     )
     return plan_held_back(key, cached, ConditionState("False", OperatorReason.NamespaceNotPermitted, message), needed)
 
@@ -261,7 +261,7 @@ def _fingerprint(install_key: bytes) -> str:
 
 
 def _key_secret(view: Lookups) -> str:
-    return f"{view.install.operator_namespace}/{INSTALL_KEY_SECRET}"
+    return f"{view.settings.namespace}/{INSTALL_KEY_SECRET}"
 
 
 class WantedDocument(msgspec.Struct, frozen=True):
@@ -301,11 +301,11 @@ def publish(
         compiled.document,
         cached.uid,
         view.keys.document,
-        install=install_label(view.install.controller_name),
+        install=view.settings.install_label,
         namespace_uid=view.namespace_uid(key.namespace),
     )
     try:
-        child = children.build_config_secret(envelope, view.install)
+        child = children.build_config_secret(envelope, view.settings)
     except model.DocumentTooLargeError:
         return msgspec.structs.replace(leave(view, cached), accepted=_too_large(builder))
     is_last_good = compiled.document.generation < cached.resource.metadata.generation

@@ -84,7 +84,7 @@ def our_class(view: Lookups, name: str) -> CachedResource[resources.ListenerClas
 
 def is_ours(view: Lookups, cached: CachedResource[resources.ListenerClass]) -> bool:
     """True if this install serves a class."""
-    return cached.resource.spec.controller_name == view.install.controller_name
+    return cached.resource.spec.controller_name == view.settings.controller_name
 
 
 def is_foreign(view: Lookups, listener: resources.Listener) -> bool:
@@ -119,7 +119,6 @@ def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], 
         reserved_hostnames=_ReservedHostnames(view),
         now=view.time,
         arrivals=_retired_arrivals(view, listener.key),
-        trusted_proxies=view.install.trusted_proxies,
     )
     claims = _claims(view, cached, previous, keys)
     document, findings = compiler.compile_listener(

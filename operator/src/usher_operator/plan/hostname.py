@@ -95,7 +95,7 @@ def certificate_state(view: Lookups, spec: listener_class.ListenerClassSpec, hos
 
 
 def _provided(view: Lookups, name: str) -> ConditionState:
-    namespace = view.install.data_plane_namespace
+    namespace = view.settings.data_plane_namespace
     match view.secret_state(f"{namespace}/{name}"):
         case None:
             message = f"looking for Secret `{name}` in namespace `{namespace}`"
@@ -117,7 +117,7 @@ def _missing_issuer(view: Lookups, issuer: listener_class.IssuerRef) -> Conditio
     usable = view.features.issuers
     if usable is None or issuer.group != listener_class.CERT_MANAGER_GROUP or (issuer.kind, issuer.name) in usable:
         return None
-    where = f" in namespace `{view.install.data_plane_namespace}`" if issuer.kind == "Issuer" else ""
+    where = f" in namespace `{view.settings.data_plane_namespace}`" if issuer.kind == "Issuer" else ""
     message = f"{issuer.kind} `{issuer.name}` must exist{where}"
     return ConditionState("False", OperatorReason.IssuerNotFound, message)
 
@@ -214,7 +214,7 @@ def _attached(view: Lookups, hostname: str, parent: listener_class.ParentRef) ->
         message = "the Gateway API (HTTPRoute) must be installed, or the class must have another `exposure.type`"
         return ConditionState("False", OperatorReason.GatewayAPIMissing, message)
     routes = _children_of_kind(view, hostname, "HTTPRoute")
-    states = [_accepted(child, parent, view.install.data_plane_namespace) for child in routes]
+    states = [_accepted(child, parent, view.settings.data_plane_namespace) for child in routes]
     return worst(states) or ConditionState("Unknown", PENDING, f"`{hostname}` has no HTTPRoute yet")
 
 
@@ -389,7 +389,7 @@ def _children(view: Lookups, hostname: str, spec: listener_class.ListenerClassSp
     if tls.issuer is not None and view.features.cert_manager:
         counts_for = _namespace_of(view, hostname, spec)
         certificate = children.build_certificate(
-            hostname, tls.secret_name, tls.issuer, view.install, counts_for=counts_for
+            hostname, tls.secret_name, tls.issuer, view.settings, counts_for=counts_for
         )
         desired.append(certificate)
     return desired
@@ -421,6 +421,6 @@ def _parts(view: Lookups, hostname: str, spec: listener_class.ListenerClassSpec)
 def _route(view: Lookups, part: RoutePart, spec: listener_class.ListenerClassSpec, secret_name: str) -> DesiredChild:
     match spec.exposure:
         case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
-            return children.build_http_route(part, parent, view.install)
+            return children.build_http_route(part, parent, view.settings)
         case _:
-            return children.build_ingress(part, spec, secret_name, view.install, view.features)
+            return children.build_ingress(part, spec.exposure, secret_name, view.settings, view.features)

@@ -76,7 +76,7 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener], k
     parts += reports.reachable(view, own_hostnames, builder)
     parts += reports.of_listener(view, key.path, builder, to_paste, is_unchanged=is_unchanged)
     parts += reports.address_retired(view, key.path, document, builder) if document else []
-    urls = children.build_url_secret(cached, addresses, view.install.controller_name) if has_url_secret else None
+    urls = children.build_url_secret(cached, addresses, view.settings.controller_name) if has_url_secret else None
     return Plan(
         key,
         None if publication.stays else tuple(child for child in (publication.child, urls) if child is not None),

@@ -34,7 +34,7 @@ def owner_of(view: Lookups, key: Key) -> str:
         case "ListenerClass":
             own_class = view.classes.get(key.name)
             named = own_class.resource.spec.controller_name if own_class else unreadable and unreadable.controller_name
-            return named or view.install.controller_name
+            return named or view.settings.controller_name
         case "Listener":
             listener = view.listener(key.path)
             class_name = listener.resource.class_name if listener else unreadable.class_name if unreadable else ""
@@ -47,7 +47,7 @@ def owner_of(view: Lookups, key: Key) -> str:
     permitted = _permitting(view, served, key.namespace)
     used_and_permitted = [each for each in permitted if each.resource.metadata.name in used]
     oldest = min(used_and_permitted or permitted or served, key=_age, default=None)
-    return oldest.resource.spec.controller_name if oldest is not None else view.install.controller_name
+    return oldest.resource.spec.controller_name if oldest is not None else view.settings.controller_name
 
 
 def is_unserved(listener_class: _Class) -> bool:
@@ -58,7 +58,7 @@ def is_unserved(listener_class: _Class) -> bool:
 def is_foreign_namespace(view: Lookups, namespace: str) -> bool:
     """True if only classes of other installs permit a namespace, so that its tenants belong to those installs."""
     names = {each.resource.spec.controller_name for each in _permitting(view, view.classes.values(), namespace)}
-    return bool(names) and view.install.controller_name not in names
+    return bool(names) and view.settings.controller_name not in names
 
 
 def _permitting(view: Lookups, classes: Iterable[_Class], namespace: str) -> list[_Class]:
