@@ -18,7 +18,7 @@ RUN: Any = typer.main.get_command(cli.build()).commands["run"]  # type: ignore[a
 def table() -> str:
     lines = ["| flag | variable | default | meaning |", "| --- | --- | --- | --- |"]
     for option in RUN.params:
-        variable = option.envvar if isinstance(option.envvar, str) else next(iter(option.envvar or []), "")
+        variable = f"{RUN.context_settings['auto_envvar_prefix']}_{option.name.upper()}"
         default = "" if option.default in {None, ""} else f"`{option.default}`"
         flags = " / ".join(f"`{flag}`" for flag in (option.opts[0], *option.secondary_opts))
         lines.append(f"| {flags} | `{variable}` | {default} | {option.help} |")

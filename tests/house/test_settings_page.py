@@ -7,9 +7,12 @@ import ast
 import re
 from typing import Any
 
+import typer.main
+
 from support import source
 from support.command_line import COMMANDS, options
 from usher_gateway import settings as all_settings
+from usher_operator import cli
 
 PAGE = source.DOCS / "settings.md"
 # Settings without a flag, because they depend on one another. The page lists them in a second table.
@@ -54,6 +57,8 @@ def test_every_variable_that_a_page_names_is_read_by_code() -> None:
         for node in ast.walk(source.tree(file))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("USHER_")
     }
+    run = typer.main.get_command(cli.build()).commands["run"]  # type: ignore[attr-defined]
+    variables_read |= {f"USHER_OPERATOR_{option.name.upper()}" for option in run.params}
     for page in source.pages():
         named = set(re.findall(r"\bUSHER_[A-Z_]+\b", page.read_text("utf-8")))
         assert named <= variables_read, source.shown(page)

@@ -12,6 +12,11 @@ import usher_operator
 _EPILOG = "Example:  usher-operator run --kubeconfig ~/.kube/config --gateways http://127.0.0.1:9090"
 _CHECK_EPILOG = "Example:  usher-operator check-install --ready http://usher-gateway-admin.usher-system.svc:9090/readyz"
 
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option(help="How to reach the API server. Default: the pod's service account, KUBECONFIG, ~/.kube/config."),
+]
+
 
 def build() -> typer.Typer:
     """Build the command line."""
@@ -34,98 +39,48 @@ def build() -> typer.Typer:
     for name, function, epilog in (("run", run, _EPILOG), ("check-install", check_install, _CHECK_EPILOG)):
         text = " ".join((inspect.getdoc(function) or "").split())
         summary = text.split(". ")[0].removesuffix(".") + "."  # typer would cut a longer one
-        app.command(name, epilog=epilog, help=text, short_help=summary)(function)
+        variables = {"auto_envvar_prefix": "USHER_OPERATOR"}
+        app.command(name, epilog=epilog, help=text, short_help=summary, context_settings=variables)(function)
     return app
 
 
 def run(  # noqa: PLR0917 - each is a flag
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="USHER_OPERATOR_KUBECONFIG",
-            help="How to reach the API server. Default: the pod's service account, KUBECONFIG, ~/.kube/config.",
-        ),
-    ] = None,
+    kubeconfig: Kubeconfig = None,
     namespace: Annotated[
-        str,
-        typer.Option(envvar="USHER_OPERATOR_NAMESPACE", help="Namespace of the operator: Lease, install key, tokens."),
+        str, typer.Option(help="Namespace of the operator: Lease, install key, tokens.")
     ] = "usher-system",
-    configuration_namespace: Annotated[
-        str,
-        typer.Option(envvar="USHER_OPERATOR_CONFIGURATION_NAMESPACE", help="Namespace of the config Secrets."),
-    ] = "usher-config",
+    configuration_namespace: Annotated[str, typer.Option(help="Namespace of the config Secrets.")] = "usher-config",
     data_plane_namespace: Annotated[
-        str,
-        typer.Option(
-            envvar="USHER_OPERATOR_DATA_PLANE_NAMESPACE",
-            help="Namespace of routes and certificates. Default: --namespace.",
-        ),
+        str, typer.Option(help="Namespace of routes and certificates. Default: --namespace.")
     ] = "",
     controller_name: Annotated[
-        str,
-        typer.Option(
-            envvar="USHER_OPERATOR_CONTROLLER_NAME",
-            help="The operator serves ListenerClasses with this controllerName.",
-        ),
+        str, typer.Option(help="The operator serves ListenerClasses with this controllerName.")
     ] = "usher.dev/usher",
     gateways: Annotated[
-        list[str] | None,
-        typer.Option(envvar="USHER_OPERATOR_GATEWAYS", help="URL of a gateway's admin port, instead of a Service."),
+        list[str] | None, typer.Option(help="URL of a gateway's admin port, instead of a Service.")
     ] = None,
     gateway_service: Annotated[
         str,
-        typer.Option(
-            envvar="USHER_OPERATOR_GATEWAY_SERVICE",
-            help="NAMESPACE/NAME[:PORT] of the Service whose ready endpoints are the gateways' admin ports.",
-        ),
+        typer.Option(help="NAMESPACE/NAME[:PORT] of the Service whose ready endpoints are the gateways' admin ports."),
     ] = "",
     backend_service: Annotated[
-        str,
-        typer.Option(
-            envvar="USHER_OPERATOR_BACKEND_SERVICE", help="NAME:PORT of the Service to which routes send requests."
-        ),
+        str, typer.Option(help="NAME:PORT of the Service to which routes send requests.")
     ] = "usher-gateway:80",
-    gateway_api: Annotated[
-        bool, typer.Option(envvar="USHER_OPERATOR_GATEWAY_API", help="Watch and write HTTPRoutes.")
-    ] = True,
-    cert_manager: Annotated[
-        bool, typer.Option(envvar="USHER_OPERATOR_CERT_MANAGER", help="Watch and write Certificates.")
-    ] = True,
+    gateway_api: Annotated[bool, typer.Option(help="Watch and write HTTPRoutes.")] = True,
+    cert_manager: Annotated[bool, typer.Option(help="Watch and write Certificates.")] = True,
     check_routes: Annotated[
-        bool,
-        typer.Option(
-            envvar="USHER_OPERATOR_CHECK_ROUTES",
-            help="Ask each hostname whether it leads to a gateway, for the condition Reachable.",
-        ),
+        bool, typer.Option(help="Ask each hostname whether it leads to a gateway, for the condition Reachable.")
     ] = True,
-    admin: Annotated[
-        str, typer.Option(envvar="USHER_OPERATOR_ADMIN", help="HOST:PORT for health and metrics.")
-    ] = "127.0.0.1:9091",
-    workers: Annotated[
-        int, typer.Option(envvar="USHER_OPERATOR_WORKERS", help="Number of resources reconciled at the same time.")
-    ] = 16,
-    resync_seconds: Annotated[
-        float,
-        typer.Option(envvar="USHER_OPERATOR_RESYNC_SECONDS", help="Interval between complete lists of the cluster."),
-    ] = 600.0,
+    admin: Annotated[str, typer.Option(help="HOST:PORT for health and metrics.")] = "127.0.0.1:9091",
+    workers: Annotated[int, typer.Option(help="Number of resources reconciled at the same time.")] = 16,
+    resync_seconds: Annotated[float, typer.Option(help="Interval between complete lists of the cluster.")] = 600.0,
     tombstone_seconds: Annotated[
-        float,
-        typer.Option(
-            envvar="USHER_OPERATOR_TOMBSTONE_SECONDS", help="How long a tombstone stays before the operator deletes it."
-        ),
+        float, typer.Option(help="How long a tombstone stays before the operator deletes it.")
     ] = 600.0,
-    identity: Annotated[
-        str,
-        typer.Option(
-            envvar="USHER_OPERATOR_IDENTITY", help="Holder name in the Lease. Default: host name and a random part."
-        ),
-    ] = "",
-    log_format: Annotated[
-        Literal["auto", "json", "text"], typer.Option(envvar="USHER_OPERATOR_LOG_FORMAT", help="auto, json or text.")
-    ] = "auto",
+    identity: Annotated[str, typer.Option(help="Holder name in the Lease. Default: host name and a random part.")] = "",
+    log_format: Annotated[Literal["auto", "json", "text"], typer.Option(help="auto, json or text.")] = "auto",
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        typer.Option(envvar="USHER_OPERATOR_LOG_LEVEL", help="debug, info, warning, error."),
+        Literal["debug", "info", "warning", "error"], typer.Option(help="debug, info, warning, error.")
     ] = "info",
 ) -> None:
     """Watch Usher's custom resources and keep routes and configuration as they declare. Ends on SIGTERM and Ctrl-C."""
@@ -170,19 +125,9 @@ def check_install(
         Literal["definitions", "ready", "tenant"] | None,
         typer.Argument(metavar="CHECK", help="definitions, ready or tenant. Default: all.", show_default=False),
     ] = None,
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="USHER_OPERATOR_KUBECONFIG",
-            help="How to reach the API server. Default: the pod's service account, KUBECONFIG, ~/.kube/config.",
-        ),
-    ] = None,
-    namespace: Annotated[
-        str, typer.Option(envvar="USHER_OPERATOR_NAMESPACE", help="Namespace of the dry-run Tenant.")
-    ] = "usher-system",
-    ready: Annotated[
-        list[str] | None, typer.Option(envvar="USHER_OPERATOR_READY", help="URL of /readyz of a program.")
-    ] = None,
+    kubeconfig: Kubeconfig = None,
+    namespace: Annotated[str, typer.Option(help="Namespace of the dry-run Tenant.")] = "usher-system",
+    ready: Annotated[list[str] | None, typer.Option(help="URL of /readyz of a program.")] = None,
 ) -> None:
     """Check that an install works; each pod of `helm test` runs this.
 
