@@ -108,7 +108,7 @@ def unreadable(cluster: Cluster) -> None:
 
 
 def key_changed(cluster: Cluster) -> None:
-    cluster.cache.set_keys(model.derive_keys(bytes(32)))
+    cluster.cache.keys = model.derive_keys(bytes(32))
 
 
 def secret_unlabelled(cluster: Cluster) -> None:
@@ -351,7 +351,7 @@ _LISTENER = [
     ("Accepted", "False", "UnsupportedValue", unreadable),
     ("Accepted", "False", "ExpressionInvalid", edit(routes=routed(when="visit.("))),
     ("Accepted", "False", "InstallKeyChanged", key_changed),
-    ("Accepted", "Unknown", "Pending", lambda cluster: cluster.cache.set_keys(None)),
+    ("Accepted", "Unknown", "Pending", lambda cluster: setattr(cluster.cache, "keys", None)),
     ("Accepted", "False", "NamespaceNotPermitted", not_admitted),
     ("Accepted", "False", "SecretNameTaken", url_secret_name_taken),
     ("Accepted", "False", "Deleted", deleted("Listener", plan_samples.LISTENER)),

@@ -56,7 +56,7 @@ class Cluster:
         self.now = NOW
         settings = OperatorSettings(controller_name=controller_name, backend=BackendService(service_port=8080))
         self.cache = Cache(settings, clock=lambda: self.now, confirmed_clock=lambda: self.now)
-        self.cache.set_keys(keys)
+        self.cache.keys = keys
         self.cache.set_secret_access("", "Permitted")
         self.queue: set[Key] = set()  # The keys that changes concern and that were not applied since
         self.waiting: set[Key] = set()  # Listeners of which no address may go out of service yet
@@ -311,7 +311,7 @@ class Cluster:
         namespace, _, name = path.rpartition("/")
         status = self.plan(Key(kind, namespace, name)).status
         assert status is not None
-        condition = status.condition(condition_type)
+        condition = status.conditions.get(condition_type)
         assert condition is not None, f"{path} has no {condition_type}"
         return condition
 

@@ -41,14 +41,7 @@ _CONCURRENT_READS = 4  # Namespaces that are listed at the same time; each needs
 
 
 class AgencySecrets:
-    """Keeps the Secrets of the admitted namespaces in the cache.
-
-    Args:
-        client: with one connection for each watch.
-        cache: what is known of the cluster.
-        queue: keys to reconcile.
-        handler: handles the events of Secrets.
-    """
+    """Keeps the Secrets of the admitted namespaces in the cache."""
 
     def __init__(self, *, client: Client, cache: Cache, queue: Workqueue[Key], handler: EventHandler) -> None:
         self._client, self._cache, self._queue, self._handler = client, cache, queue, handler

@@ -115,7 +115,13 @@ class Operator:
             observe_wait=self.metrics.queue_seconds.observe,
             count_retry=self.metrics.queue_retries.inc,
         )
-        self.installation = Installation(api=self.api, cache=self.cache, queue=self.queue, gate=self.gate)
+        self.installation = Installation(
+            api=self.api,
+            cache=self.cache,
+            queue=self.queue,
+            gate=self.gate,
+            read_documents=lambda: self.resync.read(kinds.SECRET),
+        )
         self.gateways = GatewayObserver(
             api=self.api,
             settings=settings,

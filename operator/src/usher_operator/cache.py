@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from usher_gateway import config_secret, documents, model, resources
+from usher_gateway import config_secret, documents, resources
 from usher_gateway.kube.client import is_older
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
@@ -92,10 +92,7 @@ class Cache(Lookups):
     def take_answer(self, kind: kinds.WatchedKind, raw: dict[str, Any], version_at_start: str) -> KeySet:
         """Take the answer to a write, unless the watch reported a later state or the deletion meanwhile.
 
-        Args:
-            kind: of the object.
-            raw: the object as the server answered.
-            version_at_start: the resourceVersion in the cache when the write began.
+        ``version_at_start``: the resourceVersion in the cache when the write began.
         """
         about = raw["metadata"]
         uid, version = self.version_of(kind, about.get("namespace", ""), about["name"])
@@ -138,10 +135,6 @@ class Cache(Lookups):
         if kind is kinds.NAMESPACE:
             return self._set_namespace(name, None)
         return self._on_features(self.optional.remove(kind, name))
-
-    def set_keys(self, keys: model.Keys | None) -> None:
-        """Set the keys. The documents in config Secrets are parsed with them from the next complete list on."""
-        self.keys = keys
 
     def set_served(self, kind: kinds.WatchedKind, *, served: bool) -> KeySet:
         """Set whether the cluster serves a kind of an optional API. Without the kind its children are gone."""

@@ -54,15 +54,11 @@ def conditions_to_report(
 ) -> list[StatusCondition]:
     """The conditions that get an Event when ``status`` replaces the stored one in ``record``.
 
-    The message of each says what changed, and why: `Ready is False (was True): ...`.
-
-    Args:
-        status: what is written.
-        record: has the stored conditions.
-        was_ready: whether Ready was True before it became Unknown, as it does while a deleted Ingress is written again.
+    The message of each says what changed, and why: `Ready is False (was True): ...`. ``was_ready``: whether Ready was
+    True before it became Unknown, as it does while a deleted Ingress is written again.
     """
     stored = {condition.type: condition for condition in record.parsed.conditions}
-    ready = status.condition(ConditionType.Ready)
+    ready = status.conditions.get(ConditionType.Ready)
     if was_ready and ready is not None and ready.status == "False":
         generation = ready.observed_generation
         stored[ready.type] = StatusCondition(ready.type, "True", _Reason.Ready, "", generation)

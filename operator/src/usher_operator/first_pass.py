@@ -30,11 +30,7 @@ _RETRY_SECONDS = 5.0
 class FirstPass:
     """Waits until each key was reconciled once, and then writes the mark.
 
-    Args:
-        api: client of the API server.
-        settings: of the install whose documents are published.
-        may_publish: while it returns False, no document is published, so the pass does not end.
-        patience_seconds: see `_PATIENCE_SECONDS`.
+    While ``may_publish`` returns False, no document is published, so the pass does not end.
     """
 
     def __init__(

@@ -35,21 +35,17 @@ _APPLY_SECONDS = 0.2  # Delay between a written document and the next sweep: gat
 _SLICES = "/apis/discovery.k8s.io/v1"
 
 
-class _Document(msgspec.Struct):
-    kind: Literal["Listener", "Destination"]
-    key: str
-    hash: str | None = None
-    rejected: str | None = None
-
-
 class _Removed(msgspec.Struct):
     kind: Literal["Listener", "Destination"]
     key: str
 
 
-class _Vanished(msgspec.Struct):
-    kind: Literal["Listener", "Destination"]
-    key: str
+class _Document(_Removed):
+    hash: str | None = None
+    rejected: str | None = None
+
+
+class _Vanished(_Removed):
     since: datetime.datetime | None = None
     uid: str = ""
     install: str = ""
@@ -74,29 +70,21 @@ _decode = msgspec.json.Decoder(ConfigReport).decode
 
 
 class GatewayAnswers:
-    """The answers of one gateway so far.
+    """The answers of one gateway so far."""
 
-    Args:
-        url: its admin port.
-        install: label of the operator's install, to recognise the documents of this install.
-        stale_seconds: a document that vanished this long ago is stale.
-    """
-
-    def __init__(self, url: str, *, install: str, stale_seconds: float) -> None:
-        self._install, self._stale_seconds = install, stale_seconds
+    def __init__(self, url: str, settings: OperatorSettings) -> None:
+        self._install, self._stale_seconds = settings.install_label, settings.timing.stale_document_seconds
         self.cursor = ""  # Sent with the next request, so that the answer has only what changed since
         self.has_answered = False
         self.report = GatewayReport(name=url)  # As plans read it. Its first three maps change, between plans.
 
     def take(self, answer: ConfigReport, now: int = 0) -> set[Key]:
         """Take an answer; returns the keys whose state changed. ``now``: the operator's confirmed time."""
-        entries: tuple[_Document | _Removed | _Vanished, ...] = (*answer.documents, *answer.removed, *answer.vanished)
-        keys = {_key(entry.kind, entry.key) for entry in entries}
+        keys = {_key(entry.kind, entry.key) for entry in (*answer.documents, *answer.removed, *answer.vanished)}
         report = self.report
-        keys |= {*map(_listener_key, answer.listeners), *map(_destination_key, answer.destinations), *report.stale}
+        keys |= {*report.stale, *_reported_keys(answer)}
         if answer.complete:
-            previously_reported = (map(_listener_key, report.listeners), map(_destination_key, report.destinations))
-            keys = keys.union(report.applied, *previously_reported)
+            keys |= {*report.applied, *_reported_keys(report)}
         previous_states = {key: self._state(key) for key in keys}
         if answer.complete:
             report.applied.clear()
@@ -164,25 +152,13 @@ def _key(kind: Literal["Listener", "Destination"], path: str) -> Key:
     return Key(kind, namespace, name)
 
 
-def _listener_key(path: str) -> Key:
-    return _key("Listener", path)
-
-
-def _destination_key(path: str) -> Key:
-    return _key("Destination", path)
+def _reported_keys(report: ConfigReport | GatewayReport) -> set[Key]:
+    listeners = {_key("Listener", path) for path in report.listeners}
+    return listeners | {_key("Destination", path) for path in report.destinations}
 
 
 class GatewayObserver:
-    """Asks every ready gateway which documents it runs, and puts the answers into the cache.
-
-    Args:
-        api: client of the API server, for the endpoints of the gateways' Service.
-        settings: which gateways to ask, and how often.
-        cache: what the operator knows.
-        queue: keys whose reports changed are added here.
-        installation: has the token of the gateways' admin ports.
-        metrics: the operator's metrics.
-    """
+    """Asks every ready gateway which documents it runs, and puts the answers into the cache."""
 
     def __init__(
         self,
@@ -236,7 +212,7 @@ class GatewayObserver:
         gone = self._gateways.keys() - set(urls)
         for url in gone:
             del self._gateways[url]
-        gateways = [self._gateways.setdefault(url, self._new_answers(url)) for url in urls]
+        gateways = [self._gateways.setdefault(url, GatewayAnswers(url, self._settings)) for url in urls]
         previous = [gateway.reach for gateway in gateways]
         changed_keys = await asyncio.gather(*(self._ask(session, gateway) for gateway in gateways))
         changed: set[Key] = set().union(*changed_keys)
@@ -247,10 +223,6 @@ class GatewayObserver:
         if is_first or gone or previous != [gateway.reach for gateway in gateways]:
             changed |= {key for key in self._cache.all_keys() if key.kind in {"Listener", "Destination"}}
         self._queue.add_all(changed)
-
-    def _new_answers(self, url: str) -> GatewayAnswers:
-        settings = self._settings
-        return GatewayAnswers(url, install=settings.install_label, stale_seconds=settings.timing.stale_document_seconds)
 
     async def _ask(self, session: aiohttp.ClientSession, gateway: GatewayAnswers) -> set[Key]:
         """Ask one gateway; returns the keys whose state changed."""
@@ -294,11 +266,9 @@ class GatewayObserver:
 
 
 def admin_urls(slices: Iterable[dict[str, Any]], port: str) -> set[str]:
-    """Admin URLs of the ready endpoints in EndpointSlices.
+    """Admin URLs of the ready endpoints in the EndpointSlices of one Service.
 
-    Args:
-        slices: the EndpointSlices of one Service.
-        port: name or number of the port; ``""`` means the port called ``admin``, or the only port.
+    ``port``: name or number of the port; ``""`` means the port called ``admin``, or the only port.
     """
     urls = set()
     for endpoint_slice in slices:

@@ -23,13 +23,7 @@ _HISTOGRAM_BOUNDS_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 
 
 class Health:
-    """Collects the reasons why the operator is not alive or not ready. Without a reason it is alive or ready.
-
-    Args:
-        settings: time limits.
-        gate: while the workers are paused, the operator is not ready.
-        clock: monotonic seconds.
-    """
+    """Collects the reasons why the operator is not alive or not ready. Without a reason it is alive or ready."""
 
     def __init__(self, settings: OperatorSettings, *, gate: PauseGate, clock: Callable[[], float]) -> None:
         self._timing, self._gate, self._clock = settings.timing, gate, clock
@@ -212,8 +206,6 @@ class HealthServer:
 
     Args:
         address: where to listen; port 0 picks a free port.
-        health: answers ``/healthz`` and ``/readyz``.
-        metrics: answers ``/metrics``.
         before_scrape: called before each answer to ``/metrics``; sets the gauges that are read on demand.
     """
 

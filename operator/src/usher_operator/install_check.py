@@ -31,11 +31,7 @@ async def check_install(
 ) -> AsyncIterator[CheckResult]:
     """Check that the API server serves Usher's kinds, that programs are ready, and that a Tenant would be accepted.
 
-    Args:
-        api: an open client. Its account needs the right to create Tenants in the namespace.
-        namespace: where the Tenant is created as a dry run, which stores nothing.
-        ready_urls: `/readyz` of each program.
-        only: the one check to make; None: all.
+    The account needs the right to create Tenants in the namespace; a dry run stores nothing.
     """
     if only in {None, "definitions"}:
         yield CheckResult("the API server serves Usher's kinds", await _find_missing_kinds(api))

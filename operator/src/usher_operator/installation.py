@@ -7,11 +7,12 @@ import asyncio
 import base64
 import binascii
 import secrets
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from usher_gateway import config_secret, model
-from usher_gateway.kube.client import ApiError, Client, JsonObject, is_older
+from usher_gateway.kube.client import ApiError, Client, JsonObject
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.view import FINGERPRINT_FIELD, INSTALL_KEY_SECRET, Key
@@ -34,10 +35,22 @@ _RESTORE_CHECK_SECONDS = 2.0
 
 
 class Installation:
-    """Reads and creates the install's Secrets, and replans every key when the install key changes."""
+    """Reads and creates the install's Secrets, and replans every key when the install key changes.
 
-    def __init__(self, *, api: Client, cache: Cache, queue: Workqueue[Key], gate: PauseGate) -> None:
+    ``read_documents`` reads the config Secrets with the present keys; returns a falsy value if that failed.
+    """
+
+    def __init__(
+        self,
+        *,
+        api: Client,
+        cache: Cache,
+        queue: Workqueue[Key],
+        gate: PauseGate,
+        read_documents: Callable[[], Awaitable[str]],
+    ) -> None:
         self._api, self._cache, self._gate, self._queue = api, cache, gate, queue
+        self._read_documents = read_documents
         self._namespace = cache.settings.namespace
         self._key: bytes | None = None
         self._key_secret = f"{self._namespace}/{INSTALL_KEY_SECRET}"
@@ -62,26 +75,17 @@ class Installation:
         if key is None:
             return False
         if key != self._key:
-            self._cache.set_keys(model.derive_keys(key))
+            self._cache.keys = model.derive_keys(key)
             if self._key is not None:
                 self._gate.pause(_TOPIC, "the install key has changed: the documents are read again")
-                await self._read_documents()
+                if not await self._read_documents():  # those that another key signed could not be read
+                    return False
                 self._queue.add_all(self._cache.all_keys())
             # last, because after a failed reading the next check must read again; until then the gate stays closed
             self._key = key
             _log.info("install_key_read", fingerprint=model.key_fingerprint(key), known=self.is_key_known)
         self._gate.resume(_TOPIC)
         return True
-
-    async def _read_documents(self) -> None:
-        """Parse the documents with the present keys, because those that another key signed could not be read."""
-        path = kinds.SECRET.collection(self._cache.settings.configuration_namespace)
-        async for page in self._api.pages(path, JsonObject, selector=kinds.SECRET.selector):
-            for raw in page.items:
-                metadata = raw["metadata"]
-                _, present = self._cache.version_of(kinds.SECRET, metadata["namespace"], metadata["name"])
-                if not is_older(metadata["resourceVersion"], present):
-                    self._cache.put(kinds.SECRET, raw)
 
     async def watch(self) -> None:
         """Check the Secrets at an interval, until cancelled."""

@@ -128,9 +128,6 @@ class LeaderLease:
     """One replica's part in the election.
 
     Args:
-        api: client of the API server.
-        settings: namespace, identity and time limits.
-        clock: monotonic seconds.
         confirmed_clock: goes on from the time in the Lease when this replica leads, and is saved there with each
             renewal.
     """

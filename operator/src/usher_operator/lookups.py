@@ -55,7 +55,6 @@ class Lookups:
     """The present state of the cluster.
 
     Args:
-        settings: the install that the operator serves.
         clock: monotonic microseconds.
         confirmed_clock: the time by which addresses end, in microseconds.
         expect_event: called with the kind of an object when a write or a list shows a change that its watch has to
@@ -73,7 +72,9 @@ class Lookups:
         self._expect_event = expect_event
         self._clock, self._confirmed_clock = clock, confirmed_clock
         self.settings = settings
-        self.keys: model.Keys | None = None  # Derived from the install key; None before the operator has one
+        self.keys: model.Keys | None = None
+        """Derived from the install key; None before the operator has one. Config Secrets are parsed with them when they
+        are put into the cache."""
         self.optional = OptionalApis()
         self.gateways: tuple[GatewayReport, ...] | None = None
         """The ready gateways; None before the operator first asked them."""

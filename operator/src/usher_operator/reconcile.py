@@ -38,15 +38,6 @@ class Reconciler:
     """Makes the cluster match the plans of the queued keys.
 
     Args:
-        api: client of the API server.
-        cache: what is known of the cluster.
-        queue: keys to reconcile.
-        gate: no key is taken while it is closed.
-        children: writes children.
-        removal_guard: allows that edits take addresses out of service.
-        remover: removes children.
-        statuses: writes statuses.
-        metrics: the operator's metrics.
         read_secrets: called with the namespace whose Secrets a plan needs first.
     """
 
@@ -183,9 +174,7 @@ class Reconciler:
     async def _look_up(self, path: str, planned: Key | None = None) -> None:
         """Find out why the label-selected watch does not report a Secret, and queue the keys that read another answer.
 
-        Args:
-            path: ``namespace/name`` of the Secret.
-            planned: the key that is planned again anyway.
+        ``planned``: the key that is planned again anyway.
         """
         namespace, _, name = path.partition("/")
         try:

@@ -114,13 +114,8 @@ class RemovalGuard:
     """Decides about requested removals at the right moments, and reports a halt.
 
     Args:
-        cache: what is known of the cluster.
-        queue: keys whose removal is allowed are added here.
-        metrics: the operator's metrics.
         may_decide: the guard decides nothing while it returns False.
         warn: called with an object, its uid and what its Event has to say.
-        timing: how long requests are collected.
-        clock: monotonic seconds.
     """
 
     def __init__(

@@ -60,12 +60,7 @@ class Resync:
     """Reads kinds completely, and adds the affected keys to the queue.
 
     Args:
-        client: reads the API server.
-        cache: what is known of the cluster.
-        queue: keys to reconcile.
         gate: paused while a kind cannot be read at the start, and after a restore until everything was read.
-        health: learns when a kind was listed.
-        metrics: counts readings and divergences.
         read_kinds: the kinds to read, each with the namespace in which it matters (`""`: all). Optional kinds that are
             switched off are left out.
         after_all: called after each complete reading, before all keys are added to the queue.

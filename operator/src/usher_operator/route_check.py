@@ -76,14 +76,9 @@ class RouteChecker:
     """Checks every hostname that should lead to a gateway, and puts the results into the cache.
 
     Args:
-        cache: has the hostnames and their routes, and takes the results.
-        queue: keys whose conditions change are added here.
-        port: of the hostnames.
         authority: certificates in PEM that Purple is taken to trust; ``""``: those of the system.
-        look_up: like `socket.getaddrinfo`.
         lookup_seconds: after this time a name server counts as away. The lookup goes on, because no thread can be
             cancelled.
-        clock: monotonic seconds.
     """
 
     def __init__(

@@ -59,15 +59,7 @@ def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class StatusWriter:
-    """Writes statuses, and posts the Events about them.
-
-    Args:
-        api: client of the API server.
-        cache: what the operator knows; the writer puts each answer of the server into it.
-        queue: keys that are written later, or that an answer changed, are added here.
-        metrics: the operator's metrics.
-        clock: monotonic seconds.
-    """
+    """Writes statuses, and posts the Events about them."""
 
     def __init__(
         self,
@@ -189,7 +181,7 @@ class StatusWriter:
             self.release()
 
     def _log_ready(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord) -> None:
-        ready = status.condition(ConditionType.Ready)
+        ready = status.conditions.get(ConditionType.Ready)
         previous = next(
             (condition for condition in record.parsed.conditions if condition.type == ConditionType.Ready), None
         )
@@ -204,7 +196,7 @@ class StatusWriter:
             )
 
     def _remember_ready(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord) -> None:
-        ready = status.condition(ConditionType.Ready)
+        ready = status.conditions.get(ConditionType.Ready)
         if ready is None or ready.status != "Unknown":
             self._were_ready.discard(key)
         elif any(stored.type == ready.type and stored.status == "True" for stored in record.parsed.conditions):
@@ -247,7 +239,7 @@ def differences(status: ResourceStatus, record: kinds.ResourceRecord) -> frozens
     differing = {
         condition_type
         for condition_type in types_of_both
-        if stored.get(condition_type) != status.condition(condition_type)
+        if stored.get(condition_type) != status.conditions.get(condition_type)
     }
     has_other_fields = _filled(record.parsed.fields) != _filled(status.fields)
     if has_other_fields or record.observed_generation != status.observed_generation:

@@ -202,10 +202,6 @@ class ResourceStatus(msgspec.Struct, frozen=True):
     fields: dict[str, Any] = {}
     """The other fields of ``status``: ``addresses`` of a Listener, ``installKeyFingerprint`` of a ListenerClass."""
 
-    def condition(self, condition_type: str) -> StatusCondition | None:
-        """The condition of a type."""
-        return self.conditions.get(condition_type)
-
 
 class Plan(msgspec.Struct, frozen=True):
     """The children and the status that the operator wants for one key. Equal views give equal plans."""
@@ -362,11 +358,9 @@ class DegradedRoute(msgspec.Struct, frozen=True, order=True):
     reason: str = ""
 
 
-class HeldRoute(msgspec.Struct, frozen=True, order=True):
+class HeldRoute(DegradedRoute, frozen=True, order=True):
     """A route whose deliveries are held."""
 
-    route: str
-    reason: str = ""
     missing: str = ""
     """The object that must exist, such as a Secret."""
 

@@ -56,14 +56,7 @@ def log_failure(error: model.UsherError, failures: int, **about: str) -> None:
 
 
 class EventHandler:
-    """Applies events to the cache and adds the affected keys to the queue.
-
-    Args:
-        cache: what is known of the cluster.
-        queue: keys to reconcile.
-        health: expects events after writes.
-        metrics: has the time of the last event.
-    """
+    """Applies events to the cache and adds the affected keys to the queue."""
 
     def __init__(
         self,
@@ -158,11 +151,6 @@ class CrdHandler:
     """Handles CRDs that appear, change or disappear.
 
     Args:
-        cache: knows which optional kinds the cluster serves.
-        queue: keys to reconcile.
-        reader: reads a kind when its CRD appears.
-        watcher: watches a kind when its CRD appears.
-        gate: paused while one of Usher's own CRDs is missing.
         on_crd_deleted: called with the namespaces of documents that depend on one of Usher's own CRDs when it is
             deleted, because its objects go without being meant to.
     """
@@ -220,12 +208,6 @@ def _is_established(raw: JsonObject) -> bool:
 
 class KopfRunner:
     """Runs kopf, which watches the objects of the platform.
-
-    Args:
-        access: the operator's own connection, which kopf uses too.
-        watched: the kinds to watch.
-        handler: handles the events of these kinds.
-        crd_handler: handles the events of CRDs.
 
     Raises:
         ConfigurationError: kopf cannot use the connection.

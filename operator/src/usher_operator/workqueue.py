@@ -68,7 +68,6 @@ class Workqueue(Generic[K]):
     Args:
         clock: monotonic seconds.
         random: returns a number from 0 to below 1, for jitter.
-        lane_of: returns the lane of a key.
         max_per_lane: how many keys of one lane may be processed at the same time.
         observe_wait: called with the seconds for which a key was ready before a worker took it.
         count_retry: called for each key that is retried after a failure.

@@ -57,12 +57,7 @@ class ChildWriter:
     """Writes the children that plans want, unless they are in place already.
 
     Args:
-        api: client of the API server.
-        cache: what the operator knows; the writer puts each answer of the server into it.
-        queue: keys that an answer changed are added here.
-        metrics: the operator's metrics.
         on_published: called after a document or a tombstone was written.
-        clock: monotonic seconds.
         on_applied: called with a key whose documents are as planned. A plan that leaves them as they are, because
             nothing is published now or gateways were not asked yet, does not count if there is no document.
     """
@@ -271,11 +266,6 @@ class ChildRemover:
     """Removes the children that plans no longer want.
 
     Args:
-        api: client of the API server.
-        cache: what the operator knows.
-        queue: keys whose tombstones end later, and keys that a deletion changed, are added here.
-        writer: writes the tombstones.
-        removal_guard: allows or delays the removal of documents.
         tombstone_seconds: age at which a tombstone is deleted.
     """
 

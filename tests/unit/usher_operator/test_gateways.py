@@ -9,6 +9,7 @@ import pytest
 from support import work
 from usher_gateway import config_secret, model
 from usher_operator import gateways
+from usher_operator.settings import OperatorSettings
 from usher_operator.view import AppliedDocument, DegradedRoute, DestinationReport, HeldRoute, Key, ListenerReport
 
 LOBBY = Key("Listener", "agency", "lobby")
@@ -25,7 +26,7 @@ def document(key: Key = LOBBY, content_hash: str | None = "h1", rejected: str | 
 
 @pytest.fixture
 def report() -> gateways.GatewayAnswers:
-    answers = gateways.GatewayAnswers("http://one", install="usher.dev_usher", stale_seconds=60.0)
+    answers = gateways.GatewayAnswers("http://one", OperatorSettings())
     answers.take(answer(complete=True, documents=[document(), document(CRM, "h2")]))
     return answers
 
@@ -43,7 +44,7 @@ def test_partial_answer_returns_only_changed_keys(report: gateways.GatewayAnswer
 
 def test_work_for_an_answer_does_not_grow_with_the_documents_in_force() -> None:
     def cost(count: int) -> int:
-        answers = gateways.GatewayAnswers("http://one", install="usher.dev_usher", stale_seconds=60.0)
+        answers = gateways.GatewayAnswers("http://one", OperatorSettings())
         present = [document(Key("Listener", "agency", f"l{number}")) for number in range(count)]
         answers.take(answer(complete=True, documents=present))
         edited = answer(documents=[document(Key("Listener", "agency", "l0"), "h2")])

@@ -29,7 +29,7 @@ class Server:
         assert (path, selector) == ("/api/v1/namespaces/usher-config/secrets", kinds.SECRET.selector)
         if self.refusal:
             raise ApiError(self.refusal, "Refused", f"list {path}")
-        yield ListPage(self.secrets, "1", is_last=True)
+        yield ListPage(self.secrets, "1")
 
     async def apply(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         self.written.append(path)
@@ -40,7 +40,7 @@ class Server:
 def moved(cluster: Cluster, namespace: str = "new-config") -> tuple[Cache, list[dict[str, Any]]]:
     """The cluster as an operator with another configuration namespace reads it, and its former config Secrets."""
     cache = Cache(OperatorSettings(configuration_namespace=namespace))
-    cache.set_keys(planning.KEYS)
+    cache.keys = planning.KEYS
     cache.set_secret_access("", "Permitted")
     secrets = []
     for ref, raw in cluster.objects.items():

@@ -25,7 +25,7 @@ class Guarded:
         self.now = 0.0
         self.warnings: list[tuple[Key, str, StatusCondition]] = []
         self.cache = Cache(OperatorSettings())
-        self.cache.set_keys(KEYS)
+        self.cache.keys = KEYS
         self.queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5, lane_of=lambda key: key.namespace)
         self.restart()
         self.publish("lobby", namespace="resident")  # because the last listener of an install waits

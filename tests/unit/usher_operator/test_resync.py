@@ -39,7 +39,7 @@ class Server:
         if self.error is not None:
             raise self.error
         self.on_list()
-        yield ListPage(msgspec.convert(self.objects.get(path, []), list[item_type]), self.version, is_last=True)
+        yield ListPage(msgspec.convert(self.objects.get(path, []), list[item_type]), self.version)
 
 
 class Checked:

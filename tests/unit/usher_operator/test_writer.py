@@ -122,7 +122,7 @@ async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
 @pytest.mark.parametrize("stored", [[], [cache_samples.config()]])
 async def test_plan_without_children_counts_if_a_document_is_there(stored: list[dict[str, Any]]) -> None:
     cache, applied = Cache(OperatorSettings()), list[Key]()
-    cache.set_keys(planning.KEYS)
+    cache.keys = planning.KEYS
     for raw in stored:
         cache.put(kinds.SECRET, raw)
     writes = child_writer(Server({}), cache, on_applied=applied.append)
@@ -268,7 +268,7 @@ async def test_plan_is_made_again_once_a_tombstone_is_written() -> None:
 async def test_tombstone_is_deleted_ten_minutes_after_its_time(removed_at: str, stays: bool) -> None:
     present = round(datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC).timestamp()) * 1_000_000
     cache, queue = Cache(OperatorSettings(), confirmed_clock=lambda: present), new_queue()
-    cache.set_keys(planning.KEYS)
+    cache.keys = planning.KEYS
     owner = config_secret.Owner("agency", "lobby", "1", config_secret.install_label("usher.dev/usher"))
     envelope = config_secret.tombstone_of("Listener", owner, 1, removed_at, planning.KEYS.document)
     ref = ObjectRef("v1", "Secret", "usher-config", config_secret.secret_name("Listener", "agency/lobby"))
@@ -353,14 +353,14 @@ def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], guard: Remov
 def published(**meta: Any) -> Cache:
     """A cache with the document of a listener."""
     cache = Cache(OperatorSettings())
-    cache.set_keys(planning.KEYS)
+    cache.keys = planning.KEYS
     cache.put(kinds.SECRET, cache_samples.config(**meta))
     return cache
 
 
 async def remove_stale(server: Any, cache: Cache, plan: Plan) -> RemovalGuard:
     """A gateway reports that it runs the document of a Listener without a Secret; the guard allows the removal."""
-    cache.set_keys(planning.KEYS)
+    cache.keys = planning.KEYS
     cache.put(kinds.SECRET, cache_samples.config(listener="bar"))  # the last listener of an install would stay
     cache.set_gateways((GatewayReport(name="one", stale={cache_samples.LOBBY: "uid-lobby"}),))
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)

@@ -134,10 +134,7 @@ def find_access(kubeconfig: pathlib.Path | None, environ: Mapping[str, str], def
 
     Blocks while it loads the credentials once, so that a mistake is reported before anything starts.
 
-    Args:
-        kubeconfig: path, or several paths joined by `os.pathsep`.
-        environ: environment variables; a pod has `KUBERNETES_SERVICE_HOST`.
-        default_kubeconfig: what to use outside a pod when no kubeconfig is named.
+    A kubeconfig may be several paths, joined by `os.pathsep`.
 
     Raises:
         ConfigurationError: there is none of these, or it cannot be used.

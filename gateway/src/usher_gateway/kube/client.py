@@ -85,7 +85,6 @@ class ListPage(msgspec.Struct, Generic[Item], frozen=True):
     items: list[Item]
     resource_version: str
     """Version of the whole list; a watch can continue from the one of the last page."""
-    is_last: bool
 
 
 class WatchEvent(msgspec.Struct, Generic[Item], frozen=True):
@@ -167,14 +166,9 @@ class Client:
         count_request: Callable[[str, int], None] = lambda _, __: None,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Prepare a client.
+        """`count_request` is called with verb and status of each response; status 0: there was none.
 
-        Args:
-            access: where the server is and the credentials.
-            field_manager: owner of the fields that this client writes.
-            limits: sizes and waiting times.
-            count_request: called with verb and status of each response; status 0: there was none.
-            may_write: called before each write that only a leader may send; if it returns False, nothing is sent.
+        `may_write` is called before each write that only a leader may send; if it returns False, nothing is sent.
         """
         self._access = access
         self._field_manager = field_manager
@@ -225,14 +219,6 @@ class Client:
 
         The items of a page are removed from it before the next page is requested.
 
-        Args:
-            path: of the collection.
-            item_type: what the items are decoded into.
-            selector: label selector; `""`: all.
-            field_selector: field selector; `""`: all.
-            is_metadata_only: whether the server sends only the metadata of each object.
-            attempts: per page.
-
         Raises:
             ApiError: possibly after some pages. Then objects that were not listed may still exist.
         """
@@ -260,7 +246,7 @@ class Client:
                 raise UnreadableAnswerError(str(request), "it is not a list with a resourceVersion")
             if token and (token == query.get("continue") or not items):
                 raise UnreadableAnswerError(str(request), "the pages of the list do not end")
-            yield ListPage(items, page.metadata.resource_version, not token)
+            yield ListPage(items, page.metadata.resource_version)
             items.clear()  # decoded objects may need ten times the memory of their JSON
             if not token:
                 return
@@ -313,30 +299,17 @@ class Client:
 
     async def apply(self, path: str, body: JsonObject, *, is_status: bool = False) -> JsonObject:
         """Server-side apply of an object. This client owns the fields; equal content changes nothing."""
+        verb, path = ("apply_status", f"{path}/status") if is_status else ("apply", path)
+        query = {"fieldManager": self._field_manager, "force": "true"}
         return await self._request_object(
-            _Request(
-                verb="apply_status" if is_status else "apply",
-                method="PATCH",
-                path=f"{path}/status" if is_status else path,
-                query={"fieldManager": self._field_manager, "force": "true"},
-                body=body,
-                is_fenced=True,
-                content_type=_APPLY,
-            )
+            _Request(verb, "PATCH", path, query, body, is_fenced=True, content_type=_APPLY)
         )
 
     async def merge_status(self, path: str, body: JsonObject) -> JsonObject:
         """Merge a body into the status of the version that it names; status 409 if there is a newer one."""
+        query = {"fieldManager": self._field_manager}
         return await self._request_object(
-            _Request(
-                verb="merge_status",
-                method="PATCH",
-                path=f"{path}/status",
-                query={"fieldManager": self._field_manager},
-                body=body,
-                is_fenced=True,
-                content_type=_MERGE,
-            )
+            _Request("merge_status", "PATCH", f"{path}/status", query, body, is_fenced=True, content_type=_MERGE)
         )
 
     async def create(

@@ -53,18 +53,10 @@ class Reflector(Generic[Item]):
         field_selector: str = "",
         timing: ReflectorTiming | None = None,
     ) -> None:
-        """Prepare a reflector.
+        """`read` reads the whole collection and returns its resourceVersion; `""`: not complete, so read again.
 
-        Args:
-            client: an open client.
-            path: of the collection.
-            item_type: what the objects of events are decoded into.
-            read: reads the whole collection and returns its resourceVersion; `""`: not complete, so read again.
-            on_event: called for each change after that, and for each bookmark.
-            on_failure: called with the error and the number of failures in a row before it.
-            selector: label selector of the watch.
-            field_selector: field selector of the watch.
-            timing: pauses after failures.
+        `on_event` is called for each change after that, and for each bookmark; `on_failure` with the error and the
+        number of failures in a row before it.
         """
         self._client = client
         self._path = path

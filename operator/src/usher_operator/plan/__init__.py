@@ -26,7 +26,7 @@ def plan(view: Lookups, key: Key) -> Plan:
     planned = _PLANS[key.kind](view, key)
     if planned.status is None or ownership.owner_of(view, key) == view.settings.controller_name:
         return planned
-    accepted = planned.status.condition(ConditionType.Accepted)
+    accepted = planned.status.conditions.get(ConditionType.Accepted)
     if accepted is not None and accepted.reason == OperatorReason.NotServed:
         return planned
     return msgspec.structs.replace(planned, status=None)

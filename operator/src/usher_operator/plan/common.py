@@ -66,12 +66,7 @@ def contested_message(error: str) -> str:
 
 
 class ConditionBuilder:
-    """Builds the conditions and the status of one resource.
-
-    Args:
-        generation: generation of the resource; it becomes ``observedGeneration``.
-        previous: the conditions of the stored status.
-    """
+    """Builds the conditions and the status of one resource. ``previous``: the conditions of the stored status."""
 
     def __init__(self, generation: int, previous: Iterable[StatusCondition]) -> None:
         self._generation = generation
@@ -143,9 +138,7 @@ class ConditionBuilder:
     def ready(self, parts: Iterable[StatusCondition], suspended: str = "") -> StatusCondition:
         """Ready: the first part that is False, else the first that is Unknown, else True.
 
-        Args:
-            parts: the conditions that Ready depends on.
-            suspended: why the resource is suspended; ``""`` if it is not.
+        ``suspended``: why the resource is suspended; ``""`` if it is not.
         """
         parts = list(parts)
         worst = next((part for part in parts if part.status == "False"), None)
@@ -159,13 +152,7 @@ class ConditionBuilder:
     def status(
         self, parts: list[StatusCondition], suspended: str = "", *, fields: dict[str, object] | None = None
     ) -> ResourceStatus:
-        """The status: the needed conditions, then Ready, then the informational conditions.
-
-        Args:
-            parts: every condition but Ready.
-            suspended: why the resource is suspended; ``""`` if it is not.
-            fields: the fields of the status other than conditions.
-        """
+        """The status: the needed conditions, then Ready, then the informational conditions."""
         needed = [part for part in parts if part.type not in INFORMATIONAL_CONDITIONS]
         informational = [part for part in parts if part.type in INFORMATIONAL_CONDITIONS]
         ready = self.ready(needed, suspended)

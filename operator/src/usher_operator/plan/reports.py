@@ -196,12 +196,8 @@ def of_listener(
 ) -> list[StatusCondition]:
     """Verified and Receiving; the conditions that exist only while they are True, except AddressRetired.
 
-    Args:
-        view: has the reports of the gateways.
-        path: ``namespace/name``.
-        builder: builds the conditions.
-        addresses: the addresses whose URLs the user has to paste into the portal.
-        is_unchanged: True if the stored conditions are about the same addresses.
+    The user has to paste the URLs of the addresses into the portal. ``is_unchanged``: True if the stored conditions are
+    about the same addresses.
     """
     if view.gateways is None:
         return builder.carried_over(*_OF_LISTENER)

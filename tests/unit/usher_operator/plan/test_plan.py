@@ -124,7 +124,7 @@ def test_unreadable_reference_is_not_reported_as_missing(
 
 def test_kept_condition_keeps_its_observed_generation(cluster: Cluster) -> None:
     cluster.edit("Listener", plan_samples.LISTENER, silence={"afterSeconds": 60})
-    cluster.cache.set_keys(None)
+    cluster.cache.keys = None
     status = cluster.plan(KEY).status
     assert status is not None
     generations = {condition.type: condition.observed_generation for condition in status.conditions.values()}
@@ -154,7 +154,7 @@ def test_deleted_resource_has_no_children_and_no_status() -> None:
 
 @pytest.mark.parametrize("keys", [None, model.derive_keys(bytes(32))], ids=["no key", "another key"])
 def test_missing_or_wrong_install_key_changes_no_child(cluster: Cluster, keys: model.Keys | None) -> None:
-    cluster.cache.set_keys(keys)
+    cluster.cache.keys = keys
     gone = Key("Listener", "default", "gone")
     for key in (*cluster.every_key(), gone):
         if key.kind != "ListenerClass":
@@ -162,7 +162,7 @@ def test_missing_or_wrong_install_key_changes_no_child(cluster: Cluster, keys: m
 
 
 def test_recreated_class_accepts_the_present_install_key(cluster: Cluster) -> None:
-    cluster.cache.set_keys(model.derive_keys(bytes(32)))
+    cluster.cache.keys = model.derive_keys(bytes(32))
     assert cluster.condition("ListenerClass", "public", "Accepted").reason == "InstallKeyChanged"
     recreated = {**cluster.raw("ListenerClass", "public"), "status": {}}
     recreated["metadata"] |= {"uid": "new", "creationTimestamp": "2026-03-01T00:00:00Z"}
@@ -746,7 +746,7 @@ def test_missing_install_key_keeps_the_shared_company_of_a_tenant(cluster: Clust
     plan_reasons.company_is_shared(cluster)
     cluster.settle()
     shared = cluster.condition("Tenant", "default/acme", "CompanyShared")
-    cluster.cache.set_keys(None)
+    cluster.cache.keys = None
     cluster.settle()
     assert cluster.condition("Tenant", "default/acme", "Accepted").reason == "Pending"
     assert cluster.condition("Tenant", "default/acme", "CompanyShared") == shared

@@ -26,7 +26,7 @@ def test_each_cause_gives_its_reason_and_a_status_without_secrets(cluster: Clust
 
 def is_ready_if_all_are(status: ResourceStatus) -> bool:
     """Return whether Ready is True exactly if every condition that it needs is."""
-    ready = status.condition("Ready")
+    ready = status.conditions.get("Ready")
     needed = [each for each in status.conditions.values() if each.type not in {"Ready", *INFORMATIONAL_CONDITIONS}]
     return ready is not None and (ready.status == "True") == all(condition.status == "True" for condition in needed)
 

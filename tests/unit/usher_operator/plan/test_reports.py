@@ -117,8 +117,8 @@ def test_negative_conditions_disappear_when_they_end(cluster: Cluster) -> None:
     report(cluster, quarantined_share=0.05)
     status = cluster.plan(KEY).status
     assert status is not None
-    assert status.condition("Quarantining") is None
-    assert status.condition("RoutesDegraded") is None
+    assert status.conditions.get("Quarantining") is None
+    assert status.conditions.get("RoutesDegraded") is None
 
 
 def test_status_stays_before_the_gateways_are_asked(cluster: Cluster) -> None:
