@@ -314,9 +314,9 @@ LOBBY = Key("Listener", "default", "lobby")
 HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 
-def write_fails(key: Key, **why: bool) -> Callable[[Cluster], None]:
+def write_fails(key: Key, cause: Any = None) -> Callable[[Cluster], None]:
     def happens(cluster: Cluster) -> None:
-        cluster.fail_writes(key, WriteFailure("apply /a/b: 403 Forbidden", **why))
+        cluster.fail_writes(key, WriteFailure("apply /a/b: 403 Forbidden", cause))
 
     return happens
 
@@ -388,9 +388,9 @@ _LISTENER = [
         "NoMatchingParent",
         with_route(("Accepted", "True", "Accepted"), ("ResolvedRefs", "False", "BackendNotFound")),
     ),
-    ("Exposed", "False", "WriteForbidden", write_fails(HOSTNAME, is_forbidden=True)),
-    ("Exposed", "False", "ObjectNameTaken", write_fails(HOSTNAME, is_name_taken=True)),
-    ("Exposed", "False", "WriteConflict", write_fails(HOSTNAME, is_contested=True)),
+    ("Exposed", "False", "WriteForbidden", write_fails(HOSTNAME, "Forbidden")),
+    ("Exposed", "False", "ObjectNameTaken", write_fails(HOSTNAME, "NameTaken")),
+    ("Exposed", "False", "WriteConflict", write_fails(HOSTNAME, "Contested")),
     ("Exposed", "Unknown", "Pending", write_fails(HOSTNAME)),
     ("Programmed", "True", "Programmed", nothing),
     ("Programmed", "Unknown", "Pending", edit(silence={"afterSeconds": 60})),
@@ -398,8 +398,8 @@ _LISTENER = [
     ("Programmed", "False", "GatewayUnavailable", late()),
     ("Programmed", "False", "GatewayUnavailable", no_gateway),
     ("Programmed", "False", "PartiallyProgrammed", late("gateway-new")),
-    ("Programmed", "False", "WriteForbidden", write_fails(LOBBY, is_forbidden=True)),
-    ("Programmed", "False", "WriteConflict", write_fails(LOBBY, is_contested=True)),
+    ("Programmed", "False", "WriteForbidden", write_fails(LOBBY, "Forbidden")),
+    ("Programmed", "False", "WriteConflict", write_fails(LOBBY, "Contested")),
     ("Programmed", "False", "WriteFailed", write_fails_for_long),
     ("Ready", "True", "Ready", nothing),
     ("Ready", "True", "Suspended", and_run(edit(state="Suspended"))),

@@ -10,12 +10,10 @@ namespaces are not admitted, it also asks again for one of them every few second
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+import functools
 
 import structlog
 
-from usher_gateway import model
 from usher_gateway.kube.client import ApiError, Client, JsonObject, WatchEvent, is_older
 from usher_gateway.kube.reflector import Reflector
 from usher_operator import kinds
@@ -113,7 +111,10 @@ class AgencySecrets:
                 self._handler.handle(kinds.AGENCY_SECRET, event.type, event.item)
 
         collection, selector = kinds.AGENCY_SECRET.collection(namespace), kinds.AGENCY_SECRET.selector
-        reflector = self._reflectors[namespace] = self._reflector(collection, read, on_event, selector=selector)
+        on_failure = functools.partial(log_failure, path=collection)
+        reflector = self._reflectors[namespace] = Reflector(
+            self._client, collection, JsonObject, read=read, on_event=on_event, on_failure=on_failure, selector=selector
+        )
         await reflector.run()
 
     async def _read(self, namespace: str) -> str:
@@ -185,9 +186,8 @@ class AgencySecrets:
     async def _ask_again(self) -> None:
         while True:
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
-            for namespace in [
-                watched for watched in self._tasks if watched and not self._cache.has_documents_of(watched)
-            ]:
+            needing = {key.namespace for key in self._cache.records if key.kind in {"Listener", "Destination"}}
+            for namespace in self._tasks.keys() - needing - {_EVERYWHERE}:
                 self._stop(namespace)
                 self._forget(namespace)
                 self._set(namespace, "Unknown")
@@ -212,27 +212,7 @@ class AgencySecrets:
                 for seconds in _BINDING_DELAYS_SECONDS:
                     loop.call_later(seconds, self._requested.put_nowait, namespace)
 
-        await self._reflector(path, read, on_event, field_selector=selector).run()
-
-    def _reflector(
-        self,
-        path: str,
-        read: Callable[[], Awaitable[str]],
-        on_event: Callable[[WatchEvent[JsonObject]], None],
-        *,
-        selector: str = "",
-        field_selector: str = "",
-    ) -> Reflector[JsonObject]:
-        def on_failure(error: model.UsherError, failures: int) -> None:
-            log_failure(error, failures, path=path)
-
-        return Reflector(
-            self._client,
-            path,
-            dict[str, Any],
-            read=read,
-            on_event=on_event,
-            on_failure=on_failure,
-            selector=selector,
-            field_selector=field_selector,
-        )
+        on_failure = functools.partial(log_failure, path=path)
+        await Reflector(
+            self._client, path, JsonObject, read=read, on_event=on_event, on_failure=on_failure, field_selector=selector
+        ).run()

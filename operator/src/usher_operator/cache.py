@@ -292,7 +292,6 @@ class Cache(Lookups):
             return
         if resource is not None or record is None:
             change.subjects |= {("Secret", path) for path in self.secrets.set_needed(key, _needed_secrets(resource))}
-            self._with_documents.set(key, [key.namespace] if resource is not None else [])
         if key.kind == "Listener":
             if resource is not None or record is None:
                 self._index_uses(key, resource, change)

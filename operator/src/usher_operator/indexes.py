@@ -393,35 +393,25 @@ def _cut(value: Any) -> Any:
     return value[:_MAX_VALUE_LENGTH] if isinstance(value, str) else value
 
 
-_DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class"
-
-
 class OptionalApis:
     """Tracks which optional APIs the cluster serves; `features` sums it up for plans."""
 
     def __init__(self) -> None:
-        self._classes: dict[str, tuple[str, bool]] = {}
-        """Name of an IngressClass -> its controller, and whether it is the default class."""
-        self._issuers: set[tuple[str, str]] = set()  # (kind, name)
+        self._objects: dict[tuple[str, str], Mapping[str, Any]] = {}
+        """IngressClasses and issuers by the name of their kind and their own name."""
         self._served: set[str] = set()  # Names of the kinds of optional APIs that the cluster serves
         self.features = ClusterFeatures()
 
     def put(self, kind: kinds.WatchedKind, raw: Mapping[str, Any]) -> bool:
         """Add or update an IngressClass or an issuer; returns whether `features` changed."""
         metadata = raw["metadata"]
-        if kind is kinds.INGRESS_CLASS:
-            is_default = (metadata.get("annotations") or {}).get(_DEFAULT_CLASS) == "true"
-            self._classes[metadata["name"]] = (raw.get("spec") or {}).get("controller", ""), is_default
-        else:
-            self._issuers.add((kind.name, metadata["name"]))
+        is_class = kind is kinds.INGRESS_CLASS
+        self._objects[kind.name, metadata["name"]] = raw if is_class else {}
         return self._refresh()
 
     def remove(self, kind: kinds.WatchedKind, name: str) -> bool:
         """Remove an IngressClass or an issuer; returns whether `features` changed."""
-        if kind is kinds.INGRESS_CLASS:
-            self._classes.pop(name, None)
-        else:
-            self._issuers.discard((kind.name, name))
+        self._objects.pop((kind.name, name), None)
         return self._refresh()
 
     def is_served(self, kind: kinds.WatchedKind) -> bool:
@@ -434,18 +424,24 @@ class OptionalApis:
             self._served.add(kind.name)
         else:
             self._served.discard(kind.name)
-            self._issuers = {issuer for issuer in self._issuers if issuer[0] != kind.name}
+            self._objects = {path: raw for path, raw in self._objects.items() if path[0] != kind.name}
         return self._refresh()
 
     def _refresh(self) -> bool:
         former = self.features
+        classes = {name: raw for (kind, name), raw in self._objects.items() if kind == kinds.INGRESS_CLASS.name}
+        issuers = frozenset(path for path in self._objects if path[0] != kinds.INGRESS_CLASS.name)
         has_certificates = self.is_served(kinds.CERTIFICATE)
-        defaults = sorted(name for name, (_, is_default) in self._classes.items() if is_default)
         self.features = ClusterFeatures(
             gateway_api=self.is_served(kinds.HTTP_ROUTE),
             cert_manager=has_certificates,
-            ingress_classes={name: controller for name, (controller, _) in self._classes.items()},
-            default_ingress_class=defaults[0] if defaults else "",
-            issuers=frozenset(self._issuers) if has_certificates else None,
+            ingress_classes={name: (raw.get("spec") or {}).get("controller", "") for name, raw in classes.items()},
+            default_ingress_class=min((name for name, raw in classes.items() if _is_default(raw)), default=""),
+            issuers=issuers if has_certificates else None,
         )
         return msgspec.structs.astuple(former) != msgspec.structs.astuple(self.features)
+
+
+def _is_default(ingress_class: Mapping[str, Any]) -> bool:
+    annotations = ingress_class["metadata"].get("annotations") or {}
+    return bool(annotations.get("ingressclass.kubernetes.io/is-default-class") == "true")

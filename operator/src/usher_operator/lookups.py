@@ -98,7 +98,6 @@ class Lookups:
         self._uses: GroupIndex[tuple[Key, str]] = GroupIndex()
         """Listeners by the Tenant and the Destinations that they refer to, each with the name of their class."""
         self.secrets = SecretIndex(clock)
-        self._with_documents: GroupIndex[str] = GroupIndex()  # Listeners and Destinations by namespace
         self.reads = Reads()  # The lookups of the last plan of each key
         self._granted: dict[str, tuple[Key, Owner]] = {}
         self._stored_holders = HolderIndex()  # The tenants that hold hostnames by the stored status of a Listener
@@ -343,10 +342,6 @@ class Lookups:
         """The kind whose watch reports a child."""
         is_agencys = child.kind == kinds.SECRET.name and child.namespace != self.settings.configuration_namespace
         return kinds.AGENCY_SECRET if is_agencys else kinds.BY_NAME[child.kind]
-
-    def has_documents_of(self, namespace: str) -> bool:
-        """True if a namespace has a Listener or a Destination."""
-        return bool(self._with_documents.keys_of(namespace))
 
     @lookup("Secret")
     def secret(self, path: str) -> resources.Secret | None:

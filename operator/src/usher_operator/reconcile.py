@@ -135,13 +135,13 @@ class Reconciler:
 
     def _with_failure(self, planned: Plan, failures: list[ApiError]) -> Plan:
         """Note whether the children of a plan could be written; returns a plan whose status says so."""
-        error = failures[0] if failures else None
         failure = None
-        if error is not None:
-            is_name_taken = error.reason == NAME_TAKEN
-            failure = WriteFailure(str(error), is_forbidden=error.status in _REFUSALS, is_name_taken=is_name_taken)
+        if failures:
+            failure = WriteFailure(str(failures[0]), "Forbidden" if failures[0].status in _REFUSALS else None)
+            if failures[0].reason == NAME_TAKEN:
+                failure = WriteFailure(str(failures[0]), "NameTaken")
         elif conflict := self._children.conflict_of(planned):
-            failure = WriteFailure(conflict, is_contested=True)
+            failure = WriteFailure(conflict, "Contested")
         changed = self._cache.set_write_failure(planned.key, failure)
         self._queue.add_all(changed - {planned.key})
         return self._cache.plan(planned.key) if planned.key in changed else planned

@@ -123,13 +123,11 @@ class RouteChecker:
         for changed in self._cache.take_changed_routes() & self._checks.keys():
             check = self._checks[changed]
             check.due_at, check.settled_at, check.failing_since = now, now + _SETTLING_SECONDS, None
-        due = [name for name in hostnames if self._is_due(self._checks.setdefault(name, _Check()), now)]
-        for hostname in due:
-            self._checks[hostname].is_running = True
-        await asyncio.gather(*(self._check(hostname, self._checks[hostname]) for hostname in due))
-
-    def _is_due(self, check: _Check, now: float) -> bool:
-        return check.due_at <= now and not check.is_running
+        checks = {name: self._checks.setdefault(name, _Check()) for name in hostnames}
+        due = {name: check for name, check in checks.items() if check.due_at <= now and not check.is_running}
+        for check in due.values():
+            check.is_running = True
+        await asyncio.gather(*(self._check(hostname, check) for hostname, check in due.items()))
 
     def _set(self, hostname: str, reachability: Reachability | None) -> None:
         self._queue.add_all(self._cache.set_reachability(hostname, reachability))

@@ -433,12 +433,9 @@ class WriteFailure(msgspec.Struct, frozen=True):
 
     error: str
     """Request, status and reason."""
-    is_forbidden: bool = False
-    """True if the API server refused it (403), so that another attempt does not help."""
-    is_name_taken: bool = False
-    """True if an object that is not the key's has the name of a child."""
-    is_contested: bool = False
-    """True if another program changes a child again and again; ``error`` names both."""
+    cause: Literal["Forbidden", "NameTaken", "Contested"] | None = None
+    """Forbidden: the API server refused it, so that another attempt does not help. NameTaken: an object that is not the
+    key's has the name of a child. Contested: another program changes a child again and again; ``error`` names both."""
 
 
 class Reachability(msgspec.Struct, frozen=True):

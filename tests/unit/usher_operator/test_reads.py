@@ -179,7 +179,7 @@ class History:
         self.cluster.set_gateways(GatewayReport(name="gateway-0", held=held))
 
     def change_write_failure(self) -> None:
-        failure = WriteFailure("apply: 403", is_forbidden=True) if self.chance(0.5) else None
+        failure = WriteFailure("apply: 403", cause="Forbidden") if self.chance(0.5) else None
         self.cluster.fail_writes(Key("Hostname", "", self.random.choice(HOSTS)), failure)
 
     def change_status(self) -> None:

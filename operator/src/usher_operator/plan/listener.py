@@ -178,11 +178,11 @@ def _write_state(view: Lookups, host: str) -> ConditionState | None:
     failure = view.write_failure(Key("Hostname", "", host))
     if failure is None:
         return None
-    if failure.is_forbidden:
+    if failure.cause == "Forbidden":
         return ConditionState("False", OperatorReason.WriteForbidden, common.forbidden_message(failure.error))
-    if failure.is_contested:
+    if failure.cause == "Contested":
         return ConditionState("False", OperatorReason.WriteConflict, common.contested_message(failure.error))
-    if failure.is_name_taken:
+    if failure.cause == "NameTaken":
         message = (
             f"the route or the certificate of `{host}` is not written, because an object that is not this hostname's "
             f"has its name ({failure.error}); the platform's owner must delete that object"

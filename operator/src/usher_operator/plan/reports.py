@@ -124,10 +124,10 @@ def programmed(view: Lookups, key: Key, document: WantedDocument | None, builder
             builder.pending(_Type.Programmed, "there is no document to run; the other conditions say why")
         )
     failure = view.write_failure(key)
-    if failure is not None and failure.is_forbidden:
+    if failure is not None and failure.cause == "Forbidden":
         message = forbidden_message(failure.error)
         return Programmed(builder.false(_Type.Programmed, _Reason.WriteForbidden, message))
-    if failure is not None and failure.is_contested:
+    if failure is not None and failure.cause == "Contested":
         return Programmed(builder.false(_Type.Programmed, _Reason.WriteConflict, contested_message(failure.error)))
     previous = builder.previous_if_current(_Type.Programmed)
     if previous is not None and previous.reason in {_Reason.WriteForbidden, _Reason.WriteConflict}:

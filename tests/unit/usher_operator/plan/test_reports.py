@@ -211,7 +211,7 @@ def test_failed_write_is_named_once_the_grace_period_is_over(cluster: Cluster) -
 
 def test_forbidden_write_is_forgotten_once_it_succeeded(cluster: Cluster) -> None:
     a_gateway_falls_behind(cluster)
-    cluster.fail_writes(KEY, WriteFailure("apply /api/v1/…: 403 Forbidden", is_forbidden=True))
+    cluster.fail_writes(KEY, WriteFailure("apply /api/v1/…: 403 Forbidden", cause="Forbidden"))
     cluster.settle()
     assert programmed(cluster) == ("False", "WriteForbidden")
     cluster.fail_writes(KEY, None)
