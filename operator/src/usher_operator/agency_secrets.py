@@ -123,7 +123,7 @@ class AgencySecrets:
         The list is right about every Secret that did not change in the cache meanwhile, even if the cache has a later
         version, as after a restore of etcd.
         """
-        kind, cached_versions = kinds.AGENCY_SECRET, self._cache.secrets.versions(namespace)
+        kind, cached_versions = kinds.AGENCY_SECRET, self._cache.versions(kinds.AGENCY_SECRET, namespace)
         listed: set[tuple[str, str]] = set()
         version = ""
         async for page in self._client.pages(kind.collection(namespace), JsonObject, selector=kind.selector):
@@ -173,7 +173,7 @@ class AgencySecrets:
             self._denied[namespace] = None
 
     def _forget(self, namespace: str) -> None:
-        for name in self._cache.secrets.versions(namespace):
+        for name in self._cache.versions(kinds.AGENCY_SECRET, namespace):
             self._queue.add_all(self._cache.remove(kinds.AGENCY_SECRET, *name))
 
     def _stop(self, namespace: str) -> None:

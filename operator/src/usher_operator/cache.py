@@ -16,7 +16,7 @@ from usher_gateway.kube.client import is_older
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import children, kinds
-from usher_operator.lookups import KeySet, Lookups
+from usher_operator.lookups import NO_VERSION, KeySet, Lookups, Version
 from usher_operator.plan import ownership, plan
 from usher_operator.reads import Subject
 from usher_operator.siblings import Claim, Place
@@ -103,45 +103,24 @@ class Cache(Lookups):
 
     def put(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> KeySet:
         """Store the present state of an object; returns the keys to plan again."""
-        namespace, name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
-        if kind in kinds.OWN:
-            key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
-            if kind is not kinds.LISTENER_CLASS and "deletionTimestamp" in raw["metadata"]:
-                self._ending[key] = kinds.parse_resource(key.kind, raw)
-                return self._set_own(key, None)
-            self._ending.pop(key, None)
-            return self._set_own(key, kinds.parse_resource(key.kind, raw))
-        if kind in kinds.CHILDREN:
-            return self._put_child(kinds.ref_of(kind, namespace, name), raw)
-        if kind is kinds.AGENCY_SECRET:
-            return self._put_agency_secret(namespace, name, raw)
-        self._versions[kind.name, namespace, name] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
-        if kind is kinds.NAMESPACE:
-            return self._set_namespace(name, raw["metadata"].get("labels") or {})
-        return self._on_features(self.optional.put(kind, raw))
+        metadata = raw["metadata"]
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        self._versions.setdefault((kind.name, namespace), {})[name] = metadata["uid"], metadata["resourceVersion"]
+        return self._set(kind, namespace, name, raw)
 
     def remove(self, kind: kinds.WatchedKind, namespace: str, name: str) -> KeySet:
         """Forget an object that was deleted; returns the keys to plan again."""
-        self._deleted_uids.append(self.version_of(kind, namespace, name)[0])
-        if kind in kinds.OWN:
-            key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
-            self._ending.pop(key, None)
-            return self._set_own(key, None)
-        if kind in kinds.CHILDREN:
-            return self._put_child(kinds.ref_of(kind, namespace, name), None)
-        if kind is kinds.AGENCY_SECRET:
-            return self._remove_agency_secret(namespace, name)
-        self._versions.pop((kind.name, namespace, name), None)
-        if kind is kinds.NAMESPACE:
-            return self._set_namespace(name, None)
-        return self._on_features(self.optional.remove(kind, name))
+        uid, _ = self._forget_version(kind, namespace, name)
+        self._deleted_uids.append(uid)
+        return self._set(kind, namespace, name, None)
 
     def set_served(self, kind: kinds.WatchedKind, *, served: bool) -> KeySet:
         """Set whether the cluster serves a kind of an optional API. Without the kind its children are gone."""
         gone: KeySet = _NO_KEYS
         if not served and kind in kinds.CHILDREN:
-            for ref in [ref for ref in self.child_index.by_ref if ref.kind == kind.name]:
-                gone |= self._put_child(ref, None)
+            for namespace, name in self.versions(kind):
+                self._forget_version(kind, namespace, name)
+                gone |= self._set(kind, namespace, name, None)
         return gone | self._on_features(self.optional.set_served(kind, served=served))
 
     def set_secret_access(self, namespace: str, access: SecretAccess) -> KeySet:
@@ -216,6 +195,40 @@ class Cache(Lookups):
         return self.reads.changed(self, [("Secret", path)])
 
     # Parts of the changes above.
+
+    def _forget_version(self, kind: kinds.WatchedKind, namespace: str, name: str) -> Version:
+        versions = self._versions.get((kind.name, namespace), {})
+        version = versions.pop(name, NO_VERSION)
+        if not versions:
+            self._versions.pop((kind.name, namespace), None)
+        return version
+
+    def _set(self, kind: kinds.WatchedKind, namespace: str, name: str, raw: dict[str, Any] | None) -> KeySet:
+        """Take an object as it is now; None: it is gone."""
+        if kind in kinds.OWN:
+            key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
+            record = kinds.parse_resource(key.kind, raw) if raw is not None else None
+            self._ending.pop(key, None)
+            if (
+                raw is not None
+                and record
+                and kind is not kinds.LISTENER_CLASS
+                and "deletionTimestamp" in raw["metadata"]
+            ):
+                self._ending[key], record = record, None
+            return self._set_own(key, record)
+        if kind in kinds.CHILDREN:
+            return self._put_child(kinds.ref_of(kind, namespace, name), raw)
+        labels = (raw["metadata"].get("labels") or {}) if raw is not None else {}
+        if kind is kinds.AGENCY_SECRET:
+            return self._set_agency_secret(namespace, name, labels, raw)
+        if kind is kinds.NAMESPACE:
+            if raw is None:
+                self._namespaces.pop(name, None)
+            else:
+                self._namespaces[name] = labels
+            return self.reads.changed(self, [("Namespace", name)])
+        return self._on_features(self.optional.set(kind, name, raw))
 
     def _is_left(self, key: Key) -> bool:
         """True if a key has a resource or a child, or something has or had an address at its hostname."""
@@ -393,38 +406,21 @@ class Cache(Lookups):
             return (0 if is_in_force else 1 if has_certificate else 3), created
         return (2, "") if is_in_force or has_certificate else None
 
-    def _put_agency_secret(self, namespace: str, name: str, raw: dict[str, Any]) -> KeySet:
-        metadata, path = raw["metadata"], f"{namespace}/{name}"
-        labels = metadata.get("labels") or {}
-        self.secrets.set_version(namespace, name, (metadata["uid"], metadata["resourceVersion"]))
+    def _set_agency_secret(
+        self, namespace: str, name: str, labels: dict[str, str], raw: dict[str, Any] | None
+    ) -> KeySet:
+        path = f"{namespace}/{name}"
         is_child = labels.get(config_secret.MANAGED_LABEL) == "true"
         concerned = self._put_child(kinds.ref_of(kinds.SECRET, namespace, name), raw if is_child else None)
-        if labels.get(types.WATCH_LABEL) == "true":
+        if raw is not None and labels.get(types.WATCH_LABEL) == "true":
             self.secrets.put(path, raw)
         else:
             self.secrets.remove(path)
         return concerned | self.reads.changed(self, [("Secret", path)])
 
-    def _remove_agency_secret(self, namespace: str, name: str) -> KeySet:
-        path = f"{namespace}/{name}"
-        self.secrets.set_version(namespace, name, None)
-        concerned = self._put_child(kinds.ref_of(kinds.SECRET, namespace, name), None)
-        self.secrets.remove(path)
-        return concerned | self.reads.changed(self, [("Secret", path)])
-
-    def _set_namespace(self, name: str, labels: dict[str, str] | None) -> KeySet:
-        if labels is None:
-            self._namespaces.pop(name, None)
-        else:
-            self._namespaces[name] = labels
-        return self.reads.changed(self, [("Namespace", name)])
-
     def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
         former = self.child_index.by_ref.get(ref)
         present = self.child_index.put(ref, raw, self.keys)
-        self._ignored.pop(ref, None)
-        if present is None and raw is not None:
-            self._ignored[ref] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
         change = _Change()
         for child in {id(record): record for record in (former, present) if record is not None}.values():
             change.subjects |= _subjects_of_child(child)

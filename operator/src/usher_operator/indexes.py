@@ -279,8 +279,6 @@ class SecretIndex:
         self._needed: GroupIndex[str] = GroupIndex()
         """Listeners and Destinations by the values that they refer to: ``namespace/name/key``."""
         self._secrets: dict[str, resources.Secret] = {}
-        self._versions: dict[str, dict[str, tuple[str, str]]] = {}
-        """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
         self._access: dict[str, SecretAccess] = {}  # Access by namespace; the empty name means all namespaces at once
         self._misses: dict[str, tuple[SecretState, int]] = {}
         """Missing Secret -> its state, and when it was looked up; the longest ago first."""
@@ -298,25 +296,6 @@ class SecretIndex:
             self._access.pop(namespace, None)
         else:
             self._access[namespace] = access
-
-    def versions(self, namespace: str) -> dict[tuple[str, str], tuple[str, str]]:
-        """(namespace, name) -> (uid, resourceVersion) of the known Secrets of an agency's namespace; `""`: of all."""
-        some = self._versions if not namespace else {namespace: self._versions.get(namespace, {})}
-        return {(place, name): version for place, names in some.items() for name, version in names.items()}
-
-    def version_of(self, namespace: str, name: str) -> tuple[str, str]:
-        """(uid, resourceVersion) of an agency's Secret; empty if it is not known."""
-        return self._versions.get(namespace, {}).get(name, ("", ""))
-
-    def set_version(self, namespace: str, name: str, version: tuple[str, str] | None) -> None:
-        """Set (uid, resourceVersion) of an agency's Secret; None: it is gone."""
-        versions = self._versions.setdefault(namespace, {})
-        if version is not None:
-            versions[name] = version
-        else:
-            versions.pop(name, None)
-        if not versions:
-            del self._versions[namespace]
 
     def get(self, path: str) -> resources.Secret | None:
         """A labelled Secret by ``namespace/name``."""
@@ -402,16 +381,12 @@ class OptionalApis:
         self._served: set[str] = set()  # Names of the kinds of optional APIs that the cluster serves
         self.features = ClusterFeatures()
 
-    def put(self, kind: kinds.WatchedKind, raw: Mapping[str, Any]) -> bool:
-        """Add or update an IngressClass or an issuer; returns whether `features` changed."""
-        metadata = raw["metadata"]
-        is_class = kind is kinds.INGRESS_CLASS
-        self._objects[kind.name, metadata["name"]] = raw if is_class else {}
-        return self._refresh()
-
-    def remove(self, kind: kinds.WatchedKind, name: str) -> bool:
-        """Remove an IngressClass or an issuer; returns whether `features` changed."""
-        self._objects.pop((kind.name, name), None)
+    def set(self, kind: kinds.WatchedKind, name: str, raw: Mapping[str, Any] | None) -> bool:
+        """Take an IngressClass or an issuer as it is now; None: it is gone. Returns whether `features` changed."""
+        if raw is None:
+            self._objects.pop((kind.name, name), None)
+        else:
+            self._objects[kind.name, name] = raw if kind is kinds.INGRESS_CLASS else {}
         return self._refresh()
 
     def is_served(self, kind: kinds.WatchedKind) -> bool:

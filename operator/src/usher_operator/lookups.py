@@ -39,6 +39,8 @@ from usher_operator.view import (
 )
 
 KeySet = frozenset[Key]
+Version = tuple[str, str]  # (uid, resourceVersion)
+NO_VERSION: Version = ("", "")  # The object is not there
 ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
 
 _DELETED_UIDS = 1000  # More deletions than watches report between a write and its answer
@@ -105,11 +107,9 @@ class Lookups:
         """The hostnames of documents that gateways run although their config Secrets are gone."""
         self._reported_holders = HolderIndex()
         self._namespaces: dict[str, dict[str, str]] = {}
-        self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
-        """(kind, namespace, name) -> (uid, resourceVersion), for kinds whose other records do not have them."""
+        self._versions: dict[tuple[str, str], dict[str, Version]] = {}
+        """Name of a kind, and namespace -> name -> (uid, resourceVersion) of each object."""
         self.child_index = ChildIndex(settings)  # Every existing child of this install
-        self._ignored: dict[ObjectRef, tuple[str, str]] = {}
-        """(uid, resourceVersion) of objects that look like children but are not this install's."""
         self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
         """Of the objects that were deleted last."""
         self._abandoned: set[str] = set()
@@ -331,7 +331,7 @@ class Lookups:
     @lookup("Namespace")
     def namespace_uid(self, namespace: str) -> str:
         """``metadata.uid`` of a namespace; ``""`` if the namespace is not known."""
-        return self._versions.get((kinds.NAMESPACE.name, "", namespace), ("", ""))[0]
+        return self.version_of(kinds.NAMESPACE, "", namespace)[0]
 
     @lookup("Namespace")
     def secret_access(self, namespace: str) -> SecretAccess:
@@ -410,30 +410,18 @@ class Lookups:
         """The removal limit of the install; None means the usual one."""
         return smallest_limit(listener_class.resource.spec.removal_limit for listener_class in self.our_classes())
 
-    def version_of(self, kind: kinds.WatchedKind, namespace: str, name: str) -> tuple[str, str]:
+    def version_of(self, kind: kinds.WatchedKind, namespace: str, name: str) -> Version:
         """(uid, resourceVersion) of an object in the cache; empty if it is not there."""
-        if kind in kinds.OWN:
-            key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
-            record = self.record_of(key)
-            return (record.uid, record.resource_version) if record is not None else ("", "")
-        if kind is kinds.AGENCY_SECRET:
-            return self.secrets.version_of(namespace, name)
-        if kind not in kinds.CHILDREN:
-            return self._versions.get((kind.name, namespace, name), ("", ""))
-        ref = kinds.ref_of(kind, namespace, name)
-        child = self.child_index.by_ref.get(ref)
-        return (child.uid, child.resource_version) if child is not None else self._ignored.get(ref, ("", ""))
+        return self._versions.get((kind.name, namespace), {}).get(name, NO_VERSION)
 
-    def versions(self, kind: kinds.WatchedKind) -> dict[tuple[str, str], tuple[str, str]]:
-        """(namespace, name) -> (uid, resourceVersion) of every object of a kind that was last seen, used or not."""
-        if kind in kinds.OWN:
-            names = [(key.namespace, key.name) for key in (*self.records, *self._ending) if key.kind == kind.name]
-        elif kind in kinds.CHILDREN:
-            refs = (*self.child_index.by_ref, *self._ignored)
-            names = [(ref.namespace, ref.name) for ref in refs if self.kind_of(ref) is kind]
-        else:
-            names = [(namespace, name) for of, namespace, name in self._versions if of == kind.name]
-        return {name: self.version_of(kind, *name) for name in names}
+    def versions(self, kind: kinds.WatchedKind, namespace: str = "") -> dict[tuple[str, str], Version]:
+        """(namespace, name) -> (uid, resourceVersion) of every object of a kind; ``namespace``: of this one only."""
+        return {
+            (place, name): version
+            for (kind_name, place), versions in self._versions.items()
+            if kind_name == kind.name and namespace in {"", place}
+            for name, version in versions.items()
+        }
 
     def stale_uid(self, key: Key) -> str:
         """The owner's uid of a document that a gateway runs without a config Secret; ``""`` if none does."""

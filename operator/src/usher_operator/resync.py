@@ -26,6 +26,7 @@ from usher_gateway.timing import EventLoopTurns
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.health import Health, OperatorMetrics
+from usher_operator.lookups import NO_VERSION, Version
 from usher_operator.view import Key
 from usher_operator.workqueue import PauseGate, Workqueue
 
@@ -40,9 +41,6 @@ _RESTORE = "restore"  # Topic of the gate while everything is read after a resto
 _ABSENT = 404
 
 Name = tuple[str, str]  # (namespace, name)
-Version = tuple[str, str]  # (uid, resourceVersion); two empty texts: the object is not there
-
-_NO_VERSION: Version = ("", "")
 
 
 class _ObjectMetadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -173,7 +171,7 @@ class Resync:
                 for raw in page.items:
                     name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
                     listed.add(name)
-                    self._put(kind, raw, cached_versions.get(name, _NO_VERSION), is_start=is_start)
+                    self._put(kind, raw, cached_versions.get(name, NO_VERSION), is_start=is_start)
                     await turns.give_way()  # the Lease has to be renewed, however many objects a page has
         except ApiError as error:
             self._handle_failure(kind, error, is_start=is_start)
@@ -220,7 +218,7 @@ class Resync:
             return
         self._listed(kind)
         different = {
-            name: cached_versions.get(name, _NO_VERSION)
+            name: cached_versions.get(name, NO_VERSION)
             for name in cached_versions.keys() | listed.keys()
             if cached_versions.get(name) != listed.get(name)
         }
@@ -265,7 +263,7 @@ class Resync:
         """Take an object from a list. `cached_version`: its version in the cache before the list."""
         metadata = raw["metadata"]
         present = self._cache.version_of(kind, metadata.get("namespace", ""), metadata["name"])
-        was_deleted = present == _NO_VERSION and cached_version[0] == metadata["uid"]
+        was_deleted = present == NO_VERSION and cached_version[0] == metadata["uid"]
         if present != cached_version and (was_deleted or is_older(metadata["resourceVersion"], present[1])):
             return  # an event or the answer to a write was faster
         if is_start:

@@ -173,7 +173,7 @@ def klass_of_ours(name: str) -> dict[str, Any]:
 def test_url_secret_is_a_child_and_no_credential(full: Cluster) -> None:
     assert [child.ref.name for child in full.cache.children(LOBBY) if child.ref.namespace == "agency"] == ["lobby-url"]
     assert full.cache.secret("agency/lobby-url") is None
-    assert full.cache.secrets.versions("agency").keys() == {("agency", "token"), ("agency", "lobby-url")}
+    assert full.cache.versions(kinds.AGENCY_SECRET, "agency").keys() == {("agency", "token"), ("agency", "lobby-url")}
     assert full.delete("Secret", "agency/lobby-url") == {LOBBY}
 
 
