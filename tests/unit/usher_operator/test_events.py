@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from usher_operator import events, kinds
-from usher_operator.view import ConditionStatus, Key, ObjectRef, ResourceStatus, StatusCondition, UnreadableResource
+from support.operator_parts import record_of, status_of
+from usher_operator import events
+from usher_operator.view import ConditionStatus, Key, StatusCondition
 
 KEY = Key("Listener", "agency", "lobby")
 
@@ -21,17 +22,6 @@ WRONG = condition("False")
 ISSUING = condition("False", "Pending")
 UNASSIGNED = condition("False", "AddressNotAssigned")
 UNREADY = condition("False", "ListenersNotReady")
-
-
-def record(*conditions: StatusCondition) -> kinds.ResourceRecord:
-    unreadable = UnreadableResource(uid="uid", generation=1, message="", conditions=conditions)
-    return kinds.ResourceRecord(
-        uid="uid", resource_version="1", generation=1, parsed=unreadable, observed_generation=1, times={}
-    )
-
-
-def status(*conditions: StatusCondition) -> ResourceStatus:
-    return ResourceStatus(1, {entry.type: entry for entry in conditions})
 
 
 @pytest.mark.parametrize(
@@ -64,7 +54,7 @@ def status(*conditions: StatusCondition) -> ResourceStatus:
 def test_changed_condition_is_reported_at_once(
     previous: StatusCondition | None, now: StatusCondition, reasons: list[str]
 ) -> None:
-    reported = events.conditions_to_report(status(now), record(*([previous] if previous else [])))
+    reported = events.conditions_to_report(status_of(now), record_of(*([previous] if previous else [])))
     assert [changed.reason for changed in reported] == reasons
 
 
@@ -84,7 +74,7 @@ def test_changed_condition_is_reported_at_once(
     ],
 )
 def test_report_says_what_changed_and_why(previous: StatusCondition | None, now: StatusCondition, message: str) -> None:
-    (changed,) = events.conditions_to_report(status(now), record(*([previous] if previous else [])))
+    (changed,) = events.conditions_to_report(status_of(now), record_of(*([previous] if previous else [])))
     assert events.event_of(KEY, "uid", changed, "now")["message"] == message
 
 
@@ -101,7 +91,7 @@ REFUSED = "port 443 of `a.example` (`192.0.2.1`) refuses connections: the Ingres
 )
 def test_other_cause_of_an_unreachable_hostname_is_reported(previous: str, now: str, reported: bool) -> None:
     stored = StatusCondition("Reachable", "False", "Unreachable", previous, 1)
-    changed = events.conditions_to_report(status(msgspec.structs.replace(stored, message=now)), record(stored))
+    changed = events.conditions_to_report(status_of(msgspec.structs.replace(stored, message=now)), record_of(stored))
     assert [condition.message for condition in changed] == (
         [f"Reachable is still False, for another cause: {now}"] if reported else []
     )
@@ -110,7 +100,7 @@ def test_other_cause_of_an_unreachable_hostname_is_reported(previous: str, now: 
 def test_other_message_of_another_condition_is_not_reported() -> None:
     stored = StatusCondition("Ready", "False", "TenantNotFound", "Tenant `acme` must exist", 1)
     other = msgspec.structs.replace(stored, message="Tenant `globex` must exist")
-    assert events.conditions_to_report(status(other), record(stored)) == []
+    assert events.conditions_to_report(status_of(other), record_of(stored)) == []
 
 
 def test_event_is_a_warning_if_a_person_must_act_or_a_condition_ended() -> None:
@@ -123,10 +113,6 @@ def test_event_is_a_warning_if_a_person_must_act_or_a_condition_ended() -> None:
     assert event_types == ["Warning", "Normal", "Normal", "Normal"]
     slow = condition("True", "ExpressionTooSlow", "RoutesDegraded")
     assert events.event_of(KEY, "uid", slow, "now")["type"] == "Warning"
-
-
-RESOURCE = Key("Listener", "agency", "lobby")
-REF = ObjectRef("networking.k8s.io/v1", "Ingress", "usher-system", "a")
 
 
 WARNED = StatusCondition("Accepted", "True", "Accepted", "`spec.routes[0].when`: fails", 1)
@@ -148,6 +134,6 @@ WARNED = StatusCondition("Accepted", "True", "Accepted", "`spec.routes[0].when`:
 def test_new_warning_gets_a_warning_event(
     previous: StatusCondition | None, now: StatusCondition, messages: list[str]
 ) -> None:
-    reported = events.conditions_to_report(status(now), record(*([previous] if previous else [])))
+    reported = events.conditions_to_report(status_of(now), record_of(*([previous] if previous else [])))
     assert [changed.message for changed in reported] == messages
     assert all(events.event_of(KEY, "uid", changed, "")["type"] == "Warning" for changed in reported)

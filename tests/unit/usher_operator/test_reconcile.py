@@ -6,16 +6,10 @@ import pytest
 
 from support import plan_samples
 from support.cache_samples import ACME, CRM, LOBBY, destination, klass, listener, raw, secret
+from support.operator_parts import OperatorParts
 from support.planning import Cluster
 from usher_gateway.kube.client import ApiError
-from usher_operator.health import OperatorMetrics
-from usher_operator.reconcile import Reconciler
-from usher_operator.removals import RemovalGuard
-from usher_operator.settings import OperatorTiming
-from usher_operator.status import StatusWriter
 from usher_operator.view import Key
-from usher_operator.workqueue import PauseGate, Workqueue
-from usher_operator.writer import ChildRemover, ChildWriter
 
 OTHER = Key("Destination", "agency", "other")
 
@@ -42,42 +36,6 @@ class Server:
         return {**manifest, "metadata": about, **({"spec": {}} if is_status else {})}
 
 
-def reconciler(cluster: Cluster, server: Any, queue: Workqueue[Key]) -> Reconciler:
-    """A reconciler with its real parts."""
-    cache, metrics = cluster.cache, OperatorMetrics()
-    statuses = StatusWriter(api=server, cache=cache, queue=queue, metrics=metrics, clock=lambda: 0.0)
-    guard = RemovalGuard(
-        cache=cache,
-        queue=queue,
-        metrics=metrics,
-        may_decide=lambda: True,
-        warn=statuses.queue_event,
-        timing=OperatorTiming(),
-        clock=lambda: 0.0,
-    )
-    children = ChildWriter(api=server, cache=cache, queue=queue, metrics=metrics)
-    remover = ChildRemover(
-        api=server,
-        cache=cache,
-        queue=queue,
-        writer=children,
-        removal_guard=guard,
-        tombstone_seconds=600,
-    )
-    return Reconciler(
-        api=server,
-        cache=cache,
-        queue=queue,
-        gate=PauseGate(),
-        children=children,
-        removal_guard=guard,
-        remover=remover,
-        statuses=statuses,
-        metrics=metrics,
-        read_secrets=lambda _: None,
-    )
-
-
 async def test_secret_that_a_lookup_finds_concerns_the_other_keys_that_read_it() -> None:
     cluster, server = Cluster(), Server()
     cluster.set_gateways()
@@ -88,9 +46,9 @@ async def test_secret_that_a_lookup_finds_concerns_the_other_keys_that_read_it()
     cluster.settle()
     server.secret = secret()
     cluster.now += 61_000_000  # after this time the plan of CRM looks the Secret up again
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    await reconciler(cluster, server, queue).reconcile(CRM)
-    assert OTHER in set(iter(queue.take, None))
+    parts = OperatorParts(server, cluster.cache)
+    await parts.reconciler.reconcile(CRM)
+    assert OTHER in parts.queued()
 
 
 async def test_certificate_that_the_operator_may_not_read_is_unknown() -> None:
@@ -100,8 +58,7 @@ async def test_certificate_that_the_operator_may_not_read_is_unknown() -> None:
     for manifest in (klass(tls=tls), raw("Tenant", ACME.name, {}), destination(), listener()):
         cluster.put(manifest)
     server.forbidden_namespace = cluster.cache.settings.data_plane_namespace
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    await reconciler(cluster, server, queue).reconcile(LOBBY)
+    await OperatorParts(server, cluster.cache).reconciler.reconcile(LOBBY)
     condition = cluster.condition("Listener", LOBBY.path, "CertificateReady")
     assert (condition.status, condition.reason) == ("Unknown", "Pending")
     assert "`operator.certificateSecrets` must have its name" in condition.message
@@ -112,9 +69,8 @@ async def test_refused_secret_with_the_url_shows_in_the_status(cluster: Cluster,
     server = Server()
     cluster.delete("Secret", "default/lobby-url")
     server.refused, server.status = "/secrets/lobby-url", status
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     with pytest.raises(ApiError):
-        await reconciler(cluster, server, queue).reconcile(Key("Listener", "default", "lobby"))
+        await OperatorParts(server, cluster.cache).reconciler.reconcile(Key("Listener", "default", "lobby"))
     programmed = cluster.condition("Listener", plan_samples.LISTENER, "Programmed")
     assert (programmed.status, programmed.reason) == ("False", "WriteForbidden")
     assert "policy `urls` denied it" in programmed.message

@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 
 from support import cache_samples
+from support.operator_parts import OperatorParts, record_of, status_of
 from usher_operator import kinds
-from usher_operator.cache import Cache
-from usher_operator.health import OperatorMetrics
-from usher_operator.settings import OperatorSettings
 from usher_operator.status import (
-    StatusWriter,
     body_of,
     differences,
     leftover_types,
@@ -25,9 +22,7 @@ from usher_operator.view import (
     Plan,
     ResourceStatus,
     StatusCondition,
-    UnreadableResource,
 )
-from usher_operator.workqueue import Workqueue
 
 LOBBY = Key("Listener", "agency", "lobby")
 LISTENER = kinds.BY_NAME["Listener"]
@@ -39,48 +34,36 @@ def condition(
     return StatusCondition(condition_type, status, reason, "", 1)
 
 
-def record(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> kinds.ResourceRecord:
-    unreadable = UnreadableResource(uid="uid", generation=generation, message="", conditions=conditions, fields=fields)
-    times = {entry.type: "then" for entry in conditions}
-    return kinds.ResourceRecord(
-        uid="uid", resource_version="1", generation=1, parsed=unreadable, observed_generation=generation, times=times
-    )
-
-
-def status(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> ResourceStatus:
-    return ResourceStatus(generation, {entry.type: entry for entry in conditions}, fields)
-
-
 def test_order_of_conditions_is_no_difference() -> None:
     first, second = condition(), condition("Accepted")
-    assert differences(status(first, second), record(second, first)) == frozenset()
+    assert differences(status_of(first, second), record_of(second, first)) == frozenset()
 
 
 @pytest.mark.parametrize(
     ("planned", "differs"),
     [
-        (status(condition(status="False")), {"Ready"}),
-        (status(condition(), condition("Verified")), {"Verified"}),
-        (status(), {"Ready"}),
-        (status(condition(), generation=2), {"status"}),
-        (status(condition(), addresses=[{"type": "Hostname", "value": "a.test"}]), {"status"}),
-        (status(condition(), addresses=[]), set()),
+        (status_of(condition(status="False")), {"Ready"}),
+        (status_of(condition(), condition("Verified")), {"Verified"}),
+        (status_of(), {"Ready"}),
+        (status_of(condition(), generation=2), {"status"}),
+        (status_of(condition(), addresses=[{"type": "Hostname", "value": "a.test"}]), {"status"}),
+        (status_of(condition(), addresses=[]), set()),
     ],
 )
 def test_differences_name_the_changed_conditions(planned: ResourceStatus, differs: set[str]) -> None:
-    assert differences(planned, record(condition())) == differs
+    assert differences(planned, record_of(condition())) == differs
 
 
 def test_transition_time_changes_only_with_the_status() -> None:
-    stored = record(condition(), condition("Accepted"))
-    planned = status(condition(reason="Suspended"), condition("Accepted", "False"), condition("Exposed"))
+    stored = record_of(condition(), condition("Accepted"))
+    planned = status_of(condition(reason="Suspended"), condition("Accepted", "False"), condition("Exposed"))
     body = body_of(LOBBY, planned, stored, "now")
     times = {entry["type"]: entry["lastTransitionTime"] for entry in body["status"]["conditions"]}
     assert times == {"Ready": "then", "Accepted": "now", "Exposed": "now"}
 
 
 def test_status_body_names_the_uid_of_the_object() -> None:
-    assert body_of(LOBBY, status(), record(), "now")["metadata"] == {
+    assert body_of(LOBBY, status_of(), record_of(), "now")["metadata"] == {
         "name": "lobby",
         "namespace": "agency",
         "uid": "uid",
@@ -90,8 +73,8 @@ def test_status_body_names_the_uid_of_the_object() -> None:
 def test_condition_of_another_manager_is_left_out_of_the_next_version() -> None:
     stored = [{"type": name} for name in ("Ready", "Healthy", "example.com/Own")]
     raw = {"metadata": {"resourceVersion": "7"}, "status": {"conditions": stored}}
-    assert leftover_types(raw, status(condition())) == {"Healthy"}
-    assert without_leftovers(raw, status(condition())) == {
+    assert leftover_types(raw, status_of(condition())) == {"Healthy"}
+    assert without_leftovers(raw, status_of(condition())) == {
         "metadata": {"resourceVersion": "7"},
         "status": {"conditions": [{"type": "Ready"}, {"type": "example.com/Own"}]},
     }
@@ -111,26 +94,18 @@ class StatusServer:
         return {**cache_samples.listener(resourceVersion="2", **self._meta), "status": body["status"]}
 
 
-class StatusBench:
-    """A status writer with its cache, which has a listener, and its queue; the test sets the time."""
+class StatusBench(OperatorParts):
+    """A status writer whose cache has a listener."""
 
     def __init__(self, server: Any, listener: dict[str, Any] | None = None) -> None:
-        self.now = 0.0
-        self.cache = Cache(OperatorSettings())
+        super().__init__(server)
         self.put(listener or cache_samples.listener())
-        self.queue: Workqueue[Key] = Workqueue(clock=lambda: self.now, random=lambda: 0.5)
-        self.statuses = StatusWriter(
-            api=server, cache=self.cache, queue=self.queue, metrics=OperatorMetrics(), clock=lambda: self.now
-        )
 
     def put(self, listener: dict[str, Any]) -> None:
         self.cache.put(LISTENER, listener)
 
     async def write(self, *conditions: StatusCondition, key: Key = LOBBY, generation: int = 1, **fields: Any) -> None:
-        await self.statuses.write(Plan(key, (), status(*conditions, generation=generation, **fields)))
-
-    def queued(self) -> set[Key]:
-        return set(iter(self.queue.take, None))
+        await self.statuses.write(Plan(key, (), status_of(*conditions, generation=generation, **fields)))
 
 
 class EventServer(StatusServer):
