@@ -1,5 +1,8 @@
 """Golden files: the objects in cases/*.yaml, and the plans for them in golden/*.yaml.
 
+A case with `whole: true` shows whole Secrets. The others show the documents and URLs in them, because nothing else in a
+Secret depends on the case.
+
 ``pytest --update-golden tests/unit/usher_operator/plan/test_golden.py`` updates the golden files: review the diff.
 """
 
@@ -31,7 +34,7 @@ CASES = sorted((HERE / "cases").glob("*.yaml"))
 SUBJECTS = {"listeners": ListenerReport, "destinations": DestinationReport}
 
 
-def load(file: pathlib.Path) -> tuple[Cluster, list[Key]]:
+def load(file: pathlib.Path) -> tuple[Cluster, list[Key], bool]:
     header, *manifests = yaml.safe_load_all(file.read_text("utf-8"))
     if header is not None and "kind" in header:
         header, manifests = None, [header, *manifests]
@@ -50,8 +53,9 @@ def load(file: pathlib.Path) -> tuple[Cluster, list[Key]]:
         cluster.set_gateways(*(gateway(cluster, fields) for fields in gateways))
     cluster.settle()
     keys = [key(text) for text in given.pop("keys", ())] or sorted(cluster.every_key())
+    is_whole = given.pop("whole", False)
     assert not given, f"unknown: {given}"
-    return cluster, keys
+    return cluster, keys, is_whole
 
 
 def gateway(cluster: Cluster, given: dict[str, Any]) -> GatewayReport:
@@ -69,18 +73,19 @@ def key(text: str) -> Key:
 
 
 def planned(file: pathlib.Path) -> str:
-    cluster, keys = load(file)
-    plans = [shown(cluster.plan(planned_key)) for planned_key in keys]
+    cluster, keys, is_whole = load(file)
+    plans = [shown(cluster.plan(planned_key), is_whole=is_whole) for planned_key in keys]
     return yaml.safe_dump_all(plans, sort_keys=False, width=120, allow_unicode=True)
 
 
-def shown(planned: Plan) -> dict[str, Any]:
+def shown(planned: Plan, *, is_whole: bool) -> dict[str, Any]:
     """A plan as people read it: what is in Secrets decoded, what a hash says left out."""
     readable: dict[str, Any] = {"key": f"{planned.key.kind} {planned.key.path}"}
     if planned.children is None:
         readable["children"] = "left as they are"
     elif planned.children:
-        readable["children"] = [_readable(child) for child in planned.children]
+        manifests = [_readable(child) for child in planned.children]
+        readable["children"] = manifests if is_whole else [_without_wrapping(manifest) for manifest in manifests]
     if planned.status is not None:
         readable["status"] = {
             "observedGeneration": planned.status.observed_generation,
@@ -106,6 +111,14 @@ def _readable(child: DesiredChild) -> dict[str, Any]:
     if "data" in manifest:
         manifest["data"] = {name: _decoded(value) for name, value in manifest["data"].items()}
     return manifest
+
+
+def _without_wrapping(manifest: dict[str, Any]) -> dict[str, Any]:
+    if manifest["kind"] != "Secret":
+        return manifest
+    path = f"{manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
+    envelope = manifest["data"].get(config_secret.DATA_KEY)
+    return {"secret": path, **({"document": envelope["document"]} if envelope else {"data": manifest["data"]})}
 
 
 def _decoded(value: str) -> Any:
