@@ -384,7 +384,7 @@ class Cache(Lookups):
             return self._place_of_hostname(key.namespace, key.name)
         record = self.records.get(key)
         cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
-        if cached is not None and self._is_foreign_class(getattr(cached.resource, "class_name", "")):
+        if cached is not None and self.is_foreign_class(getattr(cached.resource, "class_name", "")):
             cached = None
         is_published, created = self.child_index.published(key) is not None, cached.created if cached else ""
         return (not is_published, created) if cached is not None or is_published else None
@@ -399,7 +399,7 @@ class Cache(Lookups):
         children_of_hostname = self.child_index.of(hostname_key(hostname))
         has_certificate = any(child.counts_for == namespace for child in children_of_hostname)
         firsts = self._claims.firsts(hostname)
-        names = [name for name in ("", *self.classes) if not self._is_foreign_class(name)]
+        names = [name for name in ("", *self.classes) if not self.is_foreign_class(name)]
         ages = [firsts[namespace, name][0][0] for name in names if (namespace, name) in firsts]
         if ages:
             created, _uid = min(ages)

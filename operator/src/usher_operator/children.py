@@ -227,11 +227,6 @@ def object_name(hostname: str) -> str:
     return f"usher-{readable}-{digest[:_NAME_HASH_LENGTH]}"
 
 
-def whole_hostname(hostname: str) -> list[RoutePart]:
-    """The single part that routes a whole hostname (``scope: Hostname``)."""
-    return [RoutePart(object_name(hostname), hostname, prefix="/")]
-
-
 def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
     """The parts that route the prefix of tokens and exact paths of a hostname (``scope: Path``).
 
@@ -360,18 +355,15 @@ def build_http_route(part: RoutePart, parent: listener_class.ParentRef, settings
     matches = [{"path": {"type": match_type, "value": path}} for match_type, path in paths]
     service = {"name": settings.backend.service_name, "port": settings.backend.service_port}
     backend = {"group": "", "kind": "Service", **service, "weight": 1}
+    reference = {"group": _GATEWAY_API_GROUP, "kind": "Gateway", "namespace": parent.namespace, "name": parent.name}
+    if parent.section_name:
+        reference["sectionName"] = parent.section_name
     spec = {
-        "parentRefs": [parent_reference(parent)],
+        "parentRefs": [reference],
         "hostnames": [part.hostname],
         "rules": [{"matches": matches, "backendRefs": [backend]}],
     }
     return _child_of_hostname(_HTTP_ROUTE_API, "HTTPRoute", part.name, part.hostname, spec, settings)
-
-
-def parent_reference(parent: listener_class.ParentRef) -> dict[str, str]:
-    """The Gateway to which a class's routes attach, with every default, as controllers repeat it in the status."""
-    reference = {"group": _GATEWAY_API_GROUP, "kind": "Gateway", "namespace": parent.namespace, "name": parent.name}
-    return {**reference, "sectionName": parent.section_name} if parent.section_name else reference
 
 
 _CERTIFICATE_API = f"{listener_class.CERT_MANAGER_GROUP}/v1"  # Of every Certificate and issuer

@@ -241,7 +241,11 @@ class Lookups:
 
         These are those of the namespace whose published documents have it, and the oldest of each class of the tenant.
         """
-        published = (key for key in self.child_index.published_with(address) if self._names(key, address))
+        published = [
+            key
+            for key in self.child_index.published_with(address)
+            if (self._tenant_of(key), address) in self._claims.of(key)
+        ]
         return list(dict.fromkeys((*published, *self._oldest_claimants((tenant, address)))))
 
     @lookup("Hostname")
@@ -263,20 +267,22 @@ class Lookups:
         """
         listeners = (self._parsed(key, resources.Listener) for _, key in self._exposed.members(hostname))
         names = (cached.resource.class_name for cached in listeners if cached is not None)
-        return next((name for name in names if self._is_our_class(name)), "")
+        return next((name for name in names if self.our_class(name) is not None), "")
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents that have an address at a hostname, in any order. Only for the plan of a Hostname.
 
         Not a lookup, because the answer may be long: a change of a document always concerns its hostnames.
         """
-        return self._documents_of(self.child_index.published_at(hostname))
+        published = map(self.child_index.listener_document, self.child_index.published_at(hostname))
+        return [document for document in published if document is not None]
 
     @lookup("Address")
     def absent_with(self, address: str, tenant: str) -> Sequence[Key]:
         """The Listeners of a tenant that cannot be found and whose published documents have an address."""
-        absent = (key for key in self.child_index.published_with(address) if not self._tenant_of(key))
-        return [key for key in absent if self._is_published_for(key, tenant)]
+        absent = [key for key in self.child_index.published_with(address) if not self._tenant_of(key)]
+        published = ((key, self.child_index.listener_document(key)) for key in absent)
+        return [key for key, document in published if document is not None and document.tenant.name == tenant]
 
     @lookup("Hostname")
     def has_listeners_at(self, hostname: str) -> bool:
@@ -391,12 +397,20 @@ class Lookups:
 
     def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
         """The ListenerClasses that this install serves."""
-        controller_name = self.settings.controller_name
-        return [
-            listener_class
-            for listener_class in self.classes.values()
-            if listener_class.resource.spec.controller_name == controller_name
-        ]
+        return [listener_class for listener_class in self.classes.values() if self.is_ours(listener_class)]
+
+    def our_class(self, name: str) -> CachedResource[resources.ListenerClass] | None:
+        """A ListenerClass that this install serves."""
+        listener_class = self.classes.get(name)
+        return listener_class if listener_class is not None and self.is_ours(listener_class) else None
+
+    def is_ours(self, listener_class: CachedResource[resources.ListenerClass]) -> bool:
+        """True if this install serves a class."""
+        return listener_class.resource.spec.controller_name == self.settings.controller_name
+
+    def is_foreign_class(self, name: str) -> bool:
+        """True if another install serves a class. A class that does not exist belongs to every install."""
+        return name in self.classes and self.our_class(name) is None
 
     def confirmations(self) -> frozenset[str]:
         """Digests of the removals that users confirmed on classes of this install."""
@@ -475,42 +489,21 @@ class Lookups:
         cached = self._parsed(key, resources.Listener)
         return cached.resource.spec.tenant_ref.name if cached is not None else ""
 
-    def _names(self, key: Key, address: str) -> bool:
-        """True if a Listener names an address with its path."""
-        return (self._tenant_of(key), address) in self._claims.of(key)
-
-    def _is_published_for(self, key: Key, tenant: str) -> bool:
-        """True if the published document of a Listener is of a tenant."""
-        document = self.child_index.listener_document(key)
-        return document is not None and document.tenant.name == tenant
-
     def _every_listener_of(self, tenant_path: str) -> list[Key]:
         return [key for state in _LISTENER_STATES for _, key in self._summaries.members((tenant_path, state))]
 
-    def _documents_of(self, keys: Iterable[Key]) -> list[documents.ListenerDocument]:
-        published = (self.child_index.listener_document(key) for key in keys)
-        return [document for document in published if document is not None]
-
     def _our_class_names(self) -> list[str]:
-        return [name for name in self.classes if self._is_our_class(name)]
-
-    def _is_our_class(self, name: str) -> bool:
-        cached = self.classes.get(name)
-        return cached is not None and cached.resource.spec.controller_name == self.settings.controller_name
+        return [listener_class.resource.metadata.name for listener_class in self.our_classes()]
 
     def _oldest_claimants(self, claim: Claim) -> list[Key]:
         """The oldest Listener of each namespace and class with a claim and whose Tenant and class exist."""
         firsts = self._claims.firsts(claim).items()
-        return _in_order(members[:1] for (_, class_name), members in firsts if self._is_our_class(class_name))
+        return _in_order(members[:1] for (_, name), members in firsts if self.our_class(name) is not None)
 
     def _class_for_claims(self, listener: resources.Listener) -> str:
         """The class by which a Listener may have what it names; ``""`` if its class or its Tenant does not exist."""
         name, tenant = listener.class_name, Key("Tenant", listener.metadata.namespace, listener.spec.tenant_ref.name)
-        return name if self._is_foreign_class(name) or (name in self.classes and tenant in self.records) else ""
-
-    def _is_foreign_class(self, name: str) -> bool:
-        """True if another install serves a class."""
-        return name in self.classes and not self._is_our_class(name)
+        return name if self.is_foreign_class(name) or (name in self.classes and tenant in self.records) else ""
 
 
 def _in_order(groups: Iterable[Members]) -> list[Key]:

@@ -45,10 +45,6 @@ _MAX_QUEUED_EVENTS = 50  # Events of one namespace that wait; further ones are d
 _EVENT_INTERVAL_SECONDS = 0.1
 
 
-def _hash_of_stored(record: kinds.ResourceRecord) -> int:
-    return _hash_of(record.parsed.conditions, record.parsed.fields, record.observed_generation)
-
-
 def _hash_of(conditions: Iterable[StatusCondition], fields: Mapping[str, Any], generation: int) -> int:
     return hash((frozenset(conditions), msgspec.json.encode(_filled(fields), order="sorted"), generation))
 
@@ -105,7 +101,7 @@ class StatusWriter:
         changed = differences(status, record)
         if not changed:
             return "noop"
-        stored = _hash_of_stored(record)
+        stored = _hash_of(record.parsed.conditions, record.parsed.fields, record.observed_generation)
         seconds = self._rewrites.seconds_left(key, stored, self._clock())
         if seconds > 0:
             self._queue.add_after(key, seconds)

@@ -31,6 +31,7 @@ from usher_operator.view import (
     Plan,
     ResourceStatus,
     StatusCondition,
+    WriteFailure,
 )
 
 PENDING = "Pending"  # The reason of every condition that is Unknown
@@ -49,20 +50,21 @@ class ConditionState(msgspec.Struct, frozen=True):
     """A Secret that has to be looked up first; see ``Plan.unknown_secrets``."""
 
 
-def forbidden_message(error: str) -> str:
-    """The message of WriteForbidden."""
-    return (
-        f"the API server refuses a write of the operator ({error}): the operator's account must have the rights of its "
-        "manifests, and no quota or admission policy may refuse the object"
-    )
-
-
-def contested_message(error: str) -> str:
-    """The message of WriteConflict."""
-    return (
-        f"{error} again and again after Usher wrote it, so Usher waits before each write for longer, up to five "
-        "minutes: that program must leave the object alone"
-    )
+def blocked_write(failure: WriteFailure | None) -> ConditionState | None:
+    """The state of an object whose write is refused, or that another program changes again and again."""
+    if failure is not None and failure.cause == "Forbidden":
+        message = (
+            f"the API server refuses a write of the operator ({failure.error}): the operator's account must have the "
+            "rights of its manifests, and no quota or admission policy may refuse the object"
+        )
+        return ConditionState("False", OperatorReason.WriteForbidden, message)
+    if failure is not None and failure.cause == "Contested":
+        message = (
+            f"{failure.error} again and again after Usher wrote it, so Usher waits before each write for longer, up to "
+            "five minutes: that program must leave the object alone"
+        )
+        return ConditionState("False", OperatorReason.WriteConflict, message)
+    return None
 
 
 class ConditionBuilder:
@@ -229,9 +231,9 @@ def keys_or_state(view: Lookups) -> model.Keys | ConditionState:
         message = f"waiting for the install key in Secret `{_key_secret(view)}`"
         return ConditionState("Unknown", PENDING, message)
     present = _fingerprint(view.keys.install)
-    for cached in view.classes.values():
+    for cached in view.our_classes():
         expected = cached.fields.get(FINGERPRINT_FIELD)
-        if expected and expected != present and compiling.is_ours(view, cached):
+        if expected and expected != present:
             message = (
                 f"nothing is published, because the install key has changed: Secret `{_key_secret(view)}` holds the "
                 f"key with the fingerprint {present}, and ListenerClass `{cached.resource.metadata.name}` records "

@@ -76,23 +76,6 @@ class _ReservedHostnames(Container[str]):
         return isinstance(hostname, str) and self._view.is_reserved(hostname)
 
 
-def our_class(view: Lookups, name: str) -> CachedResource[resources.ListenerClass] | None:
-    """A ListenerClass that this install serves."""
-    cached = view.classes.get(name)
-    return cached if cached is not None and is_ours(view, cached) else None
-
-
-def is_ours(view: Lookups, cached: CachedResource[resources.ListenerClass]) -> bool:
-    """True if this install serves a class."""
-    return cached.resource.spec.controller_name == view.settings.controller_name
-
-
-def is_foreign(view: Lookups, listener: resources.Listener) -> bool:
-    """True if another install serves a listener. A listener without an existing class belongs to every install."""
-    cached = view.classes.get(listener.class_name)
-    return cached is not None and not is_ours(view, cached)
-
-
 def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], keys: model.Keys) -> CompiledDocument:
     """Compile a listener, with just the resources that it refers to."""
     listener = cached.resource
@@ -103,7 +86,7 @@ def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], 
     held = versions.bind_routes(view, held, own) if held is not None else None
     if isinstance(tenant, UnreadableResource):
         return _blocked(listener, listener.spec.tenant_ref.name, held)
-    own_class = our_class(view, listener.class_name)
+    own_class = view.our_class(listener.class_name)
     secrets = _SecretLookup(view)
     previous = held or own
     declared = compiler.Resources(
@@ -195,11 +178,7 @@ def compile_destination(
     document, findings = compiler.compile_destination(
         destination,
         compiler.Resources(
-            classes={
-                name: cached_class.resource
-                for name, cached_class in view.classes.items()
-                if is_ours(view, cached_class)
-            },
+            classes={cached.resource.metadata.name: cached.resource for cached in view.our_classes()},
             tenants={tenant.key: tenant} if tenant else {},
             secrets=secrets,
             namespaces={namespace: view.namespace_labels(namespace)},
@@ -366,7 +345,7 @@ def _is_contested(view: Lookups, listener: resources.Listener, host: str) -> boo
 
 def _can_claim(view: Lookups, listener: resources.Listener, host: str) -> bool:
     """True if a listener is in an admitted namespace, with a tenant and a class that permits the hostname."""
-    namespace, own_class = listener.metadata.namespace, our_class(view, listener.class_name)
+    namespace, own_class = listener.metadata.namespace, view.our_class(listener.class_name)
     if own_class is None or _tenant(view, namespace, listener.spec.tenant_ref.name) is None:
         return False
     policy = hostnames.HostnamePolicy(

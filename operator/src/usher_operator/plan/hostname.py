@@ -14,7 +14,7 @@ from usher_gateway.resources import conditions, listener_class
 from usher_operator import children
 from usher_operator.children import RoutePart
 from usher_operator.lookups import Lookups
-from usher_operator.plan import common, compiling
+from usher_operator.plan import common
 from usher_operator.plan.common import PENDING, ConditionState
 from usher_operator.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, OperatorReason, Plan
 
@@ -44,8 +44,8 @@ def class_of(view: Lookups, hostname: str) -> CachedResource[resources.ListenerC
     own = [cached for cached in view.classes.values() if cached.resource.spec.hostname == hostname]
     if own:
         first = min(own, key=lambda cached: cached.age)
-        return first if compiling.is_ours(view, first) else None
-    return compiling.our_class(view, view.class_at(hostname))
+        return first if view.is_ours(first) else None
+    return view.our_class(view.class_at(hostname))
 
 
 def tls_of(spec: listener_class.ListenerClassSpec, hostname: str) -> CertificateSource:
@@ -410,7 +410,7 @@ def _parts(view: Lookups, hostname: str, spec: listener_class.ListenerClassSpec)
     if spec.exposure.type == "None" or not children.is_host_routable(hostname):
         return []
     if spec.exposure.scope == "Hostname":
-        return children.whole_hostname(hostname)
+        return [RoutePart(children.object_name(hostname), hostname, prefix="/")]
     published = view.listeners_at(hostname)
     paths = [address.path for document in published for address in document.addresses if address.host == hostname]
     if hostname == spec.hostname:  # also before its first listener, so that a listener changes no route

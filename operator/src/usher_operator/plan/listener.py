@@ -34,7 +34,7 @@ def plan(view: Lookups, key: Key) -> Plan:
     cached = view.listener(key.path)
     if cached is None:
         return common.plan_absent(view, key, _NEEDED)
-    if compiling.is_foreign(view, cached.resource):
+    if view.is_foreign_class(cached.resource.class_name):
         return Plan(key)  # no children: this install withdraws what it published before
     keys = common.keys_or_state(view)
     if isinstance(keys, ConditionState):
@@ -176,12 +176,9 @@ def suspension(view: Lookups, listener: resources.Listener) -> str:
 def _write_state(view: Lookups, host: str) -> ConditionState | None:
     """Why the route and the certificate of a hostname are not as planned; None if they were written."""
     failure = view.write_failure(Key("Hostname", "", host))
-    if failure is None:
-        return None
-    if failure.cause == "Forbidden":
-        return ConditionState("False", OperatorReason.WriteForbidden, common.forbidden_message(failure.error))
-    if failure.cause == "Contested":
-        return ConditionState("False", OperatorReason.WriteConflict, common.contested_message(failure.error))
+    blocked = common.blocked_write(failure)
+    if failure is None or blocked is not None:
+        return blocked
     if failure.cause == "NameTaken":
         message = (
             f"the route or the certificate of `{host}` is not written, because an object that is not this hostname's "
@@ -205,7 +202,7 @@ class _HostnameStates(msgspec.Struct, frozen=True):
         cls, view: Lookups, listener: resources.Listener, document: documents.ListenerDocument | None
     ) -> "_HostnameStates":
         """The states of every hostname in a document."""
-        own_class = compiling.our_class(view, listener.class_name)
+        own_class = view.our_class(listener.class_name)
         if document is None or own_class is None:
             return cls(None, None)
         certificates, exposed, findings = [], [], []

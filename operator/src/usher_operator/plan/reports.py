@@ -11,7 +11,7 @@ import msgspec
 
 from usher_gateway import documents, model
 from usher_operator.lookups import Lookups
-from usher_operator.plan.common import ConditionBuilder, WantedDocument, contested_message, forbidden_message
+from usher_operator.plan.common import ConditionBuilder, WantedDocument, blocked_write
 from usher_operator.view import (
     AppliedDocument,
     ConditionType,
@@ -124,11 +124,8 @@ def programmed(view: Lookups, key: Key, document: WantedDocument | None, builder
             builder.pending(_Type.Programmed, "there is no document to run; the other conditions say why")
         )
     failure = view.write_failure(key)
-    if failure is not None and failure.cause == "Forbidden":
-        message = forbidden_message(failure.error)
-        return Programmed(builder.false(_Type.Programmed, _Reason.WriteForbidden, message))
-    if failure is not None and failure.cause == "Contested":
-        return Programmed(builder.false(_Type.Programmed, _Reason.WriteConflict, contested_message(failure.error)))
+    if blocked := blocked_write(failure):
+        return Programmed(builder.from_state(_Type.Programmed, blocked))
     previous = builder.previous_if_current(_Type.Programmed)
     if previous is not None and previous.reason in {_Reason.WriteForbidden, _Reason.WriteConflict}:
         previous = None  # it could be written now

@@ -51,7 +51,7 @@ def plan_listener_class(view: Lookups, key: Key) -> Plan:
     cached = view.classes.get(key.name)
     if cached is None:
         return common.plan_absent(view, key, _NEEDED_OF_CLASS)
-    if not compiling.is_ours(view, cached):
+    if not view.is_ours(cached):
         return _plan_foreign_class(view, key, cached)
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     certificate = hostname.certificate_state(view, cached.resource.spec, cached.resource.spec.hostname)
@@ -122,7 +122,7 @@ def _hostnames_shared(
     """HostnamesShared, while a class of another install allows some of the hostnames of this class."""
     for name, other in sorted(view.classes.items()):
         pattern = hostnames.first_overlap(declared.spec.hostname_patterns, other.resource.spec.hostname_patterns)
-        if pattern is None or compiling.is_ours(view, other):
+        if pattern is None or view.is_ours(other):
             continue
         message = (
             f"`{pattern}` overlaps with a hostname of ListenerClass `{name}` of another install "
