@@ -1,6 +1,6 @@
 """Shared by the plans of several kinds: conditions and statuses, absent resources, publishing of documents. Pure.
 
-``ConditionBuilder`` makes the conditions and adds them up to Ready. ``keys_or_state()`` says whether anything may be
+``ConditionBuilder`` makes the conditions and adds them up to Ready. ``publishing_state()`` says whether anything may be
 published now, and ``publish()`` puts a compiled document into its config Secret.
 """
 
@@ -200,33 +200,34 @@ def _ending_status(view: Lookups, key: Key) -> ResourceStatus | None:
     return builder.status([builder.false(_Type.Accepted, OperatorReason.Deleted, message)], fields=fields)
 
 
-def plan_held_back(key: Key, cached: CachedResource[Any], state: ConditionState, needed: Iterable[str]) -> Plan:
-    """The plan while nothing is published: children and conditions except Accepted stay as they are."""
+def plan_unpublished(
+    view: Lookups, key: Key, cached: CachedResource[Any], needed: Iterable[str], *, needs_secrets: bool = True
+) -> Plan | None:
+    """The plan while nothing is published: children and conditions except Accepted stay as they are.
+
+    That is while the install key is absent or another one, and where the operator may not use the Secrets of the
+    namespace, or has not read them yet. Otherwise None.
+    """
+    state = publishing_state(view)
+    access = view.secret_access(key.namespace) if needs_secrets else "Permitted"
+    if state is None and access == "Unknown":
+        return Plan(key, None, unread_namespace=key.namespace)
+    if state is None and access == "Denied":
+        message = (
+            "the operator may not read the Secrets of this namespace; to admit it, the platform's owner must run: "
+            f"kubectl create rolebinding {AGENCY_ROLE} --namespace={key.namespace} --clusterrole={AGENCY_ROLE} "
+            f"--serviceaccount={view.settings.namespace}:{OPERATOR_ACCOUNT}"
+        )
+        state = ConditionState("False", OperatorReason.NamespaceNotPermitted, message)
+    if state is None:
+        return None
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     parts = [builder.from_state(_Type.Accepted, state), *builder.all_kept(needed)]
     return Plan(key, None, builder.status(parts, fields=dict(cached.fields)))
 
 
-def plan_without_secrets(view: Lookups, key: Key, cached: CachedResource[Any], needed: Iterable[str]) -> Plan:
-    """The plan in a namespace whose Secrets the operator may not use, or has not read yet."""
-    if view.secret_access(key.namespace) == "Unknown":
-        return Plan(key, None, unread_namespace=key.namespace)
-    message = (
-        "the operator may not read the Secrets of this namespace; to admit it, the platform's owner must run: kubectl "
-        f"create rolebinding {AGENCY_ROLE} --namespace={key.namespace} --clusterrole={AGENCY_ROLE} "
-        f"--serviceaccount={view.settings.namespace}:{OPERATOR_ACCOUNT}"
-    )
-    return plan_held_back(key, cached, ConditionState("False", OperatorReason.NamespaceNotPermitted, message), needed)
-
-
 def publishing_state(view: Lookups) -> ConditionState | None:
-    """Why nothing is published now; None if documents are published."""
-    state = keys_or_state(view)
-    return state if isinstance(state, ConditionState) else None
-
-
-def keys_or_state(view: Lookups) -> model.Keys | ConditionState:
-    """The keys to publish with; or why nothing is published, because the install key is absent or another one."""
+    """Why nothing is published now: the install key is absent or another one. None if documents are published."""
     if view.keys is None:
         message = f"waiting for the install key in Secret `{_key_secret(view)}`"
         return ConditionState("Unknown", PENDING, message)
@@ -240,7 +241,7 @@ def keys_or_state(view: Lookups) -> model.Keys | ConditionState:
                 f"{expected}. Restore the Secret; if every URL may change, delete and recreate the ListenerClass"
             )
             return ConditionState("False", OperatorReason.InstallKeyChanged, message)
-    return view.keys
+    return None
 
 
 @functools.lru_cache(maxsize=1)

@@ -36,19 +36,15 @@ def plan(view: Lookups, key: Key) -> Plan:
         return common.plan_absent(view, key, _NEEDED)
     if view.is_foreign_class(cached.resource.class_name):
         return Plan(key)  # no children: this install withdraws what it published before
-    keys = common.keys_or_state(view)
-    if isinstance(keys, ConditionState):
-        return common.plan_held_back(key, cached, keys, _NEEDED)
-    if view.secret_access(key.namespace) != "Permitted":
-        return common.plan_without_secrets(view, key, cached, _NEEDED)
-    return _plan(view, key, cached, keys)
+    return common.plan_unpublished(view, key, cached, _NEEDED) or _plan(view, key, cached)
 
 
-def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener], keys: model.Keys) -> Plan:
+def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -> Plan:
+    assert view.keys is not None  # without them nothing is published
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     if compiling.awaits_gateways(view, cached.resource):
         return Plan(key, None)  # the children stay; the first answer of the gateways queues every Listener
-    compiled = compiling.compile_listener(view, cached, keys)
+    compiled = compiling.compile_listener(view, cached, view.keys)
     retiring = _retiring(view, key, cached, compiled)
     if view.may_retire(key, frozenset(retiring.addresses if retiring else ())):
         publication = common.publish(view, key, cached, compiled)
@@ -63,7 +59,7 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener], k
         parts[0] = name_taken
     parts += hosts.conditions(builder)
     programmed = reports.programmed(view, key, publication.wanted, builder)
-    addresses = children.named_addresses(cached, document, keys.install) if document else {}
+    addresses = children.named_addresses(cached, document, view.keys.install) if document else {}
     has_url_secret = bool(addresses) and name_taken is None
     status_addresses = [
         {"name": name, "hostname": address.host, "url": documents.shorten_url(address.url)}

@@ -22,7 +22,7 @@ from usher_gateway.resources.removal_limit import (
 from usher_gateway.resources.tenant import check_tenant
 from usher_operator.lookups import Lookups
 from usher_operator.plan import common, compiling, hostname, ownership, reports
-from usher_operator.plan.common import ConditionBuilder, ConditionState
+from usher_operator.plan.common import ConditionBuilder
 from usher_operator.view import (
     FINGERPRINT_FIELD,
     CachedResource,
@@ -98,9 +98,8 @@ def _class_fields(view: Lookups, cached: CachedResource[resources.ListenerClass]
     A class that is new while the key is wrong gets none, so that nothing is wrong once the right key is back.
     """
     fingerprint = cached.fields.get(FINGERPRINT_FIELD)
-    keys = common.keys_or_state(view)
-    if not fingerprint and isinstance(keys, model.Keys):
-        fingerprint = model.key_fingerprint(keys.install)
+    if not fingerprint and view.keys is not None and common.publishing_state(view) is None:
+        fingerprint = model.key_fingerprint(view.keys.install)
     return {FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
 
 
@@ -149,9 +148,8 @@ def plan_tenant(view: Lookups, key: Key) -> Plan:
         return common.plan_absent(view, key, ())
     if ownership.is_foreign_namespace(view, key.namespace):
         return Plan(key)
-    held_back = common.publishing_state(view)
-    if held_back is not None:
-        return common.plan_held_back(key, cached, held_back, ())
+    if unpublished := common.plan_unpublished(view, key, cached, (), needs_secrets=False):
+        return unpublished
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     (accepted,) = builder.from_findings(check_tenant(cached.resource), [_Type.Accepted])
     is_suspended = cached.resource.spec.state == "Suspended"
@@ -219,13 +217,11 @@ def plan_destination(view: Lookups, key: Key) -> Plan:
         return common.plan_absent(view, key, _NEEDED_OF_DESTINATION)
     if ownership.is_foreign_namespace(view, key.namespace):
         return Plan(key)
-    keys = common.keys_or_state(view)
-    if isinstance(keys, ConditionState):
-        return common.plan_held_back(key, cached, keys, _NEEDED_OF_DESTINATION)
-    if view.secret_access(key.namespace) != "Permitted":
-        return common.plan_without_secrets(view, key, cached, _NEEDED_OF_DESTINATION)
+    if unpublished := common.plan_unpublished(view, key, cached, _NEEDED_OF_DESTINATION):
+        return unpublished
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
-    compiled = compiling.compile_destination(view, cached, keys)
+    assert view.keys is not None  # without them nothing is published
+    compiled = compiling.compile_destination(view, cached, view.keys)
     publication = common.publish(view, key, cached, compiled)
     parts = builder.from_findings(compiled.findings, [_Type.Accepted, _Type.ResolvedRefs])
     parts[0] = publication.accepted or parts[0]
