@@ -234,7 +234,7 @@ class Cache(Lookups):
         """True if a key has a resource or a child, or something has or had an address at its hostname."""
         if key in self.records or self.child_index.of(key):
             return True
-        has_documents = self.child_index.published_at(key.name) or self._stored_holders.keys_of(key.name)
+        has_documents = self.child_index.by_hostname.keys_of(key.name) or self._stored_holders.keys_of(key.name)
         return key.kind == "Hostname" and bool(has_documents)
 
     def _readers_of_hostnames(self, hostnames: Iterable[str]) -> KeySet:
@@ -395,7 +395,7 @@ class Cache(Lookups):
         First come those in force that a Listener names, then those that have a Certificate already, then those that
         have only retired addresses or were given up, then the others.
         """
-        is_in_force = self.child_index.has_own(namespace, hostname)
+        is_in_force = bool(self.child_index.by_own_hostname.keys_of((namespace, hostname)))
         children_of_hostname = self.child_index.of(hostname_key(hostname))
         has_certificate = any(child.counts_for == namespace for child in children_of_hostname)
         firsts = self._claims.firsts(hostname)

@@ -113,25 +113,20 @@ class ChildIndex:
         self.by_ref: dict[ObjectRef, kinds.ChildRecord] = {}
         self.foreign: set[ObjectRef] = set()  # Children of other installs, which this operator never writes
         self._by_key: dict[Key, dict[ObjectRef, kinds.ChildRecord]] = {}
-        self._hosts: GroupIndex[str] = GroupIndex()  # Listeners by the hostnames in their published document
-        self._at: GroupIndex[str] = GroupIndex()
+        self.by_hostname: GroupIndex[str] = GroupIndex()  # Listeners by the hostnames in their published document
+        self.by_address: GroupIndex[str] = GroupIndex()
         """Listeners by the paths (`address_path`) of the addresses in their published document."""
-        self._shared: GroupIndex[str] = GroupIndex()
+        self.by_class_hostname: GroupIndex[str] = GroupIndex()
         """Listeners by the hostnames at which their published document has addresses of a class."""
-        self._own: GroupIndex[tuple[str, str]] = GroupIndex()
+        self.by_own_hostname: GroupIndex[tuple[str, str]] = GroupIndex()
         """Listeners by namespace and hostname: the hostnames of their tenant in their published document."""
         self._in_force: GroupIndex[tuple[Kind, str]] = GroupIndex()
         """Keys whose document is in force, by kind and namespace."""
-        self._tombstones: GroupIndex[str] = GroupIndex()  # Keys that have a tombstone, by namespace
+        self.tombstones: GroupIndex[str] = GroupIndex()  # Keys that have a tombstone, by namespace
         self._addresses: Counter[tuple[RemovalKind, str]] = Counter()
         """Number of addresses of each namespace that are in force: ``Address`` counts those that are not retired."""
         self.listeners_in_force = 0  # Number of published documents of Listeners
         self.held = HolderIndex()  # The tenants that hold hostnames by a document or a tombstone
-
-    @property
-    def hosts(self) -> Iterable[str]:
-        """Hostnames in published documents."""
-        return self._hosts.groups
 
     @property
     def keys(self) -> Iterable[Key]:
@@ -158,23 +153,6 @@ class ChildIndex:
         published = self.published(key)
         return published.listener if published is not None else None
 
-    def has_own(self, namespace: str, hostname: str) -> bool:
-        """True if a document of a namespace has a hostname that is its tenant's."""
-        return bool(self._own.keys_of((namespace, hostname)))
-
-    @property
-    def shared_hosts(self) -> AbstractSet[str]:
-        """Hostnames at which published documents have addresses of a class. Do not keep or change the result."""
-        return self._shared.groups
-
-    def published_with(self, address: str) -> AbstractSet[Key]:
-        """Listeners whose published document has an address (`address_path`). Do not keep or change the result."""
-        return self._at.keys_of(address)
-
-    def published_at(self, hostname: str) -> AbstractSet[Key]:
-        """Listeners whose published document has a hostname. Do not keep or change the result."""
-        return self._hosts.keys_of(hostname)
-
     def namespaces_with(self, kind: Kind) -> frozenset[str]:
         """The namespaces with a published document of a kind."""
         return frozenset(namespace for kind_in_force, namespace in self._in_force.groups if kind_in_force == kind)
@@ -187,10 +165,6 @@ class ChildIndex:
             "Address": self._addresses["Address", namespace],
             "RetiredAddress": self._addresses["RetiredAddress", namespace],
         }
-
-    def tombstones_in(self, namespace: str) -> AbstractSet[Key]:
-        """Keys of a namespace that have a tombstone. Do not keep or change the result."""
-        return self._tombstones.keys_of(namespace)
 
     def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> kinds.ChildRecord | None:
         """Take a child as it is now, and return its record; None if it is gone or does not belong to this install."""
@@ -244,13 +218,14 @@ class ChildIndex:
         """Index the present config Secret of a key."""
         child, document = self.config_of(key), self.listener_document(key)
         addresses = document.addresses if document is not None else ()
-        self._hosts.set(key, (address.host for address in addresses))
-        self._at.set(key, (address_path(key.namespace, address) for address in addresses))
-        self._shared.set(key, (address.host for address in addresses if address.is_class_address))
-        self._own.set(key, ((key.namespace, address.host) for address in addresses if not address.is_class_address))
+        self.by_hostname.set(key, (address.host for address in addresses))
+        self.by_address.set(key, (address_path(key.namespace, address) for address in addresses))
+        self.by_class_hostname.set(key, (address.host for address in addresses if address.is_class_address))
+        own_hostnames = document.own_hostnames if document is not None else ()
+        self.by_own_hostname.set(key, ((key.namespace, hostname) for hostname in own_hostnames))
         is_in_force = child is not None and child.published is not None
         self._in_force.set(key, [(key.kind, key.namespace)] if is_in_force else [])
-        self._tombstones.set(key, [key.namespace] if child is not None and child.tombstone else [])
+        self.tombstones.set(key, [key.namespace] if child is not None and child.tombstone else [])
         held = child.held if child is not None else None
         self.held.set(key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ())
 

@@ -243,7 +243,7 @@ class Lookups:
         """
         published = [
             key
-            for key in self.child_index.published_with(address)
+            for key in self.child_index.by_address.keys_of(address)
             if (self._tenant_of(key), address) in self._claims.of(key)
         ]
         return list(dict.fromkeys((*published, *self._oldest_claimants((tenant, address)))))
@@ -257,7 +257,7 @@ class Lookups:
         """
         if any(listener_class.resource.spec.hostname == hostname for listener_class in self.classes.values()):
             return True
-        return hostname in self.child_index.shared_hosts and not self._holders(hostname)
+        return hostname in self.child_index.by_class_hostname.groups and not self._holders(hostname)
 
     @lookup("Hostname")
     def class_at(self, hostname: str) -> str:
@@ -274,20 +274,20 @@ class Lookups:
 
         Not a lookup, because the answer may be long: a change of a document always concerns its hostnames.
         """
-        published = map(self.child_index.listener_document, self.child_index.published_at(hostname))
+        published = map(self.child_index.listener_document, self.child_index.by_hostname.keys_of(hostname))
         return [document for document in published if document is not None]
 
     @lookup("Address")
     def absent_with(self, address: str, tenant: str) -> Sequence[Key]:
         """The Listeners of a tenant that cannot be found and whose published documents have an address."""
-        absent = [key for key in self.child_index.published_with(address) if not self._tenant_of(key)]
+        absent = [key for key in self.child_index.by_address.keys_of(address) if not self._tenant_of(key)]
         published = ((key, self.child_index.listener_document(key)) for key in absent)
         return [key for key, document in published if document is not None and document.tenant.name == tenant]
 
     @lookup("Hostname")
     def has_listeners_at(self, hostname: str) -> bool:
         """True if a published document has an address at a hostname."""
-        return bool(self.child_index.published_at(hostname))
+        return bool(self.child_index.by_hostname.keys_of(hostname))
 
     @lookup("Hostname")
     def has_lost_listeners_at(self, hostname: str) -> bool:
@@ -392,8 +392,9 @@ class Lookups:
 
     def all_keys(self) -> KeySet:
         """Every key with a resource, perhaps a deleted one, or a child, and every hostname in a published document."""
-        hosts = itertools.chain(self.child_index.hosts, (each.resource.spec.hostname for each in self.classes.values()))
-        return frozenset((*self.records, *self._ending, *self.child_index.keys, *map(hostname_key, hosts)))
+        of_classes = (listener_class.resource.spec.hostname for listener_class in self.classes.values())
+        hostnames = map(hostname_key, (*self.child_index.by_hostname.groups, *of_classes))
+        return frozenset((*self.records, *self._ending, *self.child_index.keys, *hostnames))
 
     def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
         """The ListenerClasses that this install serves."""

@@ -273,7 +273,7 @@ class RemovalGuard:
         pending, index = self._of(namespace), self._cache.child_index
         return RemovalBounds(
             index.count_in_force(namespace),
-            pending.count_removed(index.tombstones_in(namespace)),
+            pending.count_removed(index.tombstones.keys_of(namespace)),
             self._cache.removal_limit,
             removes_every_listener,
         )

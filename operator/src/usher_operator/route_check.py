@@ -115,7 +115,7 @@ class RouteChecker:
     async def check_due(self) -> None:
         """Check the hostnames that are due and not being checked."""
         of_classes = (each.resource.spec.hostname for each in self._cache.our_classes())
-        hostnames = {*self._cache.child_index.hosts, *of_classes}
+        hostnames = {*self._cache.child_index.by_hostname.groups, *of_classes}
         for gone in self._checks.keys() - hostnames:
             del self._checks[gone]
             self._set(gone, None)
