@@ -58,14 +58,7 @@ def log_failure(error: model.UsherError, failures: int, **about: str) -> None:
 class EventHandler:
     """Applies events to the cache and adds the affected keys to the queue."""
 
-    def __init__(
-        self,
-        *,
-        cache: Cache,
-        queue: Workqueue[Key],
-        health: Health,
-        metrics: OperatorMetrics,
-    ) -> None:
+    def __init__(self, *, cache: Cache, queue: Workqueue[Key], health: Health, metrics: OperatorMetrics) -> None:
         self._cache, self._queue, self._health, self._metrics = cache, queue, health, metrics
 
     def handle(self, kind: kinds.WatchedKind, event_type: str | None, raw: JsonObject) -> None:

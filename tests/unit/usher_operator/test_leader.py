@@ -1,5 +1,7 @@
 """A replica decides by the record in the Lease and by how long it has not changed, never by the times in it."""
 
+from typing import Any
+
 import pytest
 
 from usher_operator import leader
@@ -14,44 +16,36 @@ def observed() -> leader.ObservedLease:
     return leader.ObservedLease("me")
 
 
-def test_absent_lease_is_created(observed: leader.ObservedLease) -> None:
-    observed.see(None, 0)
-    assert observed.decide(0, is_leader=False).action == "Create"
+OWN, OTHER, RENEWED, RELEASED = record("me"), record(), record(version="2"), record("")
+
+
+@pytest.mark.parametrize(
+    ("seen", "now", "decision"),
+    [
+        pytest.param([(None, 0)], 0, ("Create", 0), id="absent lease is created"),
+        pytest.param([(OWN, 10)], 12, ("Wait", 13), id="own name after a restore of etcd, another replica leads"),
+        pytest.param([(OWN, 10)], 25, ("Take", 0), id="own name, unchanged for its duration"),
+        pytest.param([(RELEASED, 0)], 0, ("Take", 0), id="released lease is taken at once"),
+        pytest.param([(OTHER, 10)], 12, ("Wait", 13), id="lease of another replica is waited for"),
+        pytest.param([(OTHER, 10), (OTHER, 20)], 24, ("Wait", 1), id="reading it again changes nothing"),
+        pytest.param([(OTHER, 10), (OTHER, 20)], 25, ("Take", 0), id="unchanged for its duration"),
+        pytest.param([(OTHER, 10), (RENEWED, 24)], 26, ("Wait", 13), id="a change restarts the wait"),
+    ],
+)
+def test_standby_decides_by_how_long_the_lease_has_not_changed(
+    observed: leader.ObservedLease,
+    seen: list[tuple[leader.LeaseRecord | None, float]],
+    now: float,
+    decision: tuple[Any, float],
+) -> None:
+    for seen_record, seen_at in seen:
+        observed.see(seen_record, seen_at)
+    assert observed.decide(now, is_leader=False) == leader.LeaseDecision(*decision)
 
 
 def test_own_lease_is_renewed(observed: leader.ObservedLease) -> None:
-    observed.see(record("me"), 0)
+    observed.see(OWN, 0)
     assert observed.decide(1000, is_leader=True).action == "Renew"
-
-
-def test_standby_waits_for_a_lease_with_its_own_name(observed: leader.ObservedLease) -> None:
-    """A restore of etcd put the name back, and another replica still leads."""
-    observed.see(record("me"), 10)
-    assert observed.decide(12, is_leader=False) == leader.LeaseDecision("Wait", 13)
-    assert observed.decide(25, is_leader=False).action == "Take"
-
-
-def test_released_lease_is_taken_at_once(observed: leader.ObservedLease) -> None:
-    observed.see(record(""), 0)
-    assert observed.decide(0, is_leader=False).action == "Take"
-
-
-def test_lease_of_another_replica_is_waited_for(observed: leader.ObservedLease) -> None:
-    observed.see(record(), 10)
-    assert observed.decide(12, is_leader=False) == leader.LeaseDecision("Wait", 13)
-
-
-def test_lease_unchanged_for_its_duration_is_taken(observed: leader.ObservedLease) -> None:
-    observed.see(record(), 10)
-    observed.see(record(), 20)
-    assert observed.decide(24.9, is_leader=False).action == "Wait"
-    assert observed.decide(25, is_leader=False).action == "Take"
-
-
-def test_changed_lease_restarts_the_wait(observed: leader.ObservedLease) -> None:
-    observed.see(record(), 10)
-    observed.see(record(version="2"), 24)
-    assert observed.decide(26, is_leader=False) == leader.LeaseDecision("Wait", 13)
 
 
 @pytest.mark.parametrize("minutes_off", [-60, -1, 0, 1, 60])
