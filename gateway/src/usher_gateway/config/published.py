@@ -4,7 +4,7 @@ A document that cannot be used leaves the last good one in force. Only a tombsto
 disappears, its document stays in force and counts as vanished.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
