@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import structlog
 from support import gateway as gateways
 from support import waiting
 from usher_gateway.admin import fault_log, states
+from usher_gateway.pages import attention
 from usher_gateway.simulator import receiver, receiving
 
 CRM_ROUTE = "name: crm, destinationRef: {name: crm}"
@@ -105,6 +107,24 @@ async def test_forbidden_address_is_shown_before_the_first_delivery_with_its_set
     (line,) = [line for line in logs if line["event"] == "forbidden_address_found"]
     for hint in (row["hint"], line["hint"]):
         assert "--allow-destination (in the chart: gateway.allowDestinations)" in hint
+
+
+async def test_error_that_is_over_is_not_said_to_last_when_a_secret_is_missing(
+    tmp_path: Path, peer: receiver.Receiver, manifests: str
+) -> None:
+    peer.set_behaviour("/crm", receiving.Behaviour(status=503))
+    async with gateways.running(tmp_path, manifests) as gateway:
+        await post(gateway, 1)
+        await waiting.until(lambda: row_of(gateway), lambda row: row["health"] == "Failing")
+        peer.set_behaviour("/crm", receiving.Behaviour())
+        await post(gateway, 2)
+        await waiting.until(lambda: row_of(gateway), lambda row: row["health"] == "Healthy")
+    signing = 'crm", signing: {secretRefs: [{name: absent, key: signing}]}}'
+    async with gateways.running(tmp_path, manifests.replace('crm"}', signing)) as gateway:
+        row, tenant = await row_of(gateway), await row_of(gateway, "tenants")
+    assert (row["health"], row["lastError"]["error"]) == ("SecretNotFound", "ServerError")
+    (need,) = attention.needs_of_tenant(tenant, datetime.datetime.now(datetime.UTC))
+    assert (need.sentence.partition(";")[0], need.since) == ("crm fails with an error", None)
 
 
 async def test_missing_secret_is_named_by_listings_and_log(tmp_path: Path, manifests: str) -> None:

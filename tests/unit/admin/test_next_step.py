@@ -14,7 +14,7 @@ FAILING = {
     "health": "CircuitOpen",
     "circuit": "Open",
     "isRejecting": False,
-    "lastError": {"error": "Status", "status": 503, "since": "2026-11-29T10:12:00.000Z"},
+    "lastError": {"error": "Status", "status": 503, "since": "2026-11-29T10:12:00.000Z", "recoveredAt": None},
     "nextTrialAt": "2026-11-29T12:00:40.000Z",
     "retryMaxAgeSeconds": 604_800,
 }
@@ -54,6 +54,11 @@ def delivery(**changes: Any) -> dict[str, Any]:
             {"state": "dead"},
             {**FAILING, "health": "Failing", "isRejecting": True},
             "but its destination fails now (Failing with Status 503 since 2026-11-29 10:12:00 UTC): it dies again.",
+        ),
+        (
+            {"state": "dead"},
+            {**FAILING, "health": "SecretNotFound", "lastError": {"recoveredAt": "2026-11-29T10:15:00.000Z"}},
+            "but its destination fails now (SecretNotFound): it may die again.",
         ),
         ({"state": "dead"}, None, "starts again, but its destination is not in force any more."),
         ({"state": "cancelled", "cancelled": "Expired"}, HEALTHY, "It was cancelled (Expired): no attempt follows."),

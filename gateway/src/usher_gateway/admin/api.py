@@ -265,7 +265,7 @@ def audited(selection: Selection, where: Filter) -> dict[str, object]:
 
 
 def filter_from_selection(selection: Selection) -> Filter:
-    """Return the store filter for a selection. `NameCheck` adds the namespace to the name of a destination.
+    """Return the store filter for a selection. `check_names` adds the namespace to the name of a destination.
 
     Raises:
         ValueError: a name, an id or a time cannot be parsed.

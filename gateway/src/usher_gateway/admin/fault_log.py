@@ -75,7 +75,7 @@ class FaultLog:
                 self._failing.add(key)
                 if key not in former:
                     tenants = self._state.snapshot.first_tenants_of(key)
-                    last = self._tracker.last_error(document) or {}
+                    last = self._tracker.present_error(document) or {}
                     about = {"health": state.health, "error": state.error, "status": state.status, "tenants": tenants}
                     _log.warning("destination_fault_started", destination=key, since=last.get("since"), **about)
         for key in sorted(former - self._failing):

@@ -342,6 +342,11 @@ class HealthTracker:
         state = self.destination(key, document) if document is not None else None
         return state is not None and states.has_rejecting_error(state.health, state.error)
 
+    def present_error(self, document: documents.DestinationDocument) -> dict[str, object] | None:
+        """Return the last error of a destination, if no attempt has succeeded since; else None."""
+        last = self.last_error(document)
+        return None if last is None or last["recoveredAt"] else last
+
     def last_error(self, document: documents.DestinationDocument) -> dict[str, object] | None:
         """Return the last error of a destination: when, what, how often; None if no attempt failed."""
         tried = self._worker.activity.of(document)

@@ -44,7 +44,7 @@ def next_step(
 
     Args:
         delivery: a row of ``GET /api/deliveries``.
-        destination: what ``GatewayStatus.destination`` returns; None if it is not in force.
+        destination: its row of ``GET /api/destinations``; None if it is not in force.
         now: microseconds.
         body_days: how long the tenant's bodies are kept; 0 if it is not known.
         held_detail: which Secret a held delivery waits for, or how its expression failed; ``""`` if it is not known.
@@ -142,7 +142,7 @@ def _waiting(delivery: Row, destination: Mapping[str, object], now: int) -> Step
 
 def _last_error(destination: Mapping[str, object]) -> str:
     last = destination["lastError"]
-    if not isinstance(last, Mapping):
+    if not isinstance(last, Mapping) or last["recoveredAt"]:
         return ""
     status = f" {last['status']}" if last["status"] else ""
     return f" with {last['error']}{status} since {moment(last['since'])}"

@@ -319,12 +319,12 @@ def _tenants_by_destination(parts: Parts, where: Filter) -> dict[str, set[str]]:
 
 
 def _last_failure(parts: Parts, key: str) -> JsonObject:
-    """Return the last error of a destination, and what to do about it; none of one that was just removed."""
+    """Return the present error of a destination, and what to do about it; none of one that was just removed."""
     document = parts.state.snapshot.destinations.get(key)
     if document is None:
         return {"lastError": None, "hint": None}
     error = parts.health.destination(key, document).error
-    return {"lastError": parts.health.last_error(document), "hint": destinations.HINTS.get(error or "")}
+    return {"lastError": parts.health.present_error(document), "hint": destinations.HINTS.get(error or "")}
 
 
 def _destination_health(parts: Parts, key: str, document: documents.DestinationDocument) -> JsonObject:

@@ -49,6 +49,9 @@ _LARGEST_LATE_REFUSAL_BYTES = 64 * 1024
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
 _PROBE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
+_NO_TIME = (None, "")
+_LONGEST_COMPANY_ID = 9
+
 
 class ArrivalPipeline:
     """Accepts arrivals. ``deliver`` and ``note_holds`` take the deliveries of a committed arrival, and their holds."""
@@ -305,12 +308,6 @@ class ArrivalPipeline:
         self._counters.add_refused(reason, listener, self._clock.steady(), missing)
         if listener is not None:
             self._store.count(listener, model.Counter.refused, self._clock.now())
-
-
-_NO_TIME = (None, "")
-
-
-_LONGEST_COMPANY_ID = 9
 
 
 def _client_of(listener: LiveListener, request: Request) -> str:

@@ -65,9 +65,9 @@ _ARRIVALS_OF_PERSON = Statement(
     """,
 )
 
-# The arrivals whose person keys are in the ledger only: on SQLite the newest ones.
 _FEW_KEYS = 8  # Up to this many person keys with the same start are looked up one by one
 
+# The arrivals whose person keys are in the ledger only: on SQLite the newest ones.
 _NEWEST_PERSONS = Statement(
     postgresql="select key, persons from arrivals where false",
     sqlite="""
