@@ -10,7 +10,7 @@ import pytest
 from aiohttp import test_utils, web
 
 from support import certificates, peers, waiting
-from usher_gateway import documents
+from usher_gateway import documents, metered_tls
 from usher_gateway.destinations import DestinationRequest, SendError, address_guard, http
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.tls import TlsContexts
@@ -111,22 +111,32 @@ async def test_equal_settings_share_a_context_and_contexts_are_bounded() -> None
 
 @pytest.mark.parametrize("curve", CURVES)
 async def test_peer_that_has_only_one_curve_is_reached_and_its_curve_remembered(tmp_path: Path, curve: str) -> None:
-    authority, handshakes = peers.Authority(tmp_path), 0
-
-    def count(*_: object) -> None:
-        nonlocal handshakes
-        handshakes += 1
-
+    authority, names = peers.Authority(tmp_path), []
     serving = authority.serving("127.0.0.1")
     serving.set_ecdh_curve(curve)
-    serving.sni_callback = count
+    serving.sni_callback = lambda _, name, __: names.append(name)
     client = DestinationClient(guard=address_guard.AddressGuard(["127.0.0.1/32"]))
     async with peers.serving(peers.answering(CLOSING, keep=False), tls=serving) as peer:
         settings = documents.Tls(authority=authority.file.read_text())
         assert await result(client, peer.url(scheme="https"), settings) == 200
-        tried = handshakes
+        handshakes = len(names)
         assert await result(client, peer.url(scheme="https"), settings) == 200
-        assert handshakes == tried + 1
+        assert len(names) == handshakes + 1
+    await client.close()
+
+
+async def test_handshake_that_takes_too_long_is_not_repeated_with_another_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metered_tls, "_LONGEST_STEP_SECONDS", 1e-9)
+    authority, names = peers.Authority(tmp_path), []
+    serving = authority.serving("127.0.0.1")
+    serving.sni_callback = lambda _, name, __: names.append(name)
+    client = DestinationClient(guard=address_guard.AddressGuard(["127.0.0.1/32"]))
+    async with peers.serving(peers.hanging, tls=serving) as peer:
+        settings = documents.Tls(authority=authority.file.read_text())
+        assert await result(client, peer.url(scheme="https"), settings) is SendError.TLSError
+    assert len(names) == 1
     await client.close()
 
 

@@ -84,6 +84,7 @@ _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # `_exchange` limits the time i
 _HEAD_END = b"\r\n\r\n"
 
 _Destination = tuple[str, int | None, bool]  # Host, port, and whether over TLS
+_Peer = tuple[str | None, int | None]  # Host and port
 
 
 class DestinationClient:
@@ -100,9 +101,7 @@ class DestinationClient:
         self._guard = guard
         self._resolver = resolver or Resolver()
         self._contexts = TlsContexts(tls)
-        self._curves: dict[
-            tuple[str | None, int | None], str
-        ] = {}  # Host and port -> curve, if it is not the first one
+        self._curves: dict[_Peer, str] = {}  # The curves of peers that lack the first one
         self._connector = _GuardedConnector(guard=guard, resolver=self._resolver, max_idle=max_idle)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
@@ -128,40 +127,39 @@ class DestinationClient:
             return DestinationAnswer(error=SendError.BadRequest)
         deadline = asyncio.get_running_loop().time() + timeout_seconds
         peer = (url.raw_host, url.port)
-        tried = self._curves.get(peer, CURVES[0])
-        answer = await self._send_with(tried, url, request, deadline)
-        if answer.error is not SendError.TLSError:
-            return answer
-        # The peer may lack the curve. No request was sent.
-        for curve in CURVES:
-            if curve == tried:
-                continue
-            other = await self._send_with(curve, url, request, deadline)
-            if other.error is not SendError.TLSError:
+        first = self._curves.get(peer, CURVES[0])
+        curves = (first, *[curve for curve in CURVES if curve != first])
+        answer = DestinationAnswer()
+        for curve in curves:
+            attempt = _Attempt(url, request, curve)
+            answer = await self._send_with_retry(request, attempt, deadline)
+            if answer.error is not SendError.TLSError:
                 self._note_curve(peer, curve)
-                return other
+            if not attempt.may_lack_curve:
+                break
         return answer
 
-    def _note_curve(self, peer: tuple[str | None, int | None], curve: str) -> None:
-        self._curves.pop(peer, None)
+    def _note_curve(self, peer: _Peer, curve: str) -> None:
         if curve != CURVES[0]:
             self._curves[peer] = curve
-        if len(self._curves) > _MAX_CURVES:
-            del self._curves[next(iter(self._curves))]
+            if len(self._curves) > _MAX_CURVES:
+                del self._curves[next(iter(self._curves))]
+        elif peer in self._curves:
+            del self._curves[peer]
 
-    async def _send_with(
-        self, curve: str, url: yarl.URL, request: DestinationRequest, deadline: float
+    async def _send_with_retry(
+        self, request: DestinationRequest, attempt: "_Attempt", deadline: float
     ) -> DestinationAnswer:
         clock = asyncio.get_running_loop().time
         started = clock()
-        attempt = _Attempt(url, request, curve)
         answer = await self._send_once(request, attempt, deadline)
         if answer.error is None:
             return answer
         is_stale = answer.error is SendError.Reset and attempt.is_silent_on_kept_connection
         if (is_stale and clock() < started + STALE_SECONDS) or attempt.freed_descriptors:
             await asyncio.sleep(0)  # closed transports release their descriptors in the loop's next turn
-            return await self._send_once(request, _Attempt(url, request, curve, needs_new_connection=True), deadline)
+            again = _Attempt(attempt.url, request, attempt.curve, needs_new_connection=True)
+            return await self._send_once(request, again, deadline)
         return answer
 
     async def close(self) -> None:
@@ -305,6 +303,7 @@ class _Attempt:
         """True if the process had no file descriptor left, so that idle connections were closed."""
         self.was_address_refused = False  # True if the guard refused an address of the URL's host
         self.made_socket = False  # True once a connection to an address began
+        self.may_lack_curve = False  # True if the peer ended the TLS handshake, perhaps because it lacks the curve
         self._tls_seconds = 0.0
         self._limiter: _ReceiveLimiter | None = None
         self._is_connection_kept = False
@@ -354,7 +353,8 @@ class _Attempt:
                 return self._timeout_code()
             case aiohttp.ClientConnectorCertificateError():
                 return _CERTIFICATE_CODES.get(getattr(error.certificate_error, "verify_code", 0), SendError.TLSError)
-            case aiohttp.ClientSSLError():
+            case aiohttp.ClientConnectorSSLError():
+                self.may_lack_curve = getattr(error.os_error, "reason", None) is not None  # else this side ended it
                 return SendError.TLSError
             case aiohttp.ClientConnectorDNSError():
                 return SendError.NameNotResolved
@@ -379,7 +379,8 @@ class _Attempt:
         if self.was_address_refused and not self.made_socket:
             return SendError.AddressForbidden
         ended_in_handshake = isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError))
-        return SendError.TLSError if ended_in_handshake and self.url.scheme == "https" else SendError.ConnectError
+        self.may_lack_curve = ended_in_handshake and self.url.scheme == "https"
+        return SendError.TLSError if self.may_lack_curve else SendError.ConnectError
 
 
 # What OpenSSL found wrong with a certificate. Source: `X509_V_ERR_…` in OpenSSL's `x509_vfy.h`.
