@@ -9,7 +9,7 @@ import base64
 import hashlib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -230,23 +230,27 @@ def object_name(hostname: str) -> str:
 def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
     """The parts that route the prefix of tokens and exact paths of a hostname (``scope: Path``).
 
-    A hash of an exact path chooses its part, so that a new listener changes only one object and no object exceeds its
-    limit.
+    A hash of an exact path chooses its part. A part that exceeds its limit is divided by the next bit of the hash, so
+    that a new listener changes one part, and paths that somebody chose for their hashes divide no other part.
     """
     paths = set(paths)
     exact_paths = {path for path in paths if is_path_routable(path) and not path.startswith(documents.TOKEN_PREFIX)}
-    count = 1
-    while True:
-        buckets: dict[int, list[str]] = {}
-        for path in sorted(exact_paths):
-            buckets.setdefault(_digest(path) % count, []).append(path)
-        if all(len(bucket) <= MAX_PATHS_PER_ROUTE for bucket in buckets.values()):
-            break
-        count *= 2
     name = object_name(hostname)
-    exact = [RoutePart(f"{name}-{number}", hostname, tuple(buckets[number])) for number in sorted(buckets)]
+    hashed = [(_digest(path), path) for path in sorted(exact_paths)]
+    exact = [RoutePart(f"{name}-{number:x}", hostname, part) for number, part in _divide(hashed)]
     has_token = any(path.startswith(documents.TOKEN_PREFIX) for path in paths)
     return [RoutePart(f"{name}-v1", hostname, prefix=documents.TOKEN_PREFIX), *exact] if has_token else exact
+
+
+def _divide(hashed: Sequence[tuple[int, str]], number: int = 1) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield parts of paths, with their numbers: a part is divided into those with twice its number, and one more."""
+    if len(hashed) <= MAX_PATHS_PER_ROUTE:
+        if hashed:
+            yield number, tuple([path for _, path in hashed])
+        return
+    bit = number.bit_length() - 1
+    for value in (0, 1):
+        yield from _divide([pair for pair in hashed if pair[0] >> bit & 1 == value], 2 * number + value)
 
 
 def is_path_routable(path: str) -> bool:

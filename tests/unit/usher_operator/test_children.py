@@ -72,6 +72,17 @@ def test_new_path_changes_one_object() -> None:
     assert len(original_parts - new_parts) <= 1
 
 
+def test_paths_chosen_for_their_hashes_divide_no_other_part() -> None:
+    paths = [f"/hooks/{number}" for number in range(500)]
+    chosen = [path for path in (f"/chosen/{number}" for number in range(30_000)) if children._digest(path) % 256 == 0]
+    parts = children.split_by_path("h.example", [*paths, *chosen[:65]])
+    assert len(chosen) > 65
+    assert all(len(part.paths) <= children.MAX_PATHS_PER_ROUTE for part in parts)
+    assert len(parts) < 30
+    ordinary = children.split_by_path("h.example", paths)
+    assert len(set(ordinary) & set(parts)) >= len(ordinary) - 1
+
+
 @pytest.mark.parametrize("path", ["/a//b", "/a/./b", "/a/../b", "/a/..", "/a/.", "/a%2Fb", "/a%zz", "/a%"])
 def test_path_that_the_api_server_rejects_is_not_routable(path: str) -> None:
     assert not children.is_path_routable(path)
