@@ -152,7 +152,8 @@ class Reconciler:
         for _ in range(_MAX_LOOKUPS):
             if not planned.unknown_secrets:
                 break
-            await asyncio.gather(*(self._look_up(path, key) for path in planned.unknown_secrets))
+            for path in planned.unknown_secrets:  # one at a time, so that those of other namespaces need not wait
+                await self._look_up(path, key)
             planned = self._cache.plan(key)
         return planned
 

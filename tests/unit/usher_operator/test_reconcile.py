@@ -1,5 +1,6 @@
 """The reconciler queues other keys that what it finds out concerns."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -22,11 +23,17 @@ class Server:
         self.forbidden_namespace = ""
         self.refused = "nothing"  # Part of the paths of objects that cannot be written
         self.status = 422
+        self.reading = self.most_reading = self.read = 0
 
     async def get(self, path: str, *, missing_ok: bool) -> dict[str, Any] | None:
         assert missing_ok
         if f"/namespaces/{self.forbidden_namespace}/" in path:
             raise ApiError(403, "Forbidden", "GET")
+        self.reading += 1
+        self.most_reading = max(self.reading, self.most_reading)
+        await asyncio.sleep(0)
+        self.reading -= 1
+        self.read += 1
         return self.secret
 
     async def apply(self, path: str, manifest: dict[str, Any], *, is_status: bool = False) -> dict[str, Any]:
@@ -49,6 +56,22 @@ async def test_secret_that_a_lookup_finds_concerns_the_other_keys_that_read_it()
     parts = OperatorParts(server, cluster.cache)
     await parts.reconciler.reconcile(CRM)
     assert OTHER in parts.queued()
+
+
+async def test_plan_looks_up_one_missing_secret_at_a_time() -> None:
+    """All namespaces share a few lookups, so a plan with many must not take them all."""
+    cluster, server = Cluster(), Server()
+    cluster.set_gateways()
+    many = destination()
+    names = [f"s{number}" for number in range(8)]
+    many["spec"]["http"]["headers"] = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": name, "key": "k"}}} for name in names
+    ]
+    for manifest in (klass(), raw("Tenant", ACME.name, {}), many):
+        cluster.put(manifest)
+    await OperatorParts(server, cluster.cache).reconciler.reconcile(CRM)
+    assert server.read >= len(names)
+    assert server.most_reading == 1
 
 
 async def test_certificate_that_the_operator_may_not_read_is_unknown() -> None:
