@@ -11,6 +11,7 @@ from support import engines, erasing, samples
 from support.erasing import finish, ignore, start, step
 from usher_gateway import model
 from usher_gateway.store.base import ErasureRequest, ErasureState, Filter, ForwardedErasure, KeptTimes, MarkOf, SentTo
+from usher_gateway.store.jobs.erasures import LISTED
 
 HOUR, DAY, NOW = samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
@@ -306,6 +307,14 @@ async def test_erasure_that_another_gateway_goes_on_with_does_not_end_with_the_o
         assert [erasure.id for erasure in await bench.store.running_erasures()] == [unsettled.id]
 
 
+async def test_newer_erasures_of_others_hide_none_from_a_list(bench: engines.Bench) -> None:
+    first = await start(bench, ADA)
+    newer = [await start(bench, BOB) for _ in range(LISTED)]
+    assert await bench.store.list_erasures(samples.everything) == newer[::-1]
+    assert await bench.store.list_erasures(lambda erasure: erasure.id == first.id) == [first]
+    assert await bench.store.list_erasures(lambda _: False) == []
+
+
 async def test_receipt_is_deleted_when_its_days_are_over(bench: engines.Bench) -> None:
     await bench.accept(of_ada("old"))
     ended = await finish(bench, await start(bench, ADA))
@@ -316,4 +325,4 @@ async def test_receipt_is_deleted_when_its_days_are_over(bench: engines.Bench) -
     assert await bench.store.find_erasure(ended.id) == ended
     bench.clock.now += 1
     await bench.prune_all(times)
-    assert await bench.store.list_erasures() == [running]
+    assert await bench.store.list_erasures(samples.everything) == [running]

@@ -216,6 +216,7 @@ class Served:
             self.health, self.circuit, error=self.error, status=None, unresolved=None
         )
         tracker.last_error.return_value = None
+        tracker.present_error.return_value = None
         tracker.is_rejecting.side_effect = self.is_rejecting
         return tracker
 

@@ -64,8 +64,12 @@ async def list_erasures(parts: Parts, request: web.Request) -> web.StreamRespons
     with api.parsing():
         limit = api.parse_limit(request.query)
     prefix = request.query.get("id", "")
-    rows = [erasure_row(each) for each in await parts.store.list_erasures() if _may_see(request, each)]
-    return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)][:limit]})
+
+    def is_asked_for(erasure: Erasure) -> bool:
+        return _may_see(request, erasure) and model.format_id(erasure.id).startswith(prefix)
+
+    rows = [erasure_row(erasure) for erasure in await parts.store.list_erasures(is_asked_for)]
+    return api.json_response({"rows": rows[:limit]})
 
 
 async def show(parts: Parts, request: web.Request) -> web.StreamResponse:

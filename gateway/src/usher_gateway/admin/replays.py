@@ -123,8 +123,12 @@ async def list_replays(parts: Parts, request: web.Request) -> web.StreamResponse
     with api.parsing():
         limit = api.parse_limit(request.query)
     prefix = request.query.get("id", "")
-    rows = [_row(replay) for replay in await parts.store.list_replays() if _may_see(request, replay)]
-    return api.json_response({"rows": [row for row in rows if str(row["id"]).startswith(prefix)][:limit]})
+
+    def is_asked_for(replay: Replay) -> bool:
+        return _may_see(request, replay) and model.format_id(replay.id).startswith(prefix)
+
+    rows = [_row(replay) for replay in await parts.store.list_replays(is_asked_for)]
+    return api.json_response({"rows": rows[:limit]})
 
 
 async def show(parts: Parts, request: web.Request) -> web.StreamResponse:

@@ -20,7 +20,7 @@ If the engines need different statements, a job names both in a ``Statement``.
 
 import functools
 import re
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -59,6 +59,24 @@ def run_to_end(job: Coroutine[Any, Any, T]) -> T:
 def columns(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
     """Return rows as one list per column, which are the values of ``unnest``."""
     return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+async def newest(session: Session, head: str, count: int, is_selected: Callable[[Row], bool]) -> list[Row]:
+    """Return the newest rows that are selected, at most ``count``, the newest first.
+
+    Args:
+        session: where the statement runs.
+        head: a statement up to its table, which has no condition; the first column is the ``key``.
+        count: also how many rows are read at a time.
+        is_selected: sees the rows, the newest first.
+    """
+    statement, last, found = f"{head} where key < $1 order by key desc limit {count}", 2**63 - 1, []
+    while rows := await session.fetch(statement, last):
+        found += [row for row in rows if is_selected(row)]
+        last = rows[-1][0]
+        if len(found) >= count or len(rows) < count:
+            break
+    return found[:count]
 
 
 # Translation to SQLite

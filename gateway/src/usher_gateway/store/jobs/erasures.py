@@ -6,7 +6,7 @@ serves many erasures, because each search and each commit costs about as much fo
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +15,7 @@ from usher_gateway import model
 from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, SentTo
 from usher_gateway.store.jobs import changes, claims, creation, listings, retention
 from usher_gateway.store.jobs.retention import ExpiredArrival
-from usher_gateway.store.session import Row, Session
+from usher_gateway.store.session import Row, Session, newest
 from usher_gateway.store.transaction import Transaction
 
 STEP = 20  # Arrivals that one transaction erases; other arrivals wait for it
@@ -233,9 +233,9 @@ async def running(session: Session, after: int = 0) -> list[Erasure]:
     return [_erasure(row) for row in await session.fetch(f"{_ERASURES} {where}", after)]
 
 
-async def listed(session: Session) -> list[Erasure]:
-    """Return the newest erasures, at most ``LISTED``."""
-    return [_erasure(row) for row in await session.fetch(f"{_ERASURES} order by key desc limit {LISTED}")]
+async def listed(session: Session, select: Callable[[Erasure], bool]) -> list[Erasure]:
+    """Return the newest erasures that are selected, at most ``LISTED``."""
+    return [_erasure(row) for row in await newest(session, _ERASURES, LISTED, lambda row: select(_erasure(row)))]
 
 
 async def find(session: Session, identifier: bytes) -> Erasure:

@@ -7,7 +7,7 @@ step twice. The walk goes from the newest arrival down, as that of a listing doe
 
 import collections
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,7 +16,7 @@ from usher_gateway import model, timing
 from usher_gateway.store.base import MarkOf, Replay, ReplayReport, ReplayRequest, ReplayState
 from usher_gateway.store.encodings import first_hold
 from usher_gateway.store.jobs import changes, creation, scopes, suppressions
-from usher_gateway.store.session import Row, Session, columns
+from usher_gateway.store.session import Row, Session, columns, newest
 from usher_gateway.store.transaction import Transaction
 
 KEPT_DAYS = 750  # How long a replay that has ended stays: about as long as meters
@@ -386,9 +386,10 @@ async def is_waiting(session: Session, key: int) -> bool:
     return int(count) >= WAITING_AT_MOST
 
 
-async def listed(session: Session) -> list[Replay]:
-    """Return the newest replays, at most ``LISTED``, with the numbers of their deliveries."""
-    return await _with_deliveries(session, await session.fetch(f"{_REPLAYS} order by key desc limit {LISTED}"))
+async def listed(session: Session, select: Callable[[Replay], bool]) -> list[Replay]:
+    """Return the newest replays that are selected, at most ``LISTED``, with the numbers of their deliveries."""
+    rows = await newest(session, _REPLAYS, LISTED, lambda row: select(_replay(row)))
+    return await _with_deliveries(session, rows)
 
 
 async def find(session: Session, identifier: bytes) -> Replay:
