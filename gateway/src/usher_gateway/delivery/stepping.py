@@ -24,7 +24,7 @@ _GATHERING_SECONDS = 0.25
 
 _COMPLETION_SECONDS = 1.0  # Pause before an erasure that could not be completed tries that again
 _SEARCHED_PERSONS = 2_000  # Person keys of one search
-_ARRIVALS_OF_ROUND = 1_000  # What a round erases of one request at most, so that those of other tenants need not wait
+_ARRIVALS_OF_ROUND = 1_000  # Most arrivals that a round erases for one request, because those of other tenants wait
 _LONGEST_PAUSE_SECONDS = 60.0  # A longer pause comes from a clock that was set back
 
 

@@ -279,7 +279,7 @@ def _claims(
     )
     fixed = {address.place for address in fixed_addresses(listener)}
     had = previous.addresses if previous else ()
-    # nobody may have the hostnames without an owner, so it does not matter who names an address there
+    # Nobody may have a hostname without an owner, so nobody may have an address there.
     declared = (address for address in _declared_addresses(listener, keys) if address.host in owners)
     for address in (*declared, *had):
         if not view.is_reserved(address.host) and claims.may_keep(address, listener.owner):

@@ -339,7 +339,7 @@ def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
 
 
 class SnapshotReader:
-    """Runs queries on read-only connections, each in a thread of its own. The first query that comes is the first."""
+    """Runs queries in the order in which they come, on read-only connections that each have a thread."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         self._path = folder / FILE_NAME
