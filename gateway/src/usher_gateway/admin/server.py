@@ -29,9 +29,14 @@ _CONNECTIONS, _CONNECTIONS_PER_SOURCE = 512, 256
 
 _ANSWER_BYTES = 256 * 1024 * 1024  # Memory of all requests with a token that are at work
 
-# Memory that a request may need: a list of 1,000 visits has 4 MB as JSON, and a body of 8 MiB may become 48 MiB.
+# Memory that a request may need: a list of 1,000 visits has 4 MB as JSON, and a body of 8 MiB may become 48 MiB. A try
+# may take a minute, and its answer is small.
 _REQUEST_BYTES = 16 * 1024 * 1024
-_BYTES_BY_SCOPE = {Scope.BodiesRead: 32 * 1024 * 1024, Scope.PersonsExport: 128 * 1024 * 1024}
+_BYTES_BY_SCOPE = {
+    Scope.VisitsTry: 2 * 1024 * 1024,
+    Scope.BodiesRead: 32 * 1024 * 1024,
+    Scope.PersonsExport: 128 * 1024 * 1024,
+}
 
 _TURN_SECONDS = 10.0  # How long a request waits for its turn
 _WRITE_SECONDS = 30.0
