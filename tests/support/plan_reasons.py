@@ -413,7 +413,7 @@ _LISTENER = [
     ("Receiving", "True", "Receiving", reports(receiving="Receiving")),
     ("Receiving", "False", "Silent", reports(receiving="Silent")),
     ("Receiving", "False", "Refusing", reports(refusing=True, refused_reason="Unauthenticated")),
-    ("Quarantining", "True", "Quarantining", reports(quarantined_share=0.051)),
+    ("Quarantining", "True", "Quarantining", reports(quarantining=True)),
     (
         "RoutesDegraded",
         "True",

@@ -378,8 +378,8 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """True if the gateway refuses requests and accepted none in between."""
     refused_reason: str | None = None
     """Why it refused the last one."""
-    quarantined_share: float = 0.0
-    """Share of quarantined arrivals in the last 15 minutes, 0 to 1."""
+    quarantining: bool = False
+    """True if over 5 % of the arrivals of the last 15 minutes were quarantined, until half of that."""
     degraded_routes: tuple[DegradedRoute, ...] = ()
     company_mismatch: bool = False
     held_deliveries: tuple[HeldRoute, ...] = ()

@@ -118,6 +118,14 @@ async def test_key_that_cannot_be_used_is_an_error_without_its_text(key: str, se
     assert peers.token_requests == []
 
 
+async def test_tokens_of_destinations_that_are_gone_are_forgotten(sender: Sender) -> None:
+    await send(sender)
+    sender.tokens.keep_only({"agency/crm"})
+    assert sender.tokens.current("agency/crm") == "t1"
+    sender.tokens.keep_only(())
+    assert sender.tokens.current("agency/crm") == ""
+
+
 async def test_signature_is_charged(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oauth, "ORDINARY_SECONDS", 0.0)
     charged: list[float] = []

@@ -154,6 +154,7 @@ class DeliveryWorker:
         """Use new documents from the next attempt on."""
         changed = self._documents.apply(snapshot)
         self.activity.keep_only(snapshot.destinations)
+        self._sender.tokens.keep_only(snapshot.destinations)
         self.forbidden -= changed.destinations
         for key in changed.destinations & snapshot.destinations.keys():
             reason = self._client.literal_refusal(snapshot.destinations[key].url)

@@ -126,12 +126,16 @@ class DestinationClient:
         if url is None:
             return DestinationAnswer(error=SendError.BadRequest)
         deadline = asyncio.get_running_loop().time() + timeout_seconds
-        peer = (url.raw_host, url.port)
+        if url.scheme == "http":
+            return await self._send_with_retry(request, _Attempt(url, request), deadline)
+        return await self._send_over_tls(url, request, deadline)
+
+    async def _send_over_tls(self, url: yarl.URL, request: DestinationRequest, deadline: float) -> DestinationAnswer:
+        peer, answer = (url.raw_host, url.port), DestinationAnswer()
         first = self._curves.get(peer, CURVES[0])
-        curves = (first, *[curve for curve in CURVES if curve != first])
-        answer = DestinationAnswer()
-        for curve in curves:
+        for curve in (first, *[curve for curve in CURVES if curve != first]):
             attempt = _Attempt(url, request, curve)
+            note_seconds.set(attempt.note_tls)
             answer = await self._send_with_retry(request, attempt, deadline)
             if answer.error is not SendError.TLSError:
                 self._note_curve(peer, curve)
@@ -159,6 +163,7 @@ class DestinationClient:
         if (is_stale and clock() < started + STALE_SECONDS) or attempt.freed_descriptors:
             await asyncio.sleep(0)  # closed transports release their descriptors in the loop's next turn
             again = _Attempt(attempt.url, request, attempt.curve, needs_new_connection=True)
+            note_seconds.set(again.note_tls)
             return await self._send_once(request, again, deadline)
         return answer
 
@@ -169,7 +174,6 @@ class DestinationClient:
 
     async def _send_once(self, request: DestinationRequest, attempt: "_Attempt", deadline: float) -> DestinationAnswer:
         _current_attempt.set(attempt)
-        note_seconds.set(attempt.note_tls)
         try:
             return await self._exchange(request, attempt, deadline)
         finally:
@@ -179,7 +183,8 @@ class DestinationClient:
     async def _exchange(self, request: DestinationRequest, attempt: "_Attempt", deadline: float) -> DestinationAnswer:
         body = request.body
         try:
-            context = True if attempt.url.scheme == "http" else await self._contexts.get(request.tls, attempt.curve)
+            is_tls = attempt.url.scheme == "https"
+            context = await self._contexts.get(request.tls, attempt.curve) if is_tls else True
         except (ssl.SSLError, ValueError, OSError):  # the operator and `usher check` say why
             return DestinationAnswer(error=SendError.TLSError)
         try:
@@ -290,7 +295,7 @@ class _Attempt:
     """One try to send a request: the input of the connector, and what happened during the try."""
 
     def __init__(
-        self, url: yarl.URL, request: DestinationRequest, curve: str, *, needs_new_connection: bool = False
+        self, url: yarl.URL, request: DestinationRequest, curve: str = CURVES[0], *, needs_new_connection: bool = False
     ) -> None:
         self.url, self.curve = url, curve
         self.namespace = request.namespace

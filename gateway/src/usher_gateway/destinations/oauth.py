@@ -11,7 +11,7 @@ import math
 import re
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 import structlog
@@ -104,6 +104,10 @@ class AccessTokens:
                 return SendError.TokenUnavailable
             token = task.result()
         return token.value if token.error is None else token.error
+
+    def keep_only(self, destinations: Collection[str]) -> None:
+        """Forget the tokens and the credentials of destinations that are gone."""
+        self._tokens = {key: token for key, token in self._tokens.items() if key in destinations}
 
     def forget(self, destination: str, value: str) -> None:
         """Forget a token that the destination refused, unless another attempt has renewed it."""

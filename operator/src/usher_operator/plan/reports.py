@@ -29,9 +29,6 @@ _Reason = OperatorReason
 # Delay before Programmed turns False, because a rollout of gateways or a slow gateway is not a failure.
 GRACE_MICROSECONDS = 30 * model.MICROSECONDS
 
-# Quarantining is reported if a larger share of the arrivals of the last 15 minutes was quarantined.
-QUARANTINED_SHARE = 0.05
-
 NO_GATEWAY_READY = "no gateway is ready: at least one must run and be ready"
 _NO_URL_YET = "there is no URL yet; the other conditions say why"
 _NOT_PROBED_YET = (
@@ -210,7 +207,7 @@ def of_listener(
         else builder.false(_Type.Verified, _Reason.NoVisitYet, next_step),
         _receiving(reports, builder, next_step),
     ]
-    if any(report.quarantined_share > QUARANTINED_SHARE for report in reports):
+    if any(report.quarantining for report in reports):
         parts.append(builder.true(_Type.Quarantining, _Reason.Quarantining, _QUARANTINING))
     return parts + _degraded(reports, builder) + _held(reports, builder) + _untrusted(reports, builder)
 

@@ -112,9 +112,9 @@ def test_refusing_ends_when_a_visit_is_accepted(cluster: Cluster) -> None:
 
 
 def test_negative_conditions_disappear_when_they_end(cluster: Cluster) -> None:
-    report(cluster, quarantined_share=0.5, degraded_routes=(DegradedRoute("crm", "ExpressionTooSlow"),))
+    report(cluster, quarantining=True, degraded_routes=(DegradedRoute("crm", "ExpressionTooSlow"),))
     cluster.settle()
-    report(cluster, quarantined_share=0.05)
+    report(cluster, quarantining=False)
     status = cluster.plan(KEY).status
     assert status is not None
     assert status.conditions.get("Quarantining") is None
@@ -122,7 +122,7 @@ def test_negative_conditions_disappear_when_they_end(cluster: Cluster) -> None:
 
 
 def test_status_stays_before_the_gateways_are_asked(cluster: Cluster) -> None:
-    report(cluster, receiving="Receiving", verified_addresses=("any",), quarantined_share=1.0, company_mismatch=True)
+    report(cluster, receiving="Receiving", verified_addresses=("any",), quarantining=True, company_mismatch=True)
     cluster.settle()
     previous_status = cluster.plan(KEY).status
     planned = cluster.restarted().plan(KEY)
