@@ -231,7 +231,7 @@ def verdict_result(verdict: Row) -> str:
 
 
 def error_words(row: Mapping[str, Any]) -> str:
-    """Return how the last attempt of a delivery ended, such as ``Status 400``; empty before the first one."""
+    """Return how an attempt of a delivery or at a destination ended, such as ``Status 400``; empty before the first."""
     return " ".join([str(row[name]) for name in ("error", "status") if row[name]])
 
 

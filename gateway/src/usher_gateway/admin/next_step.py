@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from usher_gateway import model
-from usher_gateway.admin.listings import SHORT_ID, Row, counted
+from usher_gateway.admin.listings import SHORT_ID, Row, counted, error_words
 from usher_gateway.admin.states import NOT_FAILING, DestinationHealth
 
 # Why a delivery is held, and what ends that: docs/reasons.md, Held.
@@ -144,8 +144,7 @@ def _last_error(destination: Mapping[str, object]) -> str:
     last = destination["lastError"]
     if not isinstance(last, Mapping) or last["recoveredAt"]:
         return ""
-    status = f" {last['status']}" if last["status"] else ""
-    return f" with {last['error']}{status} since {moment(last['since'])}"
+    return f" with {error_words(last)} since {moment(last['since'])}"
 
 
 def _end(delivery: Row, destination: Mapping[str, object]) -> str:

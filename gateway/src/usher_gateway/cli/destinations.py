@@ -50,7 +50,7 @@ def _short_error(row: listings.Row) -> str:
     if row.get("unresolved") or not last:
         return str(row.get("unresolved") or "")
     recovered = " (recovered)" if last["recoveredAt"] else ""
-    return f"{last['error']}{' ' + str(last['status']) if last['status'] else ''}{recovered}"
+    return f"{listings.error_words(last)}{recovered}"
 
 
 def trouble(row: listings.Row) -> str:

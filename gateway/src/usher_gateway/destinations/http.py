@@ -5,9 +5,8 @@ the environment and decompresses nothing. It adds three things to aiohttp, becau
 
 - The socket factory asks the address guard about the very address that is about to be connected. The check has to be
   there, because aiohttp does not ask its resolver about IP literals.
-- ``_ReceiveLimiter`` passes bytes from the transport to aiohttp's protocol, and limits how many a peer can send for one
-  request. It also closes an idle connection over which the peer sends something, because aiohttp would
-  take those bytes for the answer to the next request.
+- ``ReceiveLimiter`` limits what a peer can send for one request, and closes an idle connection over which the peer
+  sends something, because aiohttp would take those bytes for the answer to the next request.
 - If a kept connection ends without a byte of an answer, the client sends the request once more over a new connection.
   aiohttp does that only for idempotent methods.
 
@@ -22,12 +21,9 @@ import errno
 import functools
 import io
 import ipaddress
-import re
-import select
 import socket
 import ssl
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import aiohttp
@@ -38,32 +34,16 @@ from aiohttp.connector import Connection
 from usher_gateway import destinations
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.address_guard import AddressGuard
+from usher_gateway.destinations.receive_limiter import Destination, ReceiveLimiter
 from usher_gateway.destinations.resolver import Resolver
 from usher_gateway.destinations.tls import TlsContexts, note_seconds
-from usher_gateway.metered_tls import CURVES, MeteredTls
+from usher_gateway.metered_tls import CURVES
 
 # How long an idle connection is kept for the next request. Common servers close theirs after 5 to 75 s.
 KEEPALIVE_SECONDS = 15.0
 
 MAX_IDLE = 2048  # Idle connections kept to all destinations together
 MAX_IDLE_PER_DESTINATION = 64  # Idle connections kept to one host and port
-
-# Bytes that a peer may send for one request: interim (1xx) answers, head, chunk headers and body together.
-MAX_RECEIVED_BYTES = destinations.MAX_JUDGED_BYTES + 16 * 1024
-
-# Heads that a peer may send for one request: of the answer and of interim ones. aiohttp takes 50 us for each.
-_MAX_HEADS = 32
-
-# Bytes of interim heads for one request. aiohttp keeps all their fields until the answer, in fifteen times the memory.
-_MAX_INTERIM_BYTES = 4 * 1024
-
-_HEAD_START = re.compile(rb"(?:HTTP|RTSP|ICE)/")  # Where aiohttp's parser may see the head of an answer
-
-_INTERIM_HEAD = re.compile(rb"HTTP/1\.[01] 1")
-_STATUS_BYTES = len(b"HTTP/1.1 1")
-
-# CPU time in which the event loop reads from a socket, without the time that `_ReceiveLimiter` measures.
-_SEGMENT_SECONDS = 0.00002
 
 ORDINARY_SECONDS = 0.00025  # CPU time of an answer that is charged to nobody. An ordinary answer takes 0.05 to 0.1 ms.
 
@@ -81,9 +61,6 @@ _STREAMED_BODY_BYTES = 256 * 1024  # aiohttp writes larger bodies in pieces, so 
 
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # `_exchange` limits the time instead
 
-_HEAD_END = b"\r\n\r\n"
-
-_Destination = tuple[str, int | None, bool]  # Host, port, and whether over TLS
 _Peer = tuple[str | None, int | None]  # Host and port
 
 
@@ -310,7 +287,7 @@ class _Attempt:
         self.made_socket = False  # True once a connection to an address began
         self.may_lack_curve = False  # True if the peer ended the TLS handshake, perhaps because it lacks the curve
         self._tls_seconds = 0.0
-        self._limiter: _ReceiveLimiter | None = None
+        self._limiter: ReceiveLimiter | None = None
         self._is_connection_kept = False
 
     def may_send(self) -> bool:
@@ -325,7 +302,7 @@ class _Attempt:
         await turns.acquire()
         self.is_waiting = self.is_withdrawn = False
 
-    def note_connection(self, limiter: "_ReceiveLimiter", *, is_kept: bool) -> None:
+    def note_connection(self, limiter: ReceiveLimiter, *, is_kept: bool) -> None:
         """Record the connection of the request. ``is_kept``: an earlier request has used it."""
         self._limiter = limiter
         self._is_connection_kept = is_kept
@@ -351,7 +328,7 @@ class _Attempt:
 
     def error_code(self, error: Exception) -> SendError:
         """Map what aiohttp raised to a code."""
-        if self._limiter is not None and self._limiter.received_bytes > MAX_RECEIVED_BYTES:
+        if self._limiter is not None and self._limiter.is_over_limit:
             return SendError.BadAnswer
         match error:
             case TimeoutError():
@@ -430,8 +407,8 @@ class _GuardedConnector(aiohttp.TCPConnector):
         self._max_idle = max_idle
         self._turns: dict[str, asyncio.Semaphore] = collections.defaultdict(lambda: asyncio.Semaphore(_OWN_HANDSHAKES))
         """Namespace -> turns of the attempts that connect with TLS settings of their own."""
-        self.idle: dict[_ReceiveLimiter, None] = {}  # The connections that wait for a request
-        self._idle_per_destination: dict[_Destination, int] = {}
+        self.idle: dict[ReceiveLimiter, None] = {}  # The connections that wait for a request
+        self._idle_per_destination: dict[Destination, int] = {}
 
     async def connect(
         self,
@@ -464,9 +441,9 @@ class _GuardedConnector(aiohttp.TCPConnector):
                 connection.close()
                 raise aiohttp.ClientConnectionError("the peer closed the new connection")
             limiter = transport.get_protocol()
-            is_kept = isinstance(limiter, _ReceiveLimiter)
-            if not isinstance(limiter, _ReceiveLimiter):
-                limiter = _ReceiveLimiter(connection, (req.host, req.port, req.is_ssl()), self._forget_idle)
+            is_kept = isinstance(limiter, ReceiveLimiter)
+            if not isinstance(limiter, ReceiveLimiter):
+                limiter = ReceiveLimiter(connection, (req.host, req.port, req.is_ssl()), self._forget_idle)
                 transport.set_protocol(limiter)
             self._forget_idle(limiter)
             # A new TLS connection is not quiet, because the peer sends its session tickets after the handshake.
@@ -502,7 +479,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
                 self._abort_idle()
             raise
 
-    def _finish(self, limiter: "_ReceiveLimiter") -> None:
+    def _finish(self, limiter: ReceiveLimiter) -> None:
         """Keep or abort a connection that aiohttp gives back.
 
         aiohttp closes a connection gracefully, which never ends if the peer does not read the rest of the request.
@@ -516,7 +493,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
         else:
             limiter.abort()
 
-    def _forget_idle(self, limiter: "_ReceiveLimiter") -> None:
+    def _forget_idle(self, limiter: ReceiveLimiter) -> None:
         if limiter in self.idle:
             del self.idle[limiter]
             left = self._idle_per_destination[limiter.destination] - 1
@@ -528,131 +505,3 @@ class _GuardedConnector(aiohttp.TCPConnector):
     def _abort_idle(self) -> None:
         for limiter in list(self.idle):
             limiter.abort()
-
-
-class _ReceiveLimiter(asyncio.Protocol):
-    """Passes bytes from a transport to aiohttp's protocol, up to a limit for each request.
-
-    It ends a piece after each head, so that a malformed body after a good head does not hide that head: aiohttp's
-    parser reports nothing of a piece in which it finds an error. It does not divide the body, because pieces cost time.
-    """
-
-    def __init__(
-        self, connection: Connection, destination: _Destination, on_end: Callable[["_ReceiveLimiter"], None]
-    ) -> None:
-        """``on_end`` is called when the connection has ended."""
-        self.destination = destination
-        self.received_bytes = 0  # Bytes received for the current or last request
-        self._heads = 0  # Heads received for the current or last request, with lines of its body that look like them
-        self.cpu_seconds = 0.0  # CPU time that the answer to the current or last request has taken
-        self._status = b""  # The first bytes of the head that is being received
-        self._has_final_head = False
-        self._interim_bytes = 0
-        transport, protocol = connection.transport, connection.protocol
-        assert transport is not None
-        assert protocol is not None
-        self._transport = transport
-        self._protocol = protocol
-        self._on_end = on_end
-        self._is_in_use = False
-        self._tls = transport.get_extra_info("ssl_object")
-        self._unread = select.poll()
-        self._unread.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-
-    @property
-    def is_clean(self) -> bool:
-        """True if the connection is open and aiohttp has received only complete answers."""
-        return not (self._transport.is_closing() or self._protocol.should_close)
-
-    @property
-    def has_sent_all(self) -> bool:
-        """True if the transport's buffer is empty."""
-        return self._transport.get_write_buffer_size() == 0
-
-    @property
-    def is_quiet(self) -> bool:
-        """True unless the socket holds bytes, or the end of the connection, that the event loop has not read yet."""
-        return not self._unread.poll(0)
-
-    def begin(self, note_tls: Callable[[float], None]) -> None:
-        """Expect the answer to a request. ``note_tls`` gets the CPU time of reading over TLS."""
-        self._is_in_use = True
-        if isinstance(self._tls, MeteredTls):
-            self._tls.note = note_tls
-            self._tls.begin_request()
-        self.received_bytes = self._heads = 0
-        self.cpu_seconds = 0.0
-        self._status, self._has_final_head, self._interim_bytes = b"", False, 0
-
-    def end(self) -> None:
-        """Expect nothing more until the next request."""
-        self._is_in_use = False
-
-    def abort(self) -> None:
-        """Close the connection at once. Idempotent."""
-        self._transport.abort()
-        self._on_end(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Part of asyncio.Protocol."""
-        if not self._is_in_use:
-            self.abort()  # no request is running, so these bytes must not become the answer to the next one
-            return
-        started = time.thread_time()
-        self._pass_on(data)
-        self.cpu_seconds += time.thread_time() - started + _SEGMENT_SECONDS
-
-    def _pass_on(self, data: bytes) -> None:
-        allowed = MAX_RECEIVED_BYTES - self.received_bytes
-        self.received_bytes += len(data)
-        for start in _HEAD_START.finditer(data, 0, max(0, allowed)):
-            self._heads += 1
-            if self._heads > _MAX_HEADS:
-                allowed = start.start()
-                break
-        for piece in self._split_after_heads(data[: max(0, allowed)]):
-            if self._transport.is_closing():  # aiohttp found an error
-                return
-            if self._interim_bytes > _MAX_INTERIM_BYTES:
-                allowed = 0
-                break
-            self._protocol.data_received(piece)
-        if len(data) > allowed:
-            # Abort in the next turn of the loop, so that the waiting task can read the start of the answer first.
-            self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self.abort)
-
-    def _split_after_heads(self, data: bytes) -> Iterator[bytes]:
-        """Cut ``data`` after each interim head and after the final one."""
-        start = 0
-        while not self._has_final_head and start < len(data):
-            at = data.find(_HEAD_END, start)
-            end = at + len(_HEAD_END) if at >= 0 else len(data)
-            self._status = (self._status + data[start : min(end, start + _STATUS_BYTES)])[:_STATUS_BYTES]
-            is_interim = _INTERIM_HEAD.match(self._status) is not None
-            self._interim_bytes += is_interim * (end - start)
-            if at >= 0:
-                self._has_final_head = not is_interim
-                self._status = b""
-            yield data[start:end]
-            start = end
-        if start < len(data):
-            yield data[start:]
-
-    def eof_received(self) -> bool | None:
-        """Part of asyncio.Protocol."""
-        self._protocol.eof_received()
-        return None
-
-    def pause_writing(self) -> None:
-        """Part of asyncio.Protocol."""
-        self._protocol.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Part of asyncio.Protocol."""
-        self._protocol.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Part of asyncio.Protocol."""
-        self._on_end(self)
-        self._protocol.connection_lost(exc)
