@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from support import agencies, api, gateways, installs, waiting
-from usher_operator import children
+from usher_operator.plan import children
 
 pytestmark = agencies.SHARED
 

@@ -17,7 +17,7 @@ import pytest_asyncio
 from boards import output, pictures
 from prometheus import debian, server
 from support import agencies, api, clusters, promtool
-from usher_operator import children
+from usher_operator.plan import children
 
 pytestmark = [agencies.SHARED, pytest.mark.long]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from support import api, clusters, installs, waiting
-from usher_operator import kinds
+from usher_operator.state import kinds
 
 USED = {"Tenant": "acme", "Destination": "crm"}
 QUIET_LOOKS = 20  # Looks in a row, 0.5 s apart, without a write: then the statuses are settled

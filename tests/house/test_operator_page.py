@@ -8,8 +8,9 @@ import typer.main
 import yaml
 
 from support import source
-from usher_operator import children, cli
-from usher_operator.health import OperatorMetrics
+from usher_operator import cli
+from usher_operator.plan import children
+from usher_operator.run.health import OperatorMetrics
 
 PAGE = source.DOCS / "operator.md"
 RUN: Any = typer.main.get_command(cli.build()).commands["run"]  # type: ignore[attr-defined]

@@ -6,9 +6,9 @@ import aiohttp
 import pytest
 
 from usher_gateway import model
-from usher_operator.health import Health, HealthServer, OperatorMetrics
+from usher_operator.run.health import Health, HealthServer, OperatorMetrics
+from usher_operator.run.workqueue import PauseGate
 from usher_operator.settings import AdminAddress, OperatorSettings
-from usher_operator.workqueue import PauseGate
 
 
 async def test_admin_port_serves_liveness_readiness_and_metrics() -> None:

@@ -12,9 +12,10 @@ import structlog
 from aiohttp import web
 
 from usher_gateway.kube import access, client
-from usher_operator import leader, settings
-from usher_operator.confirmed_clock import ConfirmedClock
+from usher_operator import settings
+from usher_operator.run import leader
 from usher_operator.settings import OperatorSettings
+from usher_operator.state.confirmed_clock import ConfirmedClock
 
 
 class LeaseStore:

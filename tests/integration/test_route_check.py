@@ -17,7 +17,7 @@ from local_cluster import ports
 from support import certificates, plan_reasons, plan_samples, waiting
 from support import gateway as gateways
 from usher_gateway import documents, settings
-from usher_operator import route_check
+from usher_operator.report import route_check
 
 HOSTNAME = "www.example.org"
 PUBLIC = CERTIFICATE, KEY = certificates.make("public", HOSTNAME)

@@ -5,9 +5,10 @@ from typing import Any
 from support.planning import KEYS, Cluster
 from usher_gateway import config_secret, documents
 from usher_gateway.resources import listener_class
-from usher_operator import children
+from usher_operator.plan import children
 from usher_operator.settings import OperatorSettings
-from usher_operator.view import Key
+from usher_operator.state import child_labels
+from usher_operator.state.view import Key
 
 LOBBY = Key("Listener", "agency", "lobby")
 BAR = Key("Listener", "agency", "bar")
@@ -98,7 +99,7 @@ def config_secret_of(envelope: config_secret.Envelope, key: Key = LOBBY, **meta:
             "namespace": "usher-config",
             "name": config_secret.secret_name("Listener", key.path),
             "labels": config_secret.labels("usher.dev/usher", f"uid-{key.name}"),
-            "annotations": children.annotations(key),
+            "annotations": child_labels.annotations(key),
         },
         "type": config_secret.secret_type("Listener"),
         "data": config_secret.secret_data(envelope),

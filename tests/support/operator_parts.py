@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from usher_operator import kinds
-from usher_operator.cache import Cache
-from usher_operator.health import OperatorMetrics
-from usher_operator.reconcile import Reconciler
-from usher_operator.removals import RemovalGuard
+from usher_operator.run.health import OperatorMetrics
+from usher_operator.run.workqueue import PauseGate, Workqueue
 from usher_operator.settings import OperatorSettings, OperatorTiming
-from usher_operator.status import StatusWriter
-from usher_operator.view import Key, ResourceStatus, StatusCondition, UnreadableResource
-from usher_operator.workqueue import PauseGate, Workqueue
-from usher_operator.writer import ChildRemover, ChildWriter
+from usher_operator.state import kinds
+from usher_operator.state.cache import Cache
+from usher_operator.state.view import Key, ResourceStatus, StatusCondition, UnreadableResource
+from usher_operator.write.child_writer import ChildRemover, ChildWriter
+from usher_operator.write.reconcile import Reconciler
+from usher_operator.write.removals import RemovalGuard
+from usher_operator.write.status_writer import StatusWriter
 
 
 class OperatorParts:

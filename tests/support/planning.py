@@ -9,10 +9,11 @@ import yaml
 from usher_gateway import config_secret, model
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
-from usher_operator import children, kinds
-from usher_operator.cache import Cache
+from usher_operator.plan import children, plan_and_note
 from usher_operator.settings import BackendService, OperatorSettings
-from usher_operator.view import (
+from usher_operator.state import kinds
+from usher_operator.state.cache import Cache
+from usher_operator.state.view import (
     AppliedDocument,
     ClusterFeatures,
     DesiredChild,
@@ -210,15 +211,15 @@ class Cluster:
 
     def plan(self, key: Key) -> Plan:
         """Plan a key as the operator does: look up the Secrets that the plan does not know, and ask to retire."""
-        planned = self.cache.plan(key)
+        planned = plan_and_note(self.cache, key)
         if planned.unknown_secrets:
             for path in planned.unknown_secrets:
                 self.look_up(path)
-            planned = self.cache.plan(key)
+            planned = plan_and_note(self.cache, key)
         leaving = [removal for removal in (planned.retiring, planned.ending) if removal is not None]
         if leaving and key not in self.waiting:
             self.cache.allow_retirement(key, frozenset(address for removal in leaving for address in removal.addresses))
-            planned = self.cache.plan(key)
+            planned = plan_and_note(self.cache, key)
             self.cache.allow_retirement(key, frozenset())
         return planned
 

@@ -21,22 +21,24 @@ import structlog
 from usher_gateway import logs, process
 from usher_gateway.kube import access
 from usher_gateway.kube.client import ApiError, Client, ClientLimits
-from usher_operator import install_change, kinds, leader, resync, watch
-from usher_operator.agency_secrets import AgencySecrets
-from usher_operator.cache import Cache
-from usher_operator.confirmed_clock import ConfirmedClock
-from usher_operator.first_pass import FirstPass
-from usher_operator.gateways import GatewayObserver
-from usher_operator.health import Health, HealthServer, OperatorMetrics
-from usher_operator.installation import Installation
-from usher_operator.reconcile import Reconciler
-from usher_operator.removals import RemovalGuard
-from usher_operator.route_check import RouteChecker
+from usher_operator.report.gateways import GatewayObserver
+from usher_operator.report.route_check import RouteChecker
+from usher_operator.run import install_change, leader
+from usher_operator.run.health import Health, HealthServer, OperatorMetrics
+from usher_operator.run.installation import Installation
+from usher_operator.run.workqueue import PauseGate, Workqueue
 from usher_operator.settings import OperatorSettings
-from usher_operator.status import StatusWriter
-from usher_operator.view import Key
-from usher_operator.workqueue import PauseGate, Workqueue
-from usher_operator.writer import ChildRemover, ChildWriter
+from usher_operator.state import kinds
+from usher_operator.state.cache import Cache
+from usher_operator.state.confirmed_clock import ConfirmedClock
+from usher_operator.state.view import Key
+from usher_operator.watch import resync, watches
+from usher_operator.watch.agency_secrets import AgencySecrets
+from usher_operator.write.child_writer import ChildRemover, ChildWriter
+from usher_operator.write.first_pass import FirstPass
+from usher_operator.write.reconcile import Reconciler
+from usher_operator.write.removals import RemovalGuard
+from usher_operator.write.status_writer import StatusWriter
 
 _log = structlog.get_logger(__name__)
 
@@ -153,7 +155,7 @@ class Operator:
             kinds.SECRET: self.settings.configuration_namespace,
             **dict.fromkeys(of_data_plane, self.settings.data_plane_namespace),
         }
-        handler = watch.EventHandler(cache=self.cache, queue=self.queue, health=self.health, metrics=self.metrics)
+        handler = watches.EventHandler(cache=self.cache, queue=self.queue, health=self.health, metrics=self.metrics)
         self.agency_secrets = AgencySecrets(client=self.watch_api, cache=self.cache, queue=self.queue, handler=handler)
         self.resync = resync.Resync(
             client=self.api,
@@ -167,12 +169,12 @@ class Operator:
             after_restore=self._restart_watches,
             on_missed_changes=self.agency_secrets.read_again,
         )
-        self.watcher = watch.Watcher(client=self.api, reader=self.resync, handler=handler)
-        self.kopf = watch.KopfRunner(
+        self.watcher = watches.Watcher(client=self.api, reader=self.resync, handler=handler)
+        self.kopf = watches.KopfRunner(
             access=self._access,
             watched=tuple(kind for kind in self._kinds() if kind in kinds.WATCHED_BY_KOPF),
             handler=handler,
-            crd_handler=watch.CrdHandler(
+            crd_handler=watches.CrdHandler(
                 cache=self.cache,
                 queue=self.queue,
                 reader=self.resync,

@@ -139,7 +139,8 @@ def check_install(
     from usher_gateway import model
     from usher_gateway.kube import access
     from usher_gateway.kube.client import Client
-    from usher_operator import install_check, kinds
+    from usher_operator.run import install_check
+    from usher_operator.state import kinds
 
     async def run_checks() -> bool:
         environ = dict(os.environ)

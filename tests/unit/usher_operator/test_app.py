@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from support import rights
-from usher_operator import kinds
 from usher_operator.app import Operator
 from usher_operator.settings import OperatorSettings
+from usher_operator.state import kinds
 
 
 @pytest.fixture

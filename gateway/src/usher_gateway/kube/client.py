@@ -441,11 +441,6 @@ class Client:
         return self._tls[1]
 
 
-def is_older(version: str, than: str) -> bool:
-    """Return whether a resourceVersion is older. API servers on etcd have numbers; anything else is not comparable."""
-    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
-
-
 class _UnreadableLineError(Exception):
     pass
 

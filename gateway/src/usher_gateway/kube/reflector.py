@@ -20,7 +20,8 @@ import msgspec
 import structlog
 
 from usher_gateway import model
-from usher_gateway.kube.client import ApiError, Client, UnreadableAnswerError, WatchEvent, is_older
+from usher_gateway.kube import is_older
+from usher_gateway.kube.client import ApiError, Client, UnreadableAnswerError, WatchEvent
 
 _log = structlog.get_logger(__name__)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from usher_operator.lookups import Lookups
 from usher_operator.plan import hostname, listener, ownership, simple_kinds
-from usher_operator.view import ConditionType, Key, Kind, OperatorReason, Plan
+from usher_operator.state.lookups import Lookups
+from usher_operator.state.view import ConditionType, Key, Kind, OperatorReason, Plan
 
 _PLANS: dict[Kind, Callable[[Lookups, Key], Plan]] = {
     "ListenerClass": simple_kinds.plan_listener_class,
@@ -30,3 +30,12 @@ def plan(view: Lookups, key: Key) -> Plan:
     if accepted is not None and accepted.reason == OperatorReason.NotServed:
         return planned
     return msgspec.structs.replace(planned, status=None)
+
+
+def plan_and_note(view: Lookups, key: Key) -> Plan:
+    """Plan a key, and note in the view what the plan reads, so that a change of that plans the key again."""
+    with view.reads.of_plan(key):
+        planned = plan(view, key)
+    if not planned.children and not view.exists(key):
+        view.reads.forget(key)
+    return planned

@@ -13,10 +13,9 @@ import msgspec
 from usher_gateway import config_secret, model
 from usher_gateway.config_secret import MAX_BYTES, envelope_of
 from usher_gateway.resources import conditions
-from usher_operator import children
-from usher_operator.lookups import Lookups
-from usher_operator.plan import compiling, versions
-from usher_operator.view import (
+from usher_operator.plan import children, compiling, versions
+from usher_operator.state.lookups import Lookups
+from usher_operator.state.view import (
     AGENCY_ROLE,
     FINGERPRINT_FIELD,
     INFORMATIONAL_CONDITIONS,

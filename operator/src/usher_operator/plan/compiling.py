@@ -13,9 +13,9 @@ import msgspec
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import compiler, conditions, hostnames, types
 from usher_gateway.resources.listener_document import declared_addresses, fixed_addresses
-from usher_operator.lookups import Lookups
 from usher_operator.plan import versions
-from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, address_path
+from usher_operator.state.lookups import Lookups
+from usher_operator.state.view import CachedResource, Key, Kind, UnreadableResource, address_path
 
 # A resource that is compiled to a document.
 DocumentResource = CachedResource[resources.Listener] | CachedResource[resources.Destination]

@@ -11,12 +11,11 @@ import msgspec
 
 from usher_gateway import documents, resources
 from usher_gateway.resources import conditions, listener_class
-from usher_operator import children
-from usher_operator.children import RoutePart
-from usher_operator.lookups import Lookups
-from usher_operator.plan import common
+from usher_operator.plan import children, common
+from usher_operator.plan.children import RoutePart
 from usher_operator.plan.common import PENDING, ConditionState
-from usher_operator.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, OperatorReason, Plan
+from usher_operator.state.lookups import Lookups
+from usher_operator.state.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, OperatorReason, Plan
 
 
 class CertificateSource(msgspec.Struct, frozen=True):

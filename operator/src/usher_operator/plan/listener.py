@@ -5,11 +5,11 @@ import msgspec
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import conditions
 from usher_gateway.resources.removal_limit import Removal
-from usher_operator import children
-from usher_operator.lookups import Lookups
-from usher_operator.plan import common, compiling, hostname, reports
+from usher_operator.plan import children, common, compiling, hostname, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState
-from usher_operator.view import (
+from usher_operator.state import child_labels
+from usher_operator.state.lookups import Lookups
+from usher_operator.state.view import (
     ADDRESSES_FIELD,
     CachedResource,
     ConditionType,
@@ -128,7 +128,7 @@ def _unchanged(
 
 def _name_taken(view: Lookups, key: Key, builder: ConditionBuilder) -> StatusCondition | None:
     """The condition if a Secret with the name of the URL Secret exists that the operator did not write."""
-    name = children.url_secret_name(key.name)
+    name = child_labels.url_secret_name(key.name)
     path = f"{key.namespace}/{name}"
     is_own = any(child.ref.kind == "Secret" and child.ref.name == name for child in view.children(key))
     if is_own or (view.secret(path) is None and view.secret_state(path) != "NotLabelled"):

@@ -14,15 +14,15 @@ Classes of the same second are ordered by name. Each install publishes the docum
 for resources whose status another install writes.
 
 Without any ListenerClass each install counts as the owner, because nothing tells them apart. Installs of two versions
-may disagree while one of them cannot read a class. ``rewrites.RewriteBackoff`` bounds what these two cases cost.
+may disagree while one of them cannot read a class. ``RewriteBackoff`` bounds what these two cases cost.
 """
 
 from collections.abc import Iterable
 
 from usher_gateway import resources
 from usher_gateway.resources import hostnames, types
-from usher_operator.lookups import Lookups
-from usher_operator.view import CachedResource, Key, OperatorReason
+from usher_operator.state.lookups import Lookups
+from usher_operator.state.view import CachedResource, Key
 
 _Class = CachedResource[resources.ListenerClass]
 
@@ -43,16 +43,11 @@ def owner_of(view: Lookups, key: Key) -> str:
             used: Iterable[str] = ()
         case _:
             used = view.classes_using(key)
-    served = [each for each in view.classes.values() if not is_unserved(each)] or [*view.classes.values()]
+    served = [each for each in view.classes.values() if not each.is_unserved] or [*view.classes.values()]
     permitted = _permitting(view, served, key.namespace)
     used_and_permitted = [each for each in permitted if each.resource.metadata.name in used]
     oldest = min(used_and_permitted or permitted or served, key=_age, default=None)
     return oldest.resource.spec.controller_name if oldest is not None else view.settings.controller_name
-
-
-def is_unserved(listener_class: _Class) -> bool:
-    """True if the status of a class says that no operator serves it. One that serves it replaces the status."""
-    return any(condition.reason == OperatorReason.NotServed for condition in listener_class.conditions)
 
 
 def is_foreign_namespace(view: Lookups, namespace: str) -> bool:

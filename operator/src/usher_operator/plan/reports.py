@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import msgspec
 
 from usher_gateway import documents, model
-from usher_operator.lookups import Lookups
 from usher_operator.plan.common import ConditionBuilder, WantedDocument, blocked_write
-from usher_operator.view import (
+from usher_operator.state.lookups import Lookups
+from usher_operator.state.view import (
     AppliedDocument,
     ConditionType,
     DestinationReport,

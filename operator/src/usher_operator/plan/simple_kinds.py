@@ -20,10 +20,10 @@ from usher_gateway.resources.removal_limit import (
     describe_unused,
 )
 from usher_gateway.resources.tenant import check_tenant
-from usher_operator.lookups import Lookups
 from usher_operator.plan import common, compiling, hostname, ownership, reports
 from usher_operator.plan.common import ConditionBuilder
-from usher_operator.view import (
+from usher_operator.state.lookups import Lookups
+from usher_operator.state.view import (
     FINGERPRINT_FIELD,
     CachedResource,
     ConditionType,
@@ -76,7 +76,7 @@ def _plan_foreign_class(view: Lookups, key: Key, cached: CachedResource[resource
     another controllerName. The operator that serves the class replaces the status.
     """
     if cached.conditions:
-        if not ownership.is_unserved(cached) and not view.is_abandoned(key.name):
+        if not cached.is_unserved and not view.is_abandoned(key.name):
             return Plan(key)
     else:
         since = view.behind_since(key)

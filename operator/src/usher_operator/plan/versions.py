@@ -20,8 +20,8 @@ import msgspec
 
 from usher_gateway import documents, resources
 from usher_gateway.resources.listener_document import routes_of
-from usher_operator.lookups import Lookups
-from usher_operator.view import CachedResource, Key, PublishedDocument
+from usher_operator.state.lookups import Lookups
+from usher_operator.state.view import CachedResource, Key, PublishedDocument
 
 _NOT_VALID_YET = 0  # Generation in the document of a Listener that was made again, until it is valid
 

@@ -17,8 +17,8 @@ import yaml
 
 from support.planning import Cluster
 from usher_gateway import config_secret, documents
-from usher_operator import children
-from usher_operator.view import (
+from usher_operator.state import child_labels
+from usher_operator.state.view import (
     ClusterFeatures,
     DesiredChild,
     DestinationReport,
@@ -106,7 +106,7 @@ def _line(condition: StatusCondition) -> str:
 
 def _readable(child: DesiredChild) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(json.dumps(child.manifest))
-    assert children.owner_of(manifest["metadata"]["annotations"]) is not None
+    assert child_labels.owner_of(manifest["metadata"]["annotations"]) is not None
     assert manifest["metadata"]["annotations"].pop(config_secret.DESIRED_ANNOTATION) == child.desired
     if "data" in manifest:
         manifest["data"] = {name: _decoded(value) for name, value in manifest["data"].items()}

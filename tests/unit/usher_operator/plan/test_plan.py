@@ -11,8 +11,9 @@ import yaml
 from support import plan_reasons, plan_samples, planning
 from support.planning import Cluster
 from usher_gateway import documents, model
-from usher_operator import children
-from usher_operator.view import Key, Kind, ListenerReport, Plan
+from usher_operator.plan import plan_and_note
+from usher_operator.state import child_labels
+from usher_operator.state.view import Key, Kind, ListenerReport, Plan
 
 KEY = Key("Listener", "default", "lobby")
 DESTINATION = Key("Destination", "default", "crm")
@@ -86,7 +87,7 @@ def test_deleted_secret_leaves_the_last_good_document_in_force(cluster: Cluster)
 def test_unknown_secret_is_looked_up_first(cluster: Cluster) -> None:
     cluster.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
     cluster.delete("Secret", "default/purple")
-    assert cluster.cache.plan(KEY).unknown_secrets == ("default/purple",)
+    assert plan_and_note(cluster.cache, KEY).unknown_secrets == ("default/purple",)
 
 
 def test_too_large_document_leaves_the_last_good_one_in_force(cluster: Cluster) -> None:
@@ -396,7 +397,7 @@ def test_certificate_of_a_former_class_hostname_counts_only_for_its_holder() -> 
     cluster.settle()
     desired = cluster.plan(Key("Hostname", "", "www.example.org")).children or ()
     (certificate,) = [child.manifest for child in desired if child.ref.kind == "Certificate"]
-    assert certificate["metadata"]["annotations"][children.COUNTS_FOR_ANNOTATION] == "default"
+    assert certificate["metadata"]["annotations"][child_labels.COUNTS_FOR_ANNOTATION] == "default"
 
 
 def test_address_of_an_absent_listener_stays_with_it_within_a_tenant(cluster: Cluster) -> None:
@@ -469,7 +470,7 @@ def test_certificate_says_for_which_namespace_its_hostname_counts(
     cluster.settle()
     desired = cluster.plan(Key("Hostname", "", hostname)).children or ()
     (certificate,) = [child.manifest for child in desired if child.ref.kind == "Certificate"]
-    assert certificate["metadata"]["annotations"].get(children.COUNTS_FOR_ANNOTATION) == counts_for
+    assert certificate["metadata"]["annotations"].get(child_labels.COUNTS_FOR_ANNOTATION) == counts_for
 
 
 def test_new_listener_on_the_class_hostname_changes_no_ingress(cluster: Cluster) -> None:

@@ -9,7 +9,7 @@ import yaml
 from support import plan_reasons, plan_samples
 from support.planning import Cluster
 from usher_gateway import documents
-from usher_operator.view import Key, Kind
+from usher_operator.state.view import Key, Kind
 
 LOBBY = Key("Listener", "default", "lobby")
 CRM = Key("Destination", "default", "crm")

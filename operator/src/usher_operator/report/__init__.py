@@ -1,0 +1,1 @@
+"""What gateways and hostnames answer, so that conditions can say it."""

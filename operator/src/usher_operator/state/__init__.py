@@ -1,0 +1,1 @@
+"""What the operator knows of the cluster: its values, its indexes, its cache and the questions that plans ask."""

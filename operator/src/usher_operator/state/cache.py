@@ -1,0 +1,545 @@
+"""The cache: everything that the operator knows of the cluster, as plan() reads it (``Lookups``).
+
+Each change returns the keys that have to be planned again: those whose own resource or children changed, and those
+whose last plan read something that differs now (`reads`). A change that no plan reads, such as the watch event of the
+operator's own write or a new resourceVersion alone, returns none. No method awaits, so the cache never changes while a
+plan is made.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import msgspec
+
+from usher_gateway import config_secret, documents, resources
+from usher_gateway.kube import is_older
+from usher_gateway.resources import types
+from usher_gateway.resources.removal_limit import HaltedRemovals
+from usher_operator.state import child_labels, kinds
+from usher_operator.state.lookups import NO_VERSION, KeySet, Lookups, Version
+from usher_operator.state.reads import Subject
+from usher_operator.state.siblings import Claim, Place
+from usher_operator.state.view import (
+    ADDRESSES_FIELD,
+    FINGERPRINT_FIELD,
+    CachedResource,
+    GatewayReport,
+    Key,
+    ListenerReadiness,
+    ObjectRef,
+    Reachability,
+    SecretAccess,
+    SecretState,
+    UnreadableResource,
+    WriteFailure,
+    address_path,
+    hostname_key,
+)
+
+_NO_KEYS: KeySet = frozenset()
+
+
+class Cache(Lookups):
+    """Changes the present state of the cluster, and says which keys a change concerns."""
+
+    def grant(self, key: Key, hostnames: Collection[str]) -> KeySet:
+        """Give hostnames to a Listener while its document is written; returns the other keys to plan again."""
+        if not hostnames:
+            return _NO_KEYS
+        owner = key.namespace, self._tenant_of(key)
+        self._granted.update(dict.fromkeys(hostnames, (key, owner)))
+        return self._readers_of_hostnames(hostnames) - {key}
+
+    def end_grant(self, key: Key) -> KeySet:
+        """End the grants of a Listener once its document was written or failed; returns other keys to plan again."""
+        hosts = [host for host, (holder, _) in self._granted.items() if holder == key]
+        for host in hosts:
+            del self._granted[host]
+        return self._readers_of_hostnames(hosts) - {key}
+
+    def abandon_classes(self, controller_name: str) -> None:
+        """Note that this install does not serve a controllerName any more that it served before."""
+        self._abandoned = {
+            name
+            for name, listener_class in self.classes.items()
+            if listener_class.resource.spec.controller_name == controller_name
+        }
+
+    def allow_retirement(self, key: Key, addresses: frozenset[str]) -> None:
+        """Let the next plan of a Listener take these addresses out of service, and no others."""
+        if addresses:
+            self._retirements[key] = addresses
+        else:
+            self._retirements.pop(key, None)
+
+    def take(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> KeySet:
+        """Store an object from an answer or a list. If the cache lacks this version, its watch has to report it too."""
+        about = raw["metadata"]
+        if self.version_of(kind, about.get("namespace", ""), about["name"])[1] != about["resourceVersion"]:
+            self._expect_event(kind.name)
+        return self.put(kind, raw)
+
+    def take_answer(self, kind: kinds.WatchedKind, raw: dict[str, Any], version_at_start: str) -> KeySet:
+        """Take the answer to a write, unless the watch reported a later state or the deletion meanwhile.
+
+        ``version_at_start``: the resourceVersion in the cache when the write began.
+        """
+        about = raw["metadata"]
+        uid, version = self.version_of(kind, about.get("namespace", ""), about["name"])
+        is_late = version != version_at_start and uid == about["uid"] and is_older(about["resourceVersion"], version)
+        if is_late or about["uid"] in self._deleted_uids:
+            return frozenset()
+        return self.take(kind, raw)
+
+    def put(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> KeySet:
+        """Store the present state of an object; returns the keys to plan again."""
+        metadata = raw["metadata"]
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        self._versions.setdefault((kind.name, namespace), {})[name] = metadata["uid"], metadata["resourceVersion"]
+        return self._set(kind, namespace, name, raw)
+
+    def remove(self, kind: kinds.WatchedKind, namespace: str, name: str) -> KeySet:
+        """Forget an object that was deleted; returns the keys to plan again."""
+        uid, _ = self._forget_version(kind, namespace, name)
+        self._deleted_uids.append(uid)
+        return self._set(kind, namespace, name, None)
+
+    def set_served(self, kind: kinds.WatchedKind, *, served: bool) -> KeySet:
+        """Set whether the cluster serves a kind of an optional API. Without the kind its children are gone."""
+        gone: KeySet = _NO_KEYS
+        if not served and kind in kinds.CHILDREN:
+            for namespace, name in self.versions(kind):
+                self._forget_version(kind, namespace, name)
+                gone |= self._set(kind, namespace, name, None)
+        return gone | self._on_features(self.optional.set_served(kind, served=served))
+
+    def set_secret_access(self, namespace: str, access: SecretAccess) -> KeySet:
+        """Set whether the operator may use the Secrets of a namespace; `""`: of all namespaces at once."""
+        self.secrets.set_access(namespace, access)
+        if not namespace:
+            return frozenset(key for key in self.records if key.kind in {"Listener", "Destination"})
+        return self.reads.changed(self, [("Namespace", namespace)])
+
+    def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> KeySet:
+        """Set what the gateways report; returns the keys that read another holder of a hostname before.
+
+        The caller knows which other keys the reports concern.
+        """
+        self.gateways = gateways
+        former = self._reported
+        self._reported = {key: held for gateway in gateways if gateway.reachable for key, held in gateway.held.items()}
+        changed: set[str] = set()
+        for key in former.keys() | self._reported.keys():
+            held = self._reported.get(key)
+            if held != former.get(key):
+                changed |= self._reported_holders.hostnames_of(key)
+                self._reported_holders.set(
+                    key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ()
+                )
+                changed |= self._reported_holders.hostnames_of(key)
+        return self._readers_of_hostnames(changed)
+
+    def set_halted(self, halted: tuple[HaltedRemovals, ...]) -> KeySet:
+        """Set the removals that wait for a confirmation, by namespace."""
+        if halted == self.halted:
+            return _NO_KEYS
+        self.halted = halted
+        return frozenset(Key("ListenerClass", "", name) for name in self.classes)
+
+    def set_write_failure(self, key: Key, failure: WriteFailure | None) -> KeySet:
+        """Set the result of the last attempt to write the children of a key."""
+        if failure == self._write_failures.get(key):
+            return _NO_KEYS
+        if failure is None:
+            del self._write_failures[key]
+        else:
+            self._write_failures[key] = failure
+        return self.reads.changed(self, [(key.kind, key.path)]) | {key}
+
+    def set_reachability(self, hostname: str, reachability: Reachability | None) -> KeySet:
+        """Set whether requests to a hostname lead to a gateway; None: forget it."""
+        former = self.reachabilities.get(hostname)
+        if reachability is None:
+            self.reachabilities.pop(hostname, None)
+        else:
+            self.reachabilities[hostname] = reachability
+        if former == reachability:
+            return _NO_KEYS
+        return self._readers_of_hostnames([hostname])
+
+    def take_changed_routes(self) -> set[str]:
+        """Return the checked hostnames whose Ingress, HTTPRoute or Certificate changed since the last call."""
+        changed, self._changed_routes = self._changed_routes, set()
+        return changed
+
+    def set_behind(self, key: Key, *, is_behind: bool) -> None:
+        """Set whether the last plan of a key says ``is_behind``."""
+        if is_behind:
+            self._behind.setdefault(key, self.now)
+        else:
+            self._behind.pop(key, None)
+
+    def note_missing(self, path: str, state: SecretState) -> KeySet:
+        """Note the result of a lookup of a missing Secret."""
+        self.secrets.note_missing(path, state)
+        return self.reads.changed(self, [("Secret", path)])
+
+    # Parts of the changes above.
+
+    def _forget_version(self, kind: kinds.WatchedKind, namespace: str, name: str) -> Version:
+        versions = self._versions.get((kind.name, namespace), {})
+        version = versions.pop(name, NO_VERSION)
+        if not versions:
+            self._versions.pop((kind.name, namespace), None)
+        return version
+
+    def _set(self, kind: kinds.WatchedKind, namespace: str, name: str, raw: dict[str, Any] | None) -> KeySet:
+        """Take an object as it is now; None: it is gone."""
+        if kind in kinds.OWN:
+            key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
+            record = kinds.parse_resource(key.kind, raw) if raw is not None else None
+            self._ending.pop(key, None)
+            if (
+                raw is not None
+                and record
+                and kind is not kinds.LISTENER_CLASS
+                and "deletionTimestamp" in raw["metadata"]
+            ):
+                self._ending[key], record = record, None
+            return self._set_own(key, record)
+        if kind in kinds.CHILDREN:
+            return self._put_child(kinds.ref_of(kind, namespace, name), raw)
+        labels = (raw["metadata"].get("labels") or {}) if raw is not None else {}
+        if kind is kinds.AGENCY_SECRET:
+            return self._set_agency_secret(namespace, name, labels, raw)
+        if kind is kinds.NAMESPACE:
+            if raw is None:
+                self._namespaces.pop(name, None)
+            else:
+                self._namespaces[name] = labels
+            return self.reads.changed(self, [("Namespace", name)])
+        return self._on_features(self.optional.set(kind, name, raw))
+
+    def _readers_of_hostnames(self, hostnames: Iterable[str]) -> KeySet:
+        return self.reads.changed(self, [("Hostname", hostname) for hostname in hostnames])
+
+    def _set_own(self, key: Key, record: kinds.ResourceRecord | None) -> KeySet:
+        """Set a custom resource; None: it is gone."""
+        former = self.records.get(key)
+        if record is None:
+            for kept in (self.records, self._edited, self._behind, self._write_failures):
+                kept.pop(key, None)
+        else:
+            self.records[key] = record
+            if former is not None and former.uid == record.uid and former.generation < record.generation:
+                self._edited[key] = record.generation
+        if former is record or (former and record and (former.uid, former.parsed) == (record.uid, record.parsed)):
+            return _NO_KEYS
+        change = _Change(keys={key})
+        if key.kind == "ListenerClass":
+            self._set_class(key.name, former and former.parsed, record and record.parsed, change)
+        elif _declared(former) == _declared(record):
+            self._arrange(key, change)
+        else:
+            self._index(key, change)
+            self._arrange(key, change)
+            if key.kind != "Destination" or _tenant_ref(former) != _tenant_ref(record):
+                change.subjects.add((key.kind, key.path))
+            if key.kind == "Tenant" and (former is None or record is None):  # claims of its Listeners begin or end
+                for listener in self._every_listener_of(key.path):
+                    self._index_claims(listener)
+                    change.subjects |= _subjects_of(self._claims.of(listener))
+        return self._concerned(change)
+
+    def _concerned(self, change: "_Change") -> KeySet:
+        """The keys to plan again after a change, once every index but the order of siblings is up to date."""
+        for key in change.siblings:
+            change.subjects |= {("Limit", sibling) for sibling in self._reorder(key)}
+        return self.reads.changed(self, change.subjects) | change.keys
+
+    def _set_class(self, name: str, former: object, present: object, change: "_Change") -> None:
+        """Set a class. A change of what other plans read of it is rare, and may concern every key."""
+        self.classes.pop(name, None)
+        self._unreadable_classes.discard(name)
+        if isinstance(present, CachedResource):
+            self.classes[name] = present
+            if present.is_unserved:
+                self._abandoned.discard(name)
+        elif present is not None:
+            self._unreadable_classes.add(name)
+        if _read_by_others(former) == _read_by_others(present):
+            return
+        for key, other in self.records.items():  # a Listener counts only if its class is ours
+            if isinstance(other.parsed, CachedResource) and getattr(other.parsed.resource, "class_name", "") == name:
+                self._index_claims(key)
+                self._arrange(key, change)
+        change.keys |= self.all_keys()
+
+    def _index(self, key: Key, change: "_Change") -> None:
+        """Index what a Tenant, Listener or Destination names. One that cannot be read needs what it needed before."""
+        record = self.records.get(key)
+        cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
+        resource = cached.resource if cached is not None else None
+        if key.kind == "Tenant":
+            company_id = resource.spec.company_id if resource is not None else None
+            companies = {f"{key.namespace}/{company_id}"} if company_id else set()
+            change.subjects |= {("Company", company) for company in self._companies.groups_of(key) | companies}
+            self._companies.set(key, dict.fromkeys(companies, ()))
+            return
+        if resource is not None or record is None:
+            change.subjects |= {("Secret", path) for path in self.secrets.set_needed(key, _needed_secrets(resource))}
+        if key.kind == "Listener":
+            if resource is not None or record is None:
+                self._index_uses(key, resource, change)
+            change.subjects |= _subjects_of(self._claims.of(key))
+            change.siblings |= _hostname_places(key.namespace, self._claims.hostnames_of(key))
+            self._index_claims(key)
+            change.subjects |= _subjects_of(self._claims.of(key))
+
+    def _index_claims(self, key: Key) -> None:
+        """Index what a Listener names, again when its Tenant or its class begins or ends to exist."""
+        cached = self._parsed(key, resources.Listener)
+        self._claims.set(key, cached, self._class_for_claims(cached.resource) if cached is not None else "")
+
+    def _index_uses(self, key: Key, listener: resources.Listener | None, change: "_Change") -> None:
+        """Index the Tenant and the Destinations of a Listener, and note those whose classes change by that."""
+        uses = _uses(listener) if listener is not None else set()
+        concerned = {used for used, _ in self._uses.groups_of(key) | uses}
+        former_classes = {used: self.classes_using(used) for used in concerned}
+        self._uses.set(key, uses)
+        changed = {used for used in concerned if self.classes_using(used) != former_classes[used]}
+        change.keys |= {used for used in changed if used in self.records}
+
+    def _arrange(self, key: Key, change: "_Change") -> None:
+        """Put a Listener or a Destination in its place among its siblings."""
+        if key.kind not in {"Listener", "Destination"}:
+            return
+        change.siblings.add(key)
+        if key.kind == "Listener":
+            cached, document = self._parsed(key, resources.Listener), self.child_index.listener_document(key)
+            exposed = _exposed_by(document, cached.created) if cached is not None else {}
+            hostnames = self._exposed.groups_of(key) | exposed.keys() | self._note_stored_hostnames(key, cached)
+            self._exposed.set(key, exposed)
+            change.subjects |= {("Hostname", hostname) for hostname in hostnames}
+            change.subjects |= _subjects_of_document(key, document)
+            change.siblings |= _hostname_places(key.namespace, self._claims.hostnames_of(key))
+            self._sum_up(key, cached, change)
+
+    def _sum_up(self, key: Key, cached: CachedResource[resources.Listener] | None, change: "_Change") -> None:
+        """Add a Listener to those of its Tenant that have the same state."""
+        groups: dict[tuple[str, ListenerReadiness], Place] = {}
+        if cached is not None:
+            tenant_path = f"{key.namespace}/{cached.resource.spec.tenant_ref.name}"
+            groups = {(tenant_path, ListenerReadiness.of(cached)): ()}
+        change.subjects |= {("Listeners", path) for path, _ in self._summaries.groups_of(key) ^ groups.keys()}
+        self._summaries.set(key, groups)
+
+    def _reorder(self, key: Key) -> set[Key]:
+        """Update the place of a key among its siblings; returns those for which a limit may differ now."""
+        group, place = (key.kind, key.namespace), self._place_of(key)
+        order = self._order.members(group)
+        concerned = {key}
+        for limit in self._limits(key.kind):
+            concerned |= {sibling for _, sibling in order[max(0, limit - 1) : limit + 1]}
+        self._order.set(key, {group: place} if place is not None else {})
+        return concerned
+
+    def _limits(self, kind: str) -> set[int]:
+        """The limits of our classes for a kind in a namespace."""
+        maximums = [listener_class.resource.spec.maximums for listener_class in self.our_classes()]
+        limits = [getattr(maximum, f"{kind.lower()}s_per_namespace") for maximum in maximums]
+        return {limit for limit in limits if limit is not None}
+
+    def _note_stored_hostnames(self, key: Key, cached: CachedResource[resources.Listener] | None) -> frozenset[str]:
+        """Note the hostnames that a Listener names and that its stored status has; returns these and former ones."""
+        former = self._stored_holders.hostnames_of(key)
+        hostnames = _stored_hostnames(cached) if cached is not None else frozenset()
+        self._stored_holders.set(key, (key.namespace, self._tenant_of(key)), hostnames)
+        return former | hostnames
+
+    def _place_of(self, key: Key) -> Place | None:
+        """The place of a resource or a hostname among its siblings; None if it does not count.
+
+        A document in force counts until it is removed, because otherwise a namespace could exceed its limits by
+        deletions that the removal limit halts, also if Listeners of another install have the names now.
+        """
+        if key.kind == "Hostname":
+            return self._place_of_hostname(key.namespace, key.name)
+        record = self.records.get(key)
+        cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
+        if cached is not None and self.is_foreign_class(getattr(cached.resource, "class_name", "")):
+            cached = None
+        is_published, created = self.child_index.published(key) is not None, cached.created if cached else ""
+        return (not is_published, created) if cached is not None or is_published else None
+
+    def _place_of_hostname(self, namespace: str, hostname: str) -> Place | None:
+        """The place of a hostname among those of a namespace; None if it does not count.
+
+        First come those in force that a Listener names, then those that have a Certificate already, then those that
+        have only retired addresses or were given up, then the others.
+        """
+        is_in_force = bool(self.child_index.by_own_hostname.keys_of((namespace, hostname)))
+        children_of_hostname = self.child_index.of(hostname_key(hostname))
+        has_certificate = any(child.counts_for == namespace for child in children_of_hostname)
+        firsts = self._claims.firsts(hostname)
+        names = [name for name in ("", *self.classes) if not self.is_foreign_class(name)]
+        ages = [firsts[namespace, name][0][0] for name in names if (namespace, name) in firsts]
+        if ages:
+            created, _uid = min(ages)
+            return (0 if is_in_force else 1 if has_certificate else 3), created
+        return (2, "") if is_in_force or has_certificate else None
+
+    def _set_agency_secret(
+        self, namespace: str, name: str, labels: dict[str, str], raw: dict[str, Any] | None
+    ) -> KeySet:
+        path = f"{namespace}/{name}"
+        is_child = labels.get(config_secret.MANAGED_LABEL) == "true"
+        concerned = self._put_child(kinds.ref_of(kinds.SECRET, namespace, name), raw if is_child else None)
+        if raw is not None and labels.get(types.WATCH_LABEL) == "true":
+            self.secrets.put(path, raw)
+        else:
+            self.secrets.remove(path)
+        return concerned | self.reads.changed(self, [("Secret", path)])
+
+    def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
+        former = self.child_index.by_ref.get(ref)
+        present = self.child_index.put(ref, raw, self.keys)
+        change = _Change()
+        for child in {id(record): record for record in (former, present) if record is not None}.values():
+            change.subjects |= _subjects_of_child(child)
+            document = _published_document(child)
+            change.siblings |= _hostname_places(child.key.namespace, document.own_hostnames if document else ())
+            if child.counts_for:
+                change.siblings |= _hostname_places(child.counts_for, [child.key.name])
+            if child.is_config:
+                self._arrange(child.key, change)
+            is_checked = child.key.kind == "Hostname" and child.key.name in self.reachabilities
+            if is_checked and _desired(former) != _desired(present):
+                self._changed_routes.add(child.key.name)
+        if _as_planned(former) != _as_planned(present):
+            change.keys |= {child.key for child in (former, present) if child is not None}
+        if _routed(former) != _routed(present):
+            change.keys |= {hostname_key(host) for host in _published_hosts(former) | _published_hosts(present)}
+        return self._concerned(change)
+
+    def _on_features(self, changed: bool) -> KeySet:
+        return self.all_keys() if changed else _NO_KEYS
+
+
+class _Change(msgspec.Struct):
+    """The keys and the subjects that a change may concern."""
+
+    keys: set[Key] = msgspec.field(default_factory=set)
+    """The keys to plan again in any case."""
+    subjects: set[Subject] = msgspec.field(default_factory=set)
+    """Subjects about which a lookup may have another answer now."""
+    siblings: set[Key] = msgspec.field(default_factory=set)
+    """Resources and hostnames (``Key("Hostname", namespace, hostname)``) whose place among siblings may differ now."""
+
+
+def _read_by_others(parsed: object) -> tuple[object, ...]:
+    """The part of a class that plans of other keys read; ``parsed``: of its record, None without one."""
+    match parsed:
+        case CachedResource(resource=resources.ListenerClass(spec=spec)):
+            return parsed.uid, parsed.created, spec, parsed.fields.get(FINGERPRINT_FIELD), parsed.is_unserved
+        case UnreadableResource():
+            return parsed.uid, parsed.generation, parsed.message
+    return ()
+
+
+def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[str]:
+    """The hostnames that a Listener names and that its stored status shows as its own.
+
+    The status of a Listener that had the address of its class until now may still show the class's hostname.
+    """
+    named = {address.hostname for address in cached.resource.spec.addresses}
+    shown = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
+    return frozenset(
+        named & {entry.get("hostname") for entry in shown if entry.get("name") != child_labels.CLASS_ADDRESS}
+    )
+
+
+def _declared(record: kinds.ResourceRecord | None) -> tuple[object, ...]:
+    """The part of a resource that users write, without its status."""
+    if record is None:
+        return ()
+    parsed = record.parsed
+    if isinstance(parsed, CachedResource):
+        return record.uid, parsed.resource, parsed.fields
+    return record.uid, parsed.generation, parsed.message
+
+
+def _tenant_ref(record: kinds.ResourceRecord | None) -> object:
+    """The Tenant that a Destination names, which is all that Listeners read of it; unique if it cannot be read."""
+    if record is None or not isinstance(record.parsed, CachedResource):
+        return record
+    return record.uid, record.parsed.resource.spec.tenant_ref
+
+
+def _needed_secrets(resource: resources.Resource | None) -> list[str]:
+    """The values of Secrets that a Listener or a Destination refers to: ``namespace/name/key``."""
+    if not isinstance(resource, resources.Listener | resources.Destination):
+        return []
+    return [f"{resource.metadata.namespace}/{name}/{key}" for name, key in types.secret_keys(resource.spec)]
+
+
+def _uses(listener: resources.Listener) -> set[tuple[Key, str]]:
+    """The Tenant and the Destinations to which a Listener refers, each with the name of its class."""
+    namespace, class_name = listener.metadata.namespace, listener.class_name
+    destinations = [route.destination_ref.name for route in listener.spec.routes]
+    used = [Key("Tenant", namespace, listener.spec.tenant_ref.name)]
+    return {(key, class_name) for key in (*used, *(Key("Destination", namespace, name) for name in destinations))}
+
+
+def _hostname_places(namespace: str, hostnames: Iterable[str]) -> set[Key]:
+    return {Key("Hostname", namespace, hostname) for hostname in hostnames}
+
+
+def _subjects_of(claims: Iterable[Claim]) -> set[Subject]:
+    return {("Hostname", claim) if isinstance(claim, str) else ("Address", claim[1]) for claim in claims}
+
+
+def _subjects_of_child(child: kinds.ChildRecord) -> set[Subject]:
+    """The subjects of a child that other plans read: a document, its hostnames, or the route of a hostname."""
+    subjects: set[Subject] = {(child.key.kind, child.key.path)}
+    hostnames = child.held.hostnames if child.held is not None else ()
+    subjects |= _subjects_of_document(child.key, _published_document(child))
+    return subjects | {("Hostname", hostname) for hostname in hostnames}
+
+
+def _subjects_of_document(key: Key, document: documents.ListenerDocument | None) -> set[Subject]:
+    subjects: set[Subject] = set()
+    for address in document.addresses if document is not None else ():
+        subjects |= {("Hostname", address.host), ("Address", address_path(key.namespace, address))}
+    return subjects
+
+
+def _exposed_by(document: documents.ListenerDocument | None, created: str) -> dict[str, Place]:
+    """The place of a Listener at each hostname in its published document: first if it owns a live address there."""
+    if document is None:
+        return {}
+    own = {address.host for address in document.live_addresses if not address.is_class_address}
+    return {address.host: (address.host not in own, created) for address in document.addresses}
+
+
+def _as_planned(child: kinds.ChildRecord | None) -> tuple[object, ...]:
+    return (child.uid, child.digest, child.state.status, child.key) if child is not None else ()
+
+
+def _desired(child: kinds.ChildRecord | None) -> str:
+    return child.state.desired if child is not None else ""
+
+
+def _published_document(child: kinds.ChildRecord | None) -> documents.ListenerDocument | None:
+    return child.published.listener if child is not None and child.published is not None else None
+
+
+def _published_hosts(child: kinds.ChildRecord | None) -> set[str]:
+    document = _published_document(child)
+    return {address.host for address in document.addresses} if document is not None else set()
+
+
+def _routed(child: kinds.ChildRecord | None) -> tuple[object, ...]:
+    """The fields of a published document on which hostnames and their children depend."""
+    document = _published_document(child)
+    return (document.addresses, document.tenant.name, document.max_body_bytes) if document is not None else ()

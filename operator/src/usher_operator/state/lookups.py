@@ -1,0 +1,519 @@
+"""Everything that the operator knows of the cluster, and every question about it that plans and other parts ask.
+
+`Cache` adds the changes. A lookup of a plan is marked with `lookup`, so that `Reads` notes its answer. It costs no more
+than the size of its answer, because plan() makes thousands of them, for one key at a time.
+"""
+
+import collections
+import itertools
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from usher_gateway import config_secret, documents, model, resources
+from usher_gateway.resources.hostnames import Owner
+from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
+from usher_operator.settings import OperatorSettings
+from usher_operator.state import kinds
+from usher_operator.state.confirmed_clock import steady_microseconds, wall_microseconds
+from usher_operator.state.indexes import ChildIndex, GroupIndex, HolderIndex, OptionalApis, SecretIndex
+from usher_operator.state.reads import Reads, lookup
+from usher_operator.state.siblings import Claim, ClaimIndex, Members, OrderedGroups
+from usher_operator.state.view import (
+    CachedResource,
+    ChildState,
+    ClusterFeatures,
+    ConditionStatus,
+    GatewayReport,
+    Key,
+    Kind,
+    ListenerReadiness,
+    ObjectRef,
+    PublishedDocument,
+    Reachability,
+    SecretAccess,
+    SecretState,
+    UnreadableResource,
+    WriteFailure,
+    hostname_key,
+)
+
+KeySet = frozenset[Key]
+Version = tuple[str, str]  # (uid, resourceVersion)
+NO_VERSION: Version = ("", "")  # The object is not there
+ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
+
+_DELETED_UIDS = 1000  # More deletions than watches report between a write and its answer
+
+_LISTENER_STATES = tuple(
+    ListenerReadiness(ready, is_held=is_held, is_suspended=is_suspended)
+    for ready in typing.get_args(ConditionStatus)
+    for is_held in (False, True)
+    for is_suspended in (False, True)
+)
+
+
+class Lookups:
+    """The present state of the cluster.
+
+    Args:
+        clock: monotonic microseconds.
+        confirmed_clock: the time by which addresses end, in microseconds.
+        expect_event: called with the kind of an object when a write or a list shows a change that its watch has to
+            report.
+    """
+
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        *,
+        clock: Callable[[], int] = steady_microseconds,
+        confirmed_clock: Callable[[], int] = wall_microseconds,
+        expect_event: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._expect_event = expect_event
+        self._clock, self._confirmed_clock = clock, confirmed_clock
+        self.settings = settings
+        self.keys: model.Keys | None = None
+        """Derived from the install key; None before the operator has one. Config Secrets are parsed with them when they
+        are put into the cache."""
+        self.optional = OptionalApis()
+        self.gateways: tuple[GatewayReport, ...] | None = None
+        """The ready gateways; None before the operator first asked them."""
+        self.halted: tuple[HaltedRemovals, ...] = ()  # Removals that wait for a confirmation, by namespace
+        self.records: dict[Key, kinds.ResourceRecord] = {}  # Every custom resource, by key
+        self._ending: dict[Key, kinds.ResourceRecord] = {}
+        """Resources that somebody deleted and another program's finalizer still keeps. Plans treat them as gone. A
+        deleted ListenerClass counts until it is gone, because its Listeners need it."""
+        self._edited: dict[Key, int] = {}  # Generation of each resource after its last edit while the operator runs
+        self.classes: dict[str, CachedResource[resources.ListenerClass]] = {}
+        """Every ListenerClass that this version can parse, also those of other installs."""
+        self._unreadable_classes: set[str] = set()
+        self._order: OrderedGroups[tuple[str, str]] = OrderedGroups()
+        """Listeners, Destinations and hostnames by (kind, namespace), in the order in which they count against a
+        limit."""
+        self._companies: OrderedGroups[str] = OrderedGroups()  # Tenants by company (`namespace/companyID`)
+        self._summaries: OrderedGroups[tuple[str, ListenerReadiness]] = OrderedGroups()  # Listeners by Tenant and state
+        self._exposed: OrderedGroups[str] = OrderedGroups()
+        """Listeners by the hostnames in their published document: with addresses of their own, then the oldest."""
+        self._claims = ClaimIndex()
+        self._uses: GroupIndex[tuple[Key, str]] = GroupIndex()
+        """Listeners by the Tenant and the Destinations that they refer to, each with the name of their class."""
+        self.secrets = SecretIndex(clock)
+        self.reads = Reads()  # The lookups of the last plan of each key
+        self._granted: dict[str, tuple[Key, Owner]] = {}
+        self._stored_holders = HolderIndex()  # The tenants that hold hostnames by the stored status of a Listener
+        self._reported: dict[Key, config_secret.HeldHostnames] = {}
+        """The hostnames of documents that gateways run although their config Secrets are gone."""
+        self._reported_holders = HolderIndex()
+        self._namespaces: dict[str, dict[str, str]] = {}
+        self._versions: dict[tuple[str, str], dict[str, Version]] = {}
+        """Name of a kind, and namespace -> name -> (uid, resourceVersion) of each object."""
+        self.child_index = ChildIndex(settings)  # Every existing child of this install
+        self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
+        """Of the objects that were deleted last."""
+        self._abandoned: set[str] = set()
+        """Names of the classes that this install served under another controllerName, until they are told so."""
+        self._retirements: dict[Key, frozenset[str]] = {}
+        """Addresses that the removal guard allowed to retire, until a document without them is published."""
+        self._behind: dict[Key, int] = {}
+        self._write_failures: dict[Key, WriteFailure] = {}
+        self.reachabilities: dict[str, Reachability] = {}  # The last check of each hostname
+        self._changed_routes: set[str] = set()
+        """Checked hostnames whose Ingress, HTTPRoute or Certificate changed since they were last taken."""
+
+    # The lookups of plan().
+
+    @property
+    def now(self) -> int:
+        """Monotonic microseconds, to measure durations."""
+        return self._clock()
+
+    @property
+    def time(self) -> int:
+        """The time by which addresses end, in microseconds: no jump of a wall clock changes it."""
+        return self._confirmed_clock()
+
+    @property
+    def features(self) -> ClusterFeatures:
+        """Optional APIs and objects of the cluster."""
+        return self.optional.features
+
+    @lookup("Tenant")
+    def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
+        """By ``namespace/name``."""
+        return self._cached("Tenant", path, resources.Tenant)
+
+    @lookup("Listener")
+    def listener(self, path: str) -> CachedResource[resources.Listener] | None:
+        """By ``namespace/name``."""
+        return self._cached("Listener", path, resources.Listener)
+
+    @lookup("Destination")
+    def destination(self, path: str) -> CachedResource[resources.Destination] | None:
+        """By ``namespace/name``."""
+        return self._cached("Destination", path, resources.Destination)
+
+    @lookup()
+    def unreadable(self, key: Key) -> UnreadableResource | None:
+        """A resource that exists but that this version cannot parse, so that the lookups above do not find it."""
+        record = self.records.get(key)
+        return record.parsed if record is not None and isinstance(record.parsed, UnreadableResource) else None
+
+    @lookup()
+    def ending(self, key: Key) -> UnreadableResource | None:
+        """A resource that was deleted and still exists, because finalizers keep it. It is taken out of service."""
+        record = self._ending.get(key)
+        if record is None:
+            return None
+        class_name = getattr(record.parsed, "class_name", "") or getattr(
+            getattr(record.parsed, "resource", None), "class_name", ""
+        )
+        return UnreadableResource(
+            uid=record.uid,
+            generation=record.generation,
+            message="",
+            class_name=class_name,
+            conditions=record.parsed.conditions,
+            fields=record.parsed.fields,
+        )
+
+    def record_of(self, key: Key) -> kinds.ResourceRecord | None:
+        """A resource as it was last read, also one that was deleted and still exists."""
+        return self.records.get(key) or self._ending.get(key)
+
+    @lookup("Limit")
+    def is_over_limit(self, key: Key, limit: int) -> bool:
+        """True if at least this many Listeners, Destinations or hostnames of its namespace come before one.
+
+        Published ones count first, also deleted ones whose documents are in force; then the oldest. The Listeners of
+        other installs do not count. The key of a hostname is ``Key("Hostname", namespace, hostname)`` here.
+        """
+        return self.rank(key) >= limit
+
+    def rank(self, key: Key) -> int:
+        """How many Listeners, Destinations or hostnames of its namespace come before one."""
+        return self._order.rank((key.kind, key.namespace), key)
+
+    @lookup("Company")
+    def tenants_of(self, company: str, limit: int) -> Sequence[str]:
+        """The first names of the Tenants of a company; ``company``: ``namespace/companyID``."""
+        return [key.name for _, key in self._companies.members(company)[:limit]]
+
+    @lookup("Listeners")
+    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
+        """The Listeners of a Tenant, of all installs: the first names of each state, at most ``limit``."""
+        members = {state: self._summaries.members((tenant_path, state)) for state in _LISTENER_STATES}
+        return {state: [key.name for _, key in of_state[:limit]] for state, of_state in members.items() if of_state}
+
+    def classes_using(self, key: Key) -> Collection[str]:
+        """The names of the ListenerClasses of the Listeners that refer to a Tenant or a Destination.
+
+        Not a lookup: `Cache` plans the keys again whose classes change.
+        """
+        names = (*self.classes, *self._unreadable_classes)
+        return [name for name in names if self._uses.keys_of((key, name))]
+
+    @lookup("Hostname")
+    def claimants(self, hostname: str) -> Sequence[Key]:
+        """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist.
+
+        The oldest comes first. The Listeners of other installs are left out.
+        """
+        return self._oldest_claimants(hostname)
+
+    @lookup("Hostname")
+    def claimants_in(self, hostname: str, namespace: str) -> Sequence[Key]:
+        """As `claimants`, for one namespace, with the oldest Listener of a second Tenant of each class."""
+        firsts = self._claims.firsts(hostname)
+        return _in_order(firsts.get((namespace, class_name), ())[:2] for class_name in self._our_class_names())
+
+    @lookup("Hostname")
+    def claimants_of(self, hostname: str, namespace: str, tenant: str) -> Sequence[Key]:
+        """As `claimants`, for one Tenant."""
+        return _in_order(
+            self._claims.first_of(hostname, namespace, class_name, tenant) for class_name in self._our_class_names()
+        )
+
+    @lookup("Address")
+    def namers(self, address: str, tenant: str) -> Sequence[Key]:
+        """The Listeners that name an address (`address_path`) with its path and may come first, in any order.
+
+        These are those of the namespace whose published documents have it, and the oldest of each class of the tenant.
+        """
+        published = [
+            key
+            for key in self.child_index.by_address.keys_of(address)
+            if (self._tenant_of(key), address) in self._claims.of(key)
+        ]
+        return list(dict.fromkeys((*published, *self._oldest_claimants((tenant, address)))))
+
+    @lookup("Hostname")
+    def is_reserved(self, hostname: str) -> bool:
+        """True if no Listener may name a hostname, because a class has it or had it.
+
+        A former one stays reserved while documents have addresses of the class there, unless a tenant holds it: an edit
+        of a class and its revert take no hostname from a tenant.
+        """
+        if any(listener_class.resource.spec.hostname == hostname for listener_class in self.classes.values()):
+            return True
+        return hostname in self.child_index.by_class_hostname.groups and not self._holders(hostname)
+
+    @lookup("Hostname")
+    def class_at(self, hostname: str) -> str:
+        """The ListenerClass of this install that the first Listener with a published document at a hostname has.
+
+        First come the Listeners with an address of their own there that is not retired, then the oldest. ``""``: none.
+        """
+        listeners = (self._parsed(key, resources.Listener) for _, key in self._exposed.members(hostname))
+        names = (cached.resource.class_name for cached in listeners if cached is not None)
+        return next((name for name in names if self.our_class(name) is not None), "")
+
+    def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
+        """The published documents that have an address at a hostname, in any order. Only for the plan of a Hostname.
+
+        Not a lookup, because the answer may be long: a change of a document always concerns its hostnames.
+        """
+        published = map(self.child_index.listener_document, self.child_index.by_hostname.keys_of(hostname))
+        return [document for document in published if document is not None]
+
+    @lookup("Address")
+    def absent_with(self, address: str, tenant: str) -> Sequence[Key]:
+        """The Listeners of a tenant that cannot be found and whose published documents have an address."""
+        absent = [key for key in self.child_index.by_address.keys_of(address) if not self._tenant_of(key)]
+        published = ((key, self.child_index.listener_document(key)) for key in absent)
+        return [key for key, document in published if document is not None and document.tenant.name == tenant]
+
+    @lookup("Hostname")
+    def has_listeners_at(self, hostname: str) -> bool:
+        """True if a published document has an address at a hostname."""
+        return bool(self.child_index.by_hostname.keys_of(hostname))
+
+    @lookup("Hostname")
+    def has_lost_listeners_at(self, hostname: str) -> bool:
+        """True if neither a document nor a tombstone has a hostname, but the stored status of a Listener has it."""
+        return bool(self._stored_holders.keys_of(hostname)) and not self.child_index.held.keys_of(hostname)
+
+    @lookup("Hostname")
+    def holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants that have a hostname: by a document that is being written, or else by documents and tombstones.
+
+        If config Secrets are lost, the stored statuses of the Listeners that still name the hostname decide, and last
+        the gateways that run documents without a config Secret.
+        """
+        return self._holders(hostname)
+
+    @lookup("Hostname")
+    def only_holder(self, hostname: str) -> Key | None:
+        """The Listener by which a tenant has a hostname; None if there are several or none."""
+        granted, evidence = self._granted.get(hostname), self._evidence_of(hostname)
+        holding = evidence.keys_of(hostname) if evidence is not None else frozenset()
+        if granted is not None:
+            return granted[0] if holding <= {granted[0]} else None
+        return next(iter(holding)) if len(holding) == 1 else None
+
+    @lookup()
+    def holds(self, key: Key, hostname: str) -> bool:
+        """True if a Listener has a hostname by its document, its tombstone or its status, or as a gateway reports."""
+        granted = self._granted.get(hostname)
+        is_granted = granted is not None and granted[0] == key
+        return is_granted or any(key in index.keys_of(hostname) for index in self._evidence)
+
+    @lookup("Hostname")
+    def shown_holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants of the Listeners that name a hostname and whose stored status shows it as their own."""
+        return self._stored_holders.holders(hostname)
+
+    @lookup()
+    def published(self, key: Key) -> PublishedDocument | None:
+        """The document in the config Secret of a Listener or Destination."""
+        return self.child_index.published(key)
+
+    @lookup("Namespace")
+    def namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        """Labels of a namespace; empty if the namespace is not known."""
+        return self._namespaces.get(namespace, {})
+
+    @lookup("Namespace")
+    def namespace_uid(self, namespace: str) -> str:
+        """``metadata.uid`` of a namespace; ``""`` if the namespace is not known."""
+        return self.version_of(kinds.NAMESPACE, "", namespace)[0]
+
+    @lookup("Namespace")
+    def secret_access(self, namespace: str) -> SecretAccess:
+        """The operator's access to the Secrets of a namespace, or of all namespaces at once if the name is empty."""
+        return self.secrets.access(namespace)
+
+    def kind_of(self, child: ObjectRef) -> kinds.WatchedKind:
+        """The kind whose watch reports a child."""
+        is_agencys = child.kind == kinds.SECRET.name and child.namespace != self.settings.configuration_namespace
+        return kinds.AGENCY_SECRET if is_agencys else kinds.BY_NAME[child.kind]
+
+    @lookup("Secret")
+    def secret(self, path: str) -> resources.Secret | None:
+        """A labelled Secret by ``namespace/name``."""
+        return self.secrets.get(path)
+
+    @lookup("Secret")
+    def secret_state(self, path: str) -> SecretState | None:
+        """State of a Secret; None if it has to be looked up."""
+        return self.secrets.state(path)
+
+    def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
+        """True if a Listener's new document may take these addresses (``Address.id``) out of service."""
+        return addresses <= self._retirements.get(key, frozenset())
+
+    def is_abandoned(self, class_name: str) -> bool:
+        """True if this install served a class under another controllerName, and the class does not say so yet."""
+        return class_name in self._abandoned
+
+    def is_edited(self, key: Key) -> bool:
+        """True if a resource was edited while the operator runs, and its document was compiled before the edit."""
+        child, edited = self.child_index.config_of(key), self._edited.get(key, 0)
+        return child is not None and edited > child.owner_generation
+
+    @lookup()
+    def children(self, key: Key) -> Collection[ChildState]:
+        """The existing children of a key that this install made, in any order."""
+        return tuple(child.state for child in self.child_index.of(key))
+
+    def behind_since(self, key: Key) -> int | None:
+        """Since when (microseconds) the plans of a key say ``is_behind``; None if the last plan did not."""
+        return self._behind.get(key)
+
+    def lane_of(self, key: Key) -> str:
+        """The namespace whose changes cause the work for a key; `""` for classes and their hostnames."""
+        if key.kind != "Hostname" or any(
+            listener_class.resource.spec.hostname == key.name for listener_class in self.classes.values()
+        ):
+            return key.namespace
+        namespaces = {namespace for namespace, _ in self._holders(key.name)}
+        return namespaces.pop() if len(namespaces) == 1 else ""
+
+    def exists(self, key: Key) -> bool:
+        """True if a key has a resource or a child, or something has or had an address at its hostname."""
+        if key in self.records or self.child_index.of(key):
+            return True
+        has_documents = self.child_index.by_hostname.keys_of(key.name) or self._stored_holders.keys_of(key.name)
+        return key.kind == "Hostname" and bool(has_documents)
+
+    def all_keys(self) -> KeySet:
+        """Every key with a resource, perhaps a deleted one, or a child, and every hostname in a published document."""
+        of_classes = (listener_class.resource.spec.hostname for listener_class in self.classes.values())
+        hostnames = map(hostname_key, (*self.child_index.by_hostname.groups, *of_classes))
+        return frozenset((*self.records, *self._ending, *self.child_index.keys, *hostnames))
+
+    def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
+        """The ListenerClasses that this install serves."""
+        return [listener_class for listener_class in self.classes.values() if self.is_ours(listener_class)]
+
+    def our_class(self, name: str) -> CachedResource[resources.ListenerClass] | None:
+        """A ListenerClass that this install serves."""
+        listener_class = self.classes.get(name)
+        return listener_class if listener_class is not None and self.is_ours(listener_class) else None
+
+    def is_ours(self, listener_class: CachedResource[resources.ListenerClass]) -> bool:
+        """True if this install serves a class."""
+        return listener_class.resource.spec.controller_name == self.settings.controller_name
+
+    def is_foreign_class(self, name: str) -> bool:
+        """True if another install serves a class. A class that does not exist belongs to every install."""
+        return name in self.classes and self.our_class(name) is None
+
+    def confirmations(self) -> frozenset[str]:
+        """Digests of the removals that users confirmed on classes of this install."""
+        digests = [
+            confirmations_of(listener_class.resource.metadata.annotations) for listener_class in self.our_classes()
+        ]
+        return frozenset().union(*digests)
+
+    @property
+    def removal_limit(self) -> int | None:
+        """The removal limit of the install; None means the usual one."""
+        return smallest_limit(listener_class.resource.spec.removal_limit for listener_class in self.our_classes())
+
+    def version_of(self, kind: kinds.WatchedKind, namespace: str, name: str) -> Version:
+        """(uid, resourceVersion) of an object in the cache; empty if it is not there."""
+        return self._versions.get((kind.name, namespace), {}).get(name, NO_VERSION)
+
+    def versions(self, kind: kinds.WatchedKind, namespace: str = "") -> dict[tuple[str, str], Version]:
+        """(namespace, name) -> (uid, resourceVersion) of every object of a kind; ``namespace``: of this one only."""
+        return {
+            (place, name): version
+            for (kind_name, place), versions in self._versions.items()
+            if kind_name == kind.name and namespace in {"", place}
+            for name, version in versions.items()
+        }
+
+    def stale_uid(self, key: Key) -> str:
+        """The owner's uid of a document that a gateway runs without a config Secret; ``""`` if none does."""
+        uids = [gateway.stale.get(key, "") for gateway in self.gateways or () if gateway.reachable]
+        return max(uids, default="")
+
+    @lookup()
+    def write_failure(self, key: Key) -> WriteFailure | None:
+        """Why the children of a key are not as planned; None if all of them were written."""
+        return self._write_failures.get(key)
+
+    @lookup("Hostname")
+    def reachability(self, hostname: str) -> Reachability | None:
+        """The last check of a hostname; None: not checked since the operator's start."""
+        return self.reachabilities.get(hostname)
+
+    @property
+    def behind(self) -> Collection[Key]:
+        """The keys whose document is not in force on every gateway."""
+        return self._behind.keys()
+
+    # Parts of the lookups above.
+
+    @property
+    def _evidence(self) -> tuple[HolderIndex, ...]:
+        """The evidence of who holds hostnames, best first. A later index counts where no earlier one has a Listener."""
+        return self.child_index.held, self._stored_holders, self._reported_holders
+
+    def _evidence_of(self, hostname: str) -> HolderIndex | None:
+        return next((index for index in self._evidence if index.keys_of(hostname)), None)
+
+    def _holders(self, hostname: str) -> frozenset[Owner]:
+        granted, evidence = self._granted.get(hostname), self._evidence_of(hostname)
+        if granted is not None:
+            return frozenset({granted[1]})
+        return evidence.holders(hostname) if evidence is not None else frozenset()
+
+    def _cached(self, kind: Kind, path: str, resource_type: type[ResourceT]) -> CachedResource[ResourceT] | None:
+        namespace, _, name = path.partition("/")
+        return self._parsed(Key(kind, namespace, name), resource_type)
+
+    def _parsed(self, key: Key, resource_type: type[ResourceT]) -> CachedResource[ResourceT] | None:
+        record = self.records.get(key)
+        if record is None or not isinstance(record.parsed, CachedResource):
+            return None
+        assert isinstance(record.parsed.resource, resource_type)
+        return record.parsed
+
+    def _tenant_of(self, key: Key) -> str:
+        """The name of the Tenant of a Listener; ``""`` if the Listener cannot be found."""
+        cached = self._parsed(key, resources.Listener)
+        return cached.resource.spec.tenant_ref.name if cached is not None else ""
+
+    def _every_listener_of(self, tenant_path: str) -> list[Key]:
+        return [key for state in _LISTENER_STATES for _, key in self._summaries.members((tenant_path, state))]
+
+    def _our_class_names(self) -> list[str]:
+        return [listener_class.resource.metadata.name for listener_class in self.our_classes()]
+
+    def _oldest_claimants(self, claim: Claim) -> list[Key]:
+        """The oldest Listener of each namespace and class with a claim and whose Tenant and class exist."""
+        firsts = self._claims.firsts(claim).items()
+        return _in_order(members[:1] for (_, name), members in firsts if self.our_class(name) is not None)
+
+    def _class_for_claims(self, listener: resources.Listener) -> str:
+        """The class by which a Listener may have what it names; ``""`` if its class or its Tenant does not exist."""
+        name, tenant = listener.class_name, Key("Tenant", listener.metadata.namespace, listener.spec.tenant_ref.name)
+        return name if self.is_foreign_class(name) or (name in self.classes and tenant in self.records) else ""
+
+
+def _in_order(groups: Iterable[Members]) -> list[Key]:
+    """The keys of groups, the oldest first."""
+    return [key for _, key in sorted(itertools.chain.from_iterable(groups))]

@@ -1,0 +1,115 @@
+"""Orders resources among their siblings: for limits of a namespace, owners of hostnames, and sums of a Tenant."""
+
+import bisect
+from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Generic, TypeVar
+
+from usher_gateway import resources
+from usher_gateway.resources.listener_document import fixed_addresses
+from usher_operator.state.view import CachedResource, Key, address_path
+
+Group = TypeVar("Group", bound=Hashable)
+Place = tuple[Any, ...]  # Sorts a key within its group; equal places go by key
+Members = Sequence[tuple[Place, Key]]
+
+
+class OrderedGroups(Generic[Group]):
+    """Keys in groups, each of them in order. A change or a rank needs O(log n) comparisons in a group of n keys."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Group, list[tuple[Place, Key]]] = {}
+        self._places: dict[Key, Mapping[Group, Place]] = {}
+
+    def set(self, key: Key, places: Mapping[Group, Place]) -> None:
+        """Set the groups of a key, with its place in each; empty if it is in no group any more."""
+        former = self._places.get(key, {})
+        for group, place in former.items():
+            if places.get(group) != place:
+                members = self._groups[group]
+                del members[bisect.bisect_left(members, (place, key))]
+                if not members:
+                    del self._groups[group]
+        for group, place in places.items():
+            if former.get(group) != place:
+                bisect.insort(self._groups.setdefault(group, []), (place, key))
+        if places:
+            self._places[key] = places
+        else:
+            self._places.pop(key, None)
+
+    def groups_of(self, key: Key) -> AbstractSet[Group]:
+        """The groups of a key."""
+        return self._places.get(key, {}).keys()
+
+    def rank(self, group: Group, key: Key) -> int:
+        """The number of keys that come before a key; 0 if it is not in the group."""
+        place = self._places.get(key, {}).get(group)
+        return bisect.bisect_left(self._groups[group], (place, key)) if place is not None else 0
+
+    def members(self, group: Group) -> Members:
+        """The keys of a group in order, with their places. Do not keep or change the result."""
+        return self._groups.get(group, ())
+
+
+Claim = str | tuple[str, str]  # A hostname that a Listener names, or an address (`view.address_path`) with its tenant
+ClaimGroup = tuple[Claim, str, str, str]  # Claim, namespace, class and Tenant
+
+
+class ClaimIndex:
+    """The Listeners by what they name, their namespace, their class and their Tenant.
+
+    Whether one of them may have what it names depends on nothing else. So the oldest of each group is enough to find
+    the first claim, however many Listeners name the same. Users can name any number of classes and Tenants, so the
+    Listeners whose class or Tenant does not exist have the class ``""`` here, and no lookup goes through the Tenants.
+    """
+
+    def __init__(self) -> None:
+        self._order: OrderedGroups[ClaimGroup] = OrderedGroups()
+        self._firsts: dict[Claim, dict[tuple[str, str], list[tuple[Place, Key]]]] = {}
+        """Claim -> (namespace, class) -> the oldest Listener of each Tenant, in order."""
+
+    def set(self, key: Key, cached: CachedResource[resources.Listener] | None, class_name: str) -> None:
+        """Index what a Listener names; None: it cannot be found. ``class_name``: `""` if it may have nothing."""
+        places: dict[ClaimGroup, Place] = {}
+        if cached is not None:
+            listener, tenant = cached.resource, cached.resource.spec.tenant_ref.name
+            claims: set[Claim] = {address.hostname for address in listener.spec.addresses}
+            claims |= {(tenant, address_path(key.namespace, address)) for address in fixed_addresses(listener)}
+            places = {(claim, key.namespace, class_name, tenant): cached.age for claim in claims}
+        former = {group: self._order.members(group)[:1] for group in self._order.groups_of(key) | places.keys()}
+        self._order.set(key, places)
+        for group, former_first in former.items():
+            first = self._order.members(group)[:1]
+            if first != former_first:
+                self._replace_first(group, former_first, first)
+
+    def _replace_first(self, group: ClaimGroup, former: Members, present: Members) -> None:
+        """Replace the oldest Listener of a Tenant; both are empty or have one."""
+        claim, namespace, class_name, _ = group
+        of_claim = self._firsts.setdefault(claim, {})
+        firsts = of_claim.setdefault((namespace, class_name), [])
+        for member in former:
+            del firsts[bisect.bisect_left(firsts, member)]
+        for member in present:
+            bisect.insort(firsts, member)
+        if not firsts:
+            del of_claim[namespace, class_name]
+        if not of_claim:
+            del self._firsts[claim]
+
+    def of(self, key: Key) -> frozenset[Claim]:
+        """The hostnames and addresses that a Listener names."""
+        return frozenset(claim for claim, *_ in self._order.groups_of(key))
+
+    def hostnames_of(self, key: Key) -> frozenset[str]:
+        """The hostnames that a Listener names."""
+        return frozenset(claim for claim in self.of(key) if isinstance(claim, str))
+
+    def firsts(self, claim: Claim) -> Mapping[tuple[str, str], Members]:
+        """The oldest Listener of each Tenant with a claim, by namespace and class. Do not keep or change the result."""
+        return self._firsts.get(claim, {})
+
+    def first_of(self, claim: Claim, namespace: str, class_name: str, tenant: str) -> Members:
+        """The oldest Listener of a Tenant and a class with a claim; empty without one."""
+        return self._order.members((claim, namespace, class_name, tenant))[:1]

@@ -1,0 +1,452 @@
+"""The values that plan() reads (with `Lookups`), and its result (``Plan``). No I/O."""
+
+import datetime
+import enum
+from collections.abc import Mapping
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from usher_gateway import documents, resources
+from usher_gateway.config_secret import HeldHostnames
+from usher_gateway.config_secret import Owner as DocumentOwner
+from usher_gateway.resources.removal_limit import Removal
+
+ADDRESSES_FIELD = "addresses"  # Status field of a Listener: its addresses with shortened URLs
+
+# Status field of a ListenerClass: the fingerprint of the install key from which its URLs are derived.
+FINGERPRINT_FIELD = "installKeyFingerprint"
+
+# Secret in the operator's namespace that holds the install key.
+INSTALL_KEY_SECRET = "usher-install-key"  # noqa: S105 - the name of an object
+
+# ClusterRole that the platform binds in the namespaces of agencies, and name of these bindings.
+AGENCY_ROLE = "usher-agency"
+
+OPERATOR_ACCOUNT = "usher-operator"  # Service account of the operator, in its own namespace
+
+# Kinds of keys. `Hostname` is not a resource: it owns the children of one hostname.
+Kind = Literal["ListenerClass", "Tenant", "Listener", "Destination", "Hostname"]
+
+
+class Key(msgspec.Struct, frozen=True, order=True):
+    """The unit of work of the queue: one resource, or one hostname."""
+
+    kind: Kind
+    namespace: str
+    """``""`` for a ListenerClass and a Hostname."""
+    name: str
+    """Name of the resource; for a Hostname the hostname itself."""
+
+    @property
+    def path(self) -> str:
+        """``namespace/name``, or the name alone without a namespace."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+def hostname_key(hostname: str) -> Key:
+    """The key that owns the children of a hostname."""
+    return Key("Hostname", "", hostname)
+
+
+def address_path(namespace: str, address: documents.Address) -> str:
+    """Identify an address that Listeners of one namespace name."""
+    return f"{namespace}/{address.host}{address.path}?{sorted(address.query)}"
+
+
+class ObjectRef(msgspec.Struct, frozen=True, order=True):
+    """Identifies an object of the API server."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+
+
+class DesiredChild(msgspec.Struct, frozen=True):
+    """A child as the operator applies it (server-side, with force)."""
+
+    ref: ObjectRef
+    manifest: dict[str, Any]
+    """The whole object, with labels and annotations, ``usher.dev/desired`` among them."""
+    desired: str
+    """SHA-256 of the manifest. If the existing child has the same value, there is nothing to write."""
+
+
+class ConditionType(enum.StrEnum):
+    """Every condition that the operator writes."""
+
+    Accepted = "Accepted"
+    ResolvedRefs = "ResolvedRefs"
+    CertificateReady = "CertificateReady"
+    Exposed = "Exposed"
+    Programmed = "Programmed"
+    Ready = "Ready"
+    Reachable = "Reachable"
+    Verified = "Verified"
+    Receiving = "Receiving"
+    Quarantining = "Quarantining"
+    RoutesDegraded = "RoutesDegraded"
+    DeliveriesHeld = "DeliveriesHeld"
+    TimesUntrusted = "TimesUntrusted"
+    AddressRetired = "AddressRetired"
+    CompanyShared = "CompanyShared"
+    HostnamesShared = "HostnamesShared"
+    Healthy = "Healthy"
+
+
+# Conditions that exist only while something is wrong.
+ABNORMAL_CONDITIONS = frozenset(
+    {
+        ConditionType.Quarantining,
+        ConditionType.RoutesDegraded,
+        ConditionType.DeliveriesHeld,
+        ConditionType.TimesUntrusted,
+        ConditionType.AddressRetired,
+        ConditionType.CompanyShared,
+        ConditionType.HostnamesShared,
+    }
+)
+
+# Conditions that Ready does not depend on; their writes share a small rate limit.
+INFORMATIONAL_CONDITIONS = ABNORMAL_CONDITIONS | {
+    ConditionType.Reachable,
+    ConditionType.Verified,
+    ConditionType.Receiving,
+    ConditionType.Healthy,
+}
+
+
+class OperatorReason(enum.StrEnum):
+    """Reasons that come from the cluster or from gateways; ``resources.conditions.Reason`` has those of compile()."""
+
+    Accepted = "Accepted"
+    Deleted = "Deleted"
+    NamespaceNotPermitted = "NamespaceNotPermitted"
+    SecretNameTaken = "SecretNameTaken"
+    ConfigTooLarge = "ConfigTooLarge"
+    InstallKeyChanged = "InstallKeyChanged"
+    NotServed = "NotServed"
+    RemovalsHalted = "RemovalsHalted"
+    Issued = "Issued"
+    Provided = "Provided"
+    External = "External"
+    Pending = "Pending"
+    IssuerNotFound = "IssuerNotFound"
+    CertManagerMissing = "CertManagerMissing"
+    SecretNotFound = "SecretNotFound"
+    Failed = "Failed"
+    Exposed = "Exposed"
+    NotExposed = "NotExposed"
+    ObjectNameTaken = "ObjectNameTaken"
+    GatewayAPIMissing = "GatewayAPIMissing"
+    IngressClassNotFound = "IngressClassNotFound"
+    NotAllowedByListeners = "NotAllowedByListeners"
+    NoMatchingParent = "NoMatchingParent"
+    AddressNotAssigned = "AddressNotAssigned"
+    Programmed = "Programmed"
+    GatewayRejected = "GatewayRejected"
+    GatewayUnavailable = "GatewayUnavailable"
+    PartiallyProgrammed = "PartiallyProgrammed"
+    WriteForbidden = "WriteForbidden"
+    WriteConflict = "WriteConflict"
+    WriteFailed = "WriteFailed"
+    Ready = "Ready"
+    Suspended = "Suspended"
+    ListenersNotReady = "ListenersNotReady"
+    Reachable = "Reachable"
+    Unreachable = "Unreachable"
+    Verified = "Verified"
+    Receiving = "Receiving"
+    NoVisitYet = "NoVisitYet"
+    Refusing = "Refusing"
+    Silent = "Silent"
+    Quarantining = "Quarantining"
+    ExpressionTooSlow = "ExpressionTooSlow"
+    CompanyMismatch = "CompanyMismatch"
+    DeliveriesHeld = "DeliveriesHeld"
+    TimesUntrusted = "TimesUntrusted"
+    AddressRetired = "AddressRetired"
+    RetiredAddressUsed = "RetiredAddressUsed"
+    CompanyShared = "CompanyShared"
+    HostnamesShared = "HostnamesShared"
+    Healthy = "Healthy"
+    NotTried = "NotTried"
+    CircuitOpen = "CircuitOpen"
+    Failing = "Failing"
+    AddressForbidden = "AddressForbidden"
+    TokenFailed = "TokenFailed"
+    Gone = "Gone"
+
+
+ConditionStatus = Literal["True", "False", "Unknown"]
+
+
+class StatusCondition(msgspec.Struct, frozen=True):
+    """A metav1.Condition without ``lastTransitionTime``, which the writer keeps or sets."""
+
+    type: str
+    status: ConditionStatus
+    reason: str
+    message: str
+    observed_generation: int
+
+
+class ResourceStatus(msgspec.Struct, frozen=True):
+    """The whole status that the operator writes for one resource."""
+
+    observed_generation: int
+    conditions: Mapping[str, StatusCondition]
+    """By type, because the API server rejects a status that has a type twice. In a fixed order. The writer removes the
+    operator's conditions that are not in it."""
+    fields: dict[str, Any] = {}
+    """The other fields of ``status``: ``addresses`` of a Listener, ``installKeyFingerprint`` of a ListenerClass."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The children and the status that the operator wants for one key. Equal views give equal plans."""
+
+    key: Key
+    children: tuple[DesiredChild, ...] | None = ()
+    """All children of this key. The writer removes existing children that are not in it (a config Secret by way of a
+    tombstone, under the removal limit). None: every child stays as it is."""
+    status: ResourceStatus | None = None
+    """None if no status is to be written: the resource is gone, another install owns it (``plan.ownership``), or the
+    key is a Hostname."""
+    is_behind: bool = False
+    """True if some gateway does not run the wanted document, or if no operator has written the status of a class. The
+    cache remembers since when (Lookups.behind_since)."""
+    again_at: int | None = None
+    """When to plan again even if nothing changes, by Lookups.now; None: never."""
+    unknown_secrets: tuple[str, ...] = ()
+    """``namespace/name`` of Secrets that the labelled watch does not report. The reconciler looks each up with one GET
+    and plans again before it writes this status."""
+    unread_namespace: str = ""
+    """Namespace whose Secrets have to be read before the key can be planned. The rest of the plan is empty then."""
+    staying: tuple[ObjectRef, ...] = ()
+    """Existing children that are not wanted any more but stay for now."""
+    retiring: Removal | None = None
+    """Addresses that the newest version of a Listener takes out of service. If the view does not allow that yet, the
+    published document stays."""
+    ending: Removal | None = None
+    """Retired addresses whose time is over. If the view does not allow that they end, the document still has them."""
+    granted: tuple[str, ...] = ()
+    """Hostnames that the Listener names and that its document has. No other listener gets them while the document is
+    written."""
+
+
+ResourceT = TypeVar("ResourceT", resources.ListenerClass, resources.Tenant, resources.Listener, resources.Destination)
+
+
+class CachedResource(msgspec.Struct, Generic[ResourceT], frozen=True, kw_only=True):
+    """A resource as the API server last sent it."""
+
+    resource: ResourceT
+    uid: str
+    created: str
+    """``metadata.creationTimestamp``."""
+    conditions: tuple[StatusCondition, ...] = ()
+    """The operator's conditions in its status, as last read or written."""
+    fields: Mapping[str, Any] = {}
+    """The other fields of its status, such as ``installKeyFingerprint``."""
+
+    @property
+    def key(self) -> Key:
+        """The key of a resource that is in a namespace."""
+        metadata = self.resource.metadata
+        return Key(self.resource.kind_name, metadata.namespace, metadata.name)  # type: ignore[arg-type]
+
+    @property
+    def age(self) -> tuple[str, str]:
+        """Sort key: the oldest resource first. The uid decides between equal times, because no user can choose it."""
+        return self.created, self.uid
+
+    @property
+    def is_unserved(self) -> bool:
+        """True if the status of a class says that no operator serves it. One that serves it replaces the status."""
+        return any(condition.reason == OperatorReason.NotServed for condition in self.conditions)
+
+
+class UnreadableResource(msgspec.Struct, frozen=True, kw_only=True):
+    """A resource that exists but that this version cannot parse, because another version's schema accepted it."""
+
+    uid: str
+    generation: int
+    message: str
+    """Which field is wrong and why; without values."""
+    controller_name: str = ""
+    """The install that serves a ListenerClass; ``""``: not readable."""
+    class_name: str = ""
+    """The ListenerClass of a Listener; ``""``: not readable."""
+    conditions: tuple[StatusCondition, ...] = ()
+    fields: Mapping[str, Any] = {}
+
+
+class ListenerReadiness(msgspec.Struct, frozen=True):
+    """The part of a Listener that its Tenant sums up."""
+
+    ready: ConditionStatus
+    """Status of its Ready; Unknown if it has none."""
+    is_held: bool
+    """True if its stored Ready says that its deliveries are held."""
+    is_suspended: bool
+    """True if its own ``state`` is Suspended."""
+
+    @classmethod
+    def of(cls, cached: CachedResource[resources.Listener]) -> "ListenerReadiness":
+        """The readiness of a Listener."""
+        ready = next((condition for condition in cached.conditions if condition.type == ConditionType.Ready), None)
+        return cls(
+            ready=ready.status if ready is not None else "Unknown",
+            is_held=ready is not None and ready.reason == "Suspended",
+            is_suspended=cached.resource.spec.state == "Suspended",
+        )
+
+
+class PublishedDocument(msgspec.Struct, frozen=True):
+    """A document in its config Secret. A tombstone is not one."""
+
+    document: documents.ListenerDocument | documents.DestinationDocument
+    hash: str
+    owner: DocumentOwner
+    """The object that it was made for."""
+    version: str = ""
+    """``resourceVersion`` of the config Secret."""
+
+    @property
+    def listener(self) -> documents.ListenerDocument | None:
+        """The document, if it is a Listener's."""
+        return self.document if isinstance(self.document, documents.ListenerDocument) else None
+
+
+class ChildState(msgspec.Struct, frozen=True):
+    """An existing child, with the status that its controller wrote."""
+
+    ref: ObjectRef
+    generation: int
+    desired: str
+    """Annotation ``usher.dev/desired``; ``""`` if it is missing."""
+    status: Mapping[str, Any] = {}
+    ingress_class: str = ""
+    """``spec.ingressClassName`` of an Ingress; ``""``: it has none."""
+
+
+# Found: the Secret has the label `usher.dev/watch`. The other states come from one GET. Forbidden: the operator may not
+# read it; beside the gateways, it may read only the Secrets that the platform named.
+SecretState = Literal["Found", "NotLabelled", "NotFound", "Forbidden"]
+
+
+# The operator's access to the Secrets of a namespace. Unknown: nothing has requested it yet.
+SecretAccess = Literal["Unknown", "Permitted", "Denied"]
+
+
+class ClusterFeatures(msgspec.Struct, frozen=True, kw_only=True):
+    """Optional APIs and objects of the cluster."""
+
+    gateway_api: bool = False
+    """HTTPRoute of gateway.networking.k8s.io/v1 is served."""
+    cert_manager: bool = False
+    """Certificate of cert-manager.io/v1 is served."""
+    ingress_classes: Mapping[str, str] = {}
+    """Name -> ``spec.controller``."""
+    default_ingress_class: str = ""
+    """The IngressClass that is annotated as default; ``""`` if there is none."""
+    issuers: frozenset[tuple[str, str]] | None = None
+    """(kind, name) of cert-manager's ClusterIssuers and of the Issuers in the data plane's namespace; None if the
+    operator cannot list them."""
+
+
+class DegradedRoute(msgspec.Struct, frozen=True, order=True):
+    """A route that works only in part."""
+
+    route: str
+    reason: str = ""
+
+
+class HeldRoute(DegradedRoute, frozen=True, order=True):
+    """A route whose deliveries are held."""
+
+    missing: str = ""
+    """The object that must exist, such as a Secret."""
+
+
+class ListenerReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One gateway's report about a listener, in the form of ``GET /api/config``."""
+
+    receiving: str = "NoVisitYet"
+    """``Receiving``, ``NoVisitYet`` or ``Silent``, since the gateway's start."""
+    verified_addresses: tuple[str, ...] = ()
+    """``Address.id`` of each present address at which a visit was ever accepted."""
+    probed_addresses: tuple[str, ...] = ()
+    """``Address.id`` of each present address that was probed since the gateway's start."""
+    refusing: bool = False
+    """True if the gateway refuses requests and accepted none in between."""
+    refused_reason: str | None = None
+    """Why it refused the last one."""
+    quarantining: bool = False
+    """True if over 5 % of the arrivals of the last 15 minutes were quarantined, until half of that."""
+    degraded_routes: tuple[DegradedRoute, ...] = ()
+    company_mismatch: bool = False
+    held_deliveries: tuple[HeldRoute, ...] = ()
+    times_untrusted: bool = False
+    """True if many bodies had a time that is not trusted."""
+    retired_arrivals: dict[str, datetime.datetime] = {}
+    """``Address.id`` of a retired address -> the end of the hour of its last arrival."""
+
+
+class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One gateway's report about a destination, in the form of ``GET /api/config``."""
+
+    health: str = "NotTried"
+    """A reason of the condition Healthy."""
+    error: str | None = None
+    """Code of the last error while it is failing, such as ``ServerError``."""
+    status: int | None = None
+    """HTTP status of the last answer while it is failing."""
+
+
+class AppliedDocument(msgspec.Struct, frozen=True):
+    """The version of a document that one gateway runs."""
+
+    hash: str
+    """``""`` if it runs none."""
+    rejected: str = ""
+    """Why it does not run the newest version; ``""`` if it does not reject it."""
+
+
+class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One ready gateway, and what it reports."""
+
+    name: str
+    reachable: bool = True
+    """True if its admin port answers. If not, the other fields are its last report."""
+    refuses_token: bool = False
+    """True if its admin port answers that the operator's token is wrong. It is not reachable then."""
+    applied: dict[Key, AppliedDocument] = {}
+    listeners: dict[str, ListenerReport] = {}
+    """By ``namespace/name``."""
+    destinations: dict[str, DestinationReport] = {}
+    stale: Mapping[Key, str] = {}
+    """Documents of this install that the gateway runs although their config Secrets are gone for a while, with their
+    owners' uids."""
+    held: Mapping[Key, HeldHostnames] = {}
+    """Listeners of this install whose documents the gateway runs although their config Secrets are gone."""
+
+
+class WriteFailure(msgspec.Struct, frozen=True):
+    """Why the children of a key could not be written at the last attempt."""
+
+    error: str
+    """Request, status and reason."""
+    cause: Literal["Forbidden", "NameTaken", "Contested"] | None = None
+    """Forbidden: the API server refused it, so that another attempt does not help. NameTaken: an object that is not the
+    key's has the name of a child. Contested: another program changes a child again and again; ``error`` names both."""
+
+
+class Reachability(msgspec.Struct, frozen=True):
+    """Result of the last check of a hostname (`route_check`)."""
+
+    problem: str = ""
+    """Why requests do not lead to a gateway, and what must be done; ``""`` if they do."""
+    is_checked: bool = True
+    """False while the hostname has no route of Usher's with an address and a certificate, or no URL with a token."""
