@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from usher_gateway import expression_samples, recipes
+from usher_gateway import recipes
 from usher_gateway.cli import main
+from usher_gateway.expressions import samples
 
 COMMANDS = main.build()
 
@@ -63,7 +64,7 @@ def check_when(when: str, *arguments: str) -> Finished:
 
 
 def test_expensive_expression_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expression_samples, "measure", lambda *_: 0.0015)
+    monkeypatch.setattr(samples, "measure", lambda *_: 0.0015)
     done = check_when("visit.email != ''")
     assert done.code == 0
     assert "warning: Listener default/lobby: spec.routes[0].when: takes 1.5 ms on a sample body" in done.text

@@ -7,9 +7,10 @@ import multidict
 import pytest
 
 from support import delivery_samples
-from usher_gateway import documents, expression_samples, expressions
+from usher_gateway import documents, expressions
 from usher_gateway.delivery import outcome, payload
 from usher_gateway.destinations import DestinationAnswer
+from usher_gateway.expressions import samples
 
 NOW = delivery_samples.RECEIVED_AT
 Rule = documents.AnswerRule
@@ -140,4 +141,4 @@ def test_later_of_two_times_counts() -> None:
     ],
 )
 def test_rule_sees_only_the_answer(source: str, part: str) -> None:
-    assert part in " ".join(expression_samples.check_expression(source, "answer").problems)
+    assert part in " ".join(samples.check_expression(source, "answer").problems)

@@ -11,7 +11,7 @@ from support import delivery_samples, samples
 from usher_gateway import documents, model
 from usher_gateway.delivery import payload, tries
 from usher_gateway.destinations import DestinationRequest
-from usher_gateway.expression_turns import PAUSE_FACTOR
+from usher_gateway.expressions.turns import PAUSE_FACTOR
 
 KEYS = model.derive_keys(b"k" * 32)
 VISIT = bytes(16)

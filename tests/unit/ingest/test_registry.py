@@ -6,6 +6,7 @@ import pytest
 
 from support import ingest_samples
 from usher_gateway import documents, expressions
+from usher_gateway.expressions import programs
 from usher_gateway.ingest.registry import ListenerRegistry, Match
 
 
@@ -188,8 +189,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             sources.append(source)
             super().__init__(source, where)
 
-    monkeypatch.setattr(expressions, "Program", NotedProgram)
-    monkeypatch.setattr(expressions, "_cache", expressions._ProgramCache(max_characters=0))
+    monkeypatch.setattr(programs, "Program", NotedProgram)
+    monkeypatch.setattr(programs, "_cache", programs._ProgramCache(max_characters=0))
     return sources
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import ingest_samples, source
-from usher_gateway import documents, expression_syntax, expressions, model
+from usher_gateway import documents, expressions, model
+from usher_gateway.expressions import syntax
 from usher_gateway.ingest import routing
 from usher_gateway.ingest.cpu_limits import TenantBudgets
 
@@ -403,7 +404,7 @@ def test_normalised_visit_has_every_field() -> None:
     )
     assert (empty.visitCount, empty.occurredAt) == (None, None)
     values = expressions.visit_values(empty, 0, model.ListenerName("agency", "acme", "lobby"), late=False)
-    assert set(values) == expression_syntax.DELIVERY_FIELDS
+    assert set(values) == syntax.DELIVERY_FIELDS
 
 
 def test_normalised_ids_are_texts() -> None:

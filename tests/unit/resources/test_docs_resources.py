@@ -1,7 +1,7 @@
 """docs/resources.md and docs/expressions.md match the code."""
 
 from support import source
-from usher_gateway import expression_syntax, expressions
+from usher_gateway.expressions import programs, syntax
 from usher_gateway.resources import conditions
 
 
@@ -12,13 +12,13 @@ def test_resources_page_lists_every_reason() -> None:
 
 def test_expressions_page_names_every_function_field_and_bound() -> None:
     text = (source.DOCS / "expressions.md").read_text("utf-8")
-    for name in expression_syntax.FUNCTIONS | expression_syntax.MACROS | expression_syntax.DELIVERY_FIELDS:
+    for name in syntax.FUNCTIONS | syntax.MACROS | syntax.DELIVERY_FIELDS:
         assert f"`{name}`" in text, name
     bounds = (
-        expression_syntax.MAX_DEPTH,
-        expression_syntax.MAX_OPERATORS,
-        expression_syntax.MAX_PATTERN_LENGTH,
-        expressions.MAX_ITEMS,
+        syntax.MAX_DEPTH,
+        syntax.MAX_OPERATORS,
+        syntax.MAX_PATTERN_LENGTH,
+        programs.MAX_ITEMS,
     )
-    for bound in (*expression_syntax.MAX_LENGTH.values(), *bounds):
+    for bound in (*syntax.MAX_LENGTH.values(), *bounds):
         assert str(bound) in text

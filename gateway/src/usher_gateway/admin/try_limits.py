@@ -5,8 +5,8 @@ import collections
 import contextlib
 from collections.abc import AsyncIterator
 
-from usher_gateway import expression_turns
 from usher_gateway.admin import api
+from usher_gateway.expressions import turns as expression_turns
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024  # Most bytes of a request. 1,000 listeners take about 1 MiB.
 _MOST_TRIES = 4  # Most tries of the same tenants that run or wait; each holds a request in memory

@@ -162,16 +162,17 @@ def _listeners(configuration: "FileConfiguration") -> "Iterator[documents.Listen
 
 def _expensive(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
     """Yield a warning for each valid expression that takes long on a sample, on this machine."""
-    from usher_gateway import expression_samples, resources
+    from usher_gateway import resources
+    from usher_gateway.expressions import samples
     from usher_gateway.ingest import cpu_limits
 
     for loaded in configuration.objects.values():
         if not isinstance(loaded.resource, resources.Listener | resources.Destination):
             continue
         for path, source, where in loaded.resource.expressions:
-            if expression_samples.check_expression(source, where).problems:
+            if samples.check_expression(source, where).problems:
                 continue
-            seconds = expression_samples.measure(source, where)
+            seconds = samples.measure(source, where)
             if seconds >= cpu_limits.EXPENSIVE_SECONDS:
                 message = f"takes {seconds * 1000:.1f} ms on a sample body; a busy listener would hold its deliveries"
                 yield loaded.problem(path, message, "see the limits of time in docs/expressions.md", "warning")

@@ -90,7 +90,8 @@ def _live(document: "documents.ListenerDocument", keys: "model.Keys") -> "LiveLi
 
 def find_failures(content: bytes, configuration: "FileConfiguration") -> "list[conditions.Problem]":
     """Return an error for each expression that fails on a body with which a listener would evaluate it."""
-    from usher_gateway import expression_samples, expressions, model
+    from usher_gateway import expressions, model
+    from usher_gateway.expressions import samples
     from usher_gateway.ingest import body_reading
 
     problems: dict[conditions.Problem, None] = {}
@@ -101,9 +102,9 @@ def find_failures(content: bytes, configuration: "FileConfiguration") -> "list[c
             continue
         for identity, path, source, where in _evaluated(document, configuration, values):
             evaluation = expressions.compile_expression(source, where).evaluate(*values)
-            code, loaded = expression_samples.failure_of(evaluation), configuration.objects.get(identity)
+            code, loaded = samples.failure_of(evaluation), configuration.objects.get(identity)
             if code and loaded is not None:
-                warning = expression_samples.warning_of(code, evaluation.missing_field, "this body", where)
+                warning = samples.warning_of(code, evaluation.missing_field, "this body", where)
                 problems[loaded.problem(path, warning.message, warning.hint)] = None
     return list(problems)
 

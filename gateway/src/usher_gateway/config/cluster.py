@@ -21,7 +21,7 @@ import structlog
 
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import DocumentStatus, Origin, SourceStatus, cache, published
-from usher_gateway.expression_turns import compiling_turns
+from usher_gateway.expressions.turns import compiling_turns
 from usher_gateway.kube.client import ApiError, Client, ClientLimits, WatchEvent
 from usher_gateway.kube.reflector import Reflector, ReflectorTiming
 from usher_gateway.resources import conditions

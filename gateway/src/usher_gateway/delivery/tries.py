@@ -22,7 +22,7 @@ from usher_gateway.delivery import payload
 from usher_gateway.delivery.masked_diff import ShownRequest, ValueMask, diff_lines
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import DestinationRequest
-from usher_gateway.expression_turns import PAUSE_FACTOR
+from usher_gateway.expressions.turns import PAUSE_FACTOR
 from usher_gateway.ingest import body
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.cpu_limits import TenantBudgets

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from usher_gateway import expression_samples
+from usher_gateway.expressions import samples as expression_samples
 from usher_gateway.resources import types
 
 Severity = Literal["error", "warning", "notice"]

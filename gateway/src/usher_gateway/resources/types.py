@@ -222,7 +222,7 @@ class Immutable(msgspec.Struct, frozen=True):
     late: bool = False
 
 
-# An expression of a resource: path of the field, source, and its field (`expressions.Where`).
+# An expression of a resource: path of the field, source, and its field (`programs.Where`).
 DeclaredExpression = tuple[str, str, Literal["when", "transform", "variable", "answer"]]
 
 # A rule between fields of one struct, in its class attribute `rules`.

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 import structlog
 
-from usher_gateway.expression_turns import checking_turns
+from usher_gateway.expressions.turns import checking_turns
 from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources import types
 from usher_operator.plan import plan_and_note

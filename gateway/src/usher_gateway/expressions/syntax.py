@@ -9,7 +9,8 @@ from typing import Any, Literal
 import cel
 import msgspec
 
-from usher_gateway import expression_functions, expression_patterns, model
+from usher_gateway import model
+from usher_gateway.expressions import functions, patterns
 
 # The use of an expression: `when` is a filter (true or false), `transform` makes the document of a delivery, `variable`
 # a part of its URL (a text or a whole number), and `answer` says whether a rule applies to a destination's answer (true
@@ -39,7 +40,7 @@ MACROS = frozenset({"all", "exists", "exists_one", "existsOne", "map", "filter"}
 # The functions that an expression may call.
 FUNCTIONS = frozenset(
     {
-        *expression_functions.FUNCTIONS,
+        *functions.FUNCTIONS,
         "bytes",
         "contains",
         "double",
@@ -203,7 +204,7 @@ def literal_value(literal: str) -> Any:
 def pattern_problems(tokens: list[Token]) -> Iterator[str]:
     """Yield a problem of the first pattern that has one; the others are not compiled."""
     for token, literal in match_calls(tokens):
-        problem = expression_patterns.problem_of(literal_value(literal))
+        problem = patterns.problem_of(literal_value(literal))
         if problem is not None:
             yield f"the pattern of `matches` {problem} (column {token.at + 1})"
             return

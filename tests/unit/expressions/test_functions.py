@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from usher_gateway import expression_samples, expressions, model
+from usher_gateway import expressions, model
+from usher_gateway.expressions import samples
 
 VISIT = expressions.visit_values(
     model.Visit(email=" Ann.Ödegård@Example.COM ", occurredAt=1_782_948_600_000_000),  # 2026-07-01T23:30:00Z
@@ -17,7 +18,7 @@ VISIT = expressions.visit_values(
 
 
 def evaluate(source: str, body: object = None) -> expressions.Evaluation:
-    assert expression_samples.check_expression(source, "transform").problems == ()
+    assert samples.check_expression(source, "transform").problems == ()
     return expressions.compile_expression(source, "transform").evaluate(VISIT, body)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from usher_gateway import expression_samples, expressions
+from usher_gateway.expressions import programs, samples
 
 UNPAUSED_SECONDS = 0.01  # CPU time of a document's expressions until a pause. Most documents take 1 to 3 ms.
 PAUSE_FACTOR = 3.0  # Length of a pause, as a multiple of the CPU time before it
@@ -28,8 +28,8 @@ class ExpressionTurns:
 
     def __init__(
         self,
-        prepare: Callable[[str, expressions.Where], object],
-        is_prepared: Callable[[str, expressions.Where], bool],
+        prepare: Callable[[str, programs.Where], object],
+        is_prepared: Callable[[str, programs.Where], bool],
         *,
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
@@ -38,11 +38,11 @@ class ExpressionTurns:
         """Lets one expression be compiled per round of the event loop, however many tasks compile."""
         self._busy: set[str] = set()  # Namespaces of which a document is compiled now
 
-    def are_prepared(self, sources: Iterable[expressions.Source]) -> bool:
+    def are_prepared(self, sources: Iterable[programs.Source]) -> bool:
         """Return whether `prepare` would return at once."""
         return all(self._is_prepared(*source) for source in sources)
 
-    async def take(self, namespace: str, sources: Iterable[expressions.Source]) -> float:
+    async def take(self, namespace: str, sources: Iterable[programs.Source]) -> float:
         """Prepare the expressions of a document with pauses, unless another one of its namespace is prepared now.
 
         Returns:
@@ -60,7 +60,7 @@ class ExpressionTurns:
             self._busy.discard(namespace)
         return 0.0
 
-    async def prepare(self, sources: Iterable[expressions.Source], *, has_pauses: bool) -> None:
+    async def prepare(self, sources: Iterable[programs.Source], *, has_pauses: bool) -> None:
         """Prepare the expressions of a document. Other tasks run between two of them."""
         seconds = 0.0  # CPU time since the last pause
         for source in sources:
@@ -78,9 +78,9 @@ class ExpressionTurns:
 
 def compiling_turns() -> ExpressionTurns:
     """Turns that keep the programs, for a gateway that evaluates them."""
-    return ExpressionTurns(expressions.compile_expression, expressions.is_compiled)
+    return ExpressionTurns(programs.compile_expression, programs.is_compiled)
 
 
 def checking_turns() -> ExpressionTurns:
     """Turns that only look for problems and try the samples, for an operator."""
-    return ExpressionTurns(expression_samples.check_expression, expression_samples.is_checked)
+    return ExpressionTurns(samples.check_expression, samples.is_checked)

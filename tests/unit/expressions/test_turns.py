@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from usher_gateway import expression_samples, expressions
-from usher_gateway.expression_turns import PAUSE_FACTOR, UNPAUSED_SECONDS, ExpressionTurns, checking_turns
+from usher_gateway import expressions
+from usher_gateway.expressions import samples
+from usher_gateway.expressions.turns import PAUSE_FACTOR, UNPAUSED_SECONDS, ExpressionTurns, checking_turns
 
 
 class Machine:
@@ -102,6 +103,6 @@ async def test_complete_reading_never_pauses(slept: list[float]) -> None:
 
 async def test_operator_tries_the_samples_in_turns() -> None:
     source: expressions.Source = ("body.tried.in.turns", "transform")
-    assert not expression_samples.is_checked(*source)
+    assert not samples.is_checked(*source)
     assert await checking_turns().take("agency", [source]) == 0.0
-    assert expression_samples.is_checked(*source)
+    assert samples.is_checked(*source)

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from usher_gateway import expressions, model
+from usher_gateway import model
+from usher_gateway.expressions import programs
 
 _SAMPLE_RECEIVED_AT = 1_767_261_600 * model.MICROSECONDS
 _SAMPLE_LISTENER = model.ListenerName("sample", "sample", "sample")
@@ -100,10 +101,10 @@ class ExpressionCheck(msgspec.Struct, frozen=True):
     warning: ExpressionWarning | None = None  # On which samples it fails; None if it fails on none, or cannot be used
 
 
-_checks: dict[expressions.Source, ExpressionCheck] = {}
+_checks: dict[programs.Source, ExpressionCheck] = {}
 
 
-def check_expression(source: str, where: expressions.Where) -> ExpressionCheck:
+def check_expression(source: str, where: programs.Where) -> ExpressionCheck:
     """Check an expression, and try it on every sample. Keeps no program in memory."""
     key = source, where
     check = _checks.get(key)
@@ -117,23 +118,23 @@ def check_expression(source: str, where: expressions.Where) -> ExpressionCheck:
     return check
 
 
-def is_checked(source: str, where: expressions.Where) -> bool:
+def is_checked(source: str, where: programs.Where) -> bool:
     """Return whether `check_expression` would return at once."""
     return (source, where) in _checks
 
 
-def measure(source: str, where: expressions.Where) -> float:
+def measure(source: str, where: programs.Where) -> float:
     """Return the CPU time in seconds of one evaluation of a valid expression, with the sample that takes longest."""
     program = _program(source, where)
     return max(min(_evaluate_sample(program, name).cpu_seconds for _ in range(_MEASUREMENTS)) for name in _names(where))
 
 
-def failure_of(evaluation: expressions.Evaluation) -> str:
+def failure_of(evaluation: programs.Evaluation) -> str:
     """Return the error code of an evaluation with a body; ``""`` if its value can be used."""
     return evaluation.error_code or ("" if _has_json_form(evaluation.value) else "NotJSON")
 
 
-def warning_of(code: str, missing_field: str, on: str, where: expressions.Where) -> ExpressionWarning:
+def warning_of(code: str, missing_field: str, on: str, where: programs.Where) -> ExpressionWarning:
     """Return the words about an expression that fails. ``on``: with what, such as ``every sample body``."""
     field = f" ({missing_field})" if missing_field else ""
     if where == "answer":  # its only error is NotBoolean
@@ -142,27 +143,25 @@ def warning_of(code: str, missing_field: str, on: str, where: expressions.Where)
     return ExpressionWarning(f"fails with {code}{field} on {on}; deliveries would be held", hint)
 
 
-def _evaluate_sample(program: expressions.Program, name: str) -> expressions.Evaluation:
+def _evaluate_sample(program: programs.Program, name: str) -> programs.Evaluation:
     """Evaluate an expression with a sample body or a sample answer."""
     if name in _ANSWERS:
         return program.evaluate_answer(_ANSWERS[name])
     sample = _SAMPLE_OF[name]
-    values = expressions.visit_values(
-        sample.visit, _SAMPLE_RECEIVED_AT, _SAMPLE_LISTENER, late=False, visit_id=_SAMPLE_ID
-    )
+    values = programs.visit_values(sample.visit, _SAMPLE_RECEIVED_AT, _SAMPLE_LISTENER, late=False, visit_id=_SAMPLE_ID)
     return program.evaluate(values, sample.body)
 
 
-def _program(source: str, where: expressions.Where) -> expressions.Program:
-    is_compiled = expressions.is_compiled(source, where)
-    return expressions.compile_expression(source, where) if is_compiled else expressions.Program(source, where)
+def _program(source: str, where: programs.Where) -> programs.Program:
+    is_compiled = programs.is_compiled(source, where)
+    return programs.compile_expression(source, where) if is_compiled else programs.Program(source, where)
 
 
-def _names(where: expressions.Where) -> tuple[str, ...]:
+def _names(where: programs.Where) -> tuple[str, ...]:
     return tuple(_ANSWERS if where == "answer" else _SAMPLE_OF)
 
 
-def _failures(program: expressions.Program) -> dict[str, tuple[str, str]]:
+def _failures(program: programs.Program) -> dict[str, tuple[str, str]]:
     """Return the samples on which an expression fails: name -> error code and missing field."""
     failures = {}
     for name in _names(program.where):
@@ -173,7 +172,7 @@ def _failures(program: expressions.Program) -> dict[str, tuple[str, str]]:
     return failures
 
 
-def _warning(failures: dict[str, tuple[str, str]], where: expressions.Where) -> ExpressionWarning:
+def _warning(failures: dict[str, tuple[str, str]], where: programs.Where) -> ExpressionWarning:
     code, missing_field = next(iter(failures.values()))
     fails_always = where != "answer" and len(failures) == len(SAMPLES)
     return warning_of(code, missing_field, "every sample body" if fails_always else " and on ".join(failures), where)

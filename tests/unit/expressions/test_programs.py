@@ -7,7 +7,8 @@ import msgspec
 import pytest
 from hypothesis import strategies
 
-from usher_gateway import expression_samples, expressions, model
+from usher_gateway import expressions, model
+from usher_gateway.expressions import programs, samples
 
 VISIT = expressions.visit_values(
     model.Visit(userId="1", email="a@example.com", firstName="Ann", visitCount=1),
@@ -36,7 +37,7 @@ def evaluate(source: str, where: expressions.Where = "transform", body: object =
     ],
 )
 def test_filter_returns_true_or_false(source: str, value: bool) -> None:
-    assert expression_samples.check_expression(source, "when").problems == ()
+    assert samples.check_expression(source, "when").problems == ()
     assert evaluate(source, "when").value is value
 
 
@@ -49,7 +50,7 @@ def test_filter_returns_true_or_false(source: str, value: bool) -> None:
     ],
 )
 def test_transform_returns_a_document(source: str, value: object) -> None:
-    assert expression_samples.check_expression(source, "transform").problems == ()
+    assert samples.check_expression(source, "transform").problems == ()
     assert evaluate(source).value == value
 
 
@@ -72,7 +73,7 @@ def test_map_with_a_boolean_key_has_no_json_form() -> None:
     """It is the one value of an expression for which a delivery is held with FormatError."""
     with pytest.raises(TypeError):
         msgspec.json.encode(evaluate("{visit.late: 1}").value)
-    warning = expression_samples.check_expression("{visit.late: 1}", "transform").warning
+    warning = samples.check_expression("{visit.late: 1}", "transform").warning
     assert warning is not None
     assert warning.message.startswith("fails with NotJSON on every sample body;")
 
@@ -114,7 +115,7 @@ def test_map_with_a_boolean_key_has_no_json_form() -> None:
     ],
 )
 def test_invalid_expression_is_refused_with_a_hint(source: str, where: expressions.Where, part: str) -> None:
-    problems = expression_samples.check_expression(source, where).problems
+    problems = samples.check_expression(source, where).problems
     assert any(part in problem for problem in problems), problems
 
 
@@ -179,7 +180,7 @@ def test_failed_evaluation_gives_a_code_without_data(source: str, where: express
     ],
 )
 def test_partial_conversion_gives_the_same_result(source: str) -> None:
-    assert expression_samples.check_expression(source, "when").problems == ()
+    assert samples.check_expression(source, "when").problems == ()
     try:
         whole = cel.compile(source).execute({"visit": VISIT, "body": BODY})
     except (KeyError, TypeError):
@@ -231,7 +232,7 @@ def test_expensive_evaluation_is_refused_before_it_starts(source: str) -> None:
 )
 def test_value_of_a_transform_has_a_limit(source: str, characters: int) -> None:
     """``characters``: those that count beside the text."""
-    longest = expressions.MAX_RESULT_CHARACTERS - characters
+    longest = programs.MAX_RESULT_CHARACTERS - characters
     assert evaluate(source, body={"text": "x" * longest}).error_code == ""
     assert evaluate(source, body={"text": "x" * (longest + 1)}).error_code == "TooExpensive"
 
@@ -260,7 +261,7 @@ def test_usual_patterns_are_evaluated(source: str) -> None:
     ],
 )
 def test_patterns_match_as_re2_does(source: str, value: bool) -> None:
-    assert expression_samples.check_expression(source, "when").problems == ()
+    assert samples.check_expression(source, "when").problems == ()
     assert evaluate(source, "when").value is value
 
 
@@ -298,18 +299,19 @@ def test_no_text_raises(source: str) -> None:
 
 _HOSTILE = """
 import threading
-from usher_gateway import expression_samples, expression_syntax, expressions
-depth = expression_syntax.MAX_DEPTH
+from usher_gateway import expressions
+from usher_gateway.expressions import samples, syntax
+depth = syntax.MAX_DEPTH
 pieces = ("!", "-", "(", "[", "{", "{1:", "a+", "a.", "a?a:", "a&&", "f(")
 tails = ("+a", ".a", "[0]", "==a", " in a", "?a:a", ".f()")
 pairs = (("(", ")"), ("[", "]"), ("{'a':", "}"), ("size(", ")"))
 def sources(length):
     yield from (piece * (length // len(piece)) for piece in pieces)
     yield from ("a" + tail * ((length - 1) // len(tail)) for tail in tails)
-    yield from ("a" + tail * expression_syntax.MAX_OPERATORS for tail in tails)
+    yield from ("a" + tail * syntax.MAX_OPERATORS for tail in tails)
     yield from (left * depth + "1" + right * depth for left, right in pairs)
 def run():
-    for where, length in expression_syntax.MAX_LENGTH.items():
+    for where, length in syntax.MAX_LENGTH.items():
         for source in sources(length):
             expressions.Program(source, where).evaluate({"email": ""}, {})
 threading.stack_size(1 << 20)
@@ -326,7 +328,7 @@ def test_long_and_deep_input_does_not_crash_a_1_mib_stack() -> None:
 
 
 def test_programs_in_memory_are_bounded_by_their_length() -> None:
-    cache = expressions._ProgramCache(max_characters=2 * 1024)
+    cache = programs._ProgramCache(max_characters=2 * 1024)
     first, *others = [f"visit.email == '{number:0500}'" for number in range(6)]
     assert cache.get(first, "when") is cache.get(first, "when")
     for source in others:
@@ -336,7 +338,7 @@ def test_programs_in_memory_are_bounded_by_their_length() -> None:
 
 
 def test_program_that_is_in_use_is_not_compiled_again() -> None:
-    cache = expressions._ProgramCache(max_characters=0)
+    cache = programs._ProgramCache(max_characters=0)
     program = cache.get("visit.late", "when")
     assert ("visit.late", "when") in cache
     assert cache.get("visit.late", "when") is program

@@ -8,8 +8,8 @@ Measured with common-expression-language 0.10:
 - A macro copies its whole result at every step, so that ``xs.map(x, ys)`` over 1,000 items each takes 32 s.
 - Its own ``matches`` compiles the pattern at every evaluation, up to 100 ms each.
 
-So ``expression_syntax.py`` checks bounds before the parser sees the text, this module estimates the work before every
-evaluation, and RE2 evaluates ``matches`` (``expression_patterns.py``).
+So ``syntax.py`` checks bounds before the parser sees the text, this module estimates the work before every
+evaluation, and RE2 evaluates ``matches`` (``patterns.py``).
 Call this module from threads with at least 1 MiB of stack.
 """
 
@@ -25,8 +25,8 @@ from typing import Any
 import cel
 import msgspec
 
-from usher_gateway import expression_functions, expression_patterns, model
-from usher_gateway import expression_syntax as syntax
+from usher_gateway import model
+from usher_gateway.expressions import functions, patterns, syntax
 
 Where = syntax.Where
 
@@ -101,14 +101,14 @@ class Program:
         self._parts = {root: syntax.members_read(tokens, root) for root in syntax.ROOTS[where] if root in names}
         self._has_macro = any(True for _ in syntax.macro_calls(tokens))
         self._most_literal_items = 1 + sum(token.text == "," for token in tokens)
-        patterns = [syntax.literal_value(literal) for _, literal in syntax.match_calls(tokens)]
-        self._match_work: int = _STATE_WORK * sum(map(expression_patterns.program_size, patterns))
-        self._functions = {_MATCHES: expression_patterns.matches} if patterns else {}
-        self._own_functions = expression_functions.FUNCTIONS.keys() & {token.text for token in tokens}
+        used_patterns = [syntax.literal_value(literal) for _, literal in syntax.match_calls(tokens)]
+        self._match_work: int = _STATE_WORK * sum(map(patterns.program_size, used_patterns))
+        self._functions = {_MATCHES: patterns.matches} if used_patterns else {}
+        self._own_functions = functions.FUNCTIONS.keys() & {token.text for token in tokens}
         self._copies = 1 + sum(token.text == "+" for token in tokens) // 2
         self._factor = len(names) * self._copies
         self._paths: dict[str, str] | None = None
-        """Each word of the expression -> its path (`expression_syntax.path_to`); None: not needed yet."""
+        """Each word of the expression -> its path (`syntax.path_to`); None: not needed yet."""
         """The words and literals of the text, once a field was missing."""
 
     def evaluate(self, visit: Mapping[str, object], body: object = None) -> Evaluation:
@@ -134,7 +134,7 @@ class Program:
 
     def _evaluate(self, given: Mapping[str, object]) -> tuple[Any, str, str]:
         """Return a value, or an error code and the missing field."""
-        calls: expression_functions.FunctionCalls | None = None
+        calls: functions.FunctionCalls | None = None
         try:
             copier = _WeighingCopier()
             values = {root: copier.part(given[root], parts) for root, parts in self._parts.items()}
@@ -144,7 +144,7 @@ class Program:
                 return None, "TooExpensive", ""
             if self._own_functions:
                 copies = self._copies * (self._longest(copier) if self._has_macro else 1)
-                calls = expression_functions.FunctionCalls(MAX_WORK - work, copies)
+                calls = functions.FunctionCalls(MAX_WORK - work, copies)
                 values.update(calls.bound(self._own_functions))
             value = self._program.execute(values)
             if self.where == "transform":
@@ -184,7 +184,7 @@ class Program:
 
     def _longest(self, copier: "_WeighingCopier") -> int:
         """Return the length of the longest list over which a macro may run."""
-        split = expression_functions.MAX_SPLIT if "split" in self._own_functions else 0
+        split = functions.MAX_SPLIT if "split" in self._own_functions else 0
         return max(copier.longest, self._most_literal_items, split)
 
 
@@ -311,7 +311,7 @@ class _SortingCopier:
         """Return the copy of a value. Raises: TooExpensiveError."""
         self._characters_left -= len(value) if isinstance(value, str | bytes) else _PLAIN_CHARACTERS
         if self._characters_left < 0:
-            raise expression_functions.TooExpensiveError
+            raise functions.TooExpensiveError
         if isinstance(value, dict):
             self._characters_left -= sum([len(key) for key in value if isinstance(key, str)])
             return {key: self.copy(value[key]) for key in sorted(value, key=str)}
@@ -321,7 +321,7 @@ class _SortingCopier:
 def _code_of(error: Exception) -> str:
     """Return a code for an error of the core. Its text is dropped, because it may quote the data."""
     match error:
-        case expression_functions.TooExpensiveError():
+        case functions.TooExpensiveError():
             return "TooExpensive"
         case KeyError():
             return "NoSuchField"
