@@ -22,8 +22,8 @@ async def settled(bench: engines.Bench, content: str, settled_as: SettledAs, **c
     return delivery
 
 
-async def test_replays_of_one_token_leave_steps_to_others(bench: engines.Bench) -> None:
-    steps = stepping.ReplaySteps(
+def replay_steps(bench: engines.Bench) -> stepping.ReplaySteps:
+    return stepping.ReplaySteps(
         store=bench.store,
         now=bench.clock,
         holds_of=samples.no_holds,
@@ -31,6 +31,10 @@ async def test_replays_of_one_token_leave_steps_to_others(bench: engines.Bench) 
         is_paused=lambda _: False,
         ask_store=lambda: None,
     )
+
+
+async def test_replays_of_one_token_leave_steps_to_others(bench: engines.Bench) -> None:
+    steps = replay_steps(bench)
     requests = [bench.replay_request(where=Filter(permitted=frozenset({"agency/acme"}))) for _ in range(5)]
     requests.append(bench.replay_request(where=Filter(permitted=frozenset({"agency/globex"}))))
     started = [await bench.store.start_replay(request, bench.clock.now) for request in requests]
@@ -39,6 +43,19 @@ async def test_replays_of_one_token_leave_steps_to_others(bench: engines.Bench) 
     assert states == [ReplayState.Done] * 3 + [ReplayState.Running] * 2 + [ReplayState.Done]
     await steps.take_all()
     assert await bench.store.running_replays() == []
+
+
+async def test_replays_behind_many_others_get_their_steps(bench: engines.Bench) -> None:
+    """Running replays are read in pages, because each may name 1,000 visits."""
+    many = bench.replay_request(where=Filter(permitted=frozenset({"agency/acme"})))
+    for _ in range(replays.MOST_RUNNING + 1):
+        await bench.store.start_replay(many, bench.clock.now)
+    other = bench.replay_request(where=Filter(permitted=frozenset({"agency/globex"})))
+    last = await bench.store.start_replay(other, bench.clock.now)
+    assert len(await bench.store.running_replays()) == replays.MOST_RUNNING
+    assert [await bench.store.has_room_for_replay(request) for request in (many, other)] == [False, True]
+    await replay_steps(bench).take_all()
+    assert (await bench.store.find_replay(last.id)).state is ReplayState.Done
 
 
 # What is selected

@@ -1,6 +1,7 @@
 """A token that is limited to one tenant learns nothing of others and changes nothing of theirs, in any request."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from support import admin_port, samples, waiting
 from support.admin_port import EMAIL, person_of
 from usher_gateway import model
 from usher_gateway.admin import tokens
-from usher_gateway.store.base import ErasureRequest
+from usher_gateway.store.base import ErasureRequest, Filter, Link
+from usher_gateway.store.jobs import links, replays
 
 # Names that only the other tenant has: tenant, listener, route, destination.
 THEIRS = ("globex", "bar", "welcome", "mailer")
@@ -165,6 +167,34 @@ async def test_replay_is_seen_with_its_limit_or_a_wider_one(limited: Limited) ->
     _, all_seen = await served.ask("GET", "/api/replays", token=wider)
     assert {row["id"] for row in all_seen["rows"]} == {narrow["id"], wide["id"]}
     assert [row["id"] for row in (await limited.get("/api/replays"))["rows"]] == [narrow["id"]]
+
+
+async def test_tenants_of_a_token_have_a_limited_number_of_unfinished_replays(limited: Limited) -> None:
+    served, asked = limited.served, {"all": True, "state": "dead"}
+    store = served.bench.store
+    in_40_s = time.time_ns() // 1_000 + 40_000_000  # when the next step of these is due
+    where = Filter(permitted=frozenset({"agency/acme"}))
+    requests = [served.bench.replay_request(where=where)] * replays.MOST_RUNNING
+    first, *_ = [await store.start_replay(request, in_40_s) for request in requests]
+    status, problem = await limited.ask("POST", "/api/replays", asked)
+    assert (status, problem["code"]) == (429, "TooManyReplays")
+    assert (await served.ask("POST", "/api/replays", json=asked | {"tenant": "globex"}))[0] == 201
+    path = f"/api/replays/{model.format_id(first.id)}"
+    assert (await limited.ask("POST", f"{path}/cancel"))[0] == 200
+    assert (await limited.ask("POST", "/api/replays", asked))[0] == 201
+    await store.start_replay(requests[0], in_40_s)
+    status, problem = await limited.ask("POST", f"{path}/resume")
+    assert (status, problem["code"]) == (429, "TooManyReplays")
+
+
+async def test_tenant_has_a_limited_number_of_links(limited: Limited) -> None:
+    served = limited.served
+    now = served.bench.clock.now
+    for number in range(links.MOST_OF_TENANT - 1):
+        link = Link(id=f"{number}", tenant="agency/acme", created_at=now, expires_at=now + 1, shows_visits=False)
+        await served.bench.store.add_link(link, samples.digest(link.id))
+    answers = [await limited.ask("POST", "/api/links", {"tenant": "agency/acme"}) for _ in range(2)]
+    assert [(status, answer.get("code")) for status, answer in answers] == [(201, None), (429, "TooManyLinks")]
 
 
 async def test_preview_of_a_replay_shows_visits_only_with_that_scope(limited: Limited) -> None:

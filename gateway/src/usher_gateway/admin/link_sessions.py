@@ -64,6 +64,8 @@ class LinkSessions:
     ) -> None:
         self._store, self._seals, self._audit = store, seals, audit
         self._snapshot, self._now = snapshot, now
+        self._tenants: tuple[documents.Snapshot | None, frozenset[str]] = None, frozenset()
+        """The configuration that was asked last, and its tenants with a listener, as ``namespace/name``."""
 
     async def find(self, token: str) -> Link | None:
         """Return the link of a token; None if there is none."""
@@ -106,8 +108,12 @@ class LinkSessions:
 
     def is_in_force(self, tenant: str) -> bool:
         """Return whether a tenant, as ``namespace/name``, has a listener."""
-        listeners = self._snapshot().listeners.values()
-        return any(f"{listener.namespace}/{listener.tenant.name}" == tenant for listener in listeners)
+        snapshot, tenants = self._tenants
+        if snapshot is not self._snapshot():
+            snapshot = self._snapshot()
+            tenants = frozenset({f"{each.namespace}/{each.tenant.name}" for each in snapshot.listeners.values()})
+            self._tenants = snapshot, tenants
+        return tenant in tenants
 
 
 def _caller_of(link: Link) -> Caller:

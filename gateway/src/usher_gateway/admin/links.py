@@ -10,6 +10,7 @@ from usher_gateway.admin import api, name_check
 from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.tokens import digest_of
 from usher_gateway.store.base import Filter, Link
+from usher_gateway.store.jobs.links import KEPT_DAYS, MOST_OF_TENANT
 
 _DAY = 86_400 * model.MICROSECONDS
 _MOST_DAYS = 400
@@ -29,8 +30,8 @@ async def list_links(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``GET /api/links``, the newest first."""
     permitted = Filter(permitted=request[api.CALLER].permitted)
     links = await parts.store.list_links()
-    rows = [_row(parts, link) for link in links if permitted.selects(*link.tenant.split("/"))]
-    return api.json_response({"rows": rows})
+    rows = (_row(parts, link) for link in links if permitted.selects(*link.tenant.split("/")))
+    return api.json_response({"rows": await api.encode_each(rows)})
 
 
 async def create(parts: Parts, request: web.Request) -> web.StreamResponse:
@@ -42,6 +43,10 @@ async def create(parts: Parts, request: web.Request) -> web.StreamResponse:
     if not parts.links.is_in_force(asked.tenant):
         hint = "a link needs a tenant that has a listener: see `usher tenants`"
         raise api.ProblemError(404, "UnknownName", f"the tenant `{asked.tenant}` is not in the configuration", hint)
+    if not await parts.store.has_room_for_link(asked.tenant):
+        detail = f"the tenant has {MOST_OF_TENANT} links, with those that ended within {KEPT_DAYS} days"
+        hint = "one link serves one browser; revoke those that nobody uses, and create others after they left the list"
+        raise api.ProblemError(429, "TooManyLinks", detail, hint)
     token, now = secrets.token_urlsafe(32), parts.clock.now()
     link = Link(
         id=secrets.token_hex(6),

@@ -16,6 +16,7 @@ from usher_gateway.store.base import (
     ReplaySample,
     ReplayState,
 )
+from usher_gateway.store.jobs.replays import MOST_RUNNING
 
 _DEFAULT_PER_SECOND = 20
 _MOST_PER_SECOND = 1_000
@@ -62,6 +63,7 @@ async def start(parts: Parts, request: web.Request) -> web.StreamResponse:
         if Scope.VisitsRead not in request[api.CALLER].scopes:
             row["sample"] = []
         return api.json_response(row)
+    await _check_room(parts, replay_request)
     async with parts.audit.change(request, "replay", api.audited(selection, replay_request.where)) as changed:
         replay = await parts.store.start_replay(replay_request, parts.clock.now())
         changed.id, changed.count = replay.id, 1
@@ -150,12 +152,19 @@ async def cancel(parts: Parts, request: web.Request) -> web.StreamResponse:
 async def resume(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``POST /api/replays/{id}/resume``: let a cancelled replay go on where it was."""
     replay = await _find(parts, request)
+    await _check_room(parts, replay.request)
     async with parts.audit.change(request, "resume replay", {"id": model.format_id(replay.id)}) as changed:
         changed.count = int(await parts.store.resume_replay(replay, parts.clock.now()))
     if not changed.count:
         raise _not_cancelled(await parts.store.find_replay(replay.id))
     parts.replays.wake()
     return await _answer(parts, replay)
+
+
+async def _check_room(parts: Parts, replay_request: ReplayRequest) -> None:
+    if not await parts.store.has_room_for_replay(replay_request):
+        detail = f"{MOST_RUNNING} replays of the tenant, or of the token's tenants, have not ended"
+        raise api.ProblemError(429, "TooManyReplays", detail, "wait until some end, or cancel them: `usher replays`")
 
 
 async def _find(parts: Parts, request: web.Request) -> Replay:

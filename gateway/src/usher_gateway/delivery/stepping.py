@@ -73,19 +73,23 @@ class ReplaySteps:
 
     async def take_all(self) -> float:
         """Take a step of the oldest replays of each tenant; return the seconds until the next round."""
-        pauses = [_IDLE_SECONDS]
+        pauses, last = [_IDLE_SECONDS], 0
         taken: collections.Counter[Hashable] = collections.Counter()
-        for replay in await self._store.running_replays():
-            where = replay.request.where
-            tenants = where.permitted or (where.namespace, where.tenant)
-            taken[tenants] += 1
-            if taken[tenants] > _REPLAYS_OF_TENANT:
-                continue
-            try:
-                pauses.append(await self._take(replay))
-            except Exception as error:  # noqa: BLE001 - one that fails must not end the others
-                _log_failure("replay", replay, error)
+        while replays := await self._store.running_replays(last):
+            last = replays[-1].key
+            for replay in replays:
+                requester = replay.request.requester
+                taken[requester] += 1
+                if taken[requester] <= _REPLAYS_OF_TENANT:
+                    pauses.append(await self._take_or_log(replay))
         return min(pauses)
+
+    async def _take_or_log(self, replay: Replay) -> float:
+        try:
+            return await self._take(replay)
+        except Exception as error:  # noqa: BLE001 - one that fails must not end the others
+            _log_failure("replay", replay, error)
+            return _IDLE_SECONDS
 
     async def _take(self, replay: Replay) -> float:
         """Take a step if its time has come; return the seconds until the next one."""

@@ -2,7 +2,7 @@
 
 import enum
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -191,6 +191,11 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Deliver also for routes that are paused or in shadow mode now."""
     started_by: str = ""
     """The name of the caller's token."""
+
+    @property
+    def requester(self) -> Hashable:
+        """Whose replay it is: the tenants of a limited token, or else the tenant that it selects."""
+        return self.where.permitted or (self.where.namespace, self.where.tenant)
 
 
 class ReplayReport(msgspec.Struct):

@@ -53,6 +53,7 @@ class Records(PersonRecords, ReplayRecords):
     quarantined = look_up(changes.quarantined)
 
     add_link = change(links.add)
+    has_room_for_link = look_up(links.has_room)
     list_links = look_up(links.listed)
     find_link = look_up(links.find)
     find_link_by_digest = look_up(links.find_by_digest)

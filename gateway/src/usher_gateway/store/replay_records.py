@@ -33,6 +33,7 @@ class ReplayRecords(JobRunner):
     start_replay = change(replays.start)
     is_replay_waiting = look_up(replays.is_waiting)
     running_replays = read(replays.running)
+    has_room_for_replay = look_up(replays.has_room)
     list_replays = look_up(replays.listed)
     find_replay = look_up(replays.find)
     cancel_replay = change(replays.cancel)

@@ -4,6 +4,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import conditions
+from usher_gateway.resources.conditions import Reason
 from usher_gateway.resources.removal_limit import Removal
 from usher_operator.plan import children, common, compiling, hostname, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState
@@ -25,6 +26,9 @@ _WAITS = (
 )
 
 _Type = ConditionType
+# Why a Listener has no document for now, such as while a cluster is made again from Git and its Tenant comes late.
+_CURABLE = {Reason.TenantNotFound, Reason.ClassNotFound, Reason.UnsupportedValue}
+
 # Conditions besides Accepted on which Ready depends.
 _NEEDED = (_Type.ResolvedRefs, _Type.CertificateReady, _Type.Exposed, _Type.Programmed)
 
@@ -86,8 +90,19 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -
         ending=Removal("RetiredAddress", key.namespace, key.name, compiled.ended, cached.uid)
         if compiled.ended
         else None,
+        keeps_stale=_keeps_stale(view, cached, compiled),
         granted=_granted(cached.resource, document) if publication.child else (),
     )
+
+
+def _keeps_stale(
+    view: Lookups, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
+) -> bool:
+    """True if what gateways still run is of the same Tenant, and the Listener lacks only what may come or be mended."""
+    reasons = {finding.reason for finding in compiled.findings if finding.severity == "error"}
+    is_refused = Reason.ClassNotPermitted in reasons or not reasons & _CURABLE
+    is_same_tenant = view.stale_tenant(cached.key) == cached.resource.spec.tenant_ref.name
+    return compiled.document is None and is_same_tenant and not is_refused
 
 
 def _again_at(view: Lookups, document: documents.ListenerDocument | None, programmed: reports.Programmed) -> int | None:

@@ -450,6 +450,11 @@ class Lookups:
         uids = [gateway.stale.get(key, "") for gateway in self.gateways or () if gateway.reachable]
         return max(uids, default="")
 
+    def stale_tenant(self, key: Key) -> str:
+        """The Tenant of a Listener's document that gateways run without a config Secret; ``""`` if none do."""
+        held = self._reported.get(key)
+        return held.tenant if held is not None and self.stale_uid(key) else ""
+
     @lookup()
     def write_failure(self, key: Key) -> WriteFailure | None:
         """Why the children of a key are not as planned; None if all of them were written."""

@@ -1,5 +1,6 @@
 """Names that are made again: what a new object gets of the document of the one before it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -9,7 +10,8 @@ import yaml
 from support import plan_reasons, plan_samples
 from support.planning import Cluster
 from usher_gateway import documents
-from usher_operator.state.view import Key, Kind
+from usher_gateway.config_secret import HeldHostnames, secret_name
+from usher_operator.state.view import GatewayReport, Key, Kind
 
 LOBBY = Key("Listener", "default", "lobby")
 CRM = Key("Destination", "default", "crm")
@@ -271,3 +273,45 @@ def test_destination_stays_while_its_class_cannot_be_read(cluster: Cluster) -> N
     cluster.make_unreadable("ListenerClass", "public")
     assert cluster.plan(CRM).children is None
     assert "this version of Usher cannot read it" in cluster.condition("Destination", CRM.path, "Accepted").message
+
+
+# Documents that only gateways have, after the loss of all config Secrets
+
+
+def lose_documents(cluster: Cluster, *, tenant: str = "acme") -> None:
+    """Delete the config Secret of the Listener, and all of a Tenant; a gateway still runs the document."""
+    held = {LOBBY: HeldHostnames(tenant, ())}
+    cluster.set_gateways(GatewayReport(name="one", stale={LOBBY: "uid-lobby"}, held=held))
+    cluster.delete("Tenant", "default/acme")
+    cluster.delete("Secret", f"{cluster.cache.settings.configuration_namespace}/{secret_name('Listener', LOBBY.path)}")
+    assert cluster.cache.published(LOBBY) is None
+
+
+def refuse_namespace(cluster: Cluster) -> None:
+    cluster.add(plan_samples.tenant("acme"))
+    plan_reasons.only_these_namespaces(cluster)
+
+
+def make_invalid(cluster: Cluster) -> None:
+    cluster.add(plan_samples.tenant("acme"))
+    cluster.edit("Listener", LOBBY.path, fields={"occurredAtZone": "Mars/Base"})
+
+
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [
+        (lambda _: None, True),
+        (make_invalid, True),
+        (lambda cluster: cluster.edit("Listener", LOBBY.path, listenerClassName="late"), True),
+        (lambda cluster: cluster.edit("Listener", LOBBY.path, tenantRef={"name": "initech"}), False),
+        (refuse_namespace, False),
+        (lambda cluster: cluster.delete("Listener", LOBBY.path), False),
+    ],
+    ids=["tenant missing", "invalid", "class missing", "another tenant", "not permitted", "deleted"],
+)
+def test_document_that_only_a_gateway_has_stays_while_its_listener_is_declared(
+    cluster: Cluster, change: Callable[[Cluster], object], *, stays: bool
+) -> None:
+    lose_documents(cluster)
+    change(cluster)
+    assert cluster.plan(LOBBY).keeps_stale is stays

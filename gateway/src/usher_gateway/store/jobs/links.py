@@ -9,6 +9,8 @@ from usher_gateway.store.transaction import Transaction
 
 KEPT_DAYS = 30  # How long a link is listed after its end
 
+MOST_OF_TENANT = 1_000  # Links of a tenant that are listed
+
 _HOUR = 3_600 * model.MICROSECONDS
 
 _COLUMNS = "id, tenant, created_at, expires_at, shows_visits, opened_at, used_at, revoked_at"
@@ -16,6 +18,7 @@ _ADD = """
     insert into links (id, tenant, digest, created_at, expires_at, shows_visits) values ($1, $2, $3, $4, $5, $6)
 """
 _LIST = f"select {_COLUMNS} from links order by created_at desc, id"  # noqa: S608
+_COUNT = "select count(*) from links where tenant = $1"
 _FIND = f"select {_COLUMNS} from links where id = $1"  # noqa: S608
 _FIND_BY_DIGEST = f"select {_COLUMNS} from links where digest = $1"  # noqa: S608
 _OPEN = """
@@ -43,6 +46,12 @@ async def add(transaction: Transaction, link: Link, digest: bytes) -> None:
 async def listed(session: Session) -> list[Link]:
     """Return all links, the newest first."""
     return [_link(row) for row in await session.fetch(_LIST)]
+
+
+async def has_room(session: Session, tenant: str) -> bool:
+    """Return whether a tenant, as ``namespace/name``, may have one more link."""
+    ((count,),) = await session.fetch(_COUNT, tenant)
+    return int(count) < MOST_OF_TENANT
 
 
 async def find(session: Session, identifier: str) -> Link | None:

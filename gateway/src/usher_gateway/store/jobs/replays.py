@@ -22,6 +22,11 @@ from usher_gateway.store.transaction import Transaction
 KEPT_DAYS = 750  # How long a replay that has ended stays: about as long as meters
 LISTED = 100  # How many replays a list has, the newest ones
 
+# Replays of a tenant, or of the tenants of one limited token, that have not ended. Each may name 1,000 visits.
+MOST_RUNNING = 100
+
+_PAGE = 100  # Running replays that are read at a time
+
 # A replay pauses while this many of its deliveries are due, because new visits wait behind them.
 WAITING_AT_MOST = 200
 
@@ -48,6 +53,7 @@ _LATER_DELIVERIES = """
 _ROUTES = "select number, listener, name from routes where number = any($1::bigint[])"
 
 _REPLAYS = "select key, id, request, state, created_at, ended_at, place, next_at, report from replays"
+_RUNNING = f"{_REPLAYS} where state = {ReplayState.Running:d} and key > $1 order by key limit {_PAGE}"
 _LOCK = "select state, place from replays where key = $1 for no key update"
 _COUNT = """
     select replay, state, hold > 0, count(*) from deliveries
@@ -373,11 +379,18 @@ async def resume(transaction: Transaction, replay: Replay, now: int) -> bool:
     return await transaction.session.execute(_SET_STATE, replay.key, *values) > 0
 
 
-async def running(session: Session) -> list[Replay]:
-    """Return the replays that have not ended, the oldest first."""
-    return [
-        _replay(row) for row in await session.fetch(f"{_REPLAYS} where state = {ReplayState.Running:d} order by key")
-    ]
+async def running(session: Session, after: int = 0) -> list[Replay]:
+    """Return replays that have not ended, the oldest first, from a row key on; at most ``_PAGE``."""
+    return [_replay(row) for row in await session.fetch(_RUNNING, after)]
+
+
+async def has_room(session: Session, request: ReplayRequest) -> bool:
+    """Return whether one more replay of those who made a request may run."""
+    last, count = 0, 0
+    while page := await running(session, last):
+        last = page[-1].key
+        count += sum(each.request.requester == request.requester for each in page)
+    return count < MOST_RUNNING
 
 
 async def is_waiting(session: Session, key: int) -> bool:
