@@ -8,6 +8,7 @@ The port limits what its callers can take from the gateway:
 """
 
 import asyncio
+import collections
 import contextlib
 import ipaddress
 import re
@@ -37,6 +38,10 @@ _BYTES_BY_SCOPE = {
     Scope.BodiesRead: 32 * 1024 * 1024,
     Scope.PersonsExport: 128 * 1024 * 1024,
 }
+
+# Requests with tokens for the same tenants that are handled at the same time. The store runs two to four queries, each
+# for up to 1.5 s.
+_LIMITED_QUERIES = 3
 
 _TURN_SECONDS = 10.0  # How long a request waits for its turn
 _WRITE_SECONDS = 30.0
@@ -72,6 +77,14 @@ def _check_encoding(request: web.Request) -> None:
     """Refuse a compressed body: aiohttp would answer 500 to one that does not inflate."""
     if "Content-Encoding" in request.headers:
         raise api.ProblemError(400, "BadRequest", "the body has a Content-Encoding", "send it without one")
+
+
+def _tenants_of(caller: Caller) -> str:
+    """Return the tenants of a limited token; ``""`` for others.
+
+    Callers with the same tenants share as one, because there may be any number of service accounts.
+    """
+    return "" if caller.permitted is None else " ".join(sorted(caller.permitted))
 
 
 async def _send(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
@@ -139,6 +152,10 @@ class AdminServer:
         )
         self._memory = FairPool(_ANSWER_BYTES)
         self._memory_freed = asyncio.Condition()
+        self._handling: dict[str, asyncio.Semaphore] = collections.defaultdict(
+            lambda: asyncio.Semaphore(_LIMITED_QUERIES)
+        )
+        """Tenants of a limited token -> turns of the requests that ask the store for them."""
         self._stack = contextlib.AsyncExitStack()
 
     @property
@@ -185,7 +202,11 @@ class AdminServer:
             if route.parameters is not None:
                 api.check_parameters(request, route.parameters)
             async with self._turn(caller, _BYTES_BY_SCOPE.get(route.scope, _REQUEST_BYTES)):
-                return await _send(request, await route.handler(request))
+                # A try gives way between its visits, and may take a minute.
+                is_limited = caller.permitted is not None and route.scope is not Scope.VisitsTry
+                async with self._handling[_tenants_of(caller)] if is_limited else contextlib.nullcontext():
+                    response = await route.handler(request)
+                return await _send(request, response)
 
         async def handle(request: web.Request) -> web.StreamResponse:
             connection = request.protocol
@@ -201,8 +222,7 @@ class AdminServer:
     @contextlib.asynccontextmanager
     async def _turn(self, caller: Caller, size: int) -> AsyncIterator[None]:
         """Wait until there is memory for the answer, and take it."""
-        # Callers with the same tenants share as one: there may be any number of service accounts.
-        tenants = "" if caller.permitted is None else " ".join(sorted(caller.permitted))
+        tenants = _tenants_of(caller)
         try:
             async with asyncio.timeout(_TURN_SECONDS), self._memory_freed:
                 await self._memory_freed.wait_for(lambda: self._memory.admits(tenants, caller.name))
