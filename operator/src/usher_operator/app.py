@@ -108,7 +108,12 @@ class Operator:
         )
         """Reads the Secrets of agencies, with a connection for each namespace."""
         self.lease = leader.LeaderLease(self.api, settings, clock=time.monotonic, confirmed_clock=self.clock)
-        self.cache = Cache(settings, confirmed_clock=self.clock.now, expect_event=self.health.expect_event)
+        self.cache = Cache(
+            settings,
+            confirmed_clock=self.clock.now,
+            expect_event=self.health.expect_event,
+            read_again=self._read_again,
+        )
         self.queue: Workqueue[Key] = Workqueue(
             clock=time.monotonic,
             random=random.random,
@@ -233,6 +238,9 @@ class Operator:
         """The kinds to watch: those of APIs that are switched off are left out."""
         is_on = {"": True, "gateway_api": self.settings.gateway_api, "cert_manager": self.settings.cert_manager}
         return tuple(kind for kind in kinds.ALL if is_on[kind.feature])
+
+    def _read_again(self, kind: kinds.WatchedKind) -> None:
+        self.resync.request(kind)
 
     async def run(self) -> bool:
         """Run until stop() or until the Lease is lost; True after stop().

@@ -15,6 +15,7 @@ from usher_gateway.config_secret import MAX_BYTES, envelope_of
 from usher_gateway.resources import conditions
 from usher_operator.plan import children, compiling, versions
 from usher_operator.state.lookups import Lookups
+from usher_operator.state.memory import MOST_BYTES
 from usher_operator.state.view import (
     AGENCY_ROLE,
     FINGERPRINT_FIELD,
@@ -182,6 +183,12 @@ def plan_absent(view: Lookups, key: Key, needed: Iterable[str]) -> Plan:
         f"{unreadable.message}; the resource must be changed or the operator updated"
     )
     accepted = builder.false(_Type.Accepted, "UnsupportedValue", message)
+    if not unreadable.message:
+        message = (
+            f"the resources of this namespace take more than {MOST_BYTES // 2**20} MiB of memory, so Usher does not "
+            "read this one, and the last good configuration stays in force; delete some, or shorten their expressions"
+        )
+        accepted = builder.false(_Type.Accepted, OperatorReason.ConfigTooLarge, message)
     return Plan(key, None, builder.status([accepted, *builder.all_kept(needed)], fields=dict(unreadable.fields)))
 
 

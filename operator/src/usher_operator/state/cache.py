@@ -197,7 +197,7 @@ class Cache(Lookups):
         """Take an object as it is now; None: it is gone."""
         if kind in kinds.OWN:
             key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
-            record = kinds.parse_resource(key.kind, raw) if raw is not None else None
+            record = self._parse_own(key, raw)
             self._ending.pop(key, None)
             if (
                 raw is not None
@@ -219,6 +219,17 @@ class Cache(Lookups):
                 self._namespaces[name] = labels
             return self.reads.changed(self, [("Namespace", name)])
         return self._on_features(self.optional.set(kind, name, raw))
+
+    def _parse_own(self, key: Key, raw: dict[str, Any] | None) -> kinds.ResourceRecord | None:
+        record = None
+        if raw is None:
+            self._memory.forget(key)
+        else:
+            has_room = not key.namespace or self._memory.admit(key, raw.get("spec"))
+            record = kinds.parse_resource(key.kind, raw, has_room=has_room)
+        for kind in self._memory.take_readable(key.namespace):
+            self._read_again(kinds.BY_NAME[kind])
+        return record
 
     def _readers_of_hostnames(self, hostnames: Iterable[str]) -> KeySet:
         return self.reads.changed(self, [("Hostname", hostname) for hostname in hostnames])

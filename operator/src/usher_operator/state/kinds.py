@@ -183,8 +183,8 @@ class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
     """When the hostname of a Certificate was given up; ``""``: it is in use."""
 
 
-def parse_resource(kind: str, raw: JsonObject) -> ResourceRecord:
-    """Parse a custom resource."""
+def parse_resource(kind: str, raw: JsonObject, *, has_room: bool = True) -> ResourceRecord:
+    """Parse a custom resource; without its spec if its namespace has no memory left."""
     metadata, status = raw["metadata"], raw.get("status") or {}
     stored = [condition for condition in status.get("conditions") or () if condition.get("type") in _OURS]
     common: dict[str, Any] = {
@@ -194,18 +194,13 @@ def parse_resource(kind: str, raw: JsonObject) -> ResourceRecord:
     }
     parsed: CachedResource[Any] | UnreadableResource
     try:
-        resource = convert(raw, RESOURCES[kind])
-        parsed = CachedResource(resource=resource, created=metadata.get("creationTimestamp", ""), **common)
+        if has_room:
+            resource = convert(raw, RESOURCES[kind])
+            parsed = CachedResource(resource=resource, created=metadata.get("creationTimestamp", ""), **common)
+        else:
+            parsed = _unreadable(raw, "", common)
     except msgspec.ValidationError as error:
-        given = raw.get("spec")
-        spec: dict[str, Any] = given if isinstance(given, dict) else {}
-        parsed = UnreadableResource(
-            generation=metadata.get("generation", 0),
-            message=_without_values(str(error)),
-            controller_name=str(spec.get("controllerName", "")),
-            class_name=str(spec.get("listenerClassName", DEFAULT_CLASS)),
-            **common,
-        )
+        parsed = _unreadable(raw, _without_values(str(error)), common)
     return ResourceRecord(
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
@@ -213,6 +208,18 @@ def parse_resource(kind: str, raw: JsonObject) -> ResourceRecord:
         parsed=parsed,
         observed_generation=status.get("observedGeneration", 0),
         times={condition["type"]: condition.get("lastTransitionTime", "") for condition in stored},
+    )
+
+
+def _unreadable(raw: JsonObject, problem: str, common: dict[str, Any]) -> UnreadableResource:
+    given = raw.get("spec")
+    spec: dict[str, Any] = given if isinstance(given, dict) else {}
+    return UnreadableResource(
+        generation=raw["metadata"].get("generation", 0),
+        message=problem,
+        controller_name=str(spec.get("controllerName", "")),
+        class_name=str(spec.get("listenerClassName", DEFAULT_CLASS)),
+        **common,
     )
 
 

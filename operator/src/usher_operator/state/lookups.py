@@ -17,6 +17,7 @@ from usher_operator.settings import OperatorSettings
 from usher_operator.state import kinds
 from usher_operator.state.confirmed_clock import steady_microseconds, wall_microseconds
 from usher_operator.state.indexes import ChildIndex, GroupIndex, HolderIndex, OptionalApis, SecretIndex
+from usher_operator.state.memory import NamespaceMemory
 from usher_operator.state.reads import Reads, lookup
 from usher_operator.state.siblings import Claim, ClaimIndex, Members, OrderedGroups
 from usher_operator.state.view import (
@@ -61,6 +62,7 @@ class Lookups:
         confirmed_clock: the time by which addresses end, in microseconds.
         expect_event: called with the kind of an object when a write or a list shows a change that its watch has to
             report.
+        read_again: called with a kind whose objects have to be read, because their namespace has memory again.
     """
 
     def __init__(
@@ -70,8 +72,11 @@ class Lookups:
         clock: Callable[[], int] = steady_microseconds,
         confirmed_clock: Callable[[], int] = wall_microseconds,
         expect_event: Callable[[str], None] = lambda _: None,
+        read_again: Callable[[kinds.WatchedKind], None] = lambda _: None,
+        memory: NamespaceMemory | None = None,
     ) -> None:
-        self._expect_event = expect_event
+        self._expect_event, self._read_again = expect_event, read_again
+        self._memory = memory or NamespaceMemory()
         self._clock, self._confirmed_clock = clock, confirmed_clock
         self.settings = settings
         self.keys: model.Keys | None = None

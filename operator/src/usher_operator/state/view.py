@@ -270,12 +270,15 @@ class CachedResource(msgspec.Struct, Generic[ResourceT], frozen=True, kw_only=Tr
 
 
 class UnreadableResource(msgspec.Struct, frozen=True, kw_only=True):
-    """A resource that exists but that this version cannot parse, because another version's schema accepted it."""
+    """A resource that exists but that this version cannot parse, because another version's schema accepted it.
+
+    Or one for which its namespace has no memory left (``memory.NamespaceMemory``).
+    """
 
     uid: str
     generation: int
     message: str
-    """Which field is wrong and why; without values."""
+    """Which field is wrong and why; without values. ``""``: the namespace has no memory left for it."""
     controller_name: str = ""
     """The install that serves a ListenerClass; ``""``: not readable."""
     class_name: str = ""
