@@ -1,6 +1,7 @@
 """Changes that people request: redrive, release, cancel and retry; and finding a person."""
 
 import asyncio
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from support import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Change, Filter
+from usher_gateway.store.jobs import changes
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
@@ -78,6 +80,18 @@ async def test_cancelled_deliveries_are_redriven_only_by_state(bench: engines.Be
     assert await bench.redrive(Filter(state="cancelled"), NOW) == 1
     with pytest.raises(ValueError, match="only dead and cancelled"):
         await bench.redrive(Filter(state="delivered"), NOW)
+
+
+async def test_dead_delivery_that_was_redriven_and_cancelled_meanwhile_is_not_redriven_again(
+    bench: engines.Bench,
+) -> None:
+    """An attempt may have sent it before it was cancelled."""
+    await dead(bench, "a")
+    keys, _ = await bench.store._look_up(functools.partial(changes.redrivable, where=ANY, cursor=None))
+    assert await bench.redrive(ANY, NOW) == 1
+    assert await bench.store.cancel(ANY, NOW, lambda _: None) == 1
+    redrive = functools.partial(changes.redrive, keys=keys, now=NOW, holds={}, state=model.DeliveryState.Dead)
+    assert await bench.store._change(redrive) == []
 
 
 async def test_preview_counts_what_a_redrive_or_retry_would_change(bench: engines.Bench) -> None:

@@ -95,12 +95,12 @@ class Records(PersonRecords, ReplayRecords):
         Redrives cancelled deliveries only if ``state`` asks for them. Leaves out deliveries without a body and those
         past their time limit. ``on_redriven`` receives the ids of each slice.
         """
-        total = 0
+        total, state = 0, changes.redriven_state(where)
         holds_by_route: changes.Holds = {}
         async for keys in self._slices(changes.redrivable, where):
             routes = await self._look_up(functools.partial(changes.routes_of, keys=keys))
             await self._add_holds(holds_by_route, routes, holds_of)
-            redrive = functools.partial(changes.redrive, keys=keys, now=now, holds=holds_by_route)
+            redrive = functools.partial(changes.redrive, keys=keys, now=now, holds=holds_by_route, state=state)
             redriven = await self._change(redrive)
             on_redriven(redriven)
             total += len(redriven)

@@ -27,7 +27,6 @@ SLICE = 100  # Deliveries that one job creates or changes; arrivals wait for it
 # Route number -> the reasons that hold its deliveries now (`store.base.HoldsOf`).
 Holds = dict[int, Sequence[model.HoldReason]]
 
-_ENDED = frozenset({model.DeliveryState.Dead.name.lower(), model.DeliveryState.Cancelled.name.lower()})
 _NOT_RELEASABLE = (model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable)
 
 # It is the newest delivery of its route for the visit, for a dead one apart from cancelled ones.
@@ -40,7 +39,7 @@ _NOT_REPLAYED = """not exists (
 _REDRIVABLE = f"""
     select d.key, d.route, a.flags, d.arrival, d.id, d.hold from deliveries d join arrivals a on a.key = d.arrival
     join bodies b on b.key = d.arrival and b.body is not null
-    where d.key = any($1::bigint[]) and d.state >= 2 and (d.expires_at = 0 or d.expires_at > $2)
+    where d.key = any($1::bigint[]) and d.state = $3 and (d.expires_at = 0 or d.expires_at > $2)
     and {_NOT_REPLAYED} order by d.key
 """  # noqa: S608 - constants
 _REDRIVE = """
@@ -96,12 +95,17 @@ _encode = msgspec.msgpack.encode
 
 async def redrivable(session: Session, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
     """Return the keys of a slice of the deliveries that a redrive selects, and the cursor of the next slice."""
-    state = (where.state or "dead").lower()
-    if state not in _ENDED:
-        raise ValueError("only dead and cancelled deliveries can be redriven")
-    chosen = msgspec.structs.replace(where, state=state)
+    chosen = msgspec.structs.replace(where, state=redriven_state(where).name.lower())
     keys, below = await scopes.delivery_keys(session, chosen, cursor, SLICE)
     return keys, scopes.cursor_of(below)
+
+
+def redriven_state(where: Filter) -> model.DeliveryState:
+    """Return the state of the deliveries that a redrive selects."""
+    for state in (model.DeliveryState.Dead, model.DeliveryState.Cancelled):
+        if (where.state or "dead").lower() == state.name.lower():
+            return state
+    raise ValueError("only dead and cancelled deliveries can be redriven")
 
 
 async def routes_of(session: Session, keys: Sequence[int]) -> set[int]:
@@ -110,14 +114,17 @@ async def routes_of(session: Session, keys: Sequence[int]) -> set[int]:
     return {route for (route,) in rows}
 
 
-async def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds: Holds) -> list[bytes]:
-    """Make dead or cancelled deliveries due again, or held, if they have a body and time left; return their ids.
+async def redrive(
+    transaction: Transaction, keys: Sequence[int], now: int, holds: Holds, state: model.DeliveryState
+) -> list[bytes]:
+    """Make deliveries that still have a state due again, or held, if they have a body and time left; return their ids.
 
-    Leaves out those of suppressed persons. If the filter of a delivery had not decided, the next attempt evaluates it.
+    A dead one that another request redrove and cancelled since it was selected may have been sent. Leaves out those of
+    suppressed persons. If the filter of a delivery had not decided, the next attempt evaluates it.
     """
     session = transaction.session
     await session.fetch(claims.LOCK, keys)
-    rows = await session.fetch(_REDRIVABLE, keys, now)
+    rows = await session.fetch(_REDRIVABLE, keys, now, int(state))
     suppressed = await suppressions.suppressed_arrivals(session, {row[3] for row in rows})
     rows = [row for row in rows if row[3] not in suppressed]
     new_holds = [
