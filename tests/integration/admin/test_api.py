@@ -1,5 +1,6 @@
 import asyncio
 import datetime
+from collections.abc import Sequence
 from typing import Any
 from urllib import parse
 
@@ -9,8 +10,10 @@ import structlog.testing
 
 from support import admin_port, leaks, samples, waiting
 from usher_gateway import documents, model
-from usher_gateway.admin import routes, server, tokens
+from usher_gateway.admin import name_check, routes, server, tokens
+from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.routes import ROUTES
+from usher_gateway.store.base import Filter
 
 DAY = samples.DAY
 
@@ -458,6 +461,28 @@ async def test_concurrent_releases_count_each_arrival_once(served: admin_port.Se
     await served.bench.accept(*[samples.quarantined(f"{number}") for number in range(45)])
     asked = [served.post("/api/quarantine/release", all=True) for _ in range(3)]
     assert sum([answer["released"] for answer in await asyncio.gather(*asked)]) == 45
+
+
+async def test_releases_take_turns(served: admin_port.Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    await served.bench.accept(*[samples.quarantined(f"{number}") for number in range(200)])
+    read, check, slices = served.bench.store.quarantined, name_check.check_names, list[str | None]()
+    second_came = asyncio.Event()
+
+    async def note(where: Filter, limit: int, after: int) -> Sequence[model.Arrival]:
+        slices.append(where.tenant)
+        await second_came.wait()
+        return await read(where, limit, after)
+
+    async def note_second(parts: Parts, where: Filter) -> Filter:
+        if where.tenant:
+            second_came.set()
+        return await check(parts, where)
+
+    monkeypatch.setattr(served.bench.store, "quarantined", note)
+    monkeypatch.setattr(name_check, "check_names", note_second)
+    path = "/api/quarantine/release"
+    await asyncio.gather(served.post(path, all=True, dryRun=True), served.post(path, tenant="acme", dryRun=True))
+    assert set(slices[:6]) == {None, "acme"}, "neither waits for all slices of the other one"
 
 
 async def test_release_without_its_listener_gives_the_reason(served: admin_port.Served) -> None:

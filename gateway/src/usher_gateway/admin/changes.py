@@ -98,41 +98,50 @@ async def release(parts: Parts, request: web.Request) -> web.StreamResponse:
         selection, audited, where = await _read_selection(parts, request, api.REASONS["/api/quarantine"])
         if where.state not in {None, UNRELEASED}:
             raise ValueError(f"state must be {UNRELEASED}: only such arrivals can be released")
-        async with parts.releasing:
-            released = _Released()
-            if selection.dry_run:
-                await _release(parts, where, released, is_preview=True)
-                nothing = {"released": 0, "deliveries": 0, "unfit": released.unfit}
-                why_none = "" if released.unfit else "the selection has no arrival in quarantine that is not released"
-                return _preview_response(nothing, released.reasons, "" if released.reasons else why_none)
-            async with parts.audit.change(request, "release", audited) as changed:
-                with api.parsing():  # the store refuses filters of deliveries
-                    await _release(parts, where, released, is_preview=False)
-                changed.count = sum(released.reasons.values())
+        released = _Released()
+        if selection.dry_run:
+            await _release(parts, where, released, is_preview=True)
+            nothing = {"released": 0, "deliveries": 0, "unfit": released.unfit}
+            why_none = "" if released.unfit else "the selection has no arrival in quarantine that is not released"
+            return _preview_response(nothing, released.reasons, "" if released.reasons else why_none)
+        async with parts.audit.change(request, "release", audited) as changed:
+            with api.parsing():  # the store refuses filters of deliveries
+                await _release(parts, where, released, is_preview=False)
+            changed.count = sum(released.reasons.values())
     answer = {"released": changed.count, "deliveries": released.deliveries, "unfit": released.unfit}
     return api.json_response(answer)
 
 
 async def _release(parts: Parts, where: Filter, result: _Released, *, is_preview: bool) -> None:
-    """Release slice after slice, and count what is done in ``result``."""
-    after = 0
-    while quarantined := await parts.store.quarantined(where, _RELEASE_SLICE, after):
-        after = quarantined[-1].key
-        parsed = [(arrival, _parse_again(parts, arrival)) for arrival in quarantined]
-        visits = [visit for _, visit in parsed if isinstance(visit, model.Arrival)]
-        suppressed = await parts.store.suppressed({person for visit in visits for person in visit.person_keys})
-        fit = []
-        for arrival, visit in parsed:
-            if not isinstance(visit, model.Arrival):
-                result.unfit[visit] += 1
-            elif not suppressed.isdisjoint(visit.person_keys):
-                result.unfit[_SUPPRESSED] += 1
-            else:
-                fit.append(visit)
-                assert arrival.quarantine is not None
-                result.reasons[arrival.quarantine.name] += 1
-        if not is_preview:
-            result.deliveries += await parts.store.release(fit, parts.clock.now())
+    """Release slice after slice, and count what is done in ``result``.
+
+    Requests take turns by the slice, so that each counts only what it released itself, and none waits long for others.
+    """
+    after: int | None = 0
+    while after is not None:
+        async with parts.releasing:
+            after = await _release_slice(parts, where, after, result, is_preview=is_preview)
+
+
+async def _release_slice(parts: Parts, where: Filter, after: int, result: _Released, *, is_preview: bool) -> int | None:
+    """Release the arrivals behind a row key; return the key of the last one, or None if there was none."""
+    quarantined = await parts.store.quarantined(where, _RELEASE_SLICE, after)
+    parsed = [(arrival, _parse_again(parts, arrival)) for arrival in quarantined]
+    visits = [visit for _, visit in parsed if isinstance(visit, model.Arrival)]
+    suppressed = await parts.store.suppressed({person for visit in visits for person in visit.person_keys})
+    fit = []
+    for arrival, visit in parsed:
+        if not isinstance(visit, model.Arrival):
+            result.unfit[visit] += 1
+        elif not suppressed.isdisjoint(visit.person_keys):
+            result.unfit[_SUPPRESSED] += 1
+        else:
+            fit.append(visit)
+            assert arrival.quarantine is not None
+            result.reasons[arrival.quarantine.name] += 1
+    if not is_preview:
+        result.deliveries += await parts.store.release(fit, parts.clock.now())
+    return quarantined[-1].key if quarantined else None
 
 
 def _parse_again(parts: Parts, arrival: model.Arrival) -> model.Arrival | str:
