@@ -9,7 +9,7 @@ import pytest
 from support import admin_port, samples, waiting
 from support.admin_port import EMAIL, person_of
 from usher_gateway import model
-from usher_gateway.admin import tokens
+from usher_gateway.admin import audit, tokens
 from usher_gateway.store.base import ErasureRequest, Filter, Link
 from usher_gateway.store.jobs import links, replays
 
@@ -195,6 +195,21 @@ async def test_tenant_has_a_limited_number_of_links(limited: Limited) -> None:
         await served.bench.store.add_link(link, samples.digest(link.id))
     answers = [await limited.ask("POST", "/api/links", {"tenant": "agency/acme"}) for _ in range(2)]
     assert [(status, answer.get("code")) for status, answer in answers] == [(201, None), (429, "TooManyLinks")]
+
+
+async def test_tenants_of_a_token_cause_a_limited_number_of_audit_entries(
+    limited: Limited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_ENTRIES_AT_ONCE", 3)
+    monkeypatch.setattr(audit, "_ENTRIES_PER_SECOND", 0.001)
+    too = limited.served.create_token("too", list(tokens.Scope), tenants=("agency/acme",))
+    cancel = ("POST", "/api/deliveries/cancel", {"all": True})
+    assert [(await limited.ask(*cancel))[0] for _ in range(3)] == [200] * 3
+    status, problem = await limited.served.ask(*cancel[:2], token=too, json=cancel[2])
+    assert (status, problem["code"]) == (429, "TooManyChanges")
+    path = f"/api/visits/{(await limited.get('/api/visits'))['rows'][0]['id']}/body"
+    assert (await limited.ask("GET", path))[0] == 429
+    assert (await limited.served.ask(*cancel[:2], json=cancel[2]))[0] == 200
 
 
 async def test_preview_of_a_replay_shows_visits_only_with_that_scope(limited: Limited) -> None:

@@ -257,7 +257,7 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
         lambda opened: claims.unhold(opened, group, NOW, newest=samples.CRM),
         lambda opened: claims.unhold(opened, group, NOW),
         lambda opened: claims.unhold(opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]),
-        lambda opened: changes.redrive(opened, deliveries, NOW, {}),
+        lambda opened: changes.redrive(opened, deliveries, NOW, {}, model.DeliveryState.Dead),
         lambda opened: replays.take_step(opened, replay, [skipped], None, holds={}, facts=facts, now=NOW),
         lambda opened: retention.prune(opened, NOW, KeptTimes(), retention.RetentionWalk(), prune.forget_arrivals),
         lambda opened: retention.prune(
@@ -388,7 +388,9 @@ async def test_redrive_checks_each_delivery_again_before_the_change(bench: engin
     pending, delivered = [arrival.deliveries[0] for arrival in accepted]
     await bench.settle(delivered, model.SettledAs.Delivered)
     deliveries_before = await bench.deliveries()
-    changed = await run_job(bench, lambda opened: changes.redrive(opened, [pending.key, delivered.key], NOW, {}))
+    changed = await run_job(
+        bench, lambda opened: changes.redrive(opened, [pending.key, delivered.key], NOW, {}, model.DeliveryState.Dead)
+    )
     assert changed == []
     assert await bench.deliveries() == deliveries_before
 

@@ -5,6 +5,7 @@ Each entry is in the store, where ``GET /api/audit`` finds it, and in the gatewa
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Literal, get_args
 
@@ -15,6 +16,7 @@ from usher_gateway import model
 from usher_gateway.admin import api
 from usher_gateway.store.base import AuditEntry
 from usher_gateway.store.records import Records
+from usher_gateway.timing import TokenBucket
 
 _audit_log = structlog.get_logger("usher_gateway.audit")
 _log = structlog.get_logger(__name__)
@@ -45,6 +47,9 @@ Action = Literal[
     "revoke link",
 ]
 ACTIONS: tuple[Action, ...] = get_args(Action)
+
+# What limited tokens for the same tenants may write into the log, because its entries stay for 750 days.
+_ENTRIES_PER_SECOND, _ENTRIES_AT_ONCE = 2.0, 1_000
 
 _NAMED_DELIVERIES = 20  # Most deliveries of a change that its entry names
 
@@ -77,6 +82,7 @@ class AuditLog:
 
     def __init__(self, *, store: Records, now: Callable[[], int]) -> None:
         self._store, self._now = store, now
+        self._buckets: dict[str, TokenBucket] = {}  # Tenants of limited tokens -> the entries that they may cause
 
     async def record_before_answer(
         self, request: web.Request, action: Action, selection: Mapping[str, object], count: int
@@ -85,7 +91,9 @@ class AuditLog:
 
         Raises:
             StoreUnavailableError: the entry cannot be stored now.
+            ProblemError: limited tokens for these tenants cause too many entries.
         """
+        self._check_rate(request)
         await self._store.add_audit_entry(self._entry(request, action, selection, count))
 
     @contextlib.asynccontextmanager
@@ -96,7 +104,11 @@ class AuditLog:
 
         The entry then has ``interrupted`` in its selection. One that cannot be stored is in the log alone. ``who``: who
         changes it, if it is not the caller of the request.
+
+        Raises:
+            ProblemError: limited tokens for these tenants cause too many entries. Nothing was changed then.
         """
+        self._check_rate(request)
         changed = Changed()
         try:
             yield changed
@@ -107,6 +119,16 @@ class AuditLog:
             await self._record(self._entry(request, action, interrupted, changed.count, who))
             raise
         await self._record(self._entry(request, action, changed.described(selection), changed.count, who))
+
+    def _check_rate(self, request: web.Request) -> None:
+        caller = request.get(api.CALLER)
+        if caller is None or caller.permitted is None:
+            return
+        now = time.monotonic()
+        bucket = self._buckets.setdefault(caller.tenants, TokenBucket(_ENTRIES_PER_SECOND, _ENTRIES_AT_ONCE, now))
+        if not bucket.take(now):
+            detail = f"the token `{caller.name}` may cause {_ENTRIES_PER_SECOND:g} entries of the audit log per second"
+            raise api.ProblemError(429, "TooManyChanges", detail, "name many rows in one request, or wait")
 
     async def _record(self, entry: AuditEntry) -> None:
         try:

@@ -79,14 +79,6 @@ def _check_encoding(request: web.Request) -> None:
         raise api.ProblemError(400, "BadRequest", "the body has a Content-Encoding", "send it without one")
 
 
-def _tenants_of(caller: Caller) -> str:
-    """Return the tenants of a limited token; ``""`` for others.
-
-    Callers with the same tenants share as one, because there may be any number of service accounts.
-    """
-    return "" if caller.permitted is None else " ".join(sorted(caller.permitted))
-
-
 async def _send(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
     """Send an answer here and not after the handler, so that the limits hold until the reader has taken it."""
     try:
@@ -204,7 +196,7 @@ class AdminServer:
             async with self._turn(caller, _BYTES_BY_SCOPE.get(route.scope, _REQUEST_BYTES)):
                 # A try gives way between its visits, and may take a minute.
                 is_limited = caller.permitted is not None and route.scope is not Scope.VisitsTry
-                async with self._handling[_tenants_of(caller)] if is_limited else contextlib.nullcontext():
+                async with self._handling[caller.tenants] if is_limited else contextlib.nullcontext():
                     response = await route.handler(request)
                 return await _send(request, response)
 
@@ -222,7 +214,7 @@ class AdminServer:
     @contextlib.asynccontextmanager
     async def _turn(self, caller: Caller, size: int) -> AsyncIterator[None]:
         """Wait until there is memory for the answer, and take it."""
-        tenants = _tenants_of(caller)
+        tenants = caller.tenants
         try:
             async with asyncio.timeout(_TURN_SECONDS), self._memory_freed:
                 await self._memory_freed.wait_for(lambda: self._memory.admits(tenants, caller.name))

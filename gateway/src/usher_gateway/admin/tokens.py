@@ -87,6 +87,14 @@ class Caller(msgspec.Struct, frozen=True):
     has_unknown_scopes: bool = False
     """True for a token of Kubernetes: ``scopes`` and ``permitted`` are about the scope of the request alone."""
 
+    @property
+    def tenants(self) -> str:
+        """The tenants of a limited token; ``""`` for others.
+
+        Callers with the same tenants share limits, because there may be any number of service accounts.
+        """
+        return " ".join(sorted(self.permitted or ()))
+
 
 _SEALED = "usher_sealed."
 _CALLER = "caller"
