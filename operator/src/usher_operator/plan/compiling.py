@@ -117,7 +117,7 @@ def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], 
         ended = _ended_addresses(view, listener, previous, document, claims)
         waiting = [address for address in ended if not view.may_retire(cached.key, frozenset((address.id,)))]
         document = msgspec.structs.replace(document, addresses=(*document.addresses, *waiting))
-        if held is not None and _lacks_credential(findings):
+        if held is not None and lacks_credential(findings):
             document = versions.hold(document)
         document = versions.bind_routes(view, document, own)
     return CompiledDocument(
@@ -146,7 +146,7 @@ def _ended_addresses(
     )
 
 
-def _lacks_credential(findings: Iterable[conditions.Finding]) -> bool:
+def lacks_credential(findings: Iterable[conditions.Finding]) -> bool:
     """True if the credential that Purple has to send is missing, so that the last known one counts."""
     return any(each.severity == "error" and each.path.startswith("spec.authentication") for each in findings)
 

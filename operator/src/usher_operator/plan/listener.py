@@ -26,7 +26,7 @@ _WAITS = (
 )
 
 _Type = ConditionType
-# Why a Listener has no document for now, such as while a cluster is made again from Git and its Tenant comes late.
+# Why a Listener has no document for now.
 _CURABLE = {Reason.TenantNotFound, Reason.ClassNotFound, Reason.UnsupportedValue}
 
 # Conditions besides Accepted on which Ready depends.
@@ -50,7 +50,10 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -
         return Plan(key, None)  # the children stay; the first answer of the gateways queues every Listener
     compiled = compiling.compile_listener(view, cached, view.keys)
     retiring = _retiring(view, key, cached, compiled)
-    if view.may_retire(key, frozenset(retiring.addresses if retiring else ())):
+    keeps_vanished = _keeps_vanished(view, cached, compiled)
+    if keeps_vanished:
+        publication = common.leave(view, cached)
+    elif view.may_retire(key, frozenset(retiring.addresses if retiring else ())):
         publication = common.publish(view, key, cached, compiled)
     else:
         publication = _unchanged(view, key, cached, compiled)
@@ -90,19 +93,24 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -
         ending=Removal("RetiredAddress", key.namespace, key.name, compiled.ended, cached.uid)
         if compiled.ended
         else None,
-        keeps_stale=_keeps_stale(view, cached, compiled),
+        keeps_vanished=keeps_vanished,
         granted=_granted(cached.resource, document) if publication.child else (),
     )
 
 
-def _keeps_stale(
+def _keeps_vanished(
     view: Lookups, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
 ) -> bool:
-    """True if what gateways still run is of the same Tenant, and the Listener lacks only what may come or be mended."""
+    """True if gateways run a document of the same Tenant whose Secret is gone, and the new one is worse for now.
+
+    That is while a cluster is made again from Git, and a Tenant, a class or a credential comes late.
+    """
+    if view.vanished_tenant(cached.key) != cached.resource.spec.tenant_ref.name:
+        return False
+    if compiled.document is not None:
+        return compiling.lacks_credential(compiled.findings)
     reasons = {finding.reason for finding in compiled.findings if finding.severity == "error"}
-    is_refused = Reason.ClassNotPermitted in reasons or not reasons & _CURABLE
-    is_same_tenant = view.stale_tenant(cached.key) == cached.resource.spec.tenant_ref.name
-    return compiled.document is None and is_same_tenant and not is_refused
+    return bool(reasons & _CURABLE) and Reason.ClassNotPermitted not in reasons
 
 
 def _again_at(view: Lookups, document: documents.ListenerDocument | None, programmed: reports.Programmed) -> int | None:

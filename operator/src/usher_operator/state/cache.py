@@ -121,7 +121,7 @@ class Cache(Lookups):
         return self.reads.changed(self, [("Namespace", namespace)])
 
     def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> KeySet:
-        """Set what the gateways report; returns the keys that read another holder of a hostname before.
+        """Set what the gateways report; returns the keys whose vanished document, or holder of a hostname, is another.
 
         The caller knows which other keys the reports concern.
         """
@@ -129,15 +129,17 @@ class Cache(Lookups):
         former = self._reported
         self._reported = {key: held for gateway in gateways if gateway.reachable for key, held in gateway.held.items()}
         changed: set[str] = set()
-        for key in former.keys() | self._reported.keys():
+        changed_keys = {
+            key for key in former.keys() | self._reported.keys() if self._reported.get(key) != former.get(key)
+        }
+        for key in changed_keys:
             held = self._reported.get(key)
-            if held != former.get(key):
-                changed |= self._reported_holders.hostnames_of(key)
-                self._reported_holders.set(
-                    key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ()
-                )
-                changed |= self._reported_holders.hostnames_of(key)
-        return self._readers_of_hostnames(changed)
+            changed |= self._reported_holders.hostnames_of(key)
+            self._reported_holders.set(
+                key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ()
+            )
+            changed |= self._reported_holders.hostnames_of(key)
+        return self._readers_of_hostnames(changed) | changed_keys
 
     def set_halted(self, halted: tuple[HaltedRemovals, ...]) -> KeySet:
         """Set the removals that wait for a confirmation, by namespace."""

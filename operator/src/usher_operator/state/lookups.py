@@ -455,10 +455,10 @@ class Lookups:
         uids = [gateway.stale.get(key, "") for gateway in self.gateways or () if gateway.reachable]
         return max(uids, default="")
 
-    def stale_tenant(self, key: Key) -> str:
-        """The Tenant of a Listener's document that gateways run without a config Secret; ``""`` if none do."""
+    def vanished_tenant(self, key: Key) -> str:
+        """The Tenant of a Listener's document that gateways run although its Secret is gone; ``""``: they run none."""
         held = self._reported.get(key)
-        return held.tenant if held is not None and self.stale_uid(key) else ""
+        return held.tenant if held is not None and self.child_index.config_of(key) is None else ""
 
     @lookup()
     def write_failure(self, key: Key) -> WriteFailure | None:

@@ -230,8 +230,8 @@ class Plan(msgspec.Struct, frozen=True):
     published document stays."""
     ending: Removal | None = None
     """Retired addresses whose time is over. If the view does not allow that they end, the document still has them."""
-    keeps_stale: bool = False
-    """True if a document that only gateways have stays in force: that of a Listener which was declared again."""
+    keeps_vanished: bool = False
+    """True if a document that only gateways have stays in force, because the Listener was declared again."""
     granted: tuple[str, ...] = ()
     """Hostnames that the Listener names and that its document has. No other listener gets them while the document is
     written."""

@@ -288,7 +288,7 @@ class ChildRemover:
         if plan.key.kind not in {"Listener", "Destination"} or (plan.children is None and plan.retiring is None):
             return
         is_gone = self._cache.child_index.config_of(plan.key) is None and not self._cache.stale_uid(plan.key)
-        if is_gone or plan.retiring is not None or _wants_document(plan) or plan.keeps_stale:
+        if is_gone or plan.retiring is not None or _wants_document(plan) or plan.keeps_vanished:
             self._removal_guard.withdraw(plan.key)
 
     async def remove(self, plan: Plan) -> list[ApiError]:
@@ -310,8 +310,7 @@ class ChildRemover:
         """Write a tombstone for a document that only a gateway has."""
         key, uid = plan.key, self._cache.stale_uid(plan.key)
         removal = removal_of(key, uid)
-        is_published = _wants_document(plan) or self._cache.child_index.config_of(key) is not None
-        if not uid or removal is None or is_published or plan.keeps_stale:
+        if not uid or removal is None or _wants_document(plan) or self._cache.child_index.config_of(key) is not None:
             return
         if not self._removal_guard.request(removal):
             return

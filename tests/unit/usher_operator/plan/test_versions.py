@@ -297,21 +297,38 @@ def make_invalid(cluster: Cluster) -> None:
     cluster.edit("Listener", LOBBY.path, fields={"occurredAtZone": "Mars/Base"})
 
 
+def lose_credential(cluster: Cluster) -> None:
+    cluster.add(plan_samples.tenant("acme"))
+    cluster.edit("Listener", LOBBY.path, authentication={"type": "Basic", "basic": {"secretRef": {"name": "late"}}})
+
+
 @pytest.mark.parametrize(
     ("change", "stays"),
     [
         (lambda _: None, True),
+        (lose_credential, True),
+        (lambda cluster: cluster.add(plan_samples.tenant("acme")), False),
         (make_invalid, True),
         (lambda cluster: cluster.edit("Listener", LOBBY.path, listenerClassName="late"), True),
         (lambda cluster: cluster.edit("Listener", LOBBY.path, tenantRef={"name": "initech"}), False),
         (refuse_namespace, False),
         (lambda cluster: cluster.delete("Listener", LOBBY.path), False),
     ],
-    ids=["tenant missing", "invalid", "class missing", "another tenant", "not permitted", "deleted"],
+    ids=[
+        "tenant missing",
+        "credential missing",
+        "complete",
+        "invalid",
+        "class missing",
+        "another tenant",
+        "not permitted",
+        "deleted",
+    ],
 )
 def test_document_that_only_a_gateway_has_stays_while_its_listener_is_declared(
     cluster: Cluster, change: Callable[[Cluster], object], *, stays: bool
 ) -> None:
     lose_documents(cluster)
     change(cluster)
-    assert cluster.plan(LOBBY).keeps_stale is stays
+    planned = cluster.plan(LOBBY)
+    assert (planned.keeps_vanished, planned.children is None) == (stays, stays)

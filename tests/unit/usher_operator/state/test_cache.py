@@ -464,6 +464,14 @@ def test_document_and_tombstone_come_before_statuses_and_statuses_before_gateway
     assert cluster.cache.holders(WWW) == set()
 
 
+def test_listener_is_planned_again_when_gateways_drop_its_vanished_document(cluster: Cluster) -> None:
+    assert cluster.cache.set_gateways((running(WWW),)) == {LOBBY}
+    assert cluster.cache.vanished_tenant(LOBBY) == "acme"
+    assert cluster.cache.set_gateways((running(WWW),)) == set()
+    assert cluster.cache.set_gateways((running(WWW, reachable=False),)) == {LOBBY}
+    assert cluster.cache.vanished_tenant(LOBBY) == ""
+
+
 @pytest.mark.parametrize(
     ("spec", "status"),
     [

@@ -315,7 +315,6 @@ async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:
     server, not_seen_yet = Server(), Server(stored={NAME: {}})
     await remove_stale(server, with_keys(), wanted(cache_samples.config(), key=cache_samples.LOBBY))
     await remove_stale(server, published(), Plan(cache_samples.LOBBY, None))
-    await remove_stale(server, with_keys(), Plan(cache_samples.LOBBY, (), keeps_stale=True))
     await remove_stale(not_seen_yet, with_keys(), NOTHING_WANTED)
     assert (server.written, not_seen_yet.written) == ({}, {})
 
