@@ -53,9 +53,25 @@ async def test_replays_behind_many_others_get_their_steps(bench: engines.Bench) 
     other = bench.replay_request(where=Filter(permitted=frozenset({"agency/globex"})))
     last = await bench.store.start_replay(other, bench.clock.now)
     assert len(await bench.store.running_replays()) == replays.MOST_RUNNING
-    assert [await bench.store.has_room_for_replay(request) for request in (many, other)] == [False, True]
+    now = bench.clock.now
+    assert [await bench.store.has_room_for_replay(request, now) for request in (many, other)] == [False, True]
     await replay_steps(bench).take_all()
     assert (await bench.store.find_replay(last.id)).state is ReplayState.Done
+
+
+async def test_limited_token_starts_a_limited_number_of_replays_in_a_month(
+    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "MOST_RECENT", 3)
+    limited = bench.replay_request(where=Filter(permitted=frozenset({"agency/acme"})))
+    unlimited = bench.replay_request(where=Filter(tenant="acme"))
+    for request in (limited, unlimited):
+        for _ in range(3):
+            await bench.store.start_replay(request, bench.clock.now)
+    await replay_steps(bench).take_all()
+    has_room = bench.store.has_room_for_replay
+    assert [await has_room(request, NOW) for request in (limited, unlimited)] == [False, True]
+    assert await has_room(limited, NOW + 30 * DAY + 1)
 
 
 # What is selected

@@ -16,7 +16,7 @@ from usher_gateway.store.base import (
     ReplaySample,
     ReplayState,
 )
-from usher_gateway.store.jobs.replays import MOST_RUNNING
+from usher_gateway.store.jobs.replays import MOST_RECENT, MOST_RUNNING
 
 _DEFAULT_PER_SECOND = 20
 _MOST_PER_SECOND = 1_000
@@ -162,9 +162,12 @@ async def resume(parts: Parts, request: web.Request) -> web.StreamResponse:
 
 
 async def _check_room(parts: Parts, replay_request: ReplayRequest) -> None:
-    if not await parts.store.has_room_for_replay(replay_request):
-        detail = f"{MOST_RUNNING} replays of the tenant, or of the token's tenants, have not ended"
-        raise api.ProblemError(429, "TooManyReplays", detail, "wait until some end, or cancel them: `usher replays`")
+    if not await parts.store.has_room_for_replay(replay_request, parts.clock.now()):
+        detail = (
+            f"{MOST_RUNNING} replays of the tenant, or of the token's tenants, have not ended, or a limited token has "
+            f"started {MOST_RECENT:,} in 30 days"
+        )
+        raise api.ProblemError(429, "TooManyReplays", detail, "select more visits at once, and see `usher replays`")
 
 
 async def _find(parts: Parts, request: web.Request) -> Replay:

@@ -25,7 +25,11 @@ LISTED = 100  # How many replays a list has, the newest ones
 # Replays of a tenant, or of the tenants of one limited token, that have not ended. Each may name 1,000 visits.
 MOST_RUNNING = 100
 
-_PAGE = 100  # Running replays that are read at a time
+# Replays that a limited token may start in 30 days.
+MOST_RECENT = 1_000
+_RECENT_DAYS = 30
+
+_PAGE = 100  # Replays that are read at a time
 
 # A replay pauses while this many of its deliveries are due, because new visits wait behind them.
 WAITING_AT_MOST = 200
@@ -35,6 +39,8 @@ STEP = 100  # Deliveries that one step creates; arrivals wait for it
 
 # The result of a verdict whose delivery waits or is held. A replay leaves it out.
 PENDING = model.DeliveryState.Pending.name.lower()
+
+_DAY = 86_400 * model.MICROSECONDS
 
 _GONE = "gone"  # The result of a verdict whose delivery does not exist any more. No replay selects it.
 
@@ -54,6 +60,9 @@ _ROUTES = "select number, listener, name from routes where number = any($1::bigi
 
 _REPLAYS = "select key, id, request, state, created_at, ended_at, place, next_at, report from replays"
 _RUNNING = f"{_REPLAYS} where state = {ReplayState.Running:d} and key > $1 order by key limit {_PAGE}"
+_COUNTED = f"""
+    {_REPLAYS} where key > $1 and (state = {ReplayState.Running:d} or created_at >= $2) order by key limit {_PAGE}
+"""
 _LOCK = "select state, place from replays where key = $1 for no key update"
 _COUNT = """
     select replay, state, hold > 0, count(*) from deliveries
@@ -384,13 +393,16 @@ async def running(session: Session, after: int = 0) -> list[Replay]:
     return [_replay(row) for row in await session.fetch(_RUNNING, after)]
 
 
-async def has_room(session: Session, request: ReplayRequest) -> bool:
-    """Return whether one more replay of those who made a request may run."""
-    last, count = 0, 0
-    while page := await running(session, last):
-        last = page[-1].key
-        count += sum(each.request.requester == request.requester for each in page)
-    return count < MOST_RUNNING
+async def has_room(session: Session, request: ReplayRequest, now: int) -> bool:
+    """Return whether those who made a request may start, or resume, one more replay."""
+    last, unfinished, recent = 0, 0, 0
+    while rows := await session.fetch(_COUNTED, last, now - _RECENT_DAYS * _DAY):
+        last = rows[-1][0]
+        own = [replay for replay in map(_replay, rows) if replay.request.requester == request.requester]
+        unfinished += sum(replay.state is ReplayState.Running for replay in own)
+        recent += len(own)
+    is_limited = request.where.permitted is not None
+    return unfinished < MOST_RUNNING and (recent < MOST_RECENT or not is_limited)
 
 
 async def is_waiting(session: Session, key: int) -> bool:
@@ -443,4 +455,4 @@ def _replay(row: Row) -> Replay:
 
 async def delete_old(session: Session, now: int, limit: int) -> int:
     """Delete replays that ended long ago; return how many."""
-    return await session.execute(_DELETE_OLD, now - KEPT_DAYS * 86_400 * model.MICROSECONDS, limit)
+    return await session.execute(_DELETE_OLD, now - KEPT_DAYS * _DAY, limit)
