@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import resource
 import socket
 import threading
@@ -47,19 +46,12 @@ async def test_client_sends_the_request_and_returns_the_answer(client: Destinati
     assert peer.requests == [f'{head}webhook-id: x\r\nContent-Length: 7\r\n\r\n{{"a":1}}'.encode()]
 
 
-@pytest.mark.parametrize(
-    ("body", "may_send"),
-    [
-        pytest.param(b"{}", [False], id="withdrawn while it connects"),
-        pytest.param(b"{}", [True, False], id="withdrawn once it is connected"),
-        pytest.param(b"", [False], id="without a body"),
-    ],
-)
-async def test_withdrawn_request_is_not_written(client: DestinationClient, body: bytes, may_send: list[bool]) -> None:
+@pytest.mark.parametrize("body", [b"{}", b""], ids=["body", "no body"])
+async def test_withdrawn_request_is_not_written(client: DestinationClient, body: bytes) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
         for connections in (1, 2):  # the second time over a kept connection
-            request, answers = request_to(peer.url(), body), iter(may_send)
-            request.may_send = functools.partial(next, answers)
+            request = request_to(peer.url(), body)
+            request.may_send = lambda: False
             assert await client.send(request, 5) == DestinationAnswer(is_withdrawn=True)
             assert peer.requests == []
             assert (await client.send(request_to(peer.url()), 5)).status == 200

@@ -35,22 +35,25 @@ class RequestMemory:
     def __init__(self, max_bytes: int) -> None:
         self._pool = FairPool(max_bytes)
         self._attempts: dict[int, _Attempt] = {}
-        self._expected: dict[str, int] = {}
-        """Tenant -> expected memory of its next request. Falls by a quarter with each smaller request."""
+        self.expected: dict[str, int] = {}
+        """Tenant with large requests -> expected memory of the next one. Falls by a quarter with each smaller one."""
         self._has_freed = False
 
     def admits(self, namespace: str, tenant: str) -> bool:
         """Return whether a tenant of a namespace may start another attempt."""
-        return tenant not in self._expected or self._pool.admits(namespace, tenant)
+        return tenant not in self.expected or self._pool.admits(namespace, tenant)
 
     def start(self, key: int, namespace: str, tenant: str) -> None:
         """Count the expected memory of an attempt's request."""
         attempt = self._attempts[key] = _Attempt(namespace, tenant)
-        self._count(attempt, self._expected.get(tenant, 0))
+        if tenant in self.expected:
+            self._count(attempt, self.expected[tenant])
 
     def may_make(self, key: int) -> bool:
         """Return whether an attempt may make its request now, and stop counting its expected memory."""
         attempt = self._attempts[key]
+        if self._is_ordinary(attempt):
+            return True
         self._count(attempt, 0)
         return self.admits(attempt.namespace, attempt.tenant)
 
@@ -60,10 +63,12 @@ class RequestMemory:
         A request that may not be kept is expected again, so its tenant starts nothing before it may.
         """
         attempt = self._attempts[key]
+        if length <= LARGE_REQUEST_BYTES and self._is_ordinary(attempt):
+            return True
         size = length * _COPIES if length > LARGE_REQUEST_BYTES else 0
-        expected = max(size, self._expected.pop(attempt.tenant, 0) * 3 // 4)
+        expected = max(size, self.expected.pop(attempt.tenant, 0) * 3 // 4)
         if expected > LARGE_REQUEST_BYTES:
-            self._expected[attempt.tenant] = expected
+            self.expected[attempt.tenant] = expected
         if size and not self._pool.admits(attempt.namespace, attempt.tenant):
             return False
         self._count(attempt, size)
@@ -71,12 +76,18 @@ class RequestMemory:
 
     def end(self, key: int) -> None:
         """Forget an attempt that has ended."""
-        self._count(self._attempts.pop(key), 0)
+        attempt = self._attempts.pop(key)
+        if attempt.bytes:
+            self._count(attempt, 0)
 
     def take_freed(self) -> bool:
         """Return whether memory was freed since the last call, so that more tenants may be admitted."""
         has_freed, self._has_freed = self._has_freed, False
         return has_freed
+
+    def _is_ordinary(self, attempt: _Attempt) -> bool:
+        """Return whether nothing is counted for an attempt, and no large request is expected."""
+        return not attempt.bytes and attempt.tenant not in self.expected
 
     def _count(self, attempt: _Attempt, size: int) -> None:
         if attempt.bytes:

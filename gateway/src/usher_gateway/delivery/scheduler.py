@@ -219,6 +219,8 @@ class _Lane:
 
     def turn_to_admitted(self, memory: RequestMemory) -> bool:
         """Pass the turn to the next tenant that has memory for a request; return False if no tenant has."""
+        if not memory.expected:
+            return True
         for _ in range(2 * max(len(self.fresh.tenants), len(self.backlog.tenants))):
             if memory.admits(self.namespace, self.next_tenant):
                 return True

@@ -281,6 +281,7 @@ class _Attempt:
         self.is_waiting = False  # True while it waits for its turn to connect
         self.is_withdrawn = False  # True if the request may not be sent any more
         self._ask_may_send = request.may_send
+        self.is_bodiless = not request.body
         self.freed_descriptors = False
         """True if the process had no file descriptor left, so that idle connections were closed."""
         self.was_address_refused = False  # True if the guard refused an address of the URL's host
@@ -449,7 +450,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
             # A new TLS connection is not quiet, because the peer sends its session tickets after the handshake.
             is_usable = not is_kept or (limiter.is_quiet and not attempt.needs_new_connection)
             if is_usable and limiter.is_clean:
-                if not attempt.may_send():  # here too, because write_bytes() is not called for an empty body
+                if attempt.is_bodiless and not attempt.may_send():  # write_bytes() is not called for an empty body
                     limiter.abort()
                     connection.close()
                     raise aiohttp.ClientConnectionError("the request may not be sent any more")
