@@ -45,7 +45,7 @@ async def create(parts: Parts, request: web.Request) -> web.StreamResponse:
         raise api.ProblemError(404, "UnknownName", f"the tenant `{asked.tenant}` is not in the configuration", hint)
     if not await parts.store.has_room_for_link(asked.tenant):
         detail = f"the tenant has {MOST_OF_TENANT} links, with those that ended within {KEPT_DAYS} days"
-        hint = "one link serves one browser; revoke those that nobody uses, and create others after they left the list"
+        hint = f"revoke those that nobody uses; they leave the list {KEPT_DAYS} days later"
         raise api.ProblemError(429, "TooManyLinks", detail, hint)
     token, now = secrets.token_urlsafe(32), parts.clock.now()
     link = Link(
