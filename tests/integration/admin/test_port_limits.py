@@ -66,10 +66,10 @@ async def port() -> AsyncIterator[Port]:
 
 async def test_callers_of_a_tenant_take_turns_and_leave_room_for_others(port: Port) -> None:
     asking = [asyncio.create_task(port.ask(token)) for token in ("acme", "acme-too") * 20]
-    await waiting.wait_until(lambda: port.at_work["acme"] + port.at_work["acme-too"] == 3)
+    await waiting.wait_until(lambda: port.at_work["acme"] and port.at_work["acme-too"])
     others = [asyncio.create_task(port.ask("globex")) for _ in range(2)]
     await waiting.wait_until(lambda: port.at_work["globex"] == 2)
-    assert port.at_work["acme"] + port.at_work["acme-too"] == 3, "the others wait for their turn"
+    assert port.at_work["acme"] + port.at_work["acme-too"] <= 8, "half of the memory"
     port.may_answer.set()
     assert set(await asyncio.gather(*asking, *others)) == {200}
 

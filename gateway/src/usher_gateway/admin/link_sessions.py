@@ -118,4 +118,4 @@ class LinkSessions:
 
 def _caller_of(link: Link) -> Caller:
     scopes = {Scope.StatusRead, Scope.VisitsInitials} if link.shows_visits else {Scope.StatusRead}
-    return Caller(f"link {link.id}", frozenset(scopes), frozenset({link.tenant}))
+    return Caller(f"link {link.id}", frozenset(scopes), frozenset({link.tenant}), is_link=True)

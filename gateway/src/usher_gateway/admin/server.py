@@ -8,7 +8,6 @@ The port limits what its callers can take from the gateway:
 """
 
 import asyncio
-import collections
 import contextlib
 import ipaddress
 import re
@@ -38,10 +37,6 @@ _BYTES_BY_SCOPE = {
     Scope.BodiesRead: 32 * 1024 * 1024,
     Scope.PersonsExport: 128 * 1024 * 1024,
 }
-
-# Requests with tokens for the same tenants that are handled at the same time. The store runs two to four queries, each
-# for up to 1.5 s.
-_LIMITED_QUERIES = 3
 
 _TURN_SECONDS = 10.0  # How long a request waits for its turn
 _WRITE_SECONDS = 30.0
@@ -144,10 +139,6 @@ class AdminServer:
         )
         self._memory = FairPool(_ANSWER_BYTES)
         self._memory_freed = asyncio.Condition()
-        self._handling: dict[str, asyncio.Semaphore] = collections.defaultdict(
-            lambda: asyncio.Semaphore(_LIMITED_QUERIES)
-        )
-        """Tenants of a limited token -> turns of the requests that ask the store for them."""
         self._stack = contextlib.AsyncExitStack()
 
     @property
@@ -194,11 +185,7 @@ class AdminServer:
             if route.parameters is not None:
                 api.check_parameters(request, route.parameters)
             async with self._turn(caller, _BYTES_BY_SCOPE.get(route.scope, _REQUEST_BYTES)):
-                # A try gives way between its visits, and may take a minute.
-                is_limited = caller.permitted is not None and route.scope is not Scope.VisitsTry
-                async with self._handling[caller.tenants] if is_limited else contextlib.nullcontext():
-                    response = await route.handler(request)
-                return await _send(request, response)
+                return await _send(request, await route.handler(request))
 
         async def handle(request: web.Request) -> web.StreamResponse:
             connection = request.protocol

@@ -86,6 +86,8 @@ class Caller(msgspec.Struct, frozen=True):
     """``Filter.permitted``."""
     has_unknown_scopes: bool = False
     """True for a token of Kubernetes: ``scopes`` and ``permitted`` are about the scope of the request alone."""
+    is_link: bool = False
+    """True for a customer with a link."""
 
     @property
     def tenants(self) -> str:

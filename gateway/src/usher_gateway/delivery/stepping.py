@@ -3,7 +3,7 @@
 import asyncio
 import collections
 import contextlib
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -74,7 +74,7 @@ class ReplaySteps:
     async def take_all(self) -> float:
         """Take a step of the oldest replays of each tenant; return the seconds until the next round."""
         pauses, last = [_IDLE_SECONDS], 0
-        taken: collections.Counter[Hashable] = collections.Counter()
+        taken: collections.Counter[bytes] = collections.Counter()
         while replays := await self._store.running_replays(last):
             last = replays[-1].key
             for replay in replays:

@@ -1,8 +1,9 @@
 """The values that the store's callers give and get. All times are microseconds UTC."""
 
 import enum
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -193,9 +194,11 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the caller's token."""
 
     @property
-    def requester(self) -> Hashable:
-        """Whose replay it is: the tenants of a limited token, or else the tenant that it selects."""
-        return self.where.permitted or (self.where.namespace, self.where.tenant)
+    def requester(self) -> bytes:
+        """Whose replay it is, as a digest: the tenants of a limited token, or else the tenant that it selects."""
+        where = self.where
+        names = (where.namespace or "", where.tenant or "") if where.permitted is None else sorted(where.permitted)
+        return hashlib.sha256("\n".join(names).encode()).digest()[:16]
 
 
 class ReplayReport(msgspec.Struct):

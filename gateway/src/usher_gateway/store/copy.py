@@ -31,7 +31,7 @@ COLUMNS = {
     "deliveries": "key, id, arrival, route, destination, state, hold, waiting, attempts, due_at, created_at,"
     " started_at, expires_at, settled_at, origin, cancel, status, error, answer, replay",
     "attempts": "delivery, log",
-    "replays": "key, id, request, state, created_at, ended_at, place, next_at, report",
+    "replays": "key, id, request, state, created_at, ended_at, place, next_at, report, requester",
     "erasures": "key, id, request, state, created_at, ended_at, report",
     "suppressed": "person, tenant, since",
     "links": "id, tenant, digest, created_at, expires_at, shows_visits, opened_at, used_at, revoked_at",

@@ -6,7 +6,7 @@ from usher_gateway import documents, model, resources
 from usher_gateway.resources import conditions
 from usher_gateway.resources.conditions import Reason
 from usher_gateway.resources.removal_limit import Removal
-from usher_operator.plan import children, common, compiling, hostname, reports
+from usher_operator.plan import children, common, compiling, hostname, ownership, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState
 from usher_operator.state import child_labels
 from usher_operator.state.lookups import Lookups
@@ -51,7 +51,7 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -
     compiled = compiling.compile_listener(view, cached, view.keys)
     retiring = _retiring(view, key, cached, compiled)
     keeps_vanished = _keeps_vanished(view, cached, compiled)
-    if keeps_vanished:
+    if keeps_vanished or _may_have_vanished(view, compiled, key):
         publication = common.leave(view, cached)
     elif view.may_retire(key, frozenset(retiring.addresses if retiring else ())):
         publication = common.publish(view, key, cached, compiled)
@@ -74,6 +74,8 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -
     ]
     to_paste = tuple(addresses.values()) if has_url_secret else ()
     is_unchanged = cached.fields.get(ADDRESSES_FIELD) == status_addresses
+    if document is None and view.child_index.config_of(key) is None and _is_worse(compiled):  # it keeps its hostnames
+        status_addresses = cached.fields.get(ADDRESSES_FIELD) or []
     parts.append(programmed.condition)
     own_hostnames = sorted(document.own_hostnames) if document else []  # the class has the condition for its own
     parts += reports.reachable(view, own_hostnames, builder)
@@ -98,6 +100,12 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -
     )
 
 
+def _may_have_vanished(view: Lookups, compiled: compiling.CompiledDocument, key: Key) -> bool:
+    """True if a document without its credential would be published before the gateways said whether they have it."""
+    is_unpublished = view.published(key) is None and compiled.document is not None
+    return view.gateways is None and is_unpublished and compiling.lacks_credential(compiled.findings)
+
+
 def _keeps_vanished(
     view: Lookups, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
 ) -> bool:
@@ -105,12 +113,18 @@ def _keeps_vanished(
 
     That is while a cluster is made again from Git, and a Tenant, a class or a credential comes late.
     """
-    if view.vanished_tenant(cached.key) != cached.resource.spec.tenant_ref.name:
+    listener = cached.resource
+    own_class = view.our_class(listener.class_name)
+    if own_class is not None and not ownership.is_permitted(view, own_class, listener.metadata.namespace):
         return False
+    return view.vanished_tenant(cached.key) == listener.spec.tenant_ref.name and _is_worse(compiled)
+
+
+def _is_worse(compiled: compiling.CompiledDocument) -> bool:
+    """True if a Listener lacks what may come late, so that a former document is better than the new one."""
     if compiled.document is not None:
         return compiling.lacks_credential(compiled.findings)
-    reasons = {finding.reason for finding in compiled.findings if finding.severity == "error"}
-    return bool(reasons & _CURABLE) and Reason.ClassNotPermitted not in reasons
+    return any(finding.reason in _CURABLE for finding in compiled.findings if finding.severity == "error")
 
 
 def _again_at(view: Lookups, document: documents.ListenerDocument | None, programmed: reports.Programmed) -> int | None:

@@ -56,9 +56,14 @@ def is_foreign_namespace(view: Lookups, namespace: str) -> bool:
     return bool(names) and view.settings.controller_name not in names
 
 
-def _permitting(view: Lookups, classes: Iterable[_Class], namespace: str) -> list[_Class]:
+def is_permitted(view: Lookups, listener_class: _Class, namespace: str) -> bool:
+    """True if a class permits a namespace."""
     labels = {**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace}
-    return [each for each in classes if hostnames.permits(each.resource.spec.namespaces, labels)]
+    return hostnames.permits(listener_class.resource.spec.namespaces, labels)
+
+
+def _permitting(view: Lookups, classes: Iterable[_Class], namespace: str) -> list[_Class]:
+    return [each for each in classes if is_permitted(view, each, namespace)]
 
 
 def _age(listener_class: _Class) -> tuple[str, str]:

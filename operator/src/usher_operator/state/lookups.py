@@ -297,7 +297,8 @@ class Lookups:
     @lookup("Hostname")
     def has_lost_listeners_at(self, hostname: str) -> bool:
         """True if neither a document nor a tombstone has a hostname, but the stored status of a Listener has it."""
-        return bool(self._stored_holders.keys_of(hostname)) and not self.child_index.held.keys_of(hostname)
+        lost = self._stored_holders.keys_of(hostname) or self._reported_holders.keys_of(hostname)
+        return bool(lost) and not self.child_index.held.keys_of(hostname)
 
     @lookup("Hostname")
     def holders(self, hostname: str) -> Collection[Owner]:

@@ -285,7 +285,9 @@ class ChildRemover:
 
     def withdraw(self, plan: Plan) -> None:
         """Withdraw the request to remove a document that a plan wants, or that neither Secret nor gateway has."""
-        if plan.key.kind not in {"Listener", "Destination"} or (plan.children is None and plan.retiring is None):
+        if plan.key.kind not in {"Listener", "Destination"} or (
+            plan.children is None and plan.retiring is None and not plan.keeps_vanished
+        ):
             return
         is_gone = self._cache.child_index.config_of(plan.key) is None and not self._cache.stale_uid(plan.key)
         if is_gone or plan.retiring is not None or _wants_document(plan) or plan.keeps_vanished:

@@ -49,7 +49,7 @@ def load(file: pathlib.Path) -> tuple[Cluster, list[Key], bool]:
     cluster.settle()
     for kind, status in given.pop("says", {}).items():
         cluster.controllers_say(kind, status)
-    if gateways := given.pop("gateways", None):
+    if (gateways := given.pop("gateways", None)) is not None:
         cluster.set_gateways(*(gateway(cluster, fields) for fields in gateways))
     cluster.settle()
     keys = [key(text) for text in given.pop("keys", ())] or sorted(cluster.every_key())

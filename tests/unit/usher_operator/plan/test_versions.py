@@ -312,6 +312,7 @@ def lose_credential(cluster: Cluster) -> None:
         (lambda cluster: cluster.edit("Listener", LOBBY.path, listenerClassName="late"), True),
         (lambda cluster: cluster.edit("Listener", LOBBY.path, tenantRef={"name": "initech"}), False),
         (refuse_namespace, False),
+        (plan_reasons.only_these_namespaces, False),
         (lambda cluster: cluster.delete("Listener", LOBBY.path), False),
     ],
     ids=[
@@ -322,6 +323,7 @@ def lose_credential(cluster: Cluster) -> None:
         "class missing",
         "another tenant",
         "not permitted",
+        "neither tenant nor permitted",
         "deleted",
     ],
 )
@@ -332,3 +334,39 @@ def test_document_that_only_a_gateway_has_stays_while_its_listener_is_declared(
     change(cluster)
     planned = cluster.plan(LOBBY)
     assert (planned.keeps_vanished, planned.children is None) == (stays, stays)
+
+
+WWW = "www.example.org"
+
+
+@pytest.mark.parametrize("missing", ["default/purple", "default/acme"])
+def test_listener_that_only_a_gateway_has_keeps_its_hostname_and_its_route(cluster: Cluster, missing: str) -> None:
+    cluster.edit("ListenerClass", "public", exposure=plan_samples.INGRESS, tls=plan_samples.PER_HOSTNAME)
+    www = yaml.safe_load(f"addresses: [{{name: a, hostname: {WWW}}}]")
+    cluster.edit("Listener", LOBBY.path, authentication=plan_reasons.BASIC, **www)
+    cluster.add(plan_samples.tenant("globex", "other"))
+    rival = f"addresses: [{{name: a, hostname: {WWW}}}]"
+    cluster.settle()
+    cluster.add(plan_samples.listener("rival", rival, namespace="other", tenant="globex", created="01"))
+    cluster.edit_metadata("Listener", LOBBY.path, creationTimestamp="2026-02-02T00:00:00Z")
+    cluster.settle()
+    children = {ref for ref in cluster.objects if ref.kind in {"Ingress", "Certificate"}}
+    running = GatewayReport(name="one", held={LOBBY: HeldHostnames("acme", (WWW,))})
+    cluster.set_gateways(running)
+    cluster.delete("Secret" if missing == "default/purple" else "Tenant", missing)
+    cluster.delete("Secret", f"{cluster.cache.settings.configuration_namespace}/{secret_name('Listener', LOBBY.path)}")
+    cluster.settle()
+    assert {ref for ref in cluster.objects if ref.kind in {"Ingress", "Certificate"}} == children
+    cluster.set_gateways(msgspec.structs.replace(running, reachable=False))
+    cluster.settle()
+    assert cluster.cache.holders(WWW) == {("default", "acme")}
+
+
+def test_document_without_its_credential_waits_for_what_gateways_say(cluster: Cluster) -> None:
+    lose_documents(cluster)
+    lose_credential(cluster)
+    started = cluster.restarted()
+    assert started.cache.gateways is None
+    assert started.plan(LOBBY).children is None
+    started.set_gateways(GatewayReport(name="one"))
+    assert started.plan(LOBBY).children

@@ -328,3 +328,11 @@ async def test_worker_pauses_after_a_large_document(characters: int, seconds: fl
     await writes.write(cache_samples.LOBBY, ref, large)
     assert writes.take_pause(cache_samples.LOBBY) == seconds
     assert writes.take_pause(cache_samples.LOBBY) == 0.0
+
+
+def test_listener_whose_vanished_document_stays_withdraws_its_removal() -> None:
+    parts = OperatorParts(Server(), with_keys())
+    parts.cache.set_gateways((GatewayReport(name="one", stale={cache_samples.LOBBY: "uid-lobby"}),))
+    parts.guard.request(Removal("Listener", "agency", "lobby"))
+    parts.remover.withdraw(Plan(cache_samples.LOBBY, None, keeps_vanished=True))
+    assert not parts.guard.is_waiting(cache_samples.LOBBY)

@@ -27,9 +27,9 @@ MOST_RUNNING = 100
 
 # Replays that a limited token may start in 30 days.
 MOST_RECENT = 1_000
-_RECENT_DAYS = 30
+_RECENT = 30 * 86_400 * model.MICROSECONDS
 
-_PAGE = 100  # Replays that are read at a time
+_PAGE = 100  # Running replays that are read at a time
 
 # A replay pauses while this many of its deliveries are due, because new visits wait behind them.
 WAITING_AT_MOST = 200
@@ -39,8 +39,6 @@ STEP = 100  # Deliveries that one step creates; arrivals wait for it
 
 # The result of a verdict whose delivery waits or is held. A replay leaves it out.
 PENDING = model.DeliveryState.Pending.name.lower()
-
-_DAY = 86_400 * model.MICROSECONDS
 
 _GONE = "gone"  # The result of a verdict whose delivery does not exist any more. No replay selects it.
 
@@ -60,8 +58,8 @@ _ROUTES = "select number, listener, name from routes where number = any($1::bigi
 
 _REPLAYS = "select key, id, request, state, created_at, ended_at, place, next_at, report from replays"
 _RUNNING = f"{_REPLAYS} where state = {ReplayState.Running:d} and key > $1 order by key limit {_PAGE}"
-_COUNTED = f"""
-    {_REPLAYS} where key > $1 and (state = {ReplayState.Running:d} or created_at >= $2) order by key limit {_PAGE}
+_COUNT_OF_REQUESTER = """
+    select state, created_at >= $2, count(*) from replays where requester = $1 group by state, created_at >= $2
 """
 _LOCK = "select state, place from replays where key = $1 for no key update"
 _COUNT = """
@@ -71,7 +69,10 @@ _COUNT = """
 _COUNT_DUE = """
     select count(*) from (select 1 from deliveries where replay = $1 and state = 0 and hold <= 0 limit $2) due
 """
-_INSERT = "insert into replays values ($1, $2, $3, $4, $5, 0, '', $5, $6)"
+_INSERT = """
+    insert into replays (key, id, request, state, created_at, ended_at, place, next_at, report, requester)
+    values ($1, $2, $3, $4, $5, 0, '', $5, $6, $7)
+"""
 _MOVE = "update replays set place = $2, next_at = $3, report = $4, state = $5, ended_at = $6 where key = $1"
 _SET_STATE = "update replays set state = $3, ended_at = $4, next_at = $5 where key = $1 and state = $2"
 _DELETE_OLD = """
@@ -316,7 +317,8 @@ async def start(transaction: Transaction, request: ReplayRequest, now: int) -> R
         report=ReplayReport(),
     )
     request_json, report_json = msgspec.json.encode(request), msgspec.json.encode(replay.report)
-    await transaction.session.execute(_INSERT, key, replay.id, request_json, int(replay.state), now, report_json)
+    values = (request_json, int(replay.state), now, report_json, request.requester)
+    await transaction.session.execute(_INSERT, key, replay.id, *values)
     return replay
 
 
@@ -394,15 +396,12 @@ async def running(session: Session, after: int = 0) -> list[Replay]:
 
 
 async def has_room(session: Session, request: ReplayRequest, now: int) -> bool:
-    """Return whether those who made a request may start, or resume, one more replay."""
-    last, unfinished, recent = 0, 0, 0
-    while rows := await session.fetch(_COUNTED, last, now - _RECENT_DAYS * _DAY):
-        last = rows[-1][0]
-        own = [replay for replay in map(_replay, rows) if replay.request.requester == request.requester]
-        unfinished += sum(replay.state is ReplayState.Running for replay in own)
-        recent += len(own)
-    is_limited = request.where.permitted is not None
-    return unfinished < MOST_RUNNING and (recent < MOST_RECENT or not is_limited)
+    """Return whether those who made a request may have one more replay that is not finished."""
+    unfinished = recent = 0
+    for state, is_recent, count in await session.fetch(_COUNT_OF_REQUESTER, request.requester, now - _RECENT):
+        unfinished += count if state == ReplayState.Running else 0
+        recent += count if is_recent else 0
+    return unfinished < MOST_RUNNING and (recent < MOST_RECENT or request.where.permitted is None)
 
 
 async def is_waiting(session: Session, key: int) -> bool:
@@ -455,4 +454,4 @@ def _replay(row: Row) -> Replay:
 
 async def delete_old(session: Session, now: int, limit: int) -> int:
     """Delete replays that ended long ago; return how many."""
-    return await session.execute(_DELETE_OLD, now - KEPT_DAYS * _DAY, limit)
+    return await session.execute(_DELETE_OLD, now - KEPT_DAYS * 86_400 * model.MICROSECONDS, limit)
