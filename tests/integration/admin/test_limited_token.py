@@ -217,6 +217,19 @@ async def test_tenants_of_a_token_cause_a_limited_number_of_audit_entries(
     assert (await limited.served.ask(*cancel[:2], json=cancel[2]))[0] == 200
 
 
+async def test_customers_with_a_link_cause_no_limit_for_others(
+    limited: Limited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_ENTRIES_AT_ONCE", 1)
+    monkeypatch.setattr(audit, "_ENTRIES_PER_SECOND", 0.001)
+    scopes = frozenset({tokens.Scope.VisitsInitials})
+    customer = tokens.Caller("link a", scopes, frozenset({"agency/acme"}), is_link=True)
+    token = tokens.seal_caller(limited.served.seals, customer)
+    answers = [await limited.served.ask("GET", "/api/visits/initials", token=token) for _ in range(3)]
+    assert [status for status, _ in answers] == [200] * 3
+    assert (await limited.ask("POST", "/api/deliveries/cancel", {"all": True}))[0] == 200
+
+
 async def test_preview_of_a_replay_shows_visits_only_with_that_scope(limited: Limited) -> None:
     writer = limited.served.create_token("writer", [tokens.Scope.DeliveriesWrite])
     for token, shows in ((writer, False), (None, True)):
