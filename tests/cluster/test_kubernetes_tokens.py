@@ -361,7 +361,7 @@ async def test_gateway_that_waits_for_its_store_does_not_blame_the_token(
     nowhere = ("--store", "postgresql://127.0.0.1:1/usher")
     async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), *nowhere, *flags) as process:
         await process.launch()
-        await waiting.wait_until(lambda: "store_not_opened" in process.log.read_text(), 60, "a line of the log")
+        await process.wait_for_store_report()
         headers = {"Authorization": f"Bearer {token}"}
         async with aiohttp.ClientSession(f"http://127.0.0.1:{process.admin}", headers=headers) as session:
             answer = await session.get("/api/visits")

@@ -136,6 +136,18 @@ class Gateway:
             return (await post(self.port, "/nowhere", b"{}")).status == 404
         return False
 
+    async def wait_for_store_report(self) -> str:
+        """Wait until ``/readyz`` of a gateway whose store is away says so; return what it says."""
+
+        async def report() -> str:
+            with contextlib.suppress(aiohttp.ClientConnectionError):
+                status, text = await self.readiness()
+                assert status == 503
+                return text
+            return ""
+
+        return await waiting.until(report, lambda text: "the store is away" in text)
+
     async def kill(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)

@@ -421,11 +421,11 @@ class Gateway(Parts):
                 except model.StoreUnavailableError as error:
                     if self.settings.store is None:
                         raise
-                    _log.warning("store_not_opened", reason=str(error), hint=error.hint, next_try_seconds=pause)
-                    if not self._store_reason:
+                    is_first_try, self._store_reason = not self._store_reason, str(error)
+                    if is_first_try:
                         answers = routes.make_waiting_routes(lambda: self._store_reason)
                         await waiting.enter_async_context(self._make_admin_server(*answers))
-                    self._store_reason = str(error)
+                    _log.warning("store_not_opened", reason=str(error), hint=error.hint, next_try_seconds=pause)
                 else:
                     self._store_reason = ""
                     return report

@@ -87,16 +87,7 @@ async def test_gateway_that_starts_while_the_server_is_away_waits_for_it(
     await asyncio.to_thread(durable_server.stop)
     async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", address) as gateway:
         await gateway.launch()
-
-        async def is_waiting() -> bool:
-            try:
-                status, text = await gateway.readiness()
-            except aiohttp.ClientConnectionError:
-                return False
-            assert status == 503
-            return "PostgreSQL cannot be reached" in text
-
-        await waiting.wait_until(is_waiting, 60, "an answer of the admin port")
+        assert "PostgreSQL cannot be reached" in await gateway.wait_for_store_report()
         async with (
             aiohttp.ClientSession() as session,
             session.get(f"http://127.0.0.1:{gateway.admin}/healthz") as alive,
@@ -122,7 +113,7 @@ async def test_gateway_that_waits_for_the_server_can_be_stopped(tmp_path: Path) 
     leaks.SECRETS.add(PASSWORD)
     async with gateways.Gateway(tmp_path, gateways.one_route("http://127.0.0.1:1"), "--store", nowhere) as gateway:
         await gateway.launch()
-        await waiting.wait_until(lambda: "store_not_opened" in gateway.log.read_text(), 60, "a line of the log")
+        await gateway.wait_for_store_report()
         assert await gateway.terminate() == 0
         assert PASSWORD not in gateway.log.read_text()
 
