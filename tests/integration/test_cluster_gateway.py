@@ -113,6 +113,19 @@ async def test_unknown_url_is_not_found_only_after_the_first_publication(server:
         assert [await running_gateway.status(name) for name in ("b", "none")] == [200, 404]
 
 
+async def test_address_of_a_rejected_document_is_not_unknown(server: ApiServer, tmp_path: Path) -> None:
+    server.put(followers.wrap(config_samples.listener("a")))
+    name = server.put(followers.wrap(config_samples.listener("b")))
+    server.put_raw(name, {config_secret.DATA_KEY: base64.b64encode(b"garbage").decode()}, "acme/b")
+    server.put_mark()
+    async with configured(server, tmp_path) as running_gateway:
+        await waiting.wait_until(lambda: bool(running_gateway.gateway.source.status().rejected))
+        assert [await running_gateway.status(name) for name in ("a", "b")] == [200, 503]
+        server.put(followers.wrap(config_samples.listener("b")))
+        await waiting.wait_until(lambda: running_gateway.gateway.registry.is_complete)
+        assert [await running_gateway.status(name) for name in ("a", "b", "none")] == [200, 200, 404]
+
+
 async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

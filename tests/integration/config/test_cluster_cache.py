@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from support import api_server, config_samples, followers
-from usher_gateway import config_secret, documents, expressions
+from usher_gateway import config_secret, documents, expressions, model
 from usher_gateway.config import cache
+
+
+def write_cache(data: pathlib.Path, *envelopes: config_secret.Envelope, keys: model.Keys = config_samples.KEYS) -> None:
+    cache.write(data, cache.CachedSet(list(envelopes), is_complete=True), keys.cache)
 
 
 async def test_gateway_starts_from_its_cache_during_an_outage(
@@ -32,6 +36,26 @@ async def test_gateway_starts_from_its_cache_during_an_outage(
         assert follower.source.status().origin == "cluster"
 
 
+@pytest.mark.parametrize("is_complete", [False, True])
+async def test_cache_knows_whether_documents_were_missing(
+    server: api_server.ApiServer, tmp_path: pathlib.Path, is_complete: bool
+) -> None:
+    """An unknown address may be valid, and gets 503, while documents are missing."""
+    server.put(followers.wrap(config_samples.listener("a")))
+    if is_complete:
+        server.put_mark()
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until_runs("a")
+        await follower.until(lambda: follower.snapshots[-1].is_complete == is_complete)
+    await server.stop()
+    async with followers.following(server, tmp_path, cache_after_seconds=0.2) as follower:
+        await follower.until_runs("a")
+        assert follower.snapshots[-1].is_complete == is_complete
+        server.put_mark()
+        await server.start()
+        await follower.until(lambda: follower.snapshots[-1].is_complete)
+
+
 async def test_filters_of_the_cache_are_compiled_in_turns_before_the_check(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +69,7 @@ async def test_filters_of_the_cache_are_compiled_in_turns_before_the_check(
     names = [f"cached{number}" for number in range(3)]
     routes = {name: (documents.Route("r", "acme/crm", when=f"visit.email == '{name}'"),) for name in names}
     cached = [followers.wrap(config_samples.listener(name, routes=routes[name])) for name in names]
-    cache.write(tmp_path, cached, config_samples.KEYS.cache)
+    write_cache(tmp_path, *cached)
     server.faults += [api_server.Answer(503)] * 1000
     async with followers.following(server, tmp_path, cache_after_seconds=0.2) as follower:
         await follower.until_runs(*names)
@@ -56,7 +80,7 @@ async def test_filters_of_the_cache_are_compiled_in_turns_before_the_check(
 async def test_gateway_starts_from_its_cache_if_lists_fail(
     server: api_server.ApiServer, tmp_path: pathlib.Path, fault: api_server.Answer
 ) -> None:
-    cache.write(tmp_path, [followers.wrap(config_samples.listener("a"))], config_samples.KEYS.cache)
+    write_cache(tmp_path, followers.wrap(config_samples.listener("a")))
     server.faults += [fault] * 1000
     async with followers.following(server, tmp_path, cache_after_seconds=0.2) as follower:
         await follower.until_runs("a")
@@ -88,11 +112,11 @@ async def test_stop_writes_the_newest_set_after_an_unfinished_write(
         await closing
     kept = cache.read(tmp_path, config_samples.KEYS.cache)
     assert kept is not None
-    assert sorted(envelope.owner.name for envelope in kept) == ["a", "b"]
+    assert sorted(envelope.owner.name for envelope in kept.envelopes) == ["a", "b"]
 
 
 async def test_list_takes_precedence_over_the_cache(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    cache.write(tmp_path, [followers.wrap(config_samples.listener("a"))], config_samples.KEYS.cache)
+    write_cache(tmp_path, followers.wrap(config_samples.listener("a")))
     server.put(followers.wrap(config_samples.listener("a", late_after_seconds=7)))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
@@ -103,7 +127,7 @@ async def test_list_takes_precedence_over_the_cache(server: api_server.ApiServer
 async def test_document_that_vanished_while_stopped_stays_in_force(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    cache.write(tmp_path, [followers.wrap(config_samples.listener("a"))], config_samples.KEYS.cache)
+    write_cache(tmp_path, followers.wrap(config_samples.listener("a")))
     server.put(followers.wrap(config_samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a", "b")
@@ -112,7 +136,7 @@ async def test_document_that_vanished_while_stopped_stays_in_force(
 
 async def test_unreadable_cache_is_ignored_and_replaced(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     """Such as that of another install key. The unit tests of the cache try every damage."""
-    cache.write(tmp_path, [followers.wrap(config_samples.listener("a"))], config_samples.OTHER_KEYS.cache)
+    write_cache(tmp_path, followers.wrap(config_samples.listener("a")), keys=config_samples.OTHER_KEYS)
     unreadable = (tmp_path / cache.FILE_NAME).read_bytes()
     server.put(followers.wrap(config_samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
@@ -120,7 +144,7 @@ async def test_unreadable_cache_is_ignored_and_replaced(server: api_server.ApiSe
         await follower.until(lambda: (tmp_path / cache.FILE_NAME).read_bytes() != unreadable)
         kept = cache.read(tmp_path, config_samples.KEYS.cache)
         assert kept is not None
-        assert [envelope.owner.name for envelope in kept] == ["b"]
+        assert [envelope.owner.name for envelope in kept.envelopes] == ["b"]
 
 
 async def test_failed_cache_write_stops_nothing(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:

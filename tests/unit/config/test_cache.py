@@ -9,12 +9,13 @@ from support import config_samples
 from usher_gateway import config_secret, model
 from usher_gateway.config import cache
 
-KEPT = [
+ENVELOPES = [
     config_secret.envelope_of(config_samples.listener(), "uid-1", config_samples.KEYS.document),
     config_secret.envelope_of(
         config_samples.destination(headers=(("X-Key", "s3cret-value"),)), "uid-2", config_samples.KEYS.document
     ),
 ]
+KEPT, FIRST = cache.CachedSet(ENVELOPES, True), cache.CachedSet(ENVELOPES[:1], False)
 KEY = config_samples.KEYS.cache
 NONCE = bytes(range(12))
 
@@ -31,7 +32,7 @@ def test_other_install_key_cannot_read_the_cache() -> None:
 
 
 def test_every_changed_byte_is_an_error() -> None:
-    content = cache.seal(KEPT[:1], KEY, NONCE)
+    content = cache.seal(FIRST, KEY, NONCE)
     for index in range(len(content)):
         damaged = content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :]
         with pytest.raises(model.ConfigurationError):
@@ -39,7 +40,7 @@ def test_every_changed_byte_is_an_error() -> None:
 
 
 def test_every_truncated_file_is_an_error() -> None:
-    content = cache.seal(KEPT[:1], KEY, NONCE)
+    content = cache.seal(FIRST, KEY, NONCE)
     for length in range(len(content)):
         with pytest.raises(model.ConfigurationError) as caught:
             cache.unseal(content[:length], KEY)
@@ -49,7 +50,7 @@ def test_every_truncated_file_is_an_error() -> None:
 def test_file_is_replaced_atomically_and_private(tmp_path: pathlib.Path) -> None:
     assert cache.read(tmp_path / "none", KEY) is None
     data = tmp_path / "data"
-    cache.write(data, KEPT[:1], KEY)
+    cache.write(data, FIRST, KEY)
     cache.write(data, KEPT, KEY)
     assert cache.read(data, KEY) == KEPT
     assert [file.name for file in data.iterdir()] == ["config.cache"]
@@ -68,7 +69,7 @@ def test_failed_write_keeps_the_previous_file(tmp_path: pathlib.Path) -> None:
     cache.write(tmp_path, KEPT, KEY)
     (tmp_path / f".config.cache.{os.getpid()}").mkdir()
     with pytest.raises(OSError, match="directory"):
-        cache.write(tmp_path, [], KEY)
+        cache.write(tmp_path, FIRST, KEY)
     assert cache.read(tmp_path, KEY) == KEPT
 
 

@@ -8,7 +8,6 @@ another key is recognised.
 import pathlib
 import secrets
 import zlib
-from collections.abc import Iterable
 
 import msgspec
 from cryptography import exceptions
@@ -19,23 +18,30 @@ from usher_gateway.config import install_key
 
 FILE_NAME = "config.cache"  # Inside `--data`; readable by the owner only
 
-_HEAD = b"usher-config-cache 1\n"
+_HEAD = b"usher-config-cache 2\n"
 _NONCE_BYTES = 12
 _MOST_BYTES = 1 << 30  # Largest content after decompression
 
 _HINT = "the gateway writes it again once the API server answers; delete it if this is logged at every start"
 
 
-_decoder = msgspec.json.Decoder(list[config_secret.Envelope])
+class CachedSet(msgspec.Struct, frozen=True):
+    """The documents that were in force."""
+
+    envelopes: list[config_secret.Envelope]
+    is_complete: bool  # False while some were missing; then an unknown address may be one of theirs
 
 
-def seal(kept: Iterable[config_secret.Envelope], key: bytes, nonce: bytes) -> bytes:
+_decoder = msgspec.json.Decoder(CachedSet)
+
+
+def seal(cached: CachedSet, key: bytes, nonce: bytes) -> bytes:
     """Encrypt the content of the file. `key`: `Keys.cache`; `nonce`: 12 bytes never used with this key before."""
-    packed = zlib.compress(msgspec.json.encode(list(kept)), 1)
+    packed = zlib.compress(msgspec.json.encode(cached), 1)
     return _HEAD + nonce + aead.AESGCM(key).encrypt(nonce, packed, _HEAD)
 
 
-def unseal(content: bytes, key: bytes) -> list[config_secret.Envelope]:
+def unseal(content: bytes, key: bytes) -> CachedSet:
     """Decrypt the content of the file. `key`: `Keys.cache`.
 
     Raises:
@@ -55,7 +61,7 @@ def unseal(content: bytes, key: bytes) -> list[config_secret.Envelope]:
         raise model.ConfigurationError("another release wrote the configuration cache", _HINT) from error
 
 
-def read(folder: pathlib.Path, key: bytes) -> list[config_secret.Envelope] | None:
+def read(folder: pathlib.Path, key: bytes) -> CachedSet | None:
     """Read the cached documents, or return None if the file is missing. This blocks.
 
     Raises:
@@ -70,11 +76,11 @@ def read(folder: pathlib.Path, key: bytes) -> list[config_secret.Envelope] | Non
     return unseal(content, key)
 
 
-def write(folder: pathlib.Path, kept: Iterable[config_secret.Envelope], key: bytes) -> None:
+def write(folder: pathlib.Path, cached: CachedSet, key: bytes) -> None:
     """Replace the file, completely and durably, or not at all. Blocks.
 
     Raises:
         OSError: the write failed; the previous file stays.
     """
-    content = seal(kept, key, secrets.token_bytes(_NONCE_BYTES))
+    content = seal(cached, key, secrets.token_bytes(_NONCE_BYTES))
     install_key.write_file(folder / FILE_NAME, content, may_replace=True)

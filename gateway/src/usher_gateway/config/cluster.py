@@ -101,7 +101,8 @@ class ClusterSource:
         """Name of a Secret -> its newest version, while the expressions of that are not compiled."""
         self._compiling: dict[str, asyncio.Task[None]] = {}  # Namespace -> the task that compiles its waiting documents
         self._has_mark = False
-        """True once the operator had published everything once, or if the configuration comes from the cache."""
+        """True once the operator had published everything once, or if the cache in use was complete."""
+        self._is_cache_complete = False
         self._due: set[str] = set()
         """Names of Secrets that came before the mark and whose expressions are not compiled yet."""
         self._was_complete = False
@@ -212,7 +213,7 @@ class ClusterSource:
         if not self._listed.is_set() and self._published.in_force:
             _log.warning("configuration_loaded_from_cache", namespace=self._options.namespace)
             self._origin = "cache"
-            self._has_mark = True  # nothing says what is missing, and what was valid before is in the cache
+            self._has_mark = self._is_cache_complete
             return
         await self._listed.wait()
 
@@ -323,7 +324,7 @@ class ClusterSource:
     @property
     def _is_complete(self) -> bool:
         """True if an unknown address is not valid."""
-        return self._has_mark and not self._due
+        return self._has_mark and not self._due and not self._published.lacks_listener
 
     def _wait_for_compilation(self, decoded: published.DecodedSecret) -> None:
         namespace = decoded.namespace
@@ -398,17 +399,22 @@ class ClusterSource:
     async def _restore(self) -> None:
         options = self._options
         try:
-            kept = await asyncio.to_thread(cache.read, options.data, options.keys.cache)
+            cached = await asyncio.to_thread(cache.read, options.data, options.keys.cache)
         except model.ConfigurationError as error:
             _log.error("configuration_cache_ignored", error=str(error), hint=error.hint)
             return
+        if cached is None:
+            return
         turns = EventLoopTurns()
-        for envelope in kept or ():
+        is_usable = True
+        for envelope in cached.envelopes:
             await self._turns.prepare(published.filters_of(envelope.document), has_pauses=False)
             if not self._published.restore(envelope):
+                is_usable = False
                 kind, key = envelope.identity
                 _log.error("cached_document_ignored", kind=kind, document=key)
             await turns.give_way()
+        self._is_cache_complete = cached.is_complete and is_usable
 
     async def _update_cache(self) -> None:
         """Write the cache after changes, with a pause between two writes. Runs until cancelled."""
@@ -419,9 +425,9 @@ class ClusterSource:
             await asyncio.sleep(self._options.cache_pause_seconds)
 
     async def _write_cache(self) -> None:
-        options, kept = self._options, list(self._published.in_force)
+        options, cached = self._options, cache.CachedSet(list(self._published.in_force), self._was_complete)
         self._cache_is_old.clear()  # before the write, so that what changes during the write causes another one
-        write = asyncio.to_thread(cache.write, options.data, kept, options.keys.cache)
+        write = asyncio.to_thread(cache.write, options.data, cached, options.keys.cache)
         self._writing = asyncio.create_task(write, name="write configuration cache file")
         try:
             await asyncio.shield(self._writing)

@@ -122,6 +122,15 @@ class PublishedDocuments:
         return self._rejected.values()
 
     @property
+    def lacks_listener(self) -> bool:
+        """True if a rejected document may declare an address, and no former version of it is in force."""
+        return any(
+            rejected.identity is None
+            or (rejected.identity[0] == "Listener" and rejected.identity not in self._in_force)
+            for rejected in self._rejected.values()
+        )
+
+    @property
     def vanished(self) -> Mapping[config_secret.Identity, int]:
         """Documents in force whose Secret disappeared, and when that was noticed (microseconds)."""
         return self._vanished
