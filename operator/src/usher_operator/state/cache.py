@@ -127,7 +127,7 @@ class Cache(Lookups):
         """
         self.gateways = gateways
         former = self._reported
-        self._reported = {key: held for gateway in gateways if gateway.reachable for key, held in gateway.held.items()}
+        self._reported = {key: held for gateway in gateways for key, held in gateway.held.items()}
         changed: set[str] = set()
         changed_keys = {
             key for key in former.keys() | self._reported.keys() if self._reported.get(key) != former.get(key)

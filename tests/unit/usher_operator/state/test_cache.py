@@ -460,7 +460,9 @@ def test_document_and_tombstone_come_before_statuses_and_statuses_before_gateway
     assert cluster.cache.holders(WWW) == {("agency", "rival")}
     cluster.put(listener("bar", WWW, tenant="rival"))
     assert cluster.cache.holders(WWW) == {("agency", "acme")}
-    cluster.set_gateways(running(WWW, reachable=False))
+    cluster.cache.set_gateways((running(WWW, reachable=False),))
+    assert cluster.cache.holders(WWW) == {("agency", "acme")}  # it may answer again, and serve it still
+    cluster.cache.set_gateways(())
     assert cluster.cache.holders(WWW) == set()
 
 
@@ -468,7 +470,8 @@ def test_listener_is_planned_again_when_gateways_drop_its_vanished_document(clus
     assert cluster.cache.set_gateways((running(WWW),)) == {LOBBY}
     assert cluster.cache.vanished_tenant(LOBBY) == "acme"
     assert cluster.cache.set_gateways((running(WWW),)) == set()
-    assert cluster.cache.set_gateways((running(WWW, reachable=False),)) == {LOBBY}
+    assert cluster.cache.set_gateways((running(WWW, reachable=False),)) == set()
+    assert cluster.cache.set_gateways((GatewayReport(name="gateway-0"),)) == {LOBBY}
     assert cluster.cache.vanished_tenant(LOBBY) == ""
 
 
