@@ -121,7 +121,7 @@ class DestinationTLS(types.Model, frozen=True, kw_only=True):
     ) = None
     client_certificate_secret_ref: (
         Annotated[
-            types.SecretRef,
+            types.TLSSecretRef,
             msgspec.Meta(description="Secret of type `kubernetes.io/tls`: the certificate and key of the client."),
         ]
         | None

@@ -165,8 +165,9 @@ def _tls(http: Http, resolver: SecretResolver, now: int) -> documents.Tls | None
             resolver.report(f"{path}.authoritySecretRef", conditions.Reason.CertificateInvalid, message)
     if spec.client_certificate_secret_ref is not None:
         name, at = spec.client_certificate_secret_ref.name, f"{path}.clientCertificateSecretRef"
-        chain = resolver.document(types.SecretKeyRef(name=name, key="tls.crt"), at)
-        key = resolver.document(types.SecretKeyRef(name=name, key="tls.key"), at) if chain else ""
+        chain_ref, key_ref = (types.SecretKeyRef(name=name, key=key) for key in types.TLS_KEYS)
+        chain = resolver.document(chain_ref, at)
+        key = resolver.document(key_ref, at) if chain else ""
         problem = tls_material.client_problem(chain, key, now) if key else None
         if problem is not None:
             resolver.report(at, conditions.Reason.CertificateInvalid, f"of Secret `{name}`, {problem}")

@@ -3,13 +3,11 @@
 import base64
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
-
-import msgspec
+from typing import ClassVar, Literal
 
 from usher_gateway.resources import conditions, types
 
-_Values = Annotated[dict[types.SecretKey, str], msgspec.Meta(max_length=256)]
+_Values = dict[types.SecretKey, str]
 
 # Longest value that a resource can use: every value becomes a header or a signing key, and the operator keeps it.
 MAX_VALUE_BYTES = 64 * 1024

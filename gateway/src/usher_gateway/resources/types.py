@@ -247,6 +247,10 @@ class SecretRef(Model, frozen=True, kw_only=True):
     name: ObjectName
 
 
+class TLSSecretRef(SecretRef, frozen=True, kw_only=True):
+    """A Secret of type `kubernetes.io/tls` in the same namespace, labelled `usher.dev/watch: "true"`."""
+
+
 class SecretKeyRef(Model, frozen=True, kw_only=True):
     """One key of a Secret in the same namespace, labelled `usher.dev/watch: "true"`."""
 
@@ -256,13 +260,14 @@ class SecretKeyRef(Model, frozen=True, kw_only=True):
 
 # Keys of a Secret for basic authentication. Source: Kubernetes, type `kubernetes.io/basic-auth`.
 BASIC_KEYS = ("username", "password")
+TLS_KEYS = ("tls.crt", "tls.key")  # Source: Kubernetes, TLS Secrets
 
 
 def secret_keys(value: object) -> Iterator[tuple[str, str]]:
     """Yield the names of the Secrets to which any part of a value refers, with the keys that it uses."""
     match value:
         case SecretRef():
-            for key in BASIC_KEYS:
+            for key in TLS_KEYS if isinstance(value, TLSSecretRef) else BASIC_KEYS:
                 yield value.name, key
         case SecretKeyRef():
             yield value.name, value.key

@@ -1,5 +1,6 @@
 """Plans of resources and hostnames: which children they keep and remove."""
 
+import base64
 import datetime
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ import msgspec
 import pytest
 import yaml
 
-from support import plan_reasons, plan_samples, planning
+from support import certificates, plan_reasons, plan_samples, planning
 from support.planning import Cluster
 from usher_gateway import documents, model
 from usher_operator.plan import plan_and_note
@@ -46,6 +47,20 @@ def test_listener_without_its_first_credentials_fails_closed(cluster: Cluster) -
     cluster.delete("Secret", "default/purple")
     cluster.edit("Listener", plan_samples.LISTENER, authentication=plan_reasons.BASIC)
     assert authentication(cluster).type == "Unresolved"
+
+
+def test_client_certificate_of_a_secret_is_published(cluster: Cluster) -> None:
+    certificate, key = certificates.make("client")
+    data = {name: base64.b64encode(value).decode() for name, value in (("tls.crt", certificate), ("tls.key", key))}
+    about = {"name": "client", "labels": {"usher.dev/watch": "true"}}
+    cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": about, "type": "kubernetes.io/tls", "data": data})
+    tls = {"clientCertificateSecretRef": {"name": "client"}}
+    cluster.edit("Destination", DESTINATION.path, http={"url": "https://crm.example.com", "tls": tls})
+    published = document(cluster, DESTINATION)
+    assert isinstance(published, documents.DestinationDocument)
+    assert published.tls is not None
+    assert (published.tls.chain, published.tls.key) == (certificate.decode().strip(), key.decode().strip())
+    assert cluster.condition("Destination", DESTINATION.path, "ResolvedRefs").status == "True"
 
 
 def test_listener_waits_until_the_secrets_of_its_namespace_are_read(cluster: Cluster) -> None:

@@ -237,6 +237,22 @@ def test_cache_keeps_only_the_referenced_keys_of_a_secret(full: Cluster) -> None
     assert token(full) == {"token": "YWJj"}
 
 
+def test_cache_reads_a_secret_with_many_keys_in_use(full: Cluster) -> None:
+    names = ["token", *(f"key-{number}" for number in range(300))]
+    for first in range(0, len(names), 30):
+        declared = destination(uid=f"uid-{first}")
+        declared["metadata"]["name"] = f"crm-{first}"
+        declared["spec"]["http"]["headers"] = [
+            {"name": name, "valueFrom": {"secretKeyRef": {"name": "token", "key": name}}}
+            for name in names[first : first + 30]
+        ]
+        full.put(declared)
+    many = secret()
+    many["data"] = dict.fromkeys(names, "YWJj")
+    full.put(many)
+    assert token(full) == many["data"]
+
+
 def test_cache_keeps_no_value_of_a_secret_without_references(full: Cluster) -> None:
     full.put(secret("other"))
     full.delete("Destination", CRM.path)
