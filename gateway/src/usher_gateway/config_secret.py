@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -178,8 +178,8 @@ def secret_data(envelope: Envelope) -> dict[str, str]:
     return {DATA_KEY: base64.b64encode(encode(envelope)).decode("ascii")}
 
 
-def decode_data(data: Mapping[str, str] | None, key: bytes) -> Envelope:
-    """Return the envelope in a Secret's ``data``. ``key``: ``Keys.document``.
+def decode_data(data: Mapping[str, str] | None, key: bytes, *, known_part: bool = False) -> Envelope:
+    """Return the envelope in a Secret's ``data``. The other parameters: see decode().
 
     Raises:
         DocumentUnreadableError: The envelope is missing or malformed.
@@ -193,13 +193,14 @@ def decode_data(data: Mapping[str, str] | None, key: bytes) -> Envelope:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise model.DocumentUnreadableError(f"`{DATA_KEY}` is not base64", _READ_HINT) from error
-    return decode(content, key)
+    return decode(content, key, known_part=known_part)
 
 
-def decode(content: bytes, key: bytes) -> Envelope:
+def decode(content: bytes, key: bytes, *, known_part: bool = False) -> Envelope:
     """Return the envelope in the bytes of ``config.json``. ``key``: ``Keys.document``.
 
     The hash covers the document as it was written, so that it still matches if a later release adds optional fields.
+    With ``known_part``, these fields are left out; without, such a document is an error.
 
     Raises:
         DocumentUnreadableError: It does not have the right form.
@@ -208,10 +209,7 @@ def decode(content: bytes, key: bytes) -> Envelope:
     """
     version = _decoded(_decode_version, content).schema_version
     if version > SCHEMA_VERSION:
-        raise model.DocumentTooNewError(
-            f"the document has schema version {version}, this gateway knows {SCHEMA_VERSION}",
-            "update the gateways before the operator; until then the last good document is in force",
-        )
+        raise _too_new(f"the document has schema version {version}, this gateway knows {SCHEMA_VERSION}")
     parts = _decoded(_decode_signed_parts, content)
     document, tombstone = bytes(parts.document), parts.tombstone
     if bool(document) == bool(tombstone):
@@ -222,7 +220,12 @@ def decode(content: bytes, key: bytes) -> Envelope:
         digest = hashlib.blake2b(document, key=key, digest_size=16).hexdigest()
     if not hmac.compare_digest(digest.encode(), parts.hash.encode()):
         raise model.DocumentHashError("the content does not match its hash", _KEY_HINT)
-    envelope = _decoded(_decode_envelope, content)
+    try:
+        envelope = _decode_envelope(content)
+    except msgspec.ValidationError as error:  # the hash is right, so a later release of this install wrote it
+        if not known_part:
+            raise _too_new(f"the document has something that this gateway does not know{_place(error)}") from None
+        envelope = _decoded(_decode_known_part, content)
     if envelope.document is None:
         return envelope
     if (_kind_of(envelope.document), envelope.document.key) != envelope.identity:
@@ -230,18 +233,48 @@ def decode(content: bytes, key: bytes) -> Envelope:
     return msgspec.structs.replace(envelope, held=None)  # the hash of a document does not cover it
 
 
+def _too_new(message: str) -> model.DocumentTooNewError:
+    return model.DocumentTooNewError(
+        message, "update the gateways before the operator; until then the last good document is in force"
+    )
+
+
 def _decoded(decode: Callable[[bytes], _Decoded], content: bytes) -> _Decoded:
     try:
         return decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _unreadable(error) from None
+        message = f"`{DATA_KEY}` is not a valid envelope{_place(error)}"
+        raise model.DocumentUnreadableError(message, _READ_HINT) from None
 
 
-def _unreadable(error: Exception) -> model.DocumentUnreadableError:
-    """Return an error with the place only, because msgspec's own message may quote a secret."""
+def _place(error: Exception) -> str:
+    """Where an error is. The rest of msgspec's message may quote a secret."""
     _, _, path = str(error).partition(" - at `")
-    where = f" at `{path.rstrip('`')}`" if path else ""
-    return model.DocumentUnreadableError(f"`{DATA_KEY}` is not a valid envelope{where}", _READ_HINT)
+    return f" at `{path.rstrip('`')}`" if path else ""
+
+
+def _decode_known_part(content: bytes) -> Envelope:
+    """Decode an envelope, and leave out what a later release added to its document."""
+    known = _known_part(msgspec.json.decode(content), msgspec.inspect.type_info(Envelope))
+    return msgspec.convert(known, Envelope)
+
+
+def _known_part(value: Any, described: msgspec.inspect.Type) -> Any:
+    match described, value:
+        case msgspec.inspect.UnionType(types=alternatives), dict():
+            structs = [entry for entry in alternatives if isinstance(entry, msgspec.inspect.StructType)]
+            chosen = [struct for struct in structs if struct.tag is None or struct.tag == value.get(struct.tag_field)]
+            return _known_part(value, chosen[0]) if chosen else value
+        case msgspec.inspect.StructType(fields=fields, tag_field=tag_field), dict():
+            types = {field.encode_name: field.type for field in fields}
+            return {
+                name: _known_part(part, types[name]) if name in types else part
+                for name, part in value.items()
+                if name in types or name == tag_field
+            }
+        case msgspec.inspect.VarTupleType(item_type=item), list():
+            return [_known_part(part, item) for part in value]
+    return value
 
 
 def _tombstone_hash(kind: Kind, owner_key: str, removed_at: str, held: HeldHostnames | None, key: bytes) -> str:

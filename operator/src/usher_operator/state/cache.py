@@ -282,8 +282,10 @@ class Cache(Lookups):
             self._unreadable_classes.add(name)
         if _read_by_others(former) == _read_by_others(present):
             return
-        for key, other in self.records.items():  # a Listener counts only if its class is ours
-            if isinstance(other.parsed, CachedResource) and getattr(other.parsed.resource, "class_name", "") == name:
+        for key in [key for key in self.records if key.kind == "Listener"]:  # it counts only if its class is ours
+            listener = self._parsed(key, resources.Listener)
+            if listener is not None and listener.resource.class_name == name:
+                self._index_uses(key, listener.resource, change)
                 self._index_claims(key)
                 self._arrange(key, change)
         change.keys |= self.all_keys()
@@ -316,7 +318,10 @@ class Cache(Lookups):
 
     def _index_uses(self, key: Key, listener: resources.Listener | None, change: "_Change") -> None:
         """Index the Tenant and the Destinations of a Listener, and note those whose classes change by that."""
-        uses = _uses(listener) if listener is not None else set()
+        uses: set[tuple[Key, str]] = set()
+        if listener is not None:
+            is_known = listener.class_name in self.classes or listener.class_name in self._unreadable_classes
+            uses = _uses(listener, listener.class_name if is_known else "")
         concerned = {used for used, _ in self._uses.groups_of(key) | uses}
         former_classes = {used: self.classes_using(used) for used in concerned}
         self._uses.set(key, uses)
@@ -496,9 +501,9 @@ def _needed_secrets(resource: resources.Resource | None) -> list[str]:
     return [f"{resource.metadata.namespace}/{name}/{key}" for name, key in types.secret_keys(resource.spec)]
 
 
-def _uses(listener: resources.Listener) -> set[tuple[Key, str]]:
+def _uses(listener: resources.Listener, class_name: str) -> set[tuple[Key, str]]:
     """The Tenant and the Destinations to which a Listener refers, each with the name of its class."""
-    namespace, class_name = listener.metadata.namespace, listener.class_name
+    namespace = listener.metadata.namespace
     destinations = [route.destination_ref.name for route in listener.spec.routes]
     used = [Key("Tenant", namespace, listener.spec.tenant_ref.name)]
     return {(key, class_name) for key in (*used, *(Key("Destination", namespace, name) for name in destinations))}

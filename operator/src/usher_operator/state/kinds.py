@@ -302,9 +302,12 @@ def digest_of(manifest: JsonObject) -> str:
 
 
 def _envelope(raw: JsonObject, keys: model.Keys) -> config_secret.Envelope | None:
-    """The envelope in a config Secret; None if it was changed, or another install key signed it."""
+    """The envelope in a config Secret; None if it was changed, or another install key signed it.
+
+    After a rollback, a later release may have written it. What this release knows of it is the last good document.
+    """
     try:
-        return config_secret.decode_data(raw.get("data"), keys.document)
+        return config_secret.decode_data(raw.get("data"), keys.document, known_part=True)
     except model.UsherError:
         return None
 

@@ -214,9 +214,9 @@ class Lookups:
     def classes_using(self, key: Key) -> Collection[str]:
         """The names of the ListenerClasses of the Listeners that refer to a Tenant or a Destination.
 
-        Not a lookup: `Cache` plans the keys again whose classes change.
+        ``""`` stands for those that do not exist. Not a lookup: `Cache` plans the keys again whose classes change.
         """
-        names = (*self.classes, *self._unreadable_classes)
+        names = (*self.classes, *self._unreadable_classes, "")
         return [name for name in names if self._uses.keys_of((key, name))]
 
     @lookup("Hostname")

@@ -181,12 +181,15 @@ class Reconciler:
         namespace, _, name = path.partition("/")
         try:
             async with self._lookups:
+                version_at_start = self._cache.version_of(kinds.AGENCY_SECRET, namespace, name)
                 raw = await self._api.get(kinds.SECRET.path(namespace, name), missing_ok=True)
         except ApiError as error:
             if error.status != HTTPStatus.FORBIDDEN or namespace != self._cache.settings.data_plane_namespace:
                 raise
             self._queue.add_all(self._cache.note_missing(path, "Forbidden") - {planned})
             return
+        if self._cache.version_of(kinds.AGENCY_SECRET, namespace, name) != version_at_start:
+            return  # the watch reported the Secret meanwhile, and the answer may be older
         if raw is None:
             concerned = self._cache.note_missing(path, "NotFound")
         elif (raw["metadata"].get("labels") or {}).get(types.WATCH_LABEL) == "true":

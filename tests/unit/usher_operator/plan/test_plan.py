@@ -2,6 +2,8 @@
 
 import base64
 import datetime
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 
 from support import certificates, plan_reasons, plan_samples, planning
 from support.planning import Cluster
-from usher_gateway import documents, model
+from usher_gateway import config_secret, documents, model
 from usher_operator.plan import plan_and_note
 from usher_operator.state import child_labels
 from usher_operator.state.view import Key, Kind, ListenerReport, Plan
@@ -304,6 +306,34 @@ def hostname_is_not_allowed(cluster: Cluster) -> None:
 def namespace_is_not_permitted(cluster: Cluster) -> None:
     only = {"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "attacker"}}}
     cluster.edit("ListenerClass", "public", namespaces=only)
+
+
+def test_destination_of_a_deleted_class_stays_as_its_listener_does(cluster: Cluster) -> None:
+    """Another class that does not permit the namespace removes nothing."""
+    cluster.add(plan_samples.listener_class("other", "usher.dev/usher", "other.example.com"))
+    only = {"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "elsewhere"}}}
+    cluster.edit("ListenerClass", "other", namespaces=only)
+    former = document(cluster), document(cluster, DESTINATION)
+    cluster.delete("ListenerClass", "public")
+    assert (document(cluster), document(cluster, DESTINATION)) == former
+    assert cluster.condition("Destination", DESTINATION.path, "Accepted").reason == "ClassNotPermitted"
+    cluster.edit("Listener", KEY.path, listenerClassName="other")
+    cluster.settle()
+    assert cluster.cache.published(DESTINATION) is None
+
+
+def test_document_of_a_later_release_is_the_last_good_one_after_a_rollback(cluster: Cluster) -> None:
+    former = listener_document(cluster)
+    raw = cluster.raw("Secret", f"usher-config/{config_secret.secret_name('Listener', KEY.path)}")
+    envelope = json.loads(base64.b64decode(raw["data"][config_secret.DATA_KEY]))
+    envelope["document"]["later"] = 1
+    content = json.dumps(envelope["document"], separators=(",", ":"))
+    envelope["hash"] = hashlib.blake2b(content.encode(), key=planning.KEYS.document, digest_size=16).hexdigest()
+    signed = json.dumps(envelope, separators=(",", ":"))
+    cluster.put({**raw, "data": {config_secret.DATA_KEY: base64.b64encode(signed.encode()).decode()}})
+    assert listener_document(cluster) == former
+    cluster.edit("Listener", KEY.path, later="a field that this release does not know")
+    assert listener_document(cluster) == former
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The reconciler queues other keys that what it finds out concerns."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ class Server:
         self.refused = "nothing"  # Part of the paths of objects that cannot be written
         self.status = 422
         self.reading = self.most_reading = self.read = 0
+        self.meanwhile: Callable[[], object] = lambda: None  # Called while a lookup runs
 
     async def get(self, path: str, *, missing_ok: bool) -> dict[str, Any] | None:
         assert missing_ok
@@ -32,6 +34,7 @@ class Server:
         self.reading += 1
         self.most_reading = max(self.reading, self.most_reading)
         await asyncio.sleep(0)
+        self.meanwhile()
         self.reading -= 1
         self.read += 1
         return self.secret
@@ -56,6 +59,19 @@ async def test_secret_that_a_lookup_finds_concerns_the_other_keys_that_read_it()
     parts = OperatorParts(server, cluster.cache)
     await parts.reconciler.reconcile(CRM)
     assert OTHER in parts.queued()
+
+
+async def test_answer_to_a_lookup_does_not_replace_what_the_watch_reported_meanwhile() -> None:
+    cluster, server = Cluster(), Server()
+    cluster.set_gateways()
+    for manifest in (klass(), raw("Tenant", ACME.name, {}), destination()):
+        cluster.put(manifest)
+    server.secret = secret(value="b2xk")
+    server.meanwhile = lambda: cluster.put(secret(value="bmV3"))
+    await OperatorParts(server, cluster.cache).reconciler.reconcile(CRM)
+    known = cluster.cache.secret("agency/token")
+    assert known is not None
+    assert known.data == {"token": "bmV3"}
 
 
 async def test_plan_looks_up_one_missing_secret_at_a_time() -> None:
