@@ -3,8 +3,8 @@
 A gateway whose last heartbeat is 60 s old counts as dead, and another one moves its deliveries to the backlog. It may
 commit nothing after that, because each commit checks that its incarnation has not ended.
 
-An outage of the database silences all gateways. So a gateway that starts, or that was silent itself, ends no other one
-before it has given them the time to send a heartbeat.
+An outage of the database silences all gateways. So a gateway that starts, that was silent itself, or that sees that the
+database's clock was set, ends no other one before it has given them the time to send a heartbeat.
 """
 
 import asyncio
@@ -43,10 +43,13 @@ GRACE_SECONDS = DEAD_SECONDS
 SLOTS = 64  # The most gateways on one database. Their slots make the row keys of all gateways different.
 _FORGET_SECONDS = 600.0  # An ended incarnation is kept for this long, so that no other one gets its slot soon
 
-# End the incarnations without a heartbeat. One whose row is locked is left to the next try.
+_CLOCK_STEP_SECONDS = 5.0  # The database's clock was set if it is off by more than this since the last look
+
+# End the incarnations without a heartbeat. One whose row is locked is left to the next try. One whose heartbeat is in
+# the future has sent none since the clock was set back.
 _END_DEAD = """
     update incarnations set ended_at = clock_timestamp() where number = any(array(select number from incarnations
-        where ended_at is null and beat_at < clock_timestamp() - make_interval(secs => $1)
+        where ended_at is null and abs(extract(epoch from clock_timestamp() - beat_at)) > $1
         order by number for no key update skip locked))
 """
 
@@ -80,7 +83,8 @@ _BEGIN = """
 """
 
 _BEAT = """
-    update incarnations set beat_at = clock_timestamp() where number = $1 and ended_at is null returning number
+    update incarnations set beat_at = clock_timestamp() where number = $1 and ended_at is null
+    returning extract(epoch from beat_at)::float8
 """
 _MEMBERS = "select number from incarnations where ended_at is null order by number"
 # Replace the destinations that a gateway knows, so that others leave their deliveries to it.
@@ -137,9 +141,13 @@ async def begin(connection: Connection) -> Incarnation | None:
     return Incarnation(await connection.fetchval(_BEGIN, slot), slot)
 
 
-async def beat(connection: Connection, incarnation: Incarnation) -> bool:
-    """Write a heartbeat; return False if this incarnation has ended, or the database does not know it."""
-    return await connection.fetchval(_BEAT, incarnation.number) is not None
+async def beat(connection: Connection, incarnation: Incarnation) -> float | None:
+    """Write a heartbeat; return its time by the database's clock, in seconds.
+
+    None: this incarnation has ended, or the database does not know it.
+    """
+    seconds: float | None = await connection.fetchval(_BEAT, incarnation.number)
+    return seconds
 
 
 async def replicas_of(connection: Connection, incarnation: Incarnation) -> Replicas:
@@ -175,6 +183,10 @@ class Ownership:
         """Loop time before the last confirmed heartbeat was sent; the first one is the row of the incarnation."""
         self._ends_others_from = begun_at + GRACE_SECONDS
         """A heartbeat of this gateway after this loop time lets it end others."""
+        self._clock_lead: tuple[float, float] | None = None
+        """By how much the database's clock is ahead of the loop's time: at least, and at most."""
+        self._clock_steady_from = begun_at
+        """Nobody has set the database's clock since this loop time, as far as this gateway has seen."""
         self._durability = durability
         self.undurable = ""
         """Why the last heartbeat found that the server could lose what it confirms; empty: it could not."""
@@ -191,6 +203,21 @@ class Ownership:
     def may_attempt(self) -> bool:
         """False if an attempt that starts now could last until others take over its delivery."""
         return not self.is_lost and self._loop.time() - self._beat_at < SEND_SECONDS
+
+    def note_clock(self, seconds: float, asked_at: float) -> None:
+        """Note the time by the database's clock, to see when somebody sets it. ``asked_at``: loop time of the query."""
+        at_least, at_most = seconds - self._loop.time(), seconds - asked_at
+        if self._clock_lead is not None:
+            ahead, behind = at_least - self._clock_lead[1], self._clock_lead[0] - at_most
+            if max(ahead, behind) > _CLOCK_STEP_SECONDS:
+                _log.warning("store_clock_set", seconds=round(ahead if ahead > behind else -behind))
+                self._clock_steady_from = self._loop.time()
+                self._ends_others_from = self._clock_steady_from + GRACE_SECONDS
+        self._clock_lead = at_least, at_most
+
+    def is_clock_steady(self, seconds: float) -> bool:
+        """Return whether this gateway has run for this long, and nobody has set the database's clock meanwhile."""
+        return self._loop.time() - self._clock_steady_from >= seconds
 
     def follow_replicas(self, apply: ApplyReplicas) -> None:
         """See ``Store``."""
@@ -240,10 +267,12 @@ class Ownership:
 
     async def _beat(self, connection: Connection) -> None:
         sent_at = self._loop.time()
-        if not await beat(connection, self.incarnation):
+        database_time = await beat(connection, self.incarnation)
+        if database_time is None:
             self.lost.set()
             _log.error("store_ownership_lost", hint="Another gateway delivers what this one had. Restart this one.")
             return
+        self.note_clock(database_time, sent_at)
         # Apply the shares before the heartbeat counts, because without one this gateway may have missed a change.
         self.replicas = await replicas_of(connection, self.incarnation)
         if self._apply_replicas is not None:

@@ -155,7 +155,14 @@ class PostgresStore(Store):
 
     async def store_time(self, now: int) -> int:  # noqa: ARG002 - this gateway's clock may be wrong
         async with acquired(self._pool, "the time of the database is not known") as connection:
-            return int(await connection.fetchval(_TIME))
+            asked_at = asyncio.get_running_loop().time()
+            microseconds = int(await connection.fetchval(_TIME))
+        self.ownership.note_clock(microseconds / model.MICROSECONDS, asked_at)
+        return microseconds
+
+    async def settled_to(self, now: int) -> int:
+        settled_to = await super().settled_to(now)
+        return settled_to if self.ownership.is_clock_steady(self.settling_seconds) else 0
 
     async def _end_of_older_writes(self) -> None:
         """Wait for every transaction that has read the suppressions before now; each of them holds a lock till its end.
