@@ -296,6 +296,15 @@ async def test_step_leaves_the_arrivals_of_an_erasure_that_was_cancelled_meanwhi
     assert not await bench.store.erase({cancelled.key: left[cancelled.key]}, NOW, ignore, samples.no_marks)
 
 
+async def test_erasure_ends_although_the_clock_is_set_back() -> None:
+    async with engines.opened(engines.Sqlite()) as bench:
+        await bench.accept(of_ada("ada"))
+        erasure = await start(bench, ADA)
+        assert not await step(bench, erasure)
+        bench.clock.now -= DAY
+        assert await step(bench, erasure)
+
+
 async def test_erasure_that_another_gateway_goes_on_with_does_not_end_with_the_others() -> None:
     async with engines.opened(engines.Sqlite()) as bench:
         bench.store.settling_seconds = 60

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from usher_gateway import model
@@ -95,8 +96,11 @@ class PersonRecords(JobRunner):
     async def settled_to(self, now: int) -> int:
         """Return until when an erasure can have changed, by the store's clock, if it may end now.
 
-        No gateway will send a delivery that was cancelled before then.
+        No gateway will send a delivery that was cancelled before then. One that is alone need not wait, so that its
+        erasures end although somebody sets its clock back.
         """
+        if not self.settling_seconds:
+            return sys.maxsize
         return await self.store_time(now) - self.settling_seconds * model.MICROSECONDS
 
     async def complete_erasures(self, requests: Sequence[Erasure], now: int) -> bool:
