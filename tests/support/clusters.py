@@ -19,6 +19,7 @@ from support import audit, waiting
 GIVEN = "USHER_TEST_KUBECONFIG"
 
 MADE = "usher-tests"  # Label of the namespaces that tests create. Tests may delete everything in them.
+_SERVED_SECONDS = 180.0  # Three API servers start at once, and each kubectl takes seconds on a busy machine
 DEFINITIONS = Path(__file__).parents[2] / "crds"  # Folder of Usher's custom resource definitions
 
 
@@ -45,14 +46,14 @@ class Cluster:
         self.kubectl.run("apply", "--server-side", "--force-conflicts", *named)
         self.kubectl.wait_established(*_definitions(files))
         served = ",".join(_definitions(files))
-        waiting.poll(lambda: self._serves(served))
+        waiting.poll(lambda: self._error_of_list(served), lambda error: not error, limit_seconds=_SERVED_SECONDS)
 
-    def _serves(self, kinds: str) -> bool:
+    def _error_of_list(self, kinds: str) -> str:
         try:
             self.kubectl.run("get", kinds, "--all-namespaces", "--output=name")
-        except kubectl.KubectlError:
-            return False
-        return True
+        except kubectl.KubectlError as error:
+            return str(error)
+        return ""
 
     def define_missing(self, foreign_definitions: foreign.Foreign) -> None:
         """Apply another project's definitions, unless the cluster already has a version of them."""
