@@ -105,6 +105,12 @@ def test_rotation_keeps_old_tokens_with_their_action_and_limit() -> None:
     ]
 
 
+def test_token_that_ended_at_the_epoch_is_not_one_without_an_end() -> None:
+    token = '  token: {generation: 2, alsoAccept: [{generation: 1, untilTime: "1970-01-01T00:00:00Z"}]}\n'
+    addresses = compiled(CLASS, TENANT, LISTENER + token).snapshot.listeners["default/lobby"].addresses
+    assert [address.until > 0 for address in addresses] == [False, True]
+
+
 def test_explicit_hostname_without_path_gets_the_token() -> None:
     result = compiled(CLASS, TENANT, LISTENER + "  addresses: [{name: a, hostname: a.b.example.org}]\n")
     (address,) = result.snapshot.listeners["default/lobby"].addresses
@@ -330,6 +336,19 @@ def test_destination_gets_its_secrets_resolved() -> None:
     assert destination.headers == (("X-User", "purple"), ("X-A", "b"), ("Authorization", "Bearer tok"))
     assert destination.signing_secrets == ("whsec_c2Vjb25k",)
     assert destination.unresolved == ""
+
+
+def test_blanks_at_the_ends_of_a_header_value_are_left_out() -> None:
+    secret = SECRET.replace("username: purple", 'username: " purple "')
+    secured = SECURED.replace("value: b", 'value: " b c "')
+    destination = compiled(CLASS, TENANT, secret, secured).snapshot.destinations["default/crm"]
+    assert destination.headers[:2] == (("X-User", "purple"), ("X-A", "b c"))
+
+
+@pytest.mark.parametrize("value", ["whsec_", "whsec_!"])
+def test_signing_secret_without_a_key_is_refused(value: str) -> None:
+    result = compiled(CLASS, TENANT, SECRET.replace("whsec_c2Vjb25k", value), SECURED)
+    assert [finding.path for finding in result.findings] == ["spec.http.signing.secretRefs[0]"]
 
 
 def test_destination_without_secrets_is_marked_unresolved() -> None:

@@ -104,7 +104,7 @@ def _headers(http: Http, resolver: SecretResolver) -> tuple[tuple[str, str], ...
         own = authentication.header
         secret = resolver.text(own.secret_ref, "spec.http.authentication.header.secretRef")
         headers.append((own.name, f"{own.scheme} {secret}" if own.scheme else secret))
-    return tuple(headers)
+    return tuple((name, value.strip(" ")) for name, value in headers)  # RFC 9110 §5.5: no blanks at its ends
 
 
 class _ServiceAccount(msgspec.Struct):
@@ -231,7 +231,8 @@ def _unsupported_values(
         message = f"must not set the header `{name}` twice (authentication sets `authorization`)"
         yield unsupported("spec.http.headers", message)
     for index, value in enumerate(document.signing_secrets):
-        if value.startswith(_SIGNING_PREFIX) and not is_base64(value[len(_SIGNING_PREFIX) :]):
+        key = value.removeprefix(_SIGNING_PREFIX)
+        if value.startswith(_SIGNING_PREFIX) and not (key and is_base64(key)):
             message = "a secret that starts with `whsec_` must continue in base64"
             yield unsupported(f"spec.http.signing.secretRefs[{index}]", message)
 

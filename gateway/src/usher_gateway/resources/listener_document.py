@@ -42,7 +42,7 @@ def _until(old: AlsoAccept) -> int:
     if not _is_time(old.until_time):
         return 0
     moment = datetime.datetime.fromisoformat(old.until_time)
-    return int(moment.timestamp() * model.MICROSECONDS)
+    return max(1, int(moment.timestamp() * model.MICROSECONDS))  # 0 means no end
 
 
 def _is_time(text: str) -> bool:
