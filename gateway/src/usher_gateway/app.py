@@ -515,6 +515,9 @@ class Gateway(Parts):
         while True:
             await asyncio.sleep(_ACTIVITY_SECONDS)
             await self._save_activity()
+            if self.health.is_asked:
+                with contextlib.suppress(model.StoreUnavailableError):  # the commits log an outage
+                    await self.health.merge_activity(self.store)
 
     async def _save_activity(self) -> None:
         """Save the activity of listeners and destinations, because their conditions depend on it after a restart."""

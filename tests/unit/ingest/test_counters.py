@@ -1,5 +1,6 @@
 """Counters for metrics and conditions."""
 
+import pytest
 import structlog
 
 from support import samples
@@ -71,6 +72,16 @@ def test_refusals_of_a_listener_are_logged_once_a_minute() -> None:
     ]
     assert counters.of(samples.LOBBY).refused_in_a_row == 6
     assert counters.refused == {"NotFound": 1, "Unauthenticated": 6, "SourceNotAllowed": 1}
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(-1, 1), (1, 0)])
+def test_arrival_that_another_gateway_accepts_later_ends_the_refusals_in_a_row(seconds: int, expected: int) -> None:
+    counters, ahead = ArrivalCounters(), 1_000 * model.MICROSECONDS
+    counters.add_refused(REASON.Unauthenticated, samples.LOBBY, 5 * model.MICROSECONDS)
+    accepted_at = ahead + (5 + seconds) * model.MICROSECONDS
+    elsewhere = {name: ListenerActivity(accepted_at) for name in (samples.LOBBY, samples.BAR)}
+    counters.note_accepted_elsewhere(elsewhere, ahead)
+    assert counters.of(samples.LOBBY).refused_in_a_row == expected
 
 
 def test_addresses_of_a_listener_are_bounded() -> None:

@@ -167,11 +167,16 @@ class HealthTracker:
             if loop.time() - minute_began >= _MINUTE_SECONDS:
                 minute_began = loop.time()
                 self._window.end_minute()
-            if loop.time() - self._asked_at < _READER_TIMEOUT_SECONDS:
+            if self.is_asked:
                 await self.sweep()
             else:
                 self._count_recent()
             await asyncio.sleep(_SWEEP_SECONDS)
+
+    @property
+    def is_asked(self) -> bool:
+        """True while a caller follows the changes."""
+        return asyncio.get_running_loop().time() - self._asked_at < _READER_TIMEOUT_SECONDS
 
     async def sweep(self) -> None:
         """Compare everything with its last known state, and yield to the event loop between slices."""
@@ -327,9 +332,17 @@ class HealthTracker:
         )
 
     async def merge_activity(self, store: Store) -> None:
-        """Learn what other gateways of the store know about destinations; one that failed there may be idle here."""
-        if store.is_shared:
-            self._worker.activity.merge(await store.destination_activity())
+        """Learn what other gateways of the store know: who fails there may be idle here, and who fails here works there.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        if not store.is_shared:
+            return
+        self._worker.activity.merge(await store.destination_activity())
+        if self._counters.has_refused(REFUSING_FROM):
+            ahead = self._clock.now() - self._clock.steady()
+            self._counters.note_accepted_elsewhere(await store.listener_activity(), ahead)
 
     def is_failing(self, key: str) -> bool:
         """Return whether a destination in force does not take deliveries."""

@@ -77,6 +77,7 @@ class ListenerCounters:
         "recent_unexpected_sources",
         "recent_untrusted_times",
         "refusals_logged_at",
+        "refused_at",
         "refused_in_a_row",
         "refused_reason",
         "refused_since",
@@ -102,8 +103,9 @@ class ListenerCounters:
         self.first_visits: dict[str, int] = {}  # `Address.id` -> the first visit at that address, in microseconds
         self.probed: dict[str, int] = {}  # `Address.id` -> the last probe there since the start, in microseconds
         self.is_unsaved = False  # True if `ArrivalCounters.take_activity` will return this listener
-        self.refused_in_a_row = 0  # Refusals since the last accepted arrival
-        self.refused_since = 0  # The first of them, by the clock that never goes back (microseconds)
+        self.refused_in_a_row = 0  # Refusals since the last accepted arrival, as far as this gateway knows
+        self.refused_since = self.refused_at = 0
+        """The first and the last of them, by the clock that never goes back (microseconds)."""
         self.refused_reason: model.RefusedReason | None = None  # Of the last refusal
         self.quarantined_reason: model.QuarantineReason | None = None  # Of the last quarantined arrival
         self.quarantined_source = ""  # The address that sent it; a sender's, not a visitor's
@@ -189,6 +191,20 @@ class ArrivalCounters:
             counters.first_visits |= saved.first_visits
             counters.retired_arrivals |= saved.retired_arrivals
 
+    def has_refused(self, times: int) -> bool:
+        """Return whether any listener has refused this many arrivals in a row."""
+        return any(counters.refused_in_a_row >= times for counters in self._listeners.values())
+
+    def note_accepted_elsewhere(self, activity: Mapping[model.ListenerName, ListenerActivity], ahead: int) -> None:
+        """End the refusals in a row of listeners for which another gateway has accepted an arrival since.
+
+        ``ahead``: microseconds by which the time is ahead of the clock that never goes back.
+        """
+        for name, saved in activity.items():
+            counters = self._listeners.get(name)
+            if counters is not None and saved.last_arrival_at > counters.refused_at + ahead:
+                counters.refused_in_a_row = 0
+
     def take_activity(self) -> dict[model.ListenerName, ListenerActivity]:
         """Return the activity of the listeners that were used since the last call."""
         unsaved, self._unsaved = self._unsaved, []
@@ -234,7 +250,7 @@ class ArrivalCounters:
         if not counters.refused_in_a_row:
             counters.refused_since = now
         counters.refused_in_a_row += 1
-        counters.refused_reason = reason
+        counters.refused_reason, counters.refused_at = reason, now
         unlogged = counters.unlogged_refusals
         unlogged[reason.value] = unlogged.get(reason.value, 0) + 1
         logged_at = counters.refusals_logged_at
