@@ -134,6 +134,62 @@ async def test_attempt_sends_nothing_long_after_the_last_comparison_of_claims(
     engine.forget(place)
 
 
+@pytest.mark.parametrize("way", ["late commit", "late claim"])
+async def test_delivery_another_gateway_erased_before_it_was_offered_is_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """As in a gateway that got no answer of the database for long, and compares its claims just before it gets it."""
+    engine, place = engines.Postgresql(), tmp_path / "data"
+    bench, other = dispatching.DispatcherBench(place, engine), engines.Bench(engine, place)
+    await bench.start(1)
+    await other.open()
+    person, compared = samples.digest("person", 8), set[int]()
+    compare_claims, claim = bench.store.compare_claims, bench.store.claim
+
+    async def noted_compare_claims(keys: list[int]) -> object:
+        cancelled = await compare_claims(keys)
+        compared.update(keys)
+        return cancelled
+
+    async def erase() -> None:
+        erasure = await erasing.start(other, person)
+        while not await erasing.step(other, erasure) and await erasing.left_to_erase(other, erasure):
+            pass
+
+    async def late_claim(*arguments: object) -> object:
+        deliveries = await claim(*arguments)
+        await erase()
+        loop = asyncio.get_running_loop()
+        now = loop.time
+        monkeypatch.setattr(loop, "time", lambda: now() + 11)
+        return deliveries
+
+    bench.store.compare_claims = noted_compare_claims
+    arrival = samples.arrival("a", person_keys=(person,))
+    if way == "late commit":
+        take_orphans, bench.store.take_orphans = bench.store.take_orphans, list
+        future = bench.store.accept(arrival)
+        await asyncio.sleep(0)  # now the writer has the batch
+        await asyncio.sleep(0)
+        bench.store.abandon(future)
+        await bench.store.flush()
+        (row,) = await other.deliveries()
+        await erase()
+        bench.store.take_orphans = take_orphans
+    else:
+        bench.store.claim = late_claim
+        (delivery,) = (await bench.store.accept(arrival)).deliveries
+        (row,) = await other.deliveries()
+        await bench.store.defer([delivery.key])
+        bench.dispatcher.ask_store()
+    await waiting.wait_until(lambda: bool(compared), 60, "a comparison of its claim")
+    await waiting.wait_until(lambda: bench.dispatcher.scheduler.count == 0, 60, "its end")
+    assert (bench.tried, row["state"]) == ([], "pending")
+    await bench.stop()
+    await other.store.close()
+    engine.forget(place)
+
+
 async def test_delivery_redriven_during_its_attempt_is_attempted_afterwards(tmp_path: Path) -> None:
     bench = dispatching.DispatcherBench(tmp_path / "data")
     await bench.start(concurrency=8)

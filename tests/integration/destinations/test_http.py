@@ -94,6 +94,16 @@ async def test_connection_is_reused(client: DestinationClient) -> None:
         assert (peer.connections, client.idle_connections) == (1, 1)
 
 
+async def test_destinations_of_one_host_share_no_connection(client: DestinationClient) -> None:
+    """Else the peer of one could answer the next request of another before it is sent."""
+    async with peers.serving(peers.answering(OK)) as peer:
+        for destination in ("agency/a", "agency/b", "rival/a", "agency/a"):
+            request = request_to(peer.url())
+            request.destination = destination
+            assert (await client.send(request, 5)).status == 200
+        assert (peer.connections, client.idle_connections) == (3, 3)
+
+
 @pytest.mark.parametrize(
     "answer",
     [

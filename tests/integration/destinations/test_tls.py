@@ -149,7 +149,7 @@ async def test_waiting_for_a_turn_to_connect_is_no_failure(client: DestinationCl
         returned = await client.send(request_to(url, may_send=lambda: True), 0.3)
         assert (returned.is_withdrawn, returned.error) == (True, None)
         assert (await client.send(request_to(url), 0.3)).error is SendError.Timeout, "without an attempt to return to"
-        assert (await client.send(request_to(url, namespace="other"), 10)).status == 200
+        assert (await client.send(request_to(url, destination="other/crm"), 10)).status == 200
         for task in hanging:
             task.cancel()
         await asyncio.gather(*hanging, return_exceptions=True)

@@ -332,7 +332,7 @@ class HealthTracker:
         )
 
     async def merge_activity(self, store: Store) -> None:
-        """Learn what other gateways of the store know: who fails there may be idle here, and who fails here works there.
+        """Learn what other gateways know: who fails there may be idle here, and who fails here may work there.
 
         Raises:
             StoreUnavailableError: the store does not answer.

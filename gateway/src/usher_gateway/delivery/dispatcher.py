@@ -11,6 +11,7 @@ feeds the scheduler and starts attempts:
 import asyncio
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
@@ -35,6 +36,10 @@ _POLL_SECONDS = 1.0  # How often the dispatcher asks the store for due deliverie
 
 _CLAIM_ROWS = 500
 _DEFER_SECONDS = 5.0
+
+# A claim that took longer may bring deliveries that were cancelled meanwhile. An erasure waits 15 s longer than
+# CLAIMS_SECONDS for what was cancelled.
+_FRESH_SECONDS = 10.0
 
 # No retry waits for this long: the last step is 6 hours with a spread of a fifth.
 _TOO_LONG = 8 * 3600 * model.MICROSECONDS
@@ -314,6 +319,10 @@ class Dispatcher:
         is_current = not self._store.is_shared or self._loop.time() - self._compared_at < CLAIMS_SECONDS
         return is_current and self._store.may_attempt
 
+    def _compare_before_sending(self) -> None:
+        """Send nothing before the next comparison, because what is offered now may have been cancelled long ago."""
+        self._compared_at, self._next_review = -math.inf, 0.0
+
     def _is_still_ours(self, key: int) -> bool:
         """Return whether the request of a delivery may be written. Asked again after the attempt has connected."""
         return key not in self._cancelled and self._may_send
@@ -349,7 +358,10 @@ class Dispatcher:
 
     async def _move(self) -> None:
         """Do one round: offer orphans, hasten the backlog of changed destinations, defer, and claim what is due."""
-        self.offer(self._store.take_orphans())
+        orphans = self._store.take_orphans()
+        if orphans:
+            self._compare_before_sending()  # their commit took long
+            self.offer(orphans)
         try:
             for destination in list(self._changed):
                 await self._hasten(destination)
@@ -419,7 +431,10 @@ class Dispatcher:
                 limit = min(rows, _CLAIM_ROWS)
             if limit <= 0 or size <= _OVERHEAD_BYTES or self._crowded.get(destination, 0.0) > self._loop.time():
                 continue
+            began = self._loop.time()
             claimed, deferred = await self._store.claim(destination, limit, size, now), len(self._deferred)
+            if self._loop.time() - began > _FRESH_SECONDS:
+                self._compare_before_sending()
             self.offer(claimed, fresh=False)
             # A claimed delivery can be larger than the room. Claiming it again at once would cost two transactions.
             if claimed and len(self._deferred) == deferred + len(claimed):

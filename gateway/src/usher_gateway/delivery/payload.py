@@ -145,7 +145,7 @@ def render(
         is_url_secret=bool(destination.url_variables),
         tls=destination.tls,
         reads_answer=prepared.reads_answer,
-        namespace=destination.namespace,
+        destination=destination.key,
     )
 
 
@@ -177,7 +177,7 @@ def render_erasure(
         content.body,
         is_url_secret=True,
         tls=prepared.destination.tls,
-        namespace=prepared.destination.namespace,
+        destination=prepared.destination.key,
     )
 
 

@@ -69,8 +69,9 @@ class DestinationRequest(msgspec.Struct):
     reads_answer: bool = False
     """True: the outcome depends on the answer's body, so the client reads up to ``MAX_JUDGED_BYTES`` of it."""
     tls: documents.Tls | None = None
-    namespace: str = ""
-    """The namespace of the destination, whose share of the lookups resolves the URL's host."""
+    destination: str = ""
+    """``namespace/name``. The request uses no connection of another destination, and resolves the URL's host in the
+    share of its namespace."""
     charge: Callable[[float], None] | None = None
     """Called with the CPU seconds that the handshake and the answer took beyond those of an ordinary answer."""
     may_send: Callable[[], bool] | None = None

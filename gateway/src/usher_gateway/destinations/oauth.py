@@ -139,7 +139,7 @@ class AccessTokens:
             body,
             is_url_secret=True,
             reads_answer=True,
-            namespace=destination.namespace,
+            destination=destination.key,
             charge=charge,
         )
         answer = await self._client.send(request, _REQUEST_SECONDS)

@@ -30,8 +30,6 @@ _SEGMENT_SECONDS = 0.00002
 
 _HEAD_END = b"\r\n\r\n"
 
-Destination = tuple[str, int | None, bool]  # Host, port, and whether over TLS
-
 
 class ReceiveLimiter(asyncio.Protocol):
     """Passes bytes from a transport to aiohttp's protocol, up to a limit for each request.
@@ -40,10 +38,8 @@ class ReceiveLimiter(asyncio.Protocol):
     parser reports nothing of a piece in which it finds an error. It does not divide the body, because pieces cost time.
     """
 
-    def __init__(
-        self, connection: Connection, destination: Destination, on_end: Callable[["ReceiveLimiter"], None]
-    ) -> None:
-        """``on_end`` is called when the connection has ended."""
+    def __init__(self, connection: Connection, destination: str, on_end: Callable[["ReceiveLimiter"], None]) -> None:
+        """``destination``: ``namespace/name``. ``on_end`` is called when the connection has ended."""
         self.destination = destination
         self.received_bytes = 0  # Bytes received for the current or last request
         self._heads = 0  # Heads received for the current or last request, with lines of its body that look like them
