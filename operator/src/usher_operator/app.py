@@ -57,8 +57,9 @@ _MAX_AGENCY_WATCHES = 10_000
 # How long the watch of an agency's Secrets lasts: longer than usual, because there may be thousands of them.
 _AGENCY_WATCH_SECONDS = 1800
 
-# Pages are bounded because an agency can put a megabyte of labels into each of its objects.
-_PAGE_BYTES = 8 * 1024 * 1024
+# Pages are bounded because an agency can put a megabyte of labels into each of its objects. The largest one has 1.5 MiB
+# in etcd, and its JSON may write each byte as six.
+_PAGE_BYTES = 10 * 1024 * 1024
 
 _AGENCY_FIRST_ROWS = 4  # Because each Secret of an agency may have 1 MiB
 

@@ -6,6 +6,7 @@ The operator creates them if they are absent and never overwrites them.
 import asyncio
 import base64
 import binascii
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 
@@ -27,6 +28,8 @@ TOKENS_SECRET = "usher-admin-tokens"  # noqa: S105 - a name
 
 OBSERVE_ENTRY = "observe.token"  # Entry with the token that reads configuration and usage; the operator uses it
 OPERATE_ENTRY = "operate.token"  # Entry with the token that shows bodies and changes something
+
+_TOKEN = re.compile(rb"[\x21-\x7e]+")  # What fits into a header
 
 _TOPIC = "install key"
 _CHECK_SECONDS = 30.0
@@ -131,10 +134,11 @@ class Installation:
         if data is None:
             tokens = {name: secrets.token_urlsafe(32).encode() + b"\n" for name in (OBSERVE_ENTRY, OPERATE_ENTRY)}
             data = await self._create(TOKENS_SECRET, tokens)
-        token = data.get(OBSERVE_ENTRY, b"").decode("ascii", "replace").strip()
-        if not token:
+        token = data.get(OBSERVE_ENTRY, b"").strip()
+        if not _TOKEN.fullmatch(token):
             _log.error("observe_token_not_found", secret=TOKENS_SECRET, entry=OBSERVE_ENTRY)
-        return token
+            return ""
+        return token.decode("ascii")
 
     async def _read(self, name: str) -> dict[str, bytes] | None:
         raw = await self._api.get(kinds.SECRET.path(self._namespace, name), missing_ok=True)
