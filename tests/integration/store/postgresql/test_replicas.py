@@ -332,7 +332,7 @@ async def test_first_validity_starts_before_the_incarnation_does(
 async def test_end_of_an_outage_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beat, tries = incarnations.beat, []
 
-    async def fail_twice(*arguments: Any) -> bool:
+    async def fail_twice(*arguments: Any) -> float | None:
         tries.append(1)
         if len(tries) <= 2:
             raise OSError
