@@ -126,6 +126,20 @@ async def test_address_of_a_rejected_document_is_not_unknown(server: ApiServer, 
         assert [await running_gateway.status(name) for name in ("a", "b", "none")] == [200, 200, 404]
 
 
+async def test_address_of_a_document_that_is_rejected_later_is_not_unknown(server: ApiServer, tmp_path: Path) -> None:
+    server.put(followers.wrap(config_samples.listener("a")))
+    server.put_mark()
+    async with configured(server, tmp_path) as running_gateway:
+        registry = running_gateway.gateway.registry
+        await waiting.wait_until(lambda: registry.is_complete)
+        assert await running_gateway.status("b") == 404
+        name = config_secret.secret_name("Listener", "acme/b")
+        server.put_raw(name, {config_secret.DATA_KEY: base64.b64encode(b"garbage").decode()}, "acme/b")
+        await waiting.wait_until(lambda: bool(running_gateway.gateway.source.status().rejected))
+        await waiting.wait_until(lambda: not registry.is_complete)
+        assert [await running_gateway.status(name) for name in ("a", "b")] == [200, 503]
+
+
 async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

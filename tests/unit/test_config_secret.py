@@ -1,9 +1,11 @@
 """Envelopes are read as they were written, and nothing else is accepted."""
 
+import hashlib
 import json
 import re
 
 import hypothesis
+import msgspec
 import pytest
 from hypothesis import strategies
 
@@ -211,3 +213,14 @@ def test_labels_name_the_install_and_match_the_selector() -> None:
 @hypothesis.given(strategies.text(max_size=300))
 def test_every_controller_name_becomes_a_valid_label(name: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", config_secret.install_label(name))
+
+
+def test_signed_document_that_is_no_utf8_is_unreadable() -> None:
+    raw = msgspec.json.encode(LISTENER, order="sorted").replace(b'"name":"', b'"name":"\xff', 1)
+    envelope = config_secret.envelope_of(LISTENER, "uid", KEY)
+    own = msgspec.json.encode(
+        msgspec.structs.replace(envelope, document=None, hash=hashlib.blake2b(raw, key=KEY, digest_size=16).hexdigest())
+    )
+    for known_part in (False, True):
+        with pytest.raises(model.UsherError):
+            config_secret.decode(own[:-1] + b',"document":' + raw + b"}", KEY, known_part=known_part)

@@ -222,6 +222,8 @@ def decode(content: bytes, key: bytes, *, known_part: bool = False) -> Envelope:
         raise model.DocumentHashError("the content does not match its hash", _KEY_HINT)
     try:
         envelope = _decode_envelope(content)
+    except UnicodeDecodeError:
+        raise model.DocumentUnreadableError(f"`{DATA_KEY}` is not UTF-8", _READ_HINT) from None
     except msgspec.ValidationError as error:  # the hash is right, so a later release of this install wrote it
         if not known_part:
             raise _too_new(f"the document has something that this gateway does not know{_place(error)}") from None

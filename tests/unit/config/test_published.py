@@ -87,6 +87,23 @@ def test_bad_document_leaves_the_last_good_one_in_force() -> None:
     assert shown.rejected is not None
 
 
+def test_rejected_document_lacks_a_listener_if_no_former_version_of_it_is_in_force() -> None:
+    state = running()
+    put(state, garbage(config_samples.listener()))
+    put(state, garbage(config_samples.destination("new")))
+    assert not state.lacks_listener
+    put(state, garbage(config_samples.listener("new")))
+    assert state.lacks_listener
+    put(state, config_samples.secret(config_samples.listener("new"), version="9"))
+    assert not state.lacks_listener
+
+
+def test_rejected_document_of_an_unknown_owner_may_lack_a_listener() -> None:
+    state = running()
+    put(state, edited(garbage(config_samples.listener()), name="stray", annotations={}))
+    assert state.lacks_listener
+
+
 def test_corrected_document_is_no_longer_rejected() -> None:
     state = new_state()
     put(state, garbage(config_samples.listener()))

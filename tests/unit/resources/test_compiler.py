@@ -345,7 +345,7 @@ def test_blanks_at_the_ends_of_a_header_value_are_left_out() -> None:
     assert destination.headers[:2] == (("X-User", "purple"), ("X-A", "b c"))
 
 
-@pytest.mark.parametrize("value", ["whsec_", "whsec_!"])
+@pytest.mark.parametrize("value", ["whsec_", "whsec_!", '"whsec_ "', '"whsec_c2Vj b25k"'])
 def test_signing_secret_without_a_key_is_refused(value: str) -> None:
     result = compiled(CLASS, TENANT, SECRET.replace("whsec_c2Vjb25k", value), SECURED)
     assert [finding.path for finding in result.findings] == ["spec.http.signing.secretRefs[0]"]

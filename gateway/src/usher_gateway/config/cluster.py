@@ -172,8 +172,8 @@ class ClusterSource:
                 while True:
                     self._touched.clear()  # before reading, so that what changes during the yield is read afterwards
                     touched = self._published.take_touched()
-                    is_completed = self._is_complete and not self._was_complete and bool(self._published.in_force)
-                    if self._published.is_changed or is_completed:
+                    is_other = self._is_complete != self._was_complete and bool(self._published.in_force)
+                    if self._published.is_changed or is_other:
                         yield self._snapshot()
                         self._cache_is_old.set()
                     self._touched_in_force |= touched  # now the consumer asked again, so the snapshot is in force
@@ -192,7 +192,7 @@ class ClusterSource:
                     await self._write_cache()
 
     def _snapshot(self) -> documents.Snapshot:
-        self._was_complete = self._was_complete or self._is_complete
+        self._was_complete = self._is_complete
         snapshot = msgspec.structs.replace(self._published.snapshot(), is_complete=self._was_complete)
         _log.info(
             "configuration_applied",

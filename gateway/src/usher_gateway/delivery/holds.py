@@ -161,7 +161,7 @@ class QuotaCounter:
         """Count the visits of all tenants with a quota, and tell the store which of them are over it."""
         tenants = {(listener.namespace, listener.tenant.name): listener.tenant for listener in listeners}
         quotas = {key: tenant.visits_per_month for key, tenant in tenants.items() if tenant.visits_per_month}
-        now = self._clock.now()
+        now = self._clock.confirmed()
         months: dict[tuple[int, int], set[tuple[str, str]]] = {}
         for key in quotas:
             months.setdefault(routing.month_of(now, zoneinfo.ZoneInfo(tenants[key].time_zone)), set()).add(key)

@@ -130,8 +130,8 @@ class ErasureSteps:
         pauses, last = [_IDLE_SECONDS], 0
         while erasures := await self._store.running_erasures(last):
             last = erasures[-1].key
-            settled_to = await self._store.settled_to(self._now())
-            due = [each for each in erasures if _is_due(each, settled_to)]
+            settling = await self._store.settling_times(self._now())
+            due = [each for each in erasures if _is_due(each, settling)]
             if len(due) < len(erasures):
                 pauses.append(_COMPLETION_SECONDS)
             pauses += [await self._take_or_log(together) for together in _searched_together(due)]
@@ -161,9 +161,9 @@ class ErasureSteps:
         return _IDLE_SECONDS if all_ended else _COMPLETION_SECONDS
 
 
-def _is_due(erasure: Erasure, settled_to: int) -> bool:
+def _is_due(erasure: Erasure, settling: range) -> bool:
     """Return whether to look for arrivals: at first, and when the erasure may end."""
-    return erasure.state is ErasureState.Pending or erasure.report.changed_at <= settled_to
+    return erasure.state is ErasureState.Pending or erasure.report.changed_at not in settling
 
 
 def _searched_together(erasures: Sequence[Erasure]) -> Iterator[list[Erasure]]:

@@ -232,7 +232,7 @@ def _unsupported_values(
         yield unsupported("spec.http.headers", message)
     for index, value in enumerate(document.signing_secrets):
         key = value.removeprefix(_SIGNING_PREFIX)
-        if value.startswith(_SIGNING_PREFIX) and not (key and is_base64(key)):
+        if value.startswith(_SIGNING_PREFIX) and (" " in key or not key or not is_base64(key)):
             message = "a secret that starts with `whsec_` must continue in base64"
             yield unsupported(f"spec.http.signing.secretRefs[{index}]", message)
 

@@ -27,10 +27,12 @@ class EndedSlots:
         self._totals: dict[int, model.Counts] = {}  # Slot -> counts of all listeners together
         self._since = self._until = 0
         self._sums: dict[int, model.Counts] = {}  # Listener number -> counts of the slots in [_since, _until)
+        self._last_settled_to = 0
         self._lock = asyncio.Lock()
 
     async def totals(self, since: int, until: int) -> dict[int, model.Counts]:
         """Return slot -> counts of all listeners together, for the slots in [since, until) (seconds)."""
+        settled_to = self._settled_to()
         first = -(-since // model.SLOT_SECONDS) * model.SLOT_SECONDS
         if until - first > _MOST_SLOTS * model.SLOT_SECONDS:
             return await self._look_up(lambda session: meters.totals(session, since, until))
@@ -41,7 +43,7 @@ class EndedSlots:
             end = min(begin + _PART_SECONDS, until)
             unread = await self._look_up(functools.partial(meters.totals, since=begin, until=end))
             by_slot.update(unread)
-            self._keep(range(begin, min(end, self._settled_to()), model.SLOT_SECONDS), unread)
+            self._keep(range(begin, min(end, settled_to), model.SLOT_SECONDS), unread)
         return {slot: counts for slot, counts in by_slot.items() if counts}
 
     def _keep(self, slots: range, by_slot: dict[int, model.Counts]) -> None:
@@ -56,9 +58,9 @@ class EndedSlots:
         """
         until = since + 86_400
         async with self._lock:
+            settled_to = min(until, self._settled_to())
             if since != self._since:
                 self._since, self._until, self._sums = since, since, {}
-            settled_to = min(until, self._settled_to())
             if settled_to > self._until:
                 _add(self._sums, await self._sums_of(self._until, settled_to, None))
                 self._until = settled_to
@@ -72,8 +74,12 @@ class EndedSlots:
         return await self._look_up(lambda session: meters.sums_by_listener(session, since, until, listeners))
 
     def _settled_to(self) -> int:
-        """Return the border of the slots that get no more counts (seconds)."""
-        return model.slot_of(self._now()) - _SETTLED_SECONDS
+        """Return the border of the slots that get no more counts (seconds); forget everything if it went back."""
+        settled_to = model.slot_of(self._now()) - _SETTLED_SECONDS
+        if settled_to < self._last_settled_to:  # somebody set the clock back, so some slots have not ended after all
+            self._totals, self._since, self._until, self._sums = {}, 0, 0, {}
+        self._last_settled_to = settled_to
+        return settled_to
 
 
 def _add(sums: dict[int, model.Counts], more: dict[int, model.Counts]) -> None:

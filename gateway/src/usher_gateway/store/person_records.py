@@ -2,7 +2,6 @@
 
 import abc
 import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from usher_gateway import model
@@ -93,21 +92,21 @@ class PersonRecords(JobRunner):
             for arrival in arrivals
         }
 
-    async def settled_to(self, now: int) -> int:
-        """Return until when an erasure can have changed, by the store's clock, if it may end now.
+    async def settling_times(self, now: int) -> range:
+        """Return when, by the store's clock, an erasure has changed so lately that it may not end yet.
 
-        No gateway will send a delivery that was cancelled before then. One that is alone need not wait, so that its
-        erasures end although somebody sets its clock back.
+        Other gateways may still send what was cancelled then. A time further ahead is of before the clock was set back.
         """
         if not self.settling_seconds:
-            return sys.maxsize
-        return await self.store_time(now) - self.settling_seconds * model.MICROSECONDS
+            return range(0)
+        present, before_and_after = await self.store_time(now), self.settling_seconds * model.MICROSECONDS
+        return range(present - before_and_after + 1, present + before_and_after)
 
     async def complete_erasures(self, requests: Sequence[Erasure], now: int) -> bool:
         """End erasures that have nothing left to erase; return False if some have to wait."""
-        settled_to = await self.settled_to(now)
+        settling = await self.settling_times(now)
         settled = await self._change(  # before the purge
-            lambda transaction: erasures.forget_persons(transaction, requests, settled_to)
+            lambda transaction: erasures.forget_persons(transaction, requests, settling)
         )
         if not settled or not await self._purge():
             return False

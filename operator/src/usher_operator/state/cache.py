@@ -127,7 +127,8 @@ class Cache(Lookups):
         """
         self.gateways = gateways
         former = self._reported
-        self._reported = {key: held for gateway in gateways for key, held in gateway.held.items()}
+        newest_last = sorted(gateways, key=lambda gateway: gateway.reachable)
+        self._reported = {key: held for gateway in newest_last for key, held in gateway.held.items()}
         changed: set[str] = set()
         changed_keys = {
             key for key in former.keys() | self._reported.keys() if self._reported.get(key) != former.get(key)
@@ -283,9 +284,9 @@ class Cache(Lookups):
         if _read_by_others(former) == _read_by_others(present):
             return
         for key in [key for key in self.records if key.kind == "Listener"]:  # it counts only if its class is ours
+            self._set_uses(key, {use for use in self._uses.groups_of(key) if use[1]}, change)
             listener = self._parsed(key, resources.Listener)
             if listener is not None and listener.resource.class_name == name:
-                self._index_uses(key, listener.resource, change)
                 self._index_claims(key)
                 self._arrange(key, change)
         change.keys |= self.all_keys()
@@ -318,14 +319,17 @@ class Cache(Lookups):
 
     def _index_uses(self, key: Key, listener: resources.Listener | None, change: "_Change") -> None:
         """Index the Tenant and the Destinations of a Listener, and note those whose classes change by that."""
-        uses: set[tuple[Key, str]] = set()
-        if listener is not None:
-            is_known = listener.class_name in self.classes or listener.class_name in self._unreadable_classes
-            uses = _uses(listener, listener.class_name if is_known else "")
-        concerned = {used for used, _ in self._uses.groups_of(key) | uses}
-        former_classes = {used: self.classes_using(used) for used in concerned}
+        self._set_uses(key, _uses(listener) if listener is not None else set(), change)
+
+    def _set_uses(self, key: Key, uses: set[tuple[Key, str]], change: "_Change") -> None:
+        """Set what a Listener uses, with the name of its class, and with ``""`` too while that does not exist."""
+        absent = {
+            (used, "") for used, name in uses if name not in self.classes and name not in self._unreadable_classes
+        }
+        uses = uses | absent
+        had_keys = {group: bool(self._uses.keys_of(group)) for group in self._uses.groups_of(key) ^ uses}
         self._uses.set(key, uses)
-        changed = {used for used in concerned if self.classes_using(used) != former_classes[used]}
+        changed = {group[0] for group, had in had_keys.items() if bool(self._uses.keys_of(group)) is not had}
         change.keys |= {used for used in changed if used in self.records}
 
     def _arrange(self, key: Key, change: "_Change") -> None:
@@ -501,9 +505,9 @@ def _needed_secrets(resource: resources.Resource | None) -> list[str]:
     return [f"{resource.metadata.namespace}/{name}/{key}" for name, key in types.secret_keys(resource.spec)]
 
 
-def _uses(listener: resources.Listener, class_name: str) -> set[tuple[Key, str]]:
+def _uses(listener: resources.Listener) -> set[tuple[Key, str]]:
     """The Tenant and the Destinations to which a Listener refers, each with the name of its class."""
-    namespace = listener.metadata.namespace
+    namespace, class_name = listener.metadata.namespace, listener.class_name
     destinations = [route.destination_ref.name for route in listener.spec.routes]
     used = [Key("Tenant", namespace, listener.spec.tenant_ref.name)]
     return {(key, class_name) for key in (*used, *(Key("Destination", namespace, name) for name in destinations))}

@@ -90,3 +90,34 @@ async def test_clock_that_somebody_sets_ends_no_erasure_too_early(fleet: Fleet) 
     assert not await erasing.step(bench, erasure)
     fleet.ownership(0)._clock_steady_from -= bench.store.settling_seconds
     assert await erasing.step(bench, erasure)
+
+
+async def test_clock_that_was_set_back_lets_a_copy_end_no_gateway(fleet: Fleet) -> None:
+    """It gives gateways whose heartbeat is in the future the time to send one."""
+    fleet.set_clock("-1 day")
+    async with engines.postgresql(fleet.benches[0].store)._pool.acquire() as connection:
+        assert not await incarnations.any_runs(connection)
+        await fleet.ownership(0).beat()
+        assert await incarnations.any_runs(connection)
+
+
+async def test_clock_that_somebody_sets_before_a_takeover_ends_no_gateway(fleet: Fleet) -> None:
+    """So does a gateway that was suspended between its heartbeat and that."""
+    await fleet.ownership(0)._send()
+    fleet.set_clock("1 day")
+    await fleet.ownership(0)._take_over()
+    for index in range(2):
+        await fleet.ownership(index).beat()
+    assert [fleet.ownership(index).is_lost for index in range(2)] == [False, False]
+
+
+async def test_erasure_that_began_while_the_clock_was_ahead_ends(fleet: Fleet) -> None:
+    bench = fleet.benches[0]
+    await bench.accept(samples.arrival("a", person_keys=(b"a" * 16,)))
+    fleet.set_clock("3650 days")
+    erasure = await erasing.start(bench, b"a" * 16)
+    assert not await erasing.step(bench, erasure)
+    fleet.set_clock("0 s")
+    await fleet.ownership(0).beat()
+    fleet.ownership(0)._clock_steady_from -= bench.store.settling_seconds
+    assert await erasing.step(bench, erasure)

@@ -322,6 +322,19 @@ def test_destination_of_a_deleted_class_stays_as_its_listener_does(cluster: Clus
     assert cluster.cache.published(DESTINATION) is None
 
 
+def test_destination_stays_as_its_unreadable_listener_does_while_their_class_is_deleted(cluster: Cluster) -> None:
+    cluster.add(plan_samples.listener_class("other", "usher.dev/usher", "other.example.com"))
+    only = {"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "elsewhere"}}}
+    cluster.edit("ListenerClass", "other", namespaces=only)
+    former, public = (document(cluster), document(cluster, DESTINATION)), cluster.raw("ListenerClass", "public")
+    cluster.make_unreadable("Listener", KEY.path)
+    cluster.delete("ListenerClass", "public")
+    cluster.settle()
+    assert (document(cluster), document(cluster, DESTINATION)) == former
+    cluster.put(public)
+    assert cluster.cache.classes_using(DESTINATION) == ["public"]
+
+
 def test_document_of_a_later_release_is_the_last_good_one_after_a_rollback(cluster: Cluster) -> None:
     former = listener_document(cluster)
     raw = cluster.raw("Secret", f"usher-config/{config_secret.secret_name('Listener', KEY.path)}")

@@ -196,15 +196,14 @@ async def pending_deliveries(session: Session, persons: Collection[bytes]) -> li
     return sorted(pending)
 
 
-async def forget_persons(transaction: Transaction, erasures: Sequence[Erasure], settled_to: int) -> list[Erasure]:
+async def forget_persons(transaction: Transaction, erasures: Sequence[Erasure], settling: range) -> list[Erasure]:
     """Forget whose data some erasures erase, once nothing of it is left; return them.
 
-    Leaves out those that another gateway ended, or that cancelled a delivery after ``settled_to``, by the store's
-    clock.
+    Leaves out those that another gateway ended, or that cancelled a delivery at a ``settling`` time.
     """
     by_key = {erasure.key: erasure for erasure in erasures}
     reports = await _locked_reports(transaction.session, by_key)
-    settled = [by_key[key] for key, report in reports.items() if report.changed_at <= settled_to]
+    settled = [by_key[key] for key, report in reports.items() if report.changed_at not in settling]
     for erasure in settled:
         await transaction.session.execute(_FORGET_PERSONS, erasure.key, _without_persons(erasure))
     return settled

@@ -46,10 +46,13 @@ _FORGET_SECONDS = 600.0  # An ended incarnation is kept for this long, so that n
 _CLOCK_STEP_SECONDS = 5.0  # The database's clock was set if it is off by more than this since the last look
 
 # End the incarnations without a heartbeat. One whose row is locked is left to the next try. One whose heartbeat is in
-# the future has sent none since the clock was set back.
+# the future has sent none since the clock was set back. The caller ends none if its own heartbeat, a moment ago, seems
+# old: then the clock was set since, or the caller was suspended.
 _END_DEAD = """
     update incarnations set ended_at = clock_timestamp() where number = any(array(select number from incarnations
         where ended_at is null and abs(extract(epoch from clock_timestamp() - beat_at)) > $1
+        and not exists (select 1 from incarnations own where own.number = $2
+            and abs(extract(epoch from clock_timestamp() - own.beat_at)) > $1 / 2)
         order by number for no key update skip locked))
 """
 
@@ -100,7 +103,7 @@ DESTINATIONS_OF_OTHERS = """
 """
 _ANY_RUNS = """
     select exists (select 1 from incarnations
-        where ended_at is null and beat_at >= clock_timestamp() - make_interval(secs => $1))
+        where ended_at is null and abs(extract(epoch from clock_timestamp() - beat_at)) <= $1)
 """
 # End a run, so that others take over its deliveries at once.
 END = "update incarnations set ended_at = clock_timestamp() where number = $1 and ended_at is null"
@@ -113,9 +116,12 @@ class Incarnation(msgspec.Struct, frozen=True):
     slot: int
 
 
-async def end_dead(connection: Connection) -> None:
-    """End the incarnations without a heartbeat. The caller has given them GRACE_SECONDS, and has MIGRATION_LOCK."""
-    await connection.execute(_END_DEAD, DEAD_SECONDS)
+async def end_dead(connection: Connection, own: int = 0) -> None:
+    """End the incarnations without a heartbeat. The caller has given them GRACE_SECONDS, and has MIGRATION_LOCK.
+
+    ``own``: the number of the caller's incarnation, which has just sent a heartbeat; 0: it has none.
+    """
+    await connection.execute(_END_DEAD, DEAD_SECONDS, own)
 
 
 async def forget_ended(connection: Connection) -> None:
@@ -288,7 +294,7 @@ class Ownership:
         async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection, connection.transaction():
             if await connection.fetchval("select pg_try_advisory_xact_lock($1)", schema.MIGRATION_LOCK):
                 if self._beat_at >= self._ends_others_from:
-                    await end_dead(connection)
+                    await end_dead(connection, self.incarnation.number)
                 await forget_ended(connection)
                 recovered = await take_over(connection, self._now())
                 if recovered:

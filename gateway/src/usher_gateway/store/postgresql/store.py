@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
@@ -160,9 +161,9 @@ class PostgresStore(Store):
         self.ownership.note_clock(microseconds / model.MICROSECONDS, asked_at)
         return microseconds
 
-    async def settled_to(self, now: int) -> int:
-        settled_to = await super().settled_to(now)
-        return settled_to if self.ownership.is_clock_steady(self.settling_seconds) else 0
+    async def settling_times(self, now: int) -> range:
+        times = await super().settling_times(now)
+        return times if self.ownership.is_clock_steady(self.settling_seconds) else range(sys.maxsize)
 
     async def _end_of_older_writes(self) -> None:
         """Wait for every transaction that has read the suppressions before now; each of them holds a lock till its end.
