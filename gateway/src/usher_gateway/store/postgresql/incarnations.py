@@ -116,10 +116,10 @@ class Incarnation(msgspec.Struct, frozen=True):
     slot: int
 
 
-async def end_dead(connection: Connection, own: int = 0) -> None:
+async def end_dead(connection: Connection, own: int | None = None) -> None:
     """End the incarnations without a heartbeat. The caller has given them GRACE_SECONDS, and has MIGRATION_LOCK.
 
-    ``own``: the number of the caller's incarnation, which has just sent a heartbeat; 0: it has none.
+    ``own``: the number of the caller's incarnation, which has just sent a heartbeat; None: it has none.
     """
     await connection.execute(_END_DEAD, DEAD_SECONDS, own)
 
