@@ -191,24 +191,22 @@ def compile_destination(
         ),
         is_over_limit=lambda limit: view.is_over_limit(cached.key, limit),
     )
-    lacking_class = _lacking_class(view, cached.key)
-    if lacking_class is not None and any(each.reason is conditions.Reason.ClassNotPermitted for each in findings):
-        findings = [msgspec.structs.replace(each, missing=("ListenerClass", lacking_class)) for each in findings]
-        return CompiledDocument(None, _not_missing(view, findings), (), is_blocked=True)
+    if any(each.reason is conditions.Reason.ClassNotPermitted for each in findings):
+        unreadable_class = _unreadable_class(view, cached.key)
+        if unreadable_class is not None:
+            findings = [msgspec.structs.replace(each, missing=("ListenerClass", unreadable_class)) for each in findings]
+        # listeners whose class is absent or unreadable keep their documents, which need this one
+        if unreadable_class is not None or "" in view.classes_using(cached.key):
+            return CompiledDocument(None, _not_missing(view, findings), (), is_blocked=True)
     if document is not None:
         document = msgspec.structs.replace(document, uid=cached.uid)
     return CompiledDocument(document, findings, tuple(secrets.unknown))
 
 
-def _lacking_class(view: Lookups, destination: Key) -> str | None:
-    """The name of a ListenerClass that cannot be read, among those of the listeners with a route to a destination.
-
-    ``""``: one does not exist, so that its listeners keep their documents, and the destination has to stay too.
-    """
-    names = sorted(view.classes_using(destination))
-    return next(
-        (name for name in names if not name or view.unreadable(Key("ListenerClass", "", name)) is not None), None
-    )
+def _unreadable_class(view: Lookups, destination: Key) -> str | None:
+    """The name of a ListenerClass that this version cannot read, among those of the listeners with a route to it."""
+    names = view.classes_using(destination)
+    return next((name for name in sorted(names) if view.unreadable(Key("ListenerClass", "", name)) is not None), None)
 
 
 def _tenant(view: Lookups, namespace: str, name: str) -> resources.Tenant | UnreadableResource | None:

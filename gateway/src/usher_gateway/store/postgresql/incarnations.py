@@ -9,7 +9,7 @@ database's clock was set, ends no other one before it has given them the time to
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
@@ -166,6 +166,13 @@ async def any_runs(connection: Connection) -> bool:
     return bool(await connection.fetchval(_ANY_RUNS, DEAD_SECONDS))
 
 
+class _ClockLead(NamedTuple):
+    """By how many seconds the database's clock is ahead of the event loop's time. A query shows it only roughly."""
+
+    at_least: float
+    at_most: float
+
+
 class Ownership:
     """Sends heartbeats, and knows whether this gateway may start attempts."""
 
@@ -189,8 +196,7 @@ class Ownership:
         """Loop time before the last confirmed heartbeat was sent; the first one is the row of the incarnation."""
         self._ends_others_from = begun_at + GRACE_SECONDS
         """A heartbeat of this gateway after this loop time lets it end others."""
-        self._clock_lead: tuple[float, float] | None = None
-        """By how much the database's clock is ahead of the loop's time: at least, and at most."""
+        self._clock_lead: _ClockLead | None = None
         self._clock_steady_from = begun_at
         """Nobody has set the database's clock since this loop time, as far as this gateway has seen."""
         self._durability = durability
@@ -212,14 +218,16 @@ class Ownership:
 
     def note_clock(self, seconds: float, asked_at: float) -> None:
         """Note the time by the database's clock, to see when somebody sets it. ``asked_at``: loop time of the query."""
-        at_least, at_most = seconds - self._loop.time(), seconds - asked_at
-        if self._clock_lead is not None:
-            ahead, behind = at_least - self._clock_lead[1], self._clock_lead[0] - at_most
-            if max(ahead, behind) > _CLOCK_STEP_SECONDS:
-                _log.warning("store_clock_set", seconds=round(ahead if ahead > behind else -behind))
-                self._clock_steady_from = self._loop.time()
-                self._ends_others_from = self._clock_steady_from + GRACE_SECONDS
-        self._clock_lead = at_least, at_most
+        before, present = self._clock_lead, _ClockLead(seconds - self._loop.time(), seconds - asked_at)
+        self._clock_lead = present
+        if before is None:
+            return
+        forward, back = present.at_least - before.at_most, before.at_least - present.at_most
+        if max(forward, back) > _CLOCK_STEP_SECONDS:
+            hint = "the clock of the database was set, or one of the two machines was paused"
+            _log.warning("store_clock_set", seconds=round(max(forward, -back)), hint=hint)
+            self._clock_steady_from = self._loop.time()
+            self._ends_others_from = self._clock_steady_from + GRACE_SECONDS
 
     def is_clock_steady(self, seconds: float) -> bool:
         """Return whether this gateway has run for this long, and nobody has set the database's clock meanwhile."""
