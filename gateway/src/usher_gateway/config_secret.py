@@ -250,7 +250,7 @@ def _decoded(decode: Callable[[bytes], _Decoded], content: bytes) -> _Decoded:
 
 
 def _place(error: Exception) -> str:
-    """Where an error is. The rest of msgspec's message may quote a secret."""
+    """Return the place that an error names. The rest of msgspec's message may quote a secret."""
     _, _, path = str(error).partition(" - at `")
     return f" at `{path.rstrip('`')}`" if path else ""
 

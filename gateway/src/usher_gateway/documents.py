@@ -66,7 +66,7 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def place(self) -> Place:
-        """What identifies the address, in whichever order its query is written."""
+        """The identity of the address, in whichever order its query is written."""
         return self.host, self.path, tuple(sorted(self.query))
 
     @property
@@ -114,7 +114,7 @@ class OncePer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which visits go to which destination, and how."""
+    """A rule that sends some visits of a listener to a destination."""
 
     name: str
     destination: str  # `namespace/name` of a destination. If it has no document, the gateway holds the deliveries.
@@ -156,7 +156,7 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     silence_after_seconds: int = 86_400
     routes: tuple[Route, ...] = ()
     warnings: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-    """What lists should warn of; not written if there is nothing."""
+    """Warnings for lists; not written if there are none."""
 
     @property
     def key(self) -> str:
@@ -224,7 +224,7 @@ class UrlVariable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AnswerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an answer of a destination means, if it has one of the statuses and the expression is true."""
+    """A meaning for the answers of a destination with one of the statuses for which the expression is true."""
 
     effect: Literal["Delivered", "Retry", "Throttle", "Dead"]
     statuses: tuple[int, ...] = ()  # Empty: any status

@@ -1,4 +1,4 @@
-"""What callers of the admin port can take from a gateway is limited, and shared fairly."""
+"""Callers of the admin port share a limited part of a gateway fairly."""
 
 import asyncio
 import collections

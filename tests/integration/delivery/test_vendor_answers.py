@@ -1,4 +1,4 @@
-"""What recipes make of the answers that their vendors document: success, limits, partial failure, expiry, refusal."""
+"""Recipes read the answers that their vendors document: success, limits, partial failure, expiry, refusal."""
 
 from pathlib import Path
 from typing import Any

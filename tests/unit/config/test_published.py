@@ -1,4 +1,4 @@
-"""Which documents come into force, stay in force, and are removed."""
+"""Documents come into force, stay in force, and are removed."""
 
 import weakref
 from typing import Any

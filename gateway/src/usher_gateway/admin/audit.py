@@ -61,7 +61,7 @@ class Changed:
     count: int = 0
     """Rows."""
     id: bytes | None = None
-    """Of the erasure or replay that it started."""
+    """The id of the erasure or replay that it started."""
     deliveries: list[bytes] = dataclasses.field(default_factory=list)
     """Ids of changed deliveries; the entry names the first ones."""
 

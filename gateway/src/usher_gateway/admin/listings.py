@@ -146,7 +146,7 @@ class FilterFlag:
     """In a query and in a selection."""
     help: str
     spellings: tuple[str, ...] = ()
-    """Of the flag; none: ``name`` after two hyphens."""
+    """The spellings of the flag; none: ``name`` after two hyphens."""
     metavar: str | None = None
     default: str | None = None
     is_time: bool = False

@@ -44,7 +44,7 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     refused_reason: str | None
     """Why the last one was, while ``refusing``."""
     missing: str | None
-    """Which Secret with the credentials must have what; None: nothing is missing."""
+    """A sentence about the Secret with the credentials: what it must have; None: nothing is missing."""
     quarantined_share: float
     """The share of the arrivals accepted in the last 15 minutes, rounded to a thousandth."""
     quarantining: bool
@@ -138,7 +138,7 @@ class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
     status: int | None
     """The HTTP status of that answer; None: there was none."""
     unresolved: str | None
-    """Which Secret must have what; None: nothing is missing."""
+    """A sentence about a Secret: what it must have; None: nothing is missing."""
 
 
 class DocumentState(msgspec.Struct, frozen=True):

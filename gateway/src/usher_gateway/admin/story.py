@@ -44,7 +44,7 @@ class DeliveryPart:
     """A delivery of the arrival, with what the store and the gateway know of it."""
 
     row: Row
-    """Of ``GET /api/deliveries``."""
+    """The row as ``GET /api/deliveries`` has it."""
     attempts: Sequence[AttemptRecord]
     """The last ones, the oldest first."""
     next: Step

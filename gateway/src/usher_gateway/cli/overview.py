@@ -1,4 +1,4 @@
-"""What `usher tenants`, `usher listeners` and `usher destinations` have in common: lists of all objects of a kind."""
+"""Lists of all objects of a kind: shared by `usher tenants`, `usher listeners` and `usher destinations`."""
 
 import dataclasses
 import inspect

@@ -210,7 +210,7 @@ class _Reader:
         self._client, self._tenant = client, tenant
         self._sort, self._only_failing = sort, only_failing
         self._answers: collections.deque[listings.Row] = collections.deque()
-        """Those of the last minute, from which the rates are."""
+        """The answers of the last minute, from which the rates are."""
 
     def read(self) -> tuple[str, list[TenantLine]]:
         """Return the title of a new reading, and its lines in order."""

@@ -51,7 +51,7 @@ class HeldRoute(NamedTuple):
     route: str
     reason: str
     missing: str
-    """Which Secret must have what, or how the expression failed last; ``""`` for other reasons."""
+    """The value that a Secret lacks, or how the expression failed last; ``""`` for other reasons."""
     since: str = ""
     """Since when the route holds deliveries for this reason, as far as this gateway knows (RFC 3339)."""
 

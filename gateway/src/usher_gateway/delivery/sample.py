@@ -61,7 +61,7 @@ class SampleResult(msgspec.Struct, frozen=True, rename="camel"):
     hint: str
     """How to correct the error; empty if no setting is a likely cause."""
     rule: int
-    """Which rule of ``http.answers`` decided, from 1; 0: none."""
+    """The number of the rule of ``http.answers`` that decided, from 1; 0: none."""
     rule_error: str
     """Why that rule could not be evaluated, as in docs/expressions.md; mostly empty."""
     status: int

@@ -207,7 +207,7 @@ class _Lane:
 
     @property
     def next_tenant(self) -> str:
-        """Whose entry is next; ``""`` if there is none."""
+        """The tenant whose entry is next; ``""`` if there is none."""
         return self._next_turns.next_tenant
 
     def skip_tenant(self) -> None:

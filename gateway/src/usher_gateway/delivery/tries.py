@@ -179,7 +179,7 @@ class OutcomeCounts(msgspec.Struct):
 
     sent: int = 0
     held: dict[str, int] = msgspec.field(default_factory=dict)
-    """Those of the sent ones that first wait, by hold reason."""
+    """How many of the sent ones first wait, by hold reason."""
     skipped: dict[str, int] = msgspec.field(default_factory=dict)
     """By skip reason."""
     errors: dict[str, int] = msgspec.field(default_factory=dict)
@@ -219,7 +219,7 @@ class RouteResult(msgspec.Struct, rename="camel"):
 
     route: str
     destination: str
-    """Of the changed route; of the present one if the change removes it."""
+    """The destination of the changed route, or of the present one if the change removes it."""
     in_force: OutcomeCounts | None = msgspec.field(name="before")
     """None: the route is new."""
     changed: OutcomeCounts | None = msgspec.field(name="now")

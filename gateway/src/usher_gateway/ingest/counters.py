@@ -25,9 +25,9 @@ class RecentCounts(NamedTuple):
     accepted: int = 0
     quarantined: int = 0
     mismatches: int = 0
-    """Of another company."""
+    """Arrivals of another company."""
     untrusted_times: int = 0
-    """With a time in the body that is not trusted."""
+    """Arrivals with a time in the body that is not trusted."""
     unexpected_sources: int = 0
     """From outside ``allowedSources``, which the policy Report lets in."""
 
@@ -94,7 +94,7 @@ class ListenerCounters:
         self.counted = [0] * (max(model.CountedAs) + 1)  # Arrivals, indexed by `model.CountedAs`
         self.other_company = ""  # The other company that the last accepted mismatch named
         self.mismatching, self.quarantining, self.untrusted_times = Streak(), Streak(), Streak()
-        """Of arrivals of another company, quarantined ones, and those with a time that is not trusted."""
+        """Streaks of arrivals of another company, of quarantined ones, and of those with a time that is not trusted."""
         self.unexpected = Streak()  # Of requests from outside `allowedSources` that were let in
         self.untrusted_time_reason: Literal["", "NoOffset", "InFuture"] = ""
         """Why the last such time is not trusted. ``NoOffset``: it has no offset, or is not a time."""

@@ -139,7 +139,7 @@ class RouteCost:
     def __init__(self) -> None:
         self._evaluations = 0
         self._slow: collections.deque[int] | None = None
-        """Which evaluations were slow: the numbers of the last ``SLOW_EVALUATIONS``. None before the first."""
+        """The numbers of the last ``SLOW_EVALUATIONS`` slow evaluations. None before the first."""
         self.is_too_slow = False  # True if the route is held. It stays so until its document changes.
 
     def note(self, cpu_seconds: float) -> None:

@@ -27,7 +27,7 @@ class CountedAs(enum.IntEnum):
     Quarantined = 5
     Refused = 6
     Suppressed = 7
-    """Of a person of whom nothing may be stored: only counted."""
+    """True if nothing may be stored of the person, so that the arrival is only counted."""
 
 
 class QuarantineReason(enum.IntEnum):

@@ -50,7 +50,7 @@ class Need(NamedTuple):
     step: str
     """The next step."""
     path: str
-    """Of the page that the next step names."""
+    """The URL of the page that the next step names."""
     since: str | None = None
     """RFC 3339; None: it is not known."""
 

@@ -27,7 +27,7 @@ class Brand(msgspec.Struct, frozen=True):
 
     name: str = "Usher"
     colour: str = "#6b2fa0"
-    """Of a line above the page and of charts; text keeps its own colours, so that it stays readable."""
+    """The colour of a line above the page and of charts. Text keeps its own colours, so that it stays readable."""
     contact: str = ""
     """Whom to ask: a name, an address or a telephone number."""
     logo: Logo | None = None

@@ -30,7 +30,7 @@ class Fault(NamedTuple):
     step: str
     """The next step."""
     path: str = ""
-    """Of the page that the next step names; empty: none."""
+    """The URL of the page that the next step names; empty: none."""
 
 
 class Progress(NamedTuple):

@@ -26,7 +26,7 @@ _ERASE_WORD = "erase"  # The word that a person types to confirm an erasure
 
 
 class Question(msgspec.Struct, frozen=True):
-    """Which person is meant."""
+    """The person that a form names."""
 
     value: str
     field: str | None

@@ -37,7 +37,7 @@ class Problem(msgspec.Struct, frozen=True, order=True):
 
     @property
     def file_and_line(self) -> str:
-        """Where the problem is: ``file:line``, only the file if the line is 0, or ``-``."""
+        """The place of the problem: ``file:line``, only the file if the line is 0, or ``-``."""
         if not self.file:
             return "-"
         return f"{self.file}:{self.line}" if self.line else self.file

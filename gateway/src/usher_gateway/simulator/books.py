@@ -94,7 +94,7 @@ class Validation(msgspec.Struct, frozen=True):
     status: int
     seconds: float
     cause: str = ""
-    """Of `RequestResult`."""
+    """The cause that `RequestResult` has."""
 
     @property
     def passed(self) -> bool:
@@ -137,7 +137,7 @@ class SenderBooks(msgspec.Struct, kw_only=True):
     unreachable: int = 0
     tls_failed: int = 0
     causes: dict[str, int] = {}
-    """Of ``unreachable`` and ``tls_failed``."""
+    """Cause -> requests among ``unreachable`` and ``tls_failed``."""
     broken: int = 0
     hung_up: int = 0
     wrong: int = 0

@@ -136,7 +136,7 @@ class ListingPage(msgspec.Struct, frozen=True):
 
     rows: list[dict[str, object]]
     next_cursor: str | None
-    """Where the next page starts; None on the last page."""
+    """The start of the next page; None on the last page."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,7 +195,7 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def requester(self) -> bytes:
-        """Whose replay it is, as a digest: the tenants of a limited token, or else the tenant that it selects."""
+        """A digest of the requester: the tenants of a limited token, or else the tenant that the replay selects."""
         where = self.where
         names = (where.namespace or "", where.tenant or "") if where.permitted is None else sorted(where.permitted)
         return hashlib.sha256("\n".join(names).encode()).digest()[:16]
@@ -306,7 +306,7 @@ class ForwardedErasure(msgspec.Struct, frozen=True):
 
 
 class ErasureRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose data to erase. It has no value of the person."""
+    """A request to erase the data of a person. It has no value of the person."""
 
     persons: tuple[bytes, ...]
     """Person keys, of all tenants that were selected; empty once the erasure has ended."""

@@ -31,7 +31,7 @@ class CompiledDocument(msgspec.Struct, frozen=True):
     is_blocked: bool = False
     """True if an unreadable resource prevents compiling, so that the published document stays."""
     held: documents.ListenerDocument | None = None
-    """Of a Listener that was made again: the document that is in force while its own one cannot be."""
+    """The document that is in force while that of a Listener made again cannot be."""
     ended: tuple[str, ...] = ()
     """``Address.id`` of each retired address whose time is over. The document has it while the view does not allow that
     it ends."""

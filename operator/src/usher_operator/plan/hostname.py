@@ -19,7 +19,7 @@ from usher_operator.state.view import CachedResource, ChildState, DesiredChild, 
 
 
 class CertificateSource(msgspec.Struct, frozen=True):
-    """Where the certificate of a hostname comes from."""
+    """The source of a hostname's certificate."""
 
     secret_name: str = ""
     """``""`` if something else terminates TLS."""
@@ -48,7 +48,7 @@ def class_of(view: Lookups, hostname: str) -> CachedResource[resources.ListenerC
 
 
 def tls_of(spec: listener_class.ListenerClassSpec, hostname: str) -> CertificateSource:
-    """Where the certificate of a hostname comes from."""
+    """The source of a hostname's certificate."""
     tls = spec.tls
     if tls.mode == "External":
         return CertificateSource()

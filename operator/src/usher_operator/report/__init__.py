@@ -1,1 +1,1 @@
-"""What gateways and hostnames answer, so that conditions can say it."""
+"""Questions to gateways and hostnames, whose answers become conditions."""

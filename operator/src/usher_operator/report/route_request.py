@@ -20,7 +20,7 @@ _GATEWAY_HEADER = re.compile(rb"\r\n%s:" % re.escape(documents.ROUTE_CHECK_HEADE
 
 
 class RouteAnswer(NamedTuple):
-    """What a hostname answers."""
+    """The answer of a hostname to the route check."""
 
     status: int
     is_of_gateway: bool

@@ -1,1 +1,1 @@
-"""What keeps the process: its leader, its installation, its queue and its health."""
+"""The life of the process: its leader, its installation, its queue and its health."""

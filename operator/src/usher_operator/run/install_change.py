@@ -1,4 +1,4 @@
-"""What the first leader after a change of the install's settings does before anything is reconciled.
+"""The work of the first leader after a change of the install's settings, before anything is reconciled.
 
 Each leader saves its configuration namespace and its `controllerName` in the Lease. If the namespace changed, this one
 copies the documents that the previous namespace still has, because they alone know retired addresses and the last good

@@ -1,1 +1,1 @@
-"""What the operator knows of the cluster: its values, its indexes, its cache and the questions that plans ask."""
+"""The operator's picture of the cluster: values, indexes, the cache and the questions that plans ask."""

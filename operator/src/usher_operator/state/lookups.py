@@ -116,7 +116,7 @@ class Lookups:
         """Name of a kind, and namespace -> name -> (uid, resourceVersion) of each object."""
         self.child_index = ChildIndex(settings)  # Every existing child of this install
         self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
-        """Of the objects that were deleted last."""
+        """The uids of the objects that were deleted last."""
         self._abandoned: set[str] = set()
         """Names of the classes that this install served under another controllerName, until they are told so."""
         self._retirements: dict[Key, frozenset[str]] = {}

@@ -280,7 +280,7 @@ class UnreadableResource(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
     generation: int
     message: str
-    """Which field is wrong and why; without values. ``""``: the namespace has no memory left for it."""
+    """The field that is wrong, and why; without values. ``""``: the namespace has no memory left for it."""
     controller_name: str = ""
     """The install that serves a ListenerClass; ``""``: not readable."""
     class_name: str = ""

@@ -1,1 +1,1 @@
-"""What brings news of the cluster: watches, and the readings that find what they missed."""
+"""News of the cluster: watches, and the readings that find what they missed."""

@@ -1,4 +1,4 @@
-"""Which install owns a Tenant, a Destination or a Listener."""
+"""A Tenant, a Destination or a Listener belongs to one install."""
 
 from support import plan_samples
 from support.planning import Cluster

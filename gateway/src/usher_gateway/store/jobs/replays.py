@@ -105,7 +105,7 @@ class Candidate(NamedTuple):
     """The state of the newest delivery of the route for this arrival, or without one the skip reason."""
     has_delivery: bool
     expires_at: int
-    """Of that delivery."""
+    """The end of that delivery, in microseconds."""
     hold: int
     """The hold of that delivery; negative: it was cancelled while its filter could not decide."""
     is_suppressed: bool
@@ -126,10 +126,10 @@ Marks = Mapping[tuple[int, int], tuple[bytes, int]]
 
 
 class RouteFacts(NamedTuple):
-    """What the routes of a step's verdicts say now."""
+    """The present answers of the routes of a step's verdicts."""
 
     marks: Marks
-    """Of the skipped verdicts whose route has a once-per rule."""
+    """The marks of the skipped verdicts whose route has a once-per rule."""
     paused: Collection[int]
     """Numbers of the routes that are paused or in shadow mode."""
 

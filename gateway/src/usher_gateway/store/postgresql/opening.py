@@ -37,7 +37,7 @@ _HIGHEST_KEY = """
 
 
 class PostgresSettings(msgspec.Struct, frozen=True):
-    """Where the database is, and what it must promise."""
+    """The address of the database, and what the database must promise."""
 
     dsn: str
     key_fingerprint: str

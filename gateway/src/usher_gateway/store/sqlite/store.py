@@ -80,7 +80,7 @@ class SqliteStore(Store):
         self._copying_log = asyncio.Lock()
         self._is_swept = asyncio.Event()
         self._files_problem: str | None = None
-        """Which of the files was deleted, moved or replaced; None: all are in place."""
+        """The file that was deleted, moved or replaced; None: all are in place."""
 
     async def open(self) -> OpenReport:
         settings = self.settings
