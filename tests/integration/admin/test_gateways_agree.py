@@ -1,48 +1,32 @@
 """Gateways of one store report the same state: one refuses or fails, another accepts or delivers since."""
 
-import base64
+import contextlib
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import pytest
 
+from support import gateway as harness
 from support import gateways, waiting, wire
-from usher_gateway.admin import health
+from usher_gateway import app, config_secret
+from usher_gateway.admin import health, states
 from usher_gateway.simulator import receiver, receiving
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+BASIC = {"good": "Basic cHVycGxlOnB3", "bad": "Basic cHVycGxlOndyb25n"}
 
 
-async def config(gateway: gateways.Gateway) -> dict[str, Any]:
-    """Return the answer to ``GET /api/config`` with the whole state."""
-    headers = {"Authorization": f"Bearer {(gateway.data / 'observe.token').read_text().strip()}"}
-    url = f"http://127.0.0.1:{gateway.admin}/api/config"
-    async with aiohttp.ClientSession(headers=headers) as session, session.get(url) as answer:
-        assert answer.status == 200
-        return json.loads(await answer.text())  # type: ignore[no-any-return]
-
-
-async def post(gateway: gateways.Gateway, number: int, credentials: str) -> int:
-    """Post a visit; return the status of the answer."""
-    basic = base64.b64encode(credentials.encode()).decode()
-    headers = {"Authorization": f"Basic {basic}"}
-    request = wire.request("/wifi", gateways.visit(number), host=gateways.HOST, headers=headers)
-    return (await wire.exchange(gateway.port, request)).status
-
-
-async def is_refusing(gateway: gateways.Gateway) -> bool:
-    return bool((await config(gateway))["listeners"]["default/wifi"]["refusing"])
-
-
-async def health_of_destination(gateway: gateways.Gateway) -> str:
-    return str((await config(gateway))["destinations"]["default/crm"]["health"])
+async def state_of(gateway: harness.RunningGateway, kind: config_secret.Kind, key: str) -> Any:
+    """Return a state as ``GET /api/config`` reports it."""
+    return (await gateway.gateway.health.since(None)).present["observed", kind, key]
 
 
 async def test_refusals_and_failures_of_one_gateway_end_when_another_accepts_and_delivers(
-    tmp_path: Path, database: str, peer: receiver.Receiver
+    tmp_path: Path, database: str, peer: receiver.Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(app, "_ACTIVITY_SECONDS", 0.1)
+    monkeypatch.setattr(health, "_SWEEP_SECONDS", 0.1)
     authentication = {"type": "Basic", "basic": {"secretRef": {"name": "purple"}}}
     manifests = [
         gateways.TENANT,
@@ -50,31 +34,38 @@ async def test_refusals_and_failures_of_one_gateway_end_when_another_accepts_and
         gateways.listener("wifi", [gateways.route("crm", "crm")], authentication=authentication),
         gateways.destination("crm", f"{peer.url}/crm"),
     ]
-    fleet = []
-    for place in ("first", "second"):
-        (tmp_path / place).mkdir()
-        fleet.append(gateways.Gateway(tmp_path / place, manifests, database=database))
-    first, second = fleet
-    try:
-        for gateway in fleet:
-            await gateway.start(USHER_INSTALL_KEY=KEY)
+    numbers = itertools.count()
+
+    async def post(gateway: harness.RunningGateway, credentials: str) -> int:
+        headers = {"Authorization": BASIC[credentials]}
+        request = wire.request("/wifi", gateways.visit(next(numbers)), host=gateways.HOST, headers=headers)
+        return (await wire.exchange(gateway.port, request)).status
+
+    async with contextlib.AsyncExitStack() as stack:
+        fleet = []
+        for place in ("first", "second"):
+            (tmp_path / place).mkdir()
+            running = harness.running(
+                tmp_path / place, manifests, environment={"USHER_INSTALL_KEY": KEY}, database=database
+            )
+            fleet.append(await stack.enter_async_context(running))
+            await fleet[-1].wait_configured("default/wifi")
+        first, second = fleet
         peer.set_behaviour("/crm", receiving.Behaviour(status=410))
-        assert await post(first, 1, "purple:pw") == 200
-        for _ in range(health.REFUSING_FROM):
-            assert await post(first, 2, "purple:wrong") == 401
-        assert await waiting.until(lambda: is_refusing(first))
-        assert await waiting.until(lambda: health_of_destination(first), lambda state: state == "Gone")
+        assert await post(first, "good") == 200
+        assert [await post(first, "bad") for _ in range(health.REFUSING_FROM)] == [401] * health.REFUSING_FROM
+        await waiting.until(lambda: state_of(first, "Listener", "default/wifi"), lambda state: state.refusing)
+        failing = states.DestinationHealth.Gone
+        await waiting.until(
+            lambda: state_of(first, "Destination", "default/crm"), lambda state: state.health == failing
+        )
         peer.set_behaviour("/crm", receiving.Behaviour())
-        assert await post(second, 2, "purple:pw") == 200
-        await waiting.until(lambda: is_refusing(first), lambda refuses: not refuses)
-        numbers = itertools.count(3)
 
-        async def state_after_a_delivery_elsewhere() -> str:
-            assert await post(second, next(numbers), "purple:pw") == 200
-            states = [await health_of_destination(gateway) for gateway in fleet]  # an operator asks each of them
-            return states[0]
+        async def health_after_a_delivery_elsewhere() -> object:
+            """An operator asks each gateway."""
+            assert await post(second, "good") == 200
+            return [(await state_of(gateway, "Destination", "default/crm")).health for gateway in fleet]
 
-        await waiting.until(state_after_a_delivery_elsewhere, lambda state: state == "Healthy", every_seconds=0.5)
-    finally:
-        for gateway in fleet:
-            await gateway.close()
+        healthy = [states.DestinationHealth.Healthy] * 2
+        await waiting.until(health_after_a_delivery_elsewhere, lambda found: found == healthy, every_seconds=0.3)
+        await waiting.until(lambda: state_of(first, "Listener", "default/wifi"), lambda state: not state.refusing)
