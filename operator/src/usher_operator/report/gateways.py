@@ -24,13 +24,18 @@ from usher_operator.run.installation import Installation
 from usher_operator.run.workqueue import Workqueue
 from usher_operator.settings import OperatorSettings
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import AppliedDocument, DestinationReport, GatewayReport, Key, ListenerReport
+from usher_operator.state.view import AppliedDocument, DestinationReport, GatewayReport, Key, ListenerReport, Moment
 
 _log = structlog.get_logger(__name__)
 
 _TIME_LIMITS = aiohttp.ClientTimeout(total=10, sock_connect=2)
 _ENDPOINTS_SECONDS = 5.0  # How long a list of the gateways' endpoints is used
 _APPLY_SECONDS = 0.2  # Delay between a written document and the next sweep: gateways apply a document within this time
+
+_MOST_BYTES = 64 * 1024 * 1024  # Longest answer; the state of 10,000 Listeners takes about 10 MB
+
+# Errors of decoding and of odd times, for something else than a gateway may answer at the address of one.
+_UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 
 _SLICES = "/apis/discovery.k8s.io/v1"
 
@@ -46,7 +51,7 @@ class _Document(_Removed):
 
 
 class _Vanished(_Removed):
-    since: datetime.datetime | None = None
+    since: Moment | None = None
     uid: str = ""
     install: str = ""
     tenant: str | None = None
@@ -60,7 +65,7 @@ class ConfigReport(msgspec.Struct, rename="camel"):
     complete: bool = True
     documents: list[_Document] = []
     removed: list[_Removed] = []
-    now: datetime.datetime | None = None
+    now: Moment | None = None
     vanished: list[_Vanished] = []
     listeners: dict[str, ListenerReport] = {}
     destinations: dict[str, DestinationReport] = {}
@@ -183,7 +188,8 @@ class GatewayObserver:
 
     async def run(self) -> None:
         """Ask the gateways until cancelled: often while a document is not in force everywhere, else rarely."""
-        async with aiohttp.ClientSession(timeout=_TIME_LIMITS, trust_env=False) as session:
+        # without decompression, which could multiply an answer
+        async with aiohttp.ClientSession(timeout=_TIME_LIMITS, trust_env=False, auto_decompress=False) as session:
             while True:
                 await self.sweep(session)
                 await self._wait()
@@ -229,14 +235,14 @@ class GatewayObserver:
         url = yarl.URL(gateway.report.name) / "api/config"
         if gateway.cursor:
             url = url.with_query(since=gateway.cursor)
-        headers = {"Authorization": f"Bearer {self._installation.observe_token}"}
+        headers = {"Authorization": f"Bearer {self._installation.observe_token}", "Accept-Encoding": "identity"}
         try:
             async with session.get(url, headers=headers, allow_redirects=False) as response:
                 if response.status != 200:
                     is_refusal = response.status == HTTPStatus.UNAUTHORIZED
                     return self._not_reached(gateway, f"answered {response.status}", refuses_token=is_refusal)
-                return gateway.take(_decode(await response.read()), self._cache.time)
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
+                return gateway.take(_decode(await _read(response.content)), self._cache.time)
+        except (aiohttp.ClientError, TimeoutError, OSError, *_UNREADABLE) as error:
             return self._not_reached(gateway, type(error).__name__)
 
     def _not_reached(self, gateway: GatewayAnswers, reason: str, *, refuses_token: bool = False) -> set[Key]:
@@ -263,6 +269,20 @@ class GatewayObserver:
         self._listed_at = now
         self._urls = tuple(sorted(admin_urls(slices, service.port)))
         return self._urls
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """Read a whole answer.
+
+    Raises:
+        ValueError: it is too long.
+    """
+    answer = bytearray()
+    async for piece in content.iter_any():
+        answer += piece
+        if len(answer) > _MOST_BYTES:
+            raise ValueError("the answer is too long")
+    return bytes(answer)
 
 
 def admin_urls(slices: Iterable[dict[str, Any]], port: str) -> set[str]:

@@ -3,7 +3,7 @@
 import datetime
 import enum
 from collections.abc import Mapping
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -377,6 +377,9 @@ class HeldRoute(DegradedRoute, frozen=True, order=True):
     """The object that must exist, such as a Secret."""
 
 
+Moment = Annotated[datetime.datetime, msgspec.Meta(tz=True)]  # A time that a gateway reports
+
+
 class ListenerReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One gateway's report about a listener, in the form of ``GET /api/config``."""
 
@@ -397,7 +400,7 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     held_deliveries: tuple[HeldRoute, ...] = ()
     times_untrusted: bool = False
     """True if many bodies had a time that is not trusted."""
-    retired_arrivals: dict[str, datetime.datetime] = {}
+    retired_arrivals: dict[str, Moment] = {}
     """``Address.id`` of a retired address -> the end of the hour of its last arrival."""
 
 

@@ -1,14 +1,19 @@
 """The answers of gateways become reports, and EndpointSlices become the URLs to ask."""
 
 import datetime
-from typing import Any
+from typing import Any, cast
+from unittest import mock
 
+import aiohttp
 import msgspec
 import pytest
+from aiohttp import test_utils, web
 
 from support import work
+from support.planning import Cluster
 from usher_gateway import config_secret, model
 from usher_operator.report import gateways
+from usher_operator.run.health import OperatorMetrics
 from usher_operator.settings import OperatorSettings
 from usher_operator.state.view import AppliedDocument, DegradedRoute, DestinationReport, HeldRoute, Key, ListenerReport
 
@@ -165,3 +170,41 @@ def test_admin_urls_name_ready_endpoints_and_the_admin_port(
     endpoint_slices: list[dict[str, Any]], port: str, urls: set[str]
 ) -> None:
     assert gateways.admin_urls(endpoint_slices, port) == urls
+
+
+# Something else than a gateway answers
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>",
+        b"[]",
+        b'{"cursor":"\xff"}',
+        b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"now":"2026-01-01T00:00:00"}',
+        b'{"now":"0001-01-01T00:00:00Z","listeners":{"a/b":{"retiredArrivals":{"x":"9999-12-31T23:59:59Z"}}}}',
+        b'{"now":"2020-01-01T00:00:00Z","listeners":{"a/b":{"retiredArrivals":{"x":"2026-01-01T00:00:00"}}}}',
+        b" " * 2_000_000,
+    ],
+    ids=["html", "array", "not UTF-8", "deep", "no zone", "far times", "arrival without a zone", "long"],
+)
+async def test_gateway_whose_answer_cannot_be_read_is_not_reached(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer_with_body(_: web.BaseRequest) -> web.Response:
+        return web.Response(body=body)
+
+    monkeypatch.setattr(gateways, "_MOST_BYTES", 1_000_000)
+    cluster = Cluster()
+    async with test_utils.RawTestServer(answer_with_body) as server, aiohttp.ClientSession() as session:
+        settings = OperatorSettings(gateways=(str(server.make_url("")).rstrip("/"),))
+        observer = gateways.GatewayObserver(
+            api=cast("Any", None),
+            settings=settings,
+            cache=cluster.cache,
+            queue=cast("Any", mock.Mock()),
+            installation=cast("Any", mock.Mock(observe_token="token")),
+            metrics=OperatorMetrics(),
+        )
+        await observer.sweep(session)
+    assert cluster.cache.gateways is not None
+    assert [gateway.reachable for gateway in cluster.cache.gateways] == [False]
