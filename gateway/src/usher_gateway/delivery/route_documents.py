@@ -18,19 +18,19 @@ _log = structlog.get_logger(__name__)
 
 
 class ChangedKeys(msgspec.Struct, frozen=True):
-    """The ``namespace/name`` of documents that an ``apply`` added, changed or removed."""
+    """The ``namespace/name`` for each document that an ``apply`` added, changed or removed."""
 
     listeners: set[str]
     destinations: set[str]
 
 
 class EvaluatedDelivery(msgspec.Struct, frozen=True):
-    """The values of the expressions of a delivery, or why one of them failed."""
+    """A delivery's expression values, or why an expression failed."""
 
     document: Any = payload.NOT_TRANSFORMED
-    """The value of the transform."""
+    """The transform's value."""
     url_values: Mapping[str, Any] = {}
-    """The values of the variables of the destination's URL, by name."""
+    """The destination's URL variables: name -> value."""
     error_code: str = ""
     missing_field: str = ""
     """As in ``expressions.Evaluation``."""
@@ -41,7 +41,7 @@ NOTHING_EVALUATED = EvaluatedDelivery()
 
 
 class RouteDocuments:
-    """Finds the newest document of a route, a listener or a destination, and why a route must not send now."""
+    """Finds the newest document for a route, a listener or a destination, and why a route must not send now."""
 
     def __init__(self, *, keys: model.Keys) -> None:
         self._keys = keys
@@ -71,7 +71,7 @@ class RouteDocuments:
         return ChangedKeys(listeners, destinations)
 
     def destination(self, key: str) -> documents.DestinationDocument | None:
-        """Return the newest document of a destination."""
+        """Return a destination's newest document."""
         return self.snapshot.destinations.get(key)
 
     def prepared_destination(self, key: str) -> payload.PreparedDestination | None:
@@ -85,12 +85,12 @@ class RouteDocuments:
         return self._prepared[key]
 
     def listener(self, name: model.ListenerName) -> documents.ListenerDocument | None:
-        """Return the newest document of a listener. A listener of another tenant with the same name is another one."""
+        """Return a listener's newest document. Another tenant's listener with the same name is another one."""
         document = self.snapshot.listeners.get(name.key)
         return document if document is not None and document.tenant.name == name.tenant else None
 
     def live_route(self, definition: model.RouteDefinition) -> documents.Route | None:
-        """Return the newest document of a delivery's route, or None if the route or its listener was removed."""
+        """Return the newest document for a delivery's route, or None if the route or its listener was removed."""
         if self.listener(definition.listener) is None:
             return None
         return self._routes.get((definition.listener.key, definition.route))
@@ -108,24 +108,24 @@ class RouteDocuments:
         return sum(self._expression_editions.get(name, 0) for name in names)
 
     def transform_of(self, definition: model.RouteDefinition) -> str:
-        """Return the newest transform of a delivery: its route's, else its destination's; ``""`` if there is none."""
+        """Return a delivery's newest transform: its route's, else its destination's; ``""`` if there is none."""
         live = self.live_route(definition)
         destination = self.destination(definition.destination)
         own = live.transform if live is not None else definition.transform
         return own or (destination.transform if destination is not None else "")
 
     def filter_of(self, definition: model.RouteDefinition) -> str:
-        """Return the newest filter of a delivery's route; ``""`` if there is none."""
+        """Return the newest filter for a delivery's route; ``""`` if there is none."""
         live = self.live_route(definition)
         return live.when if live is not None else definition.when
 
     def destination_of(self, listener: model.ListenerName, route: str) -> str | None:
-        """Return the destination of a route that exists."""
+        """Return an existing route's destination."""
         live = self._routes.get((listener.key, route))
         return None if live is None else live.destination
 
     def hold_of(self, definition: model.RouteDefinition) -> model.HoldReason | None:
-        """Return why deliveries of a route must not be attempted now, or None."""
+        """Return why a route's deliveries must not be attempted now, or None."""
         listener = self.listener(definition.listener)
         if listener is not None and listener.tenant.state == "Suspended":
             return model.HoldReason.TenantSuspended
@@ -134,14 +134,14 @@ class RouteDocuments:
         return self._destination_hold(definition)
 
     def can_send(self, definition: model.RouteDefinition) -> bool:
-        """Return whether the destination of a route exists, is active, and has all that attempts need."""
+        """Return whether a route's destination exists, is active, and has all that attempts need."""
         hold = self._destination_hold(definition)
         return hold is None and self.prepared_destination(definition.destination) is not None
 
     def _destination_hold(self, definition: model.RouteDefinition) -> model.HoldReason | None:
-        """Return why the destination takes no deliveries of a route.
+        """Return why the destination takes no deliveries from a route.
 
-        A route that exists follows a Destination that was made again. The open deliveries of a removed route belong to
+        A route that exists follows a Destination that was made again. A removed route's open deliveries belong to
         the object that they were accepted for, because the namespace and its names may be somebody else's by now.
         Objects from files have no uid, so there another tenantRef means another object.
         """
@@ -155,7 +155,7 @@ class RouteDocuments:
     def evaluate_delivery(
         self, delivery: model.Delivery, definition: model.RouteDefinition, destination: documents.DestinationDocument
     ) -> EvaluatedDelivery:
-        """Evaluate the transform of a delivery and the variables of its destination's URL, if there are any."""
+        """Evaluate a delivery's transform and its destination's URL variables, if there are any."""
         transform = self.transform_of(definition)
         variables = {variable.name: variable.value for variable in destination.url_variables if variable.value}
         sources: list[expressions.Source] = [(transform, "transform")] if transform else []
@@ -203,7 +203,7 @@ class RouteDocuments:
         return [program.evaluate(values, parsed.document) for program in programs]
 
     def _reader(self, definition: model.RouteDefinition) -> tuple[identity.Identifier, routing.Normaliser]:
-        """Return how to read bodies of a listener: by its document, or if it is gone by what its route kept of it."""
+        """Return how to read a listener's bodies: by its document, or if it is gone by what its route kept."""
         document = self.listener(definition.listener)
         reader = self._readers.get(definition.listener.key) if document is not None else None
         if reader is None:
@@ -239,7 +239,7 @@ def _expressions_of(destination: documents.DestinationDocument) -> object:
 
 
 def _kept_document(definition: model.RouteDefinition) -> documents.ListenerDocument:
-    """Make a document from what a route definition in the store says of its listener."""
+    """Make a document from what a route definition in the store says about its listener."""
     name = definition.listener
     fields: Mapping[str, tuple[str, ...]] = dict(definition.fields) or documents.DEFAULT_FIELDS
     return documents.ListenerDocument(

@@ -1,4 +1,4 @@
-"""Takes the steps of replays and erasures that run: each gateway of a store tries, and one of them takes each step."""
+"""Takes steps for running replays and erasures: each gateway at a store tries, and one gateway takes each step."""
 
 import asyncio
 import collections
@@ -29,9 +29,9 @@ _LONGEST_PAUSE_SECONDS = 60.0  # A longer pause comes from a clock that was set 
 
 
 class StepRunner:
-    """Takes the steps of what people asked for, until there is nothing left to do.
+    """Takes steps for what people asked for, until there is nothing left to do.
 
-    ``take_all`` takes a step of each that runs, and returns the seconds until the next round.
+    ``take_all`` takes a step for each that runs, and returns the seconds until the next round.
     """
 
     def __init__(self, name: str, take_all: Callable[[], Awaitable[float]]) -> None:
@@ -56,7 +56,7 @@ class StepRunner:
 
 
 class ReplaySteps:
-    """Takes the steps of a replay, as fast as its rate allows."""
+    """Takes a replay's steps, as fast as its rate allows."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class ReplaySteps:
         self._holds_of, self._mark_of_route, self._is_paused = holds_of, mark_of_route, is_paused
 
     async def take_all(self) -> float:
-        """Take a step of the oldest replays of each tenant; return the seconds until the next round."""
+        """Take a step for each tenant's oldest replays; return the seconds until the next round."""
         pauses, last = [_IDLE_SECONDS], 0
         taken: collections.Counter[bytes] = collections.Counter()
         while replays := await self._store.running_replays(last):
@@ -111,7 +111,7 @@ class ReplaySteps:
 
 
 class ErasureSteps:
-    """Takes the steps of an erasure. ``forget_cancelled`` drops cancelled deliveries, by their row keys, from lanes."""
+    """Takes an erasure's steps. ``forget_cancelled`` drops cancelled deliveries, by their row keys, from lanes."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class ErasureSteps:
         self._forget_cancelled, self._mark_of_route = forget_cancelled, mark_of_route
 
     async def take_all(self) -> float:
-        """Take a step of each erasure; return the seconds until the next round."""
+        """Take a step for each erasure; return the seconds until the next round."""
         await asyncio.sleep(_GATHERING_SECONDS)
         pauses, last = [_IDLE_SECONDS], 0
         while erasures := await self._store.running_erasures(last):
@@ -147,7 +147,7 @@ class ErasureSteps:
             return _IDLE_SECONDS
 
     async def _take(self, erasures: Sequence[Erasure]) -> float:
-        """Erase some of what is left of some persons, and end the erasures of which nothing is left."""
+        """Erase some arrivals that persons still have, and end the erasures with nothing left."""
         arrivals_of = await self._store.left_to_erase(erasures)
         unfinished = [each.key for each in erasures if each.state is ErasureState.Pending or arrivals_of[each.key]]
         for step in _steps({key: arrivals_of[key][:_ARRIVALS_OF_ROUND] for key in unfinished}):
@@ -167,7 +167,7 @@ def _is_due(erasure: Erasure, settling: range) -> bool:
 
 
 def _searched_together(erasures: Sequence[Erasure]) -> Iterator[list[Erasure]]:
-    """Divide erasures so that one search has a limited number of person keys, if one erasure has not more of them."""
+    """Divide erasures so that one search has a limited number of person keys, unless one erasure has more."""
     together: list[Erasure] = []
     for erasure in erasures:
         if together and sum(len(each.request.persons) for each in (*together, erasure)) > _SEARCHED_PERSONS:
@@ -179,7 +179,7 @@ def _searched_together(erasures: Sequence[Erasure]) -> Iterator[list[Erasure]]:
 
 
 def _steps(arrivals_of: Mapping[int, Sequence[int]]) -> Iterator[dict[int, Sequence[int]]]:
-    """Divide what is left to erase into steps of `STEP` arrivals."""
+    """Divide the arrivals left to erase into steps of `STEP`."""
     step: dict[int, Sequence[int]] = {}
     for erasure, arrivals in arrivals_of.items():
         for start in range(0, max(len(arrivals), 1), STEP):

@@ -1,6 +1,6 @@
-"""Tries another configuration of a listener on its stored arrivals: what would its routes do, and what do they do now?
+"""Tries another listener configuration on stored arrivals: what would its routes do, and what do they do now?
 
-Both configurations take the path of an arrival and of a delivery, with the code that serves them: the planner decides
+Both configurations take an arrival's and a delivery's path, with the code that serves them: the planner decides
 as it would have decided when the arrival came, and the worker's steps make the request. Nothing is sent, stored or
 counted.
 
@@ -44,18 +44,18 @@ _ERRORS = frozenset(
 
 
 class RouteOutcome(msgspec.Struct, frozen=True):
-    """The outcome of an arrival at a route: a request, or the reason for none."""
+    """An arrival's outcome at a route: a request, or the reason for none."""
 
     skip: str = ""
     """A skip reason."""
     error: str = ""
     """Why the delivery is held until somebody corrects the route; perhaps with a missing field in brackets."""
     hold: str = ""
-    """Another hold, such as a pause. It ends without a change of the route."""
+    """Another hold, such as a pause. It ends without a change to the route."""
     once_key: bytes = b""
     request: ShownRequest | None = None
     cpu_seconds: float = 0.0
-    """The CPU time of the filter, the transform, the variables of the URL, and making the request."""
+    """CPU time for the filter, the transform, the URL variables, and making the request."""
 
     @property
     def is_sent(self) -> bool:
@@ -64,7 +64,7 @@ class RouteOutcome(msgspec.Struct, frozen=True):
 
 
 class _Failures(ExpressionCounters):
-    """Keeps the last failure of each route, and logs none, because nothing happens to a visit."""
+    """Keeps each route's last failure, and logs none, because nothing happens to a visit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class _Failures(ExpressionCounters):
 
 
 class ConfiguredListener:
-    """A listener in one configuration. The documents of destinations have no credentials."""
+    """A listener in one configuration. Its destination documents have no credentials."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class ConfiguredListener:
         )
 
     def _rendered(self, route: model.RouteDefinition, delivery: model.Delivery) -> RouteOutcome:
-        """Make the request of a delivery, as `DeliveryWorker.attempt` does."""
+        """Make a delivery's request, as `DeliveryWorker.attempt` does."""
         prepared = self._documents.prepared_destination(route.destination)
         assert prepared is not None, "a document without credentials has no header that could be wrong"
         evaluated = self._documents.evaluate_delivery(delivery, route, prepared.destination)
@@ -153,7 +153,7 @@ def _with_field(code: str, missing_field: str) -> str:
 
 
 def _delivery(stored: model.Arrival, rebuilt: model.Arrival, visit_id: bytes, *, is_repeat: bool) -> model.Delivery:
-    """Return a delivery of a stored arrival, whose id is that of the arrival."""
+    """Return a delivery for a stored arrival, with the arrival's id."""
     return model.Delivery(
         key=stored.key,
         id=visit_id,
@@ -175,11 +175,11 @@ def _delivery(stored: model.Arrival, rebuilt: model.Arrival, visit_id: bytes, *,
 
 
 class OutcomeCounts(msgspec.Struct):
-    """The outcomes of a route in one configuration: sent, skipped or failed. A shadow route may be both last."""
+    """A route's outcomes in one configuration: sent, skipped or failed. A shadow route may be both last."""
 
     sent: int = 0
     held: dict[str, int] = msgspec.field(default_factory=dict)
-    """How many of the sent ones first wait, by hold reason."""
+    """How many sent ones first wait, by hold reason."""
     skipped: dict[str, int] = msgspec.field(default_factory=dict)
     """By skip reason."""
     errors: dict[str, int] = msgspec.field(default_factory=dict)
@@ -199,7 +199,7 @@ def _count(counts: dict[str, int], name: str) -> None:
 
 
 class ExampleVisits(msgspec.Struct, rename="camel"):
-    """Ids of visits, the newest ones first."""
+    """Visits' ids, the newest first."""
 
     newly_sent: list[str] = msgspec.field(default_factory=list)
     newly_skipped: list[str] = msgspec.field(default_factory=list)
@@ -208,18 +208,18 @@ class ExampleVisits(msgspec.Struct, rename="camel"):
 
 
 class VisitDiff(msgspec.Struct, frozen=True):
-    """How the request of one visit changes, as lines of a unified diff."""
+    """How one visit's request changes, as unified diff lines."""
 
     visit: str
     lines: list[str]
 
 
 class RouteResult(msgspec.Struct, rename="camel"):
-    """The effect of a change on one route."""
+    """What a change does to one route."""
 
     route: str
     destination: str
-    """The destination of the changed route, or of the present one if the change removes it."""
+    """The changed route's destination, or the present one's if the change removes the route."""
     in_force: OutcomeCounts | None = msgspec.field(name="before")
     """None: the route is new."""
     changed: OutcomeCounts | None = msgspec.field(name="now")
@@ -230,14 +230,14 @@ class RouteResult(msgspec.Struct, rename="camel"):
     changed_requests: int = msgspec.field(default=0, name="changed")
     """Sent in both configurations, with different requests."""
     mean_milliseconds: float = 0.0
-    """CPU time of the changed expressions per visit on this gateway."""
+    """CPU time that the changed expressions take per visit on this gateway."""
     longest_milliseconds: float = 0.0
     examples: ExampleVisits = msgspec.field(default_factory=ExampleVisits)
     diffs: list[VisitDiff] = msgspec.field(default_factory=list)
 
 
 class _OutcomePair(msgspec.Struct):
-    """The outcomes of one route for one visit."""
+    """One route's outcomes for one visit."""
 
     in_force: RouteOutcome
     changed: RouteOutcome
@@ -250,16 +250,16 @@ def _absent() -> RouteOutcome:
 
 
 class DiffBudget(msgspec.Struct):
-    """How many differences may still be made of all listeners of a try; each may take some hundredths of a second."""
+    """How many differences may still be made for all listeners in a try; each may take some hundredths of a second."""
 
     left: int
 
 
 class ListenerComparison:
-    """Compares two configurations of a listener.
+    """Compares two configurations for a listener.
 
-    ``diffs``: for how many visits of each route the difference of the requests is wanted. ``budget``: of the
-    differences of all listeners. ``mask`` hides values in differences; None shows them.
+    ``diffs``: for how many visits to each route to make the difference between requests. ``budget``: for all
+    listeners' differences. ``mask`` hides values in differences; None shows them.
     """
 
     def __init__(
@@ -286,7 +286,7 @@ class ListenerComparison:
         """Try an arrival, which is older than the last one.
 
         Returns:
-            False if the time (``end``, of ``time.monotonic``) was over before the last route. The arrival does not
+            False if the time (``end``, by ``time.monotonic``) was over before the last route. The arrival does not
             count as tried then.
         """
         in_force, changed = [
@@ -321,7 +321,7 @@ class ListenerComparison:
         make_changed: Callable[[], RouteOutcome],
         stored: model.Arrival,
     ) -> _OutcomePair:
-        """Make and compare the outcomes of a route. Forget the requests before the next route: each may be large."""
+        """Make and compare a route's outcomes. Forget the requests before the next route: each may be large."""
         in_force, changed = await self._run(make_in_force), await self._run(make_changed)
         is_different, lines = False, list[str]()
         if in_force.request is not None and changed.request is not None:
@@ -338,7 +338,7 @@ class ListenerComparison:
         )
 
     async def results(self) -> list[RouteResult]:
-        """Return what the change does to each route, those of the changed listener last."""
+        """Return what the change does to each route, the changed listener's last."""
         await self._use_marks()
         routes_in_force = self._in_force.routes if self._in_force is not None else {}
         results = {
@@ -373,7 +373,7 @@ class ListenerComparison:
 def _difference(
     in_force: ShownRequest, changed: ShownRequest, mask: ValueMask | None, stored: model.Arrival
 ) -> list[str]:
-    """Return the lines of a difference. It takes too long for the event loop."""
+    """Return a difference's lines. It takes too long for the event loop."""
     document = body.parse(stored.body, stored.content_type.decode("latin-1")).document
     return diff_lines(in_force, changed, mask, document)
 

@@ -3,14 +3,14 @@
 The native core that evaluates them holds the interpreter's lock, has no cost limit, and crashes on long or deep input.
 Measured with common-expression-language 0.10:
 
-- A chain ``a+a+…`` or ``a.b.c…`` crashes a thread with 8 MiB of stack between 10,000 and 20,000 terms, one with 1 MiB
+- A chain ``a+a+…`` or ``a.b.c…`` crashes a thread with an 8 MiB stack between 10,000 and 20,000 terms, one with 1 MiB
   between 1,000 and 2,000, and one with 512 KiB between 511 and 1,000.
 - A macro copies its whole result at every step, so that ``xs.map(x, ys)`` over 1,000 items each takes 32 s.
 - Its own ``matches`` compiles the pattern at every evaluation, up to 100 ms each.
 
 So ``syntax.py`` checks bounds before the parser sees the text, this module estimates the work before every
 evaluation, and RE2 evaluates ``matches`` (``patterns.py``).
-Call this module from threads with at least 1 MiB of stack.
+Call this module from threads with at least 1 MiB stack.
 """
 
 import collections
@@ -64,7 +64,7 @@ def visit_values(
     visit_id: str = "",
     is_repeat: bool = False,
 ) -> dict[str, object]:
-    """Return the value of ``visit`` in an expression. Times (microseconds) become RFC 3339 text, ``""`` if absent.
+    """Return what ``visit`` is in an expression. Times (microseconds) become RFC 3339 text, ``""`` if absent.
 
     ``visit_id`` and ``is_repeat`` are for transforms: a filter decides before the store knows them.
     """
@@ -80,7 +80,7 @@ def visit_values(
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """The result of an evaluation: a value or an error code, and the CPU time."""
+    """An evaluation's result: a value or an error code, and the CPU time."""
 
     value: Any = None
     error_code: str = ""  # One word that contains nothing of the data (see `_code_of`); `""` if there is a value
@@ -108,20 +108,20 @@ class Program:
         self._copies = 1 + sum(token.text == "+" for token in tokens) // 2
         self._factor = len(names) * self._copies
         self._paths: dict[str, str] | None = None
-        """Each word of the expression -> its path (`syntax.path_to`); None: not needed yet."""
-        """The words and literals of the text, once a field was missing."""
+        """Each word in the expression -> its path (`syntax.path_to`); None: not needed yet."""
+        """The text's words and literals, once a field was missing."""
 
     def evaluate(self, visit: Mapping[str, object], body: object = None) -> Evaluation:
         """Evaluate with a visit and, if the expression mentions it, the body as parsed JSON. Never raises."""
         return self._evaluated({"visit": visit, "body": body})
 
     def evaluate_answer(self, answer: Mapping[str, object]) -> Evaluation:
-        """Evaluate with the ``status``, ``headers`` and ``body`` of an answer. Never raises."""
+        """Evaluate with an answer's ``status``, ``headers`` and ``body``. Never raises."""
         return self._evaluated({"answer": answer})
 
     @property
     def reads_answer_body(self) -> bool:
-        """True if it needs the body of an answer."""
+        """True if it needs an answer's body."""
         parts = self._parts.get("answer", {})
         return parts is None or "body" in parts
 
@@ -163,7 +163,7 @@ class Program:
         return value, "", ""
 
     def _missing_field(self, error: Exception) -> str:
-        """Return the path of the name in the core's error if the expression has that word or literal, else ``""``."""
+        """Return the path to the name in the core's error if the expression has that word or literal, else ``""``."""
         name = str(error.args[0]) if error.args else ""
         if self._paths is None:
             tokens = syntax.tokens_of(self.source)
@@ -172,7 +172,7 @@ class Program:
         return self._paths.get(name, "")
 
     def _work(self, copier: "_WeighingCopier") -> int:
-        """Return an upper estimate of the work.
+        """Return an upper estimate for the work.
 
         Each name may be the whole value, and a macro copies its growing result once per item.
         """
@@ -183,7 +183,7 @@ class Program:
         return (max(weight, 1) * max(repeats, 1) + copier.characters * self._match_work) * self._factor
 
     def _longest(self, copier: "_WeighingCopier") -> int:
-        """Return the length of the longest list over which a macro may run."""
+        """Return how long the longest list is over which a macro may run."""
         split = functions.MAX_SPLIT if "split" in self._own_functions else 0
         return max(copier.longest, self._most_literal_items, split)
 
@@ -191,7 +191,7 @@ class Program:
 class _ProgramCache:
     """The programs that others refer to, and those compiled or used last that fit into a number of characters.
 
-    A listener in force refers to its filters. So no edit of another document compiles them again.
+    A listener in force refers to its filters. So editing another document does not compile them again.
     """
 
     def __init__(self, max_characters: int) -> None:
@@ -205,7 +205,7 @@ class _ProgramCache:
         return key in self._referred
 
     def get(self, source: str, where: Where) -> Program:
-        """Return the program of an expression; parse the expression if it is not in the cache."""
+        """Return an expression's program; parse the expression if it is not in the cache."""
         key = source, where
         with self._lock:
             program = self._referred.get(key)
@@ -237,7 +237,7 @@ _cache = _ProgramCache(MAX_CACHED_CHARACTERS)
 
 
 def compile_expression(source: str, where: Where) -> Program:
-    """Return the program of an expression from a cache, so that each text is parsed once."""
+    """Return an expression's program from a cache, so that each text is parsed once."""
     return _cache.get(source, where)
 
 
@@ -269,7 +269,7 @@ def _compile(source: str, where: Where) -> tuple[tuple[str, ...], Any]:
 
 
 def _with_own_matches(source: str, tokens: list[syntax.Token]) -> str:
-    """Return an expression with the name of our own function in each call of ``matches``."""
+    """Return an expression with our own function's name in each call to ``matches``."""
     for token, _ in reversed(list(syntax.match_calls(tokens))):
         source = source[: token.at] + _MATCHES + source[token.at + len(token.text) :]
     return source
@@ -286,7 +286,7 @@ _UNEXPECTED = re.compile(
 
 
 def _parse_problem(text: str) -> str:
-    """Return the parser's first message that has a position, without its list of all possible tokens."""
+    """Return the parser's first message that has a position, without its list of possible tokens."""
     match = re.search(r"<input>:(\d+):(\d+): Syntax error: ([^\n]*)", text) or re.search(
         r"<input>:(\d+):(\d+): ([^\n]*)", text
     )
@@ -302,13 +302,13 @@ def _parse_problem(text: str) -> str:
 
 
 class _SortingCopier:
-    """Copies a value with the keys of its maps in alphabetical order, because the core gives them in any order."""
+    """Copies a value with its maps' keys in alphabetical order, because the core gives them in any order."""
 
     def __init__(self) -> None:
         self._characters_left = MAX_RESULT_CHARACTERS
 
     def copy(self, value: Any) -> Any:
-        """Return the copy of a value. Raises: TooExpensiveError."""
+        """Return the value's copy. Raises: TooExpensiveError."""
         self._characters_left -= len(value) if isinstance(value, str | bytes) else _PLAIN_CHARACTERS
         if self._characters_left < 0:
             raise functions.TooExpensiveError
@@ -319,7 +319,7 @@ class _SortingCopier:
 
 
 def _code_of(error: Exception) -> str:
-    """Return a code for an error of the core. Its text is dropped, because it may quote the data."""
+    """Return a code for a core error. Its text is dropped, because it may quote the data."""
     match error:
         case functions.TooExpensiveError():
             return "TooExpensive"
@@ -348,7 +348,7 @@ class _WeighingCopier:
         self.heaviest = 0  # Weight of the heaviest value that one step of a macro may copy: an item, a key or a text
 
     def part(self, value: object, parts: syntax.Members | None) -> object:
-        """Return a copy of the parts of a value that an expression reads."""
+        """Return a copy with the value's parts that an expression reads."""
         if parts is None or not isinstance(value, Mapping):
             return self.cut(value)
         self.weight += _NODE_WORK

@@ -1,4 +1,4 @@
-"""Counts of arrivals for metrics and conditions. The store's meters, which are billed, are separate."""
+"""Counts arrivals for metrics and conditions. The store's meters, which are billed, are separate."""
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,28 +20,28 @@ _REFUSALS_LOGGED_EVERY = 60 * model.MICROSECONDS
 
 
 class RecentCounts(NamedTuple):
-    """Arrivals of one listener in a stretch of time."""
+    """One listener's arrivals in a stretch of time."""
 
     accepted: int = 0
     quarantined: int = 0
     mismatches: int = 0
-    """Arrivals of another company."""
+    """Arrivals that belong to another company."""
     untrusted_times: int = 0
     """Arrivals with a time in the body that is not trusted."""
     unexpected_sources: int = 0
     """From outside ``allowedSources``, which the policy Report lets in."""
 
     def plus(self, other: "RecentCounts") -> "RecentCounts":
-        """Return the sum of both."""
+        """Return the sum."""
         return RecentCounts(*map(operator.add, self, other))
 
     def minus(self, other: "RecentCounts") -> "RecentCounts":
-        """Return the difference of both."""
+        """Return the difference."""
         return RecentCounts(*map(operator.sub, self, other))
 
 
 class Streak:
-    """Since when arrivals of a kind come, with pauses of at most 15 minutes, which is the window of the health."""
+    """Since when arrivals of a kind come, with pauses of at most 15 minutes, which is the health report's window."""
 
     __slots__ = ("last", "since")
 
@@ -94,7 +94,7 @@ class ListenerCounters:
         self.counted = [0] * (max(model.CountedAs) + 1)  # Arrivals, indexed by `model.CountedAs`
         self.other_company = ""  # The other company that the last accepted mismatch named
         self.mismatching, self.quarantining, self.untrusted_times = Streak(), Streak(), Streak()
-        """Streaks of arrivals of another company, of quarantined ones, and of those with a time that is not trusted."""
+        """Streaks: arrivals from another company, quarantined ones, and ones with a time that is not trusted."""
         self.unexpected = Streak()  # Of requests from outside `allowedSources` that were let in
         self.untrusted_time_reason: Literal["", "NoOffset", "InFuture"] = ""
         """Why the last such time is not trusted. ``NoOffset``: it has no offset, or is not a time."""
@@ -105,24 +105,23 @@ class ListenerCounters:
         self.is_unsaved = False  # True if `ArrivalCounters.take_activity` will return this listener
         self.refused_in_a_row = 0  # Refusals since the last accepted arrival, as far as this gateway knows
         self.refused_since = self.refused_at = 0
-        """The first and the last of them, by the clock that never goes back (microseconds)."""
+        """The first and the last one, by the clock that never goes back (microseconds)."""
         self.refused_reason: model.RefusedReason | None = None  # Of the last refusal
         self.quarantined_reason: model.QuarantineReason | None = None  # Of the last quarantined arrival
         self.quarantined_source = ""  # The address that sent it; a sender's, not a visitor's
         self.unexpected_source = ""
-        """The address of the last request from outside ``allowedSources``, let in or refused; a sender's, not a
-        visitor's."""
+        """Who sent the last request from outside ``allowedSources``, let in or refused; not a visitor's address."""
         self.unlogged_refusals: dict[str, int] = {}  # Reason -> refusals since the last line of the log about them
         self.refusals_logged_at: int | None = None  # When that line was written, by the clock that never goes back
         self.retired_arrivals: dict[str, int] = {}
-        """``Address.id`` of a retired address -> the last request there, in microseconds."""
+        """A retired address's ``Address.id`` -> the last request there, in microseconds."""
         self.recent_accepted = self.recent_quarantined = self.recent_mismatches = 0
-        """Arrivals since the last call of `ArrivalCounters.take_recent`."""
+        """Arrivals since `ArrivalCounters.take_recent` was last called."""
         self.recent_untrusted_times = self.recent_unexpected_sources = 0  # The same
 
 
 class ArrivalCounters:
-    """The counts of all listeners, and those that belong to no listener."""
+    """The counts for all listeners, and those that belong to no listener."""
 
     def __init__(self) -> None:
         self._listeners: dict[model.ListenerName, ListenerCounters] = {}
@@ -141,7 +140,7 @@ class ArrivalCounters:
         """(namespace, tenant, reason) -> routes that made no delivery."""
 
     def of(self, name: model.ListenerName) -> ListenerCounters:
-        """The counts of a listener. They outlive its document, because counters never fall."""
+        """A listener's counts. They outlive its document, because counters never fall."""
         counters = self._listeners.get(name)
         if counters is None:
             counters = self._listeners[name] = ListenerCounters(name)
@@ -150,7 +149,7 @@ class ArrivalCounters:
 
     @property
     def company_mismatches(self) -> Mapping[tuple[str, str], int]:
-        """(namespace, tenant) -> accepted arrivals of another company."""
+        """(namespace, tenant) -> accepted arrivals that belong to another company."""
         sums = {
             tenant: sum(counters.company_mismatches for counters in of_tenant)
             for tenant, of_tenant in self._by_tenant.items()
@@ -166,7 +165,7 @@ class ArrivalCounters:
         }
 
     def take_recent(self) -> Iterator[tuple[model.ListenerName, RecentCounts]]:
-        """Yield the counts of each listener since the last call, and reset them."""
+        """Yield each listener's counts since the last call, and reset them."""
         recent = self._recent
         self._recent = []
         for counters in recent:
@@ -196,7 +195,7 @@ class ArrivalCounters:
         return any(counters.refused_in_a_row >= times for counters in self._listeners.values())
 
     def note_accepted_elsewhere(self, activity: Mapping[model.ListenerName, ListenerActivity], ahead: int) -> None:
-        """End the refusals in a row of listeners for which another gateway has accepted an arrival since.
+        """End the refusals in a row at listeners for which another gateway has accepted an arrival since.
 
         ``ahead``: microseconds by which the time is ahead of the clock that never goes back.
         """
@@ -206,7 +205,7 @@ class ArrivalCounters:
                 counters.refused_in_a_row = 0
 
     def take_activity(self) -> dict[model.ListenerName, ListenerActivity]:
-        """Return the activity of the listeners that were used since the last call."""
+        """Return the activity for each listener that was used since the last call."""
         unsaved, self._unsaved = self._unsaved, []
         for counters in unsaved:
             counters.is_unsaved = False
@@ -228,7 +227,7 @@ class ArrivalCounters:
             self._unsaved.append(counters)
 
     def add_probe(self, counters: ListenerCounters, address_id: str, now: int) -> None:
-        """Count a probe of the listener that ``counters`` belong to."""
+        """Count a probe at the listener that ``counters`` belong to."""
         counters.counted[model.CountedAs.Probe] += 1
         counters.probed.pop(address_id, None)  # so that the one probed longest ago is the first
         _add_bounded(counters.probed, address_id, now)
@@ -236,9 +235,9 @@ class ArrivalCounters:
     def add_refused(
         self, reason: model.RefusedReason, name: model.ListenerName | None, now: int, missing: str = ""
     ) -> None:
-        """Count a refusal, and log those of a known listener: the first one, then one line a minute with the counts.
+        """Count a refusal, and log a known listener's: the first one, then one line a minute with the counts.
 
-        ``now``: microseconds of the clock that never goes back. ``missing``: which Secret the listener lacks.
+        ``now``: microseconds by the clock that never goes back. ``missing``: which Secret the listener lacks.
         """
         self.refused[reason.value] = self.refused.get(reason.value, 0) + 1
         if name is None:
@@ -274,7 +273,7 @@ class ArrivalCounters:
 
     @property
     def retired_arrivals(self) -> dict[str, int]:
-        """``Address.id`` of each retired address that was used -> the last request there, in microseconds."""
+        """``Address.id`` for each retired address that was used -> the last request there, in microseconds."""
         return {
             address_id: at
             for counters in self._listeners.values()
@@ -289,7 +288,7 @@ class ArrivalCounters:
         counters.unexpected.add(now)
 
     def add_committed(self, counters: ListenerCounters, arrival: model.Arrival, accepted: model.Accepted) -> None:
-        """Count a committed arrival of the listener that ``counters`` belong to."""
+        """Count a committed arrival at the listener that ``counters`` belong to."""
         counters.counted[accepted.counted_as] += 1
         counters.last_accepted = arrival.received_at
         if arrival.quarantine is None and arrival.address not in counters.first_visits:
@@ -326,28 +325,28 @@ def _add_bounded(times: dict[str, int], address: str, time: int) -> None:
 
 
 def _about(name: model.ListenerName, route: str) -> dict[str, str]:
-    """Return what each line of the log about a route says."""
+    """Return what each log line about a route says."""
     return {"listener": name.key, "tenant": name.tenant, "route": route}
 
 
 class ExpressionCounters:
-    """Counts failed evaluations by error code, and keeps the last failure of each route."""
+    """Counts failed evaluations by error code, and keeps each route's last failure."""
 
     def __init__(self) -> None:
         self.errors: dict[str, int] = {}
         self._last: dict[tuple[str, str], str] = {}
 
     def last_failure(self, listener: str, route: str) -> str:
-        """Return how an expression of a route failed last, as in ``NoSuchField (tier)``; ``""`` if none did."""
+        """Return how a route's expression failed last, as in ``NoSuchField (tier)``; ``""`` if none did."""
         return self._last.get((listener, route), "")
 
     def expression_failed(self, name: model.ListenerName, route: str, code: str, missing_field: str) -> None:
-        """Count a failure of a filter."""
+        """Count a filter failure."""
         _log.warning("filter_failed", **_about(name, route), error=code, field=missing_field)
         self._count(name, route, code, missing_field)
 
     def transform_failed(self, name: model.ListenerName, route: str, code: str, missing_field: str) -> None:
-        """Count a failure of a transform or of a variable of a URL."""
+        """Count a failure in a transform or a URL variable."""
         _log.warning("transform_failed", **_about(name, route), error=code, field=missing_field)
         self._count(name, route, code, missing_field)
 

@@ -1,26 +1,26 @@
-"""Limits the CPU time of expressions and of bodies, so that those of one tenant do not delay the others.
+"""Limits the CPU time for expressions and bodies, so that one tenant's do not delay the others.
 
 The core that evaluates an expression holds the interpreter's lock and cannot be interrupted: an evaluation stops the
-event loop while it runs, in whatever thread it runs. The static bounds of `expressions` keep each evaluation short, and
+event loop while it runs, in whatever thread it runs. The static bounds in `expressions` keep each evaluation short, and
 these limits bound the sum:
 
 - A route has at most ``SLOW_EVALUATIONS`` slow evaluations among the last ``WINDOW`` (`RouteCost`).
-- The evaluations of one arrival take at most ``ARRIVAL_SECONDS`` together (`ArrivalBudget`).
-- The evaluations for the expensive arrivals of one namespace take at most ``ARRIVALS_SHARE`` of a core. Beyond it
+- One arrival's evaluations take at most ``ARRIVAL_SECONDS`` together (`ArrivalBudget`).
+- The evaluations for one namespace's expensive arrivals take at most ``ARRIVALS_SHARE`` of a core. Beyond it
   nothing is evaluated for an arrival.
-- Transforms and costly answers of a namespace's deliveries take at most ``ATTEMPTS_SHARE`` of a core. Beyond it
+- A namespace's transforms and costly answers take at most ``ATTEMPTS_SHARE`` of a core. Beyond it
   attempts wait, because no sender waits for a delivery.
 
-The tenants of a namespace share its time equally (`TenantBudgets`). What is not evaluated for an arrival is held
-(``ExpressionTooSlow``), and evaluated by an attempt after the next review of holds. All times are CPU times of the
-evaluating thread.
+A namespace's tenants share its time equally (`TenantBudgets`). What is not evaluated for an arrival is held
+(``ExpressionTooSlow``), and evaluated by an attempt after the next hold review. All times are the evaluating thread's
+CPU times.
 
-A body of a few hundred bytes can cost a thousand times as much as an ordinary one: it may inflate to 8 MiB, or contain
-thousands of numbers. The budget of bodies (`BodyBudgets`) is checked before a body is inflated and parsed. While it is
-spent, the gateway answers 503 to the listener, or to all listeners of the tenant.
+A body with some hundred bytes can cost a thousand times as much as an ordinary one: it may inflate to 8 MiB, or contain
+thousands of numbers. The bodies' budget (`BodyBudgets`) is checked before a body is inflated and parsed. While it is
+spent, the gateway answers 503 to the listener, or to all the tenant's listeners.
 
-The first ``ORDINARY_SECONDS`` of each arrival are free. An ordinary body takes 0.02 to 0.1 ms, so ordinary visits spend
-nothing at any rate, and `maximums.requestsPerSecond` limits them. One listener cannot spend the budget of its tenant.
+Each arrival's first ``ORDINARY_SECONDS`` are free. An ordinary body takes 0.02 to 0.1 ms, so ordinary visits spend
+nothing at any rate, and `maximums.requestsPerSecond` limits them. One listener cannot spend its tenant's whole budget.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ ATTEMPTS_BURST_SECONDS = 0.05  # Short, because the event loop may stop for all 
 
 
 class CpuBudgets:
-    """The rest of the CPU time of each owner, such as a tenant: ``share`` of a core.
+    """The CPU time that each owner, such as a tenant, has left: ``share`` of a core.
 
     ``now`` returns monotonic seconds.
     """
@@ -75,7 +75,7 @@ class CpuBudgets:
         return max(0.0, -self._left_now(owner)[0] / self._share)
 
     def forget_full(self, owner: str) -> bool:
-        """Forget an owner that has all of its time again; return whether it had."""
+        """Forget an owner that has all its time again; return whether it had."""
         is_full = self._left_now(owner)[0] >= self._burst_seconds
         if is_full:
             self._left.pop(owner, None)
@@ -88,10 +88,10 @@ class CpuBudgets:
 
 
 class TenantBudgets:
-    """The rest of the CPU time of each tenant: those of a namespace share ``share`` of a core.
+    """The CPU time that each tenant has left: a namespace's tenants share ``share`` of a core.
 
-    The time that a tenant uses counts once for each tenant of its namespace that has used some lately. So together they
-    use the share of one, and a tenant that uses less than its part never waits for the others.
+    The time that a tenant uses counts once for each tenant in its namespace that has used some lately. So together they
+    use one tenant's share, and a tenant that uses less than its part never waits for the others.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class TenantBudgets:
         return namespace in self._recent and self._budgets.is_spent(f"{namespace}/{tenant}")
 
     async def wait(self, namespace: str, tenant: str) -> None:
-        """Wait until a tenant has time again. Only one of its attempts at a time waits for that."""
+        """Wait until a tenant has time again. Only one attempt at a time waits for each tenant."""
         owner = f"{namespace}/{tenant}"
         async with self._turns.setdefault(owner, asyncio.Lock()):
             seconds = self._budgets.seconds_until_left(owner)
@@ -132,18 +132,18 @@ class TenantBudgets:
 
 
 class RouteCost:
-    """The cost of the evaluations of one route's expression, which shows whether it is too slow."""
+    """What evaluating one route's expression costs, which shows whether it is too slow."""
 
     __slots__ = ("_evaluations", "_slow", "is_too_slow")
 
     def __init__(self) -> None:
         self._evaluations = 0
         self._slow: collections.deque[int] | None = None
-        """The numbers of the last ``SLOW_EVALUATIONS`` slow evaluations. None before the first."""
+        """Numbers for the last ``SLOW_EVALUATIONS`` slow evaluations. None before the first."""
         self.is_too_slow = False  # True if the route is held. It stays so until its document changes.
 
     def note(self, cpu_seconds: float) -> None:
-        """Note the time of an evaluation."""
+        """Note how long an evaluation took."""
         self._evaluations += 1
         if cpu_seconds >= SLOW_SECONDS:
             self._slow = self._slow or collections.deque(maxlen=SLOW_EVALUATIONS)
@@ -153,7 +153,7 @@ class RouteCost:
 
 
 class ArrivalBudget:
-    """The rest of the time for the evaluations of one arrival: none if its tenant has used up its time."""
+    """The time left for one arrival's evaluations: none if its tenant has used up its time."""
 
     __slots__ = ("_budgets", "_limit_seconds", "_listener", "_used_seconds")
 
@@ -169,7 +169,7 @@ class ArrivalBudget:
         return self._used_seconds >= self._limit_seconds
 
     def note(self, cpu_seconds: float) -> None:
-        """Note the time of an evaluation."""
+        """Note how long an evaluation took."""
         self._used_seconds += cpu_seconds
 
     def close(self) -> None:
@@ -190,7 +190,7 @@ TENANT_BURST_SECONDS = 0.2
 
 
 class BodyBudgets:
-    """The rest of each listener's and each tenant's CPU time for inflating, parsing and hashing bodies."""
+    """The CPU time that each listener and tenant has left for inflating, parsing and hashing bodies."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._listeners = CpuBudgets(now, share=LISTENER_SHARE, burst_seconds=LISTENER_BURST_SECONDS)
@@ -204,7 +204,7 @@ class BodyBudgets:
         return self._listeners.is_spent(listener.key) or self._tenants.is_spent(_tenant_key(listener))
 
     def charge(self, listener: model.ListenerName, cpu_seconds: float, stored_bytes: int = 0) -> None:
-        """Subtract the time of an arrival beyond that of an ordinary one, with the time to store its body."""
+        """Subtract an arrival's time beyond an ordinary one's, with the time to store its body."""
         cpu_seconds += stored_bytes * _SECONDS_PER_STORED_BYTE
         if cpu_seconds > ORDINARY_SECONDS:
             self._spend(listener, cpu_seconds - ORDINARY_SECONDS)

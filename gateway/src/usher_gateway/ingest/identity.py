@@ -1,4 +1,4 @@
-"""The identity of an arrival: fingerprint, visitor key, once-per keys, person keys and visit time (pure).
+"""An arrival's identity: fingerprint, visitor key, once-per keys, person keys and visit time (pure).
 
 The fields are read by JSON pointers (RFC 6901), which `Extractor` compiles so that shared prefixes are walked once.
 """
@@ -19,7 +19,7 @@ from usher_gateway.ingest.body import WIDE_KEYS
 
 _AHEAD = model.TRUSTED_AHEAD_SECONDS * model.MICROSECONDS
 
-_OLDEST = 946_684_800  # The start of the year 2000. An older time cannot be the time of an authentication.
+_OLDEST = 946_684_800  # The start of the year 2000. An older time cannot be when an authentication happened.
 _MILLISECONDS_FROM = 100_000_000_000
 
 # Longer texts are not normalised, because that takes up to quadratic time. An e-mail address has at most 320
@@ -33,7 +33,7 @@ IDENTITY_FIELDS = ("user", "venue", "device", "email", "mobile", "company", "occ
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
-    """The keyed digests of an arrival, and its time (microseconds)."""
+    """An arrival's keyed digests, and its time (microseconds)."""
 
     fingerprint: bytes
     visitor_key: bytes
@@ -45,7 +45,7 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
 
 
 class Identifier:
-    """Computes the identity of one listener's bodies. All digests are keyed and bound to the listener or the tenant."""
+    """Computes the identity for one listener's bodies. All digests are keyed, and bound to the listener or tenant."""
 
     def __init__(self, listener: documents.ListenerDocument, keys: model.Keys) -> None:
         scope = f"{listener.namespace}/{listener.tenant.name}/{listener.name}\0".encode()
@@ -60,7 +60,7 @@ class Identifier:
         self._extractor = Extractor(listener.fields, IDENTITY_FIELDS)
 
     def extract(self, body: object) -> dict[str, object]:
-        """Return the fields of a body that identity needs."""
+        """Return the body fields that identity needs."""
         return self._extractor.extract(body)
 
     def identify(
@@ -94,7 +94,7 @@ class Identifier:
         return Identity(fingerprint, fingerprint, self.person_keys(fields), received_at, time_trusted=False)
 
     def person_keys(self, fields: dict[str, object]) -> tuple[bytes, ...]:
-        """Return the keys by which a person can be found: of the normalised user id, e-mail, mobile and MAC."""
+        """Return the keys that find a person: from the normalised user id, e-mail, mobile and MAC."""
         keys = []
         for field in PERSON_FIELDS:
             value = fields.get(field)
@@ -103,14 +103,14 @@ class Identifier:
         return tuple(keys)
 
     def once_key(self, route: str, rule: documents.OncePer, fields: dict[str, object], period: str) -> bytes:
-        """Return the mark of a once-per rule: a digest of the rule's name or route, of ids and of the period."""
+        """Return a once-per rule's mark: a digest that covers the rule's name or route, ids and the period."""
         ids = [as_text(fields.get(FIELD_OF[part])) for part in rule.per]
         if rule.name:
             return _digest(self._once_of_tenant, _join([rule.name, period, *ids]))
         return _digest(self._once, _join([route, period, *ids]))
 
     def occurred_at(self, value: object, received_at: int) -> int | None:
-        """Return the time of the authentication in microseconds; None if it cannot be trusted."""
+        """Return when the authentication was, in microseconds; None if the time cannot be trusted."""
         claimed_time = self._time_in(value)
         return claimed_time if 0 < claimed_time <= received_at + _AHEAD else None
 
@@ -131,7 +131,7 @@ def canonical(body: object, plain: bool) -> bytes:
 
 
 def _descending(value: object) -> object:
-    """Return a JSON value with the keys of its large objects in descending order.
+    """Return a JSON value with the keys in its large objects in descending order.
 
     msgspec's sort takes quadratic time for keys in ascending order (5 ms for 1,980), and least for descending ones.
     """
@@ -203,7 +203,7 @@ FIELD_OF = {"User": "user", "Venue": "venue", "Device": "device"}
 
 
 def _digits(text: str) -> str:
-    """Return the digits of a mobile number; ``00`` before the country code is the same as ``+``."""
+    """Return a mobile number's digits; ``00`` before the country code is the same as ``+``."""
     digits = text.lstrip("+")
     if len(digits) > _LONGEST_NORMALISED:
         return digits
@@ -226,8 +226,8 @@ def _folded(text: str) -> str:
 def plain(text: str) -> str:
     """Return a text without differences that a person does not see, or types by another keyboard.
 
-    Full-width letters, ligatures and the like become plain ones (NFKC), decimal digits of all scripts those of ASCII,
-    and format characters, such as a zero-width space or a mark of direction, go.
+    Full-width letters, ligatures and the like become plain ones (NFKC), decimal digits in all scripts ASCII digits,
+    and format characters, such as a zero-width space or a direction mark, go.
     """
     if text.isascii() or len(text) > _LONGEST_NORMALISED:
         return text
@@ -249,15 +249,15 @@ _NORMALISERS: Mapping[str, Callable[[str], str]] = {
 
 
 def normalise_person(field: PersonField, value: str) -> str:
-    """Return a value of a person in the form in which spellings are equal; ``""`` if nothing is left."""
+    """Return a person's value in the form in which spellings are equal; ``""`` if nothing is left."""
     return _NORMALISERS[field](plain(value))
 
 
 class PersonKeys:
-    """Computes the person keys of a tenant: 8 bytes each.
+    """Computes a tenant's person keys: 8 bytes each.
 
-    The first two bytes do not depend on the tenant, so that one range of an index has a person's keys of all tenants.
-    About one of 65,536 persons shares them, so they do not tell whether two tenants know the same person. The other six
+    The first two bytes do not depend on the tenant, so that one index range has a person's keys at all tenants.
+    About one person in 65,536 shares them, so they do not tell whether two tenants know the same person. The other six
     are bound to the tenant.
     """
 
@@ -267,25 +267,25 @@ class PersonKeys:
         self._end = hashlib.blake2b(scope, key=keys.person, digest_size=8 - model.PERSON_KEY_START, person=b"person")
 
     def key(self, field: PersonField, normalised: str) -> bytes:
-        """Return the key for a value of `normalise_person`."""
+        """Return the key for a value from `normalise_person`."""
         value = f"{field[0]}:{normalised}".encode("utf-8", "surrogatepass")
         return _digest(self._start, value) + _digest(self._end, value)
 
 
 class _Node:
-    """One position in the tree of pointers: the fields that end here, and the tokens that follow."""
+    """One position in the pointer tree: the fields that end here, and the tokens that follow."""
 
     __slots__ = ("ends", "inner", "last")
 
     def __init__(self) -> None:
         self.ends: list[tuple[str, int]] = []  # (field, rank). Rank 0 is the pointer with the highest precedence.
         self.last: list[tuple[str, str, int]] = []
-        """(token, field, rank): last tokens of pointers, with the field that ends there."""
+        """(token, field, rank): pointers' last tokens, with the field that ends there."""
         self.inner: list[tuple[str, _Node]] = []  # Tokens that are followed by others
 
 
 class Extractor:
-    """Extracts fields from a body. For each field the first of its pointers that leads to a value wins."""
+    """Extracts fields from a body. For each field the first pointer that leads to a value wins."""
 
     def __init__(self, fields: Mapping[str, Iterable[str]], field_names: Iterable[str]) -> None:
         self._root = _compiled(tuple([(field, tuple(fields.get(field, ()))) for field in field_names]))
@@ -301,7 +301,7 @@ class Extractor:
 
 
 def tokens_of(pointer: str) -> list[str]:
-    """Return the unescaped reference tokens of a JSON pointer."""
+    """Return a JSON pointer's unescaped reference tokens."""
     return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
 
 

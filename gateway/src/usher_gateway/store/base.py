@@ -33,23 +33,23 @@ class HeldGroup(msgspec.Struct, frozen=True):
     route: int
     count: int
     since: int
-    """Since when the oldest of them is held, in microseconds."""
+    """Since when the oldest one is held (microseconds)."""
 
 
 class RouteBacklog(msgspec.Struct, frozen=True):
-    """The deliveries of a route that wait in the backlog, at least one."""
+    """A route's deliveries that wait in the backlog, at least one."""
 
     route: int
     count: int
     oldest_at: int
-    """When the oldest of them was created, in microseconds."""
+    """When the oldest one was created (microseconds)."""
 
 
 class VisitBody(msgspec.Struct, frozen=True):
-    """The body of a visit or of a repeat."""
+    """The body that came with a visit or a repeat."""
 
     key: int
-    """Row key of the arrival."""
+    """The arrival's row key."""
     listener: model.ListenerName
     counted_as: model.CountedAs
     content_type: bytes
@@ -58,7 +58,7 @@ class VisitBody(msgspec.Struct, frozen=True):
 
 
 class StoreStatistics(msgspec.Struct, frozen=True):
-    """The state and the speed of the engine, for metrics."""
+    """The engine's state and speed, for metrics."""
 
     is_available: bool
     """False while commits fail."""
@@ -74,11 +74,11 @@ class StoreStatistics(msgspec.Struct, frozen=True):
 
 
 class UsageRow(msgspec.Struct, frozen=True):
-    """The meters of one listener in one period."""
+    """One listener's meters in one period."""
 
     listener: model.ListenerName
     period: int
-    """First second of the period (slots: multiples of 900)."""
+    """The period's first second (slots: multiples of 900)."""
     counts: model.Counts
 
 
@@ -90,22 +90,22 @@ class ListenerActivity(msgspec.Struct, frozen=True):
     first_visits: Mapping[str, int] = {}
     """``Address.id`` -> the first visit at that address."""
     retired_arrivals: Mapping[str, int] = {}
-    """``Address.id`` of a retired address -> the last request there."""
+    """A retired address's ``Address.id`` -> the last request there."""
 
 
 class DestinationActivity(msgspec.Struct, frozen=True):
     """How the attempts at a destination's URL ended. Times are microseconds; 0: never."""
 
     url_digest: bytes
-    """Keyed digest of the URL, because the activity of another URL says nothing about it."""
+    """Keyed digest of the URL, because another URL's activity says nothing about it."""
     has_succeeded: bool = False
     error: str = ""
-    """The code of the last failed attempt; ``""``: none failed."""
+    """The last failed attempt's code; ``""``: none failed."""
     status: int = 0
     """Its HTTP status; 0: there was no answer."""
     failed_at: int = 0
     failing_since: int = 0
-    """When the first of the last failures in a row was."""
+    """When the present row of failures began."""
     failures: int = 0
     """The last failures in a row."""
     recovered_at: int = 0
@@ -113,7 +113,7 @@ class DestinationActivity(msgspec.Struct, frozen=True):
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):
-    """One attempt of a delivery, as the store keeps it."""
+    """One attempt at a delivery, as the store keeps it."""
 
     at: int
     """When it ended."""
@@ -132,15 +132,15 @@ LONGEST_PAGE = 1_000  # The most rows of one page, whatever the caller asks for
 
 
 class ListingPage(msgspec.Struct, frozen=True):
-    """Rows of a listing, newest first, as dicts ready for JSON."""
+    """A listing's rows, newest first, as dicts ready for JSON."""
 
     rows: list[dict[str, object]]
     next_cursor: str | None
-    """The start of the next page; None on the last page."""
+    """Where the next page starts; None on the last page."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Selects the rows of a listing, redrive, release or replay; None matches every row."""
+    """Selects the rows for a listing, redrive, release or replay; None matches every row."""
 
     namespace: str | None = None
     tenant: str | None = None
@@ -158,14 +158,14 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     id_range: tuple[bytes, bytes] | None = None
     """The lowest and the highest id."""
     visit: bytes | None = None
-    """Id of the arrival that the deliveries belong to; only for deliveries."""
+    """The arrival's id; only for deliveries."""
     replay: bytes | None = None
-    """Id of the replay that created the deliveries; only for deliveries."""
+    """The replay that created the deliveries, by id; only for deliveries."""
     permitted: frozenset[str] | None = None
     """The only tenants that the caller may see: ``namespace/name``, or ``namespace/*``; None: all."""
 
     def selects(self, namespace: str, tenant: str) -> bool:
-        """Return whether the rows of a tenant may match."""
+        """Return whether a tenant's rows may match."""
         is_permitted = self.permitted is None or not self.permitted.isdisjoint(
             (f"{namespace}/*", f"{namespace}/{tenant}")
         )
@@ -181,7 +181,7 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
     where: Filter
     """Without a reason and a state."""
     results: frozenset[str]
-    """Results of verdicts: skip reasons, ``delivered``, ``dead``, ``cancelled``."""
+    """Results that verdicts had: skip reasons, ``delivered``, ``dead``, ``cancelled``."""
     per_second: int
     """Deliveries created per second, at most."""
     ignores_once_per: bool = False
@@ -191,11 +191,11 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
     ignores_pause: bool = False
     """Deliver also for routes that are paused or in shadow mode now."""
     started_by: str = ""
-    """The name of the caller's token."""
+    """The caller's token, by name."""
 
     @property
     def requester(self) -> bytes:
-        """A digest of the requester: the tenants of a limited token, or else the tenant that the replay selects."""
+        """A digest for the requester: a limited token's tenants, or else the tenant that the replay selects."""
         where = self.where
         names = (where.namespace or "", where.tenant or "") if where.permitted is None else sorted(where.permitted)
         return hashlib.sha256("\n".join(names).encode()).digest()[:16]
@@ -205,13 +205,13 @@ class ReplayReport(msgspec.Struct):
     """The verdicts that a replay, or its preview, has selected so far."""
 
     results: dict[str, int] = msgspec.field(default_factory=dict)
-    """Earlier result of verdicts -> those for which it creates a delivery."""
+    """Earlier result -> verdicts with it for which the replay creates a delivery."""
     replayed_before: int = 0
     """Skipped verdicts that have a delivery already, from an earlier replay."""
     without_body: int = 0
     """Verdicts whose body was deleted."""
     once_per: int = 0
-    """Skipped verdicts that it leaves out because the mark of their route's once-per rule exists."""
+    """Skipped verdicts that it leaves out because their route's once-per rule has its mark already."""
     expired: int = 0
     """Verdicts that it leaves out because they are past their time limit."""
     paused: int = 0
@@ -225,7 +225,7 @@ class ReplayReport(msgspec.Struct):
         return sum(self.results.values())
 
     def add(self, other: "ReplayReport") -> None:
-        """Add the counts of another part of the selection."""
+        """Add the counts from another part of the selection."""
         for result, count in other.results.items():
             self.results[result] = self.results.get(result, 0) + count
         self.replayed_before += other.replayed_before
@@ -237,14 +237,14 @@ class ReplayReport(msgspec.Struct):
 
 
 class ReplaySample(msgspec.Struct, frozen=True):
-    """One of the verdicts that a preview selected."""
+    """One verdict that a preview selected."""
 
     visit: bytes
-    """Id of the arrival."""
+    """The arrival's id."""
     received_at: int
     route: model.RouteDefinition
     result: str
-    """The earlier result of the verdict."""
+    """The verdict's earlier result."""
 
 
 class ReplayPreview(msgspec.Struct):
@@ -254,18 +254,18 @@ class ReplayPreview(msgspec.Struct):
     destinations: Counter[str] = msgspec.field(default_factory=Counter)
     """``namespace/name`` -> new deliveries to this destination."""
     tenants: Counter[str] = msgspec.field(default_factory=Counter)
-    """``namespace/name`` -> new deliveries of this tenant."""
+    """``namespace/name`` -> this tenant's new deliveries."""
     waiting: int = 0
-    """Pending deliveries of the selection, which no replay selects; without those that are held."""
+    """The selection's pending deliveries, which no replay selects; without held ones."""
     held: int = 0
     sample: list[ReplaySample] = msgspec.field(default_factory=list)
-    """The newest of the selected verdicts."""
+    """The newest selected verdicts."""
     is_complete: bool = True
     """False if counting took too long: then there are more."""
 
 
 class ReplayState(enum.IntEnum):
-    """The state of a replay. The store keeps the numbers: never reuse one."""
+    """A replay's state. The store keeps the numbers: never reuse one."""
 
     Running = 1
     Done = 2
@@ -306,30 +306,30 @@ class ForwardedErasure(msgspec.Struct, frozen=True):
 
 
 class ErasureRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to erase the data of a person. It has no value of the person."""
+    """A request to erase a person's data. It contains no value that the person has."""
 
     persons: tuple[bytes, ...]
-    """Person keys, of all tenants that were selected; empty once the erasure has ended."""
+    """Person keys, from all selected tenants; empty once the erasure has ended."""
     tenants: tuple[str, ...]
-    """``namespace/name`` of the tenants that were searched."""
+    """``namespace/name`` for each searched tenant."""
     fields: tuple[str, ...]
-    """The kinds of the value: ``email`` and so on."""
+    """Kinds of value: ``email`` and so on."""
     reference: str = ""
     """The id that the caller gave the request."""
     requested_by: str = ""
-    """The name of the caller's token."""
+    """The caller's token, by name."""
     since: int = 0
     """When the oldest arrival in the store was received; 0: there was none, or the caller may not know it."""
     store: str = ""
-    """The type of the store that was searched."""
+    """The searched store's type."""
     backup_days: int = 0
-    """Days that backups of the store are kept; 0: not stated."""
+    """Days that the store's backups are kept; 0: not stated."""
     forwarded: Mapping[str, ForwardedErasure] = {}
-    """``namespace/name`` of a destination that was asked to erase the person -> its answer."""
+    """Destination (``namespace/name``) that was asked to erase the person -> its answer."""
 
 
 class SentTo(msgspec.Struct):
-    """The deliveries of a person that a destination got before the erasure. Times are microseconds; 0: none."""
+    """A person's deliveries that a destination got before the erasure. Times are microseconds; 0: none."""
 
     delivered: int = 0
     attempted: int = 0
@@ -339,20 +339,20 @@ class SentTo(msgspec.Struct):
 
 
 class ErasureReport(msgspec.Struct):
-    """Counts of erased rows, without personal data."""
+    """Numbers for the erased rows, without personal data."""
 
     arrivals: dict[str, int] = msgspec.field(default_factory=dict)
     """``namespace/tenant`` -> arrivals."""
     deliveries: dict[str, int] = msgspec.field(default_factory=dict)
     """State that the delivery had -> deliveries."""
     sent_to: dict[str, SentTo] = msgspec.field(default_factory=dict)
-    """``namespace/name`` of a destination -> what it has got."""
+    """Destination (``namespace/name``) -> what it has got."""
     changed_at: int = 0
     """When the erasure began, or last cancelled a pending delivery, by the store's clock (`Store.store_time`)."""
 
 
 class ErasureState(enum.IntEnum):
-    """The state of an erasure, with OpenDSR's names. The store keeps the numbers: never reuse one."""
+    """An erasure's state, with OpenDSR's names. The store keeps the numbers: never reuse one."""
 
     Pending = 1
     InProgress = 2
@@ -374,7 +374,7 @@ class Erasure(msgspec.Struct, frozen=True):
 
 
 class SuppressedTenant(msgspec.Struct, frozen=True):
-    """The suppressed persons of a tenant. Times are microseconds."""
+    """A person whom a tenant suppresses. Times are microseconds."""
 
     tenant: str
     """``namespace/name``."""
@@ -385,7 +385,7 @@ class SuppressedTenant(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A link that opens the pages of one tenant to a customer. Times are microseconds."""
+    """A link that opens one tenant's pages to a customer. Times are microseconds."""
 
     id: str
     tenant: str
@@ -393,7 +393,7 @@ class Link(msgspec.Struct, frozen=True):
     created_at: int
     expires_at: int
     shows_visits: bool
-    """True: also the last visits, with the initials of visitors."""
+    """True: also the last visits, with visitors' initials."""
     opened_at: int = 0
     """When it was exchanged for a cookie; 0: not yet."""
     used_at: int = 0
@@ -403,7 +403,7 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class KeptTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """The retention of rows that have no end of their own."""
+    """How long to keep rows that have no end themselves."""
 
     meter_months: Mapping[str, int] = {}
     """``namespace/tenant`` -> months that its meters are kept; 25 for all others."""
@@ -415,11 +415,11 @@ USUAL_TIMES = KeptTimes()  # The defaults, without manifests and settings
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """A look or a change of a caller of the admin port, without personal data."""
+    """A caller's look or change at the admin port, without personal data."""
 
     at: int
     who: str
-    """The name of the caller's token."""
+    """The caller's token, by name."""
     action: str
     selection: Mapping[str, object]
     count: int
@@ -430,16 +430,16 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 
 class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Selects entries of the audit log; None matches every entry."""
+    """Selects audit log entries; None matches every entry."""
 
     since: int | None = None
     until: int | None = None
     who: str | None = None
     action: str | None = None
     reference: str | None = None
-    """``reference`` of the selection: the caller's own id of the request of a person."""
+    """The selection's ``reference``: the caller's own id for a person's request."""
     tenant: str | None = None
-    """``NAME`` or ``NAMESPACE/NAME`` of the tenant that the selection of an entry names."""
+    """``NAME`` or ``NAMESPACE/NAME``: the tenant that an entry's selection names."""
 
 
 Change = Literal["redrive", "cancel", "retry"]  # A change of deliveries that a person requests
@@ -482,12 +482,12 @@ AbandonedCallback = Callable[[model.Accepted | None], None]
 
 
 class Replicas(msgspec.Struct, frozen=True):
-    """The gateways of a store, which share the limits of destinations."""
+    """The gateways at a store, which share the destinations' limits."""
 
     own: int = 0
-    """The number of this gateway's run."""
+    """This gateway's run, as a number."""
     members: tuple[int, ...] = (0,)
-    """The numbers of all runs that have not ended, the oldest first."""
+    """Numbers for all runs that have not ended, the oldest first."""
 
 
 ApplyReplicas = Callable[[Replicas], None]

@@ -3,11 +3,11 @@
 A pending delivery is claimed (in a lane or an attempt of its owner), in the backlog (``waiting``), or held
 (``hold > 0``); the column ``due_at`` of a held one says since when. With a negative ``hold`` its next attempt evaluates
 the filter first (`encodings.FILTER_HOLDS`). A job that moves many rows moves at most a slice of 2,000 and locks them in
-the order of their keys, because arrivals wait for its transaction, and other gateways may move them too.
+key order, because arrivals wait for its transaction, and other gateways may move them too.
 
-Several statements find the keys of a slice in ``array(select …)``, because the planner of PostgreSQL then looks up each
+Several statements find a slice's keys in ``array(select …)``, because PostgreSQL's planner then looks up each
 row by its key, whatever it thinks about the limit. Some conditions say ``hold > 0`` next to ``hold = $1``, because an
-engine uses a partial index only if a query repeats the condition of the index.
+engine uses a partial index only if a query repeats the index's condition.
 """
 
 import itertools
@@ -128,9 +128,9 @@ _UNHOLD = """
 async def claim(
     transaction: Transaction, destination: str, limit: int, max_bytes: int, now: int
 ) -> list[model.Delivery]:
-    """Claim due deliveries of a destination from the backlog, the longest due first.
+    """Claim a destination's due deliveries from the backlog, the longest due first.
 
-    Claims at most ``limit`` deliveries, with bodies of at most ``max_bytes`` together, but at least one.
+    Claims at most ``limit`` deliveries, with bodies up to ``max_bytes`` together, but at least one.
     """
     due_keys = [key for (key,) in await transaction.session.fetch(_LOCK_DUE, destination, now, limit)]
     sizes = dict(await transaction.session.fetch(_BODY_SIZES, due_keys)) if due_keys else {}
@@ -146,7 +146,7 @@ async def claim(
 
 
 async def load(session: Session, keys: Sequence[int]) -> list[model.Delivery]:
-    """Return deliveries with their bodies, in the order of the keys."""
+    """Return deliveries with their bodies, in key order."""
     rows = {row[0]: row for row in await session.fetch(_LOAD, keys)} if keys else {}
     return [_delivery(rows[key]) for key in keys]
 
@@ -183,7 +183,7 @@ async def defer(transaction: Transaction, keys: Sequence[int], now: int) -> None
 
 
 async def claimed(session: Session, owner: int) -> list[int]:
-    """Return the keys of the deliveries that an incarnation has claimed (PostgreSQL)."""
+    """Return the delivery keys that an incarnation has claimed (PostgreSQL)."""
     return [key for (key,) in await session.fetch(_CLAIMED, owner)]
 
 
@@ -194,18 +194,18 @@ async def hasten(transaction: Transaction, destination: str, now: int) -> int:
 
 
 async def hasten_forbidden(transaction: Transaction, now: int) -> int:
-    """Make a slice of the backlog whose last attempt met a forbidden address due at once; return how many changed."""
+    """Make due at once a slice of the backlog whose last attempt met a forbidden address; return how many changed."""
     rows = await transaction.session.fetch(_LATE_FORBIDDEN, now, SLICE_ROWS)
     return await make_due(transaction, [key for (key,) in rows], now)
 
 
 async def make_due(transaction: Transaction, keys: Sequence[int], now: int) -> int:
-    """Make deliveries of the backlog due that wait for a later retry; return how many."""
+    """Make deliveries due that wait in the backlog for a later retry; return how many."""
     return await transaction.session.execute(_HASTEN, now, keys)
 
 
 async def due(session: Session) -> dict[str, int]:
-    """Return each destination (``namespace/name``) with deliveries in the backlog -> when the first of them is due."""
+    """Return each destination (``namespace/name``) with a backlog -> when its first delivery is due."""
     return {key: due_at for key, due_at in await session.fetch(_DUE_DESTINATIONS)}  # noqa: C416 - as in dead_by_route()
 
 
@@ -221,7 +221,7 @@ async def dead_by_route(session: Session) -> dict[int, int]:
 
 
 async def held_groups(session: Session) -> list[HeldGroup]:
-    """Count the held deliveries by reason and route, in the index alone, and look up the oldest of each group."""
+    """Count the held deliveries by reason and route, in the index alone, and look up each group's oldest."""
     rows = await session.fetch(_HELD_GROUPS)
     return [HeldGroup(model.HoldReason(hold), route, count, since) for hold, route, count, since in rows]
 
@@ -235,9 +235,9 @@ async def unhold(
 ) -> int:
     """Make a slice of a held group due, and move on its retry clock by the time held; return how many left the group.
 
-    The deliveries move to the ``newest`` definition of their route. If the arrival of a delivery came with one of the
-    reasons in ``lasting``, the delivery stays held for that reason, and its clock stays stopped. The reason of the
-    group itself does not count, although it can hold again by now: otherwise the next slice would be the same one.
+    The deliveries move to their route's ``newest`` definition. If a delivery's arrival came with a
+    reason in ``lasting``, the delivery stays held for that reason, and its clock stays stopped. The group's own
+    reason does not count, although it can hold again by now: otherwise the next slice would be the same one.
     """
     other_reasons = [reason for reason in lasting if reason is not group.reason]
     cases = [f"when a.flags & {HOLD_FLAGS[reason]} > 0 then {int(reason)}" for reason in other_reasons]

@@ -1,4 +1,4 @@
-"""Listings: pages of the ledger and of the deliveries as JSON, one body or answer, and the arrivals of a person.
+"""Listings: pages from the ledger and deliveries as JSON, one body or answer, and a person's arrivals.
 
 Listings contain no bodies and no person keys. ``jobs/scopes.py`` selects their rows.
 """
@@ -87,7 +87,7 @@ _decode = msgspec.msgpack.decode
 
 
 async def visits(session: Session, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-    """Return a page of the arrivals of the ledger with their verdicts.
+    """Return a page of the ledger's arrivals with their verdicts.
 
     If few rows match, a page ends early with a cursor. ``reason`` is a quarantine or skip reason; ``state`` is
     ``released`` or ``unreleased`` (quarantined arrivals).
@@ -100,9 +100,9 @@ async def visits(session: Session, where: Filter, cursor: str | None, limit: int
 
 
 async def deliveries(session: Session, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-    """Return a page of deliveries of every state; the state ``held`` selects the held part of the pending ones.
+    """Return a page of deliveries in every state; the state ``held`` selects pending deliveries that are held.
 
-    ``reason`` is a hold or cancel reason, or the code of an error. Pages end early as those of visits() do.
+    ``reason`` is a hold or cancel reason, or an error code. Pages end early as in visits().
 
     Raises:
         ValueError: the filter or the cursor is invalid.
@@ -147,7 +147,7 @@ def _arrival_row(
     states: dict[int, tuple[Any, ...]],
     replays: dict[tuple[int, int], tuple[Any, ...]],
 ) -> _JSONRow:
-    """Return a row of ``_ARRIVALS`` as JSON. ``names``, ``states`` and ``replays``: rows of the other statements."""
+    """Return an ``_ARRIVALS`` row as JSON. ``names``, ``states`` and ``replays``: rows from the other statements."""
     key, identifier, received_at, visit_time, counted_as, flags, reason, hops, size, _, *rest = columns
     namespace, tenant, listener, has_body = rest
     return {
@@ -199,7 +199,7 @@ def _verdict_row(
 
 
 def _delivery_row(columns: tuple[Any, ...], names: tuple[Any, ...]) -> _JSONRow:
-    """Return a row of ``_DELIVERIES`` as JSON. ``names``: the route's row of ``_ROUTE_NAMES``."""
+    """Return a row from ``_DELIVERIES`` as JSON. ``names``: the route's row from ``_ROUTE_NAMES``."""
     _, identifier, _, state, hold, in_backlog, attempts, due_at, created_at, started_at, *rest = columns
     expires_at, settled_at, origin, cancel, status, error, answer_bytes, arrival, replay = rest
     _, namespace, tenant, listener, route, destination = names
@@ -238,9 +238,9 @@ def _state_name(state: int) -> str:
 
 
 async def visit_bodies(session: Session, where: Filter, limit: int, after: int = 0) -> list[VisitBody]:
-    """Return the bodies of visits and repeats, oldest first, after a row key.
+    """Return the bodies that came with visits and repeats, oldest first, after a row key.
 
-    Uses the names and the period of the filter.
+    Uses the filter's names and period.
     """
     scope = await scopes.arrivals_scope(session, where)
     scope.add_numbers("counted_as", [int(model.CountedAs.Visit), int(model.CountedAs.Repeat)])
@@ -260,10 +260,10 @@ async def visit_bodies(session: Session, where: Filter, limit: int, after: int =
 
 
 async def body(session: Session, arrival: bytes) -> tuple[bytes, bytes]:
-    """Return body and content type of an arrival.
+    """Return an arrival's body and content type.
 
     Raises:
-        NotFoundError: the arrival does not exist, or the retention of its body has ended.
+        NotFoundError: the arrival does not exist, or its body's retention has ended.
     """
     rows = await session.fetch(_BODY, model.key_of(arrival), arrival)
     if not rows:
@@ -272,7 +272,7 @@ async def body(session: Session, arrival: bytes) -> tuple[bytes, bytes]:
 
 
 async def answer(session: Session, delivery: bytes) -> bytes:
-    """Return the last answer of a dead delivery's destination (at most 256 bytes).
+    """Return the last answer to a dead delivery (at most 256 bytes).
 
     Raises:
         NotFoundError: the delivery does not exist, or it has no answer.
@@ -285,7 +285,7 @@ async def answer(session: Session, delivery: bytes) -> bytes:
 
 
 async def attempts(session: Session, delivery: bytes) -> list[AttemptRecord]:
-    """Return the last 10 attempts of a delivery, the oldest first. A redrive keeps those before it.
+    """Return the last 10 attempts at a delivery, the oldest first. A redrive keeps those before it.
 
     Raises:
         NotFoundError: the delivery does not exist.
@@ -301,7 +301,7 @@ async def attempts(session: Session, delivery: bytes) -> list[AttemptRecord]:
 
 
 async def verdicts(session: Session, arrival: bytes) -> list[tuple[int, int]]:
-    """Return (route, skip reason or 0) of each verdict on an arrival."""
+    """Return (route, skip reason or 0) for each verdict on an arrival."""
     rows = await session.fetch(
         "select verdicts from arrivals where key = $1 and id = $2", model.key_of(arrival), arrival
     )
@@ -311,7 +311,7 @@ async def verdicts(session: Session, arrival: bytes) -> list[tuple[int, int]]:
 
 
 async def earlier_visit(session: Session, arrival: bytes) -> bytes | None:
-    """Return the id of the visit of the same visitor before a repeat; None if the body had no ids of a person."""
+    """Return the id that the same visitor's visit before a repeat has; None if the body had no ids of a person."""
     key = model.key_of(arrival)
     rows = await session.fetch("select visitor, persons from arrivals where key = $1 and id = $2", key, arrival)
     for visitor, packed in rows:
@@ -335,9 +335,9 @@ _OLDEST = f"""
 
 
 async def oldest_arrival(session: Session, where: Filter) -> int | None:
-    """Return when the oldest arrival of the listeners that a filter selects by names and permits was received.
+    """Return when the first arrival came among listeners that a filter selects by names and permits.
 
-    None: there is none, or only newer ones than the oldest 10,000 of the store.
+    None: there is none, or only arrivals newer than the store's oldest 10,000.
     """
     numbers = await scopes.listener_numbers(session, where)
     if not numbers and numbers is not None:
@@ -350,7 +350,7 @@ async def oldest_arrival(session: Session, where: Filter) -> int | None:
 
 
 async def of_person(session: Session, persons: Collection[bytes], cursor: str | None, limit: int) -> ListingPage:
-    """Return a page of the arrivals that have any of these person keys, newest first, as visits() does.
+    """Return a page of arrivals that have any of these person keys, newest first, as visits() does.
 
     Raises:
         ValueError: the cursor is invalid.
@@ -360,12 +360,12 @@ async def of_person(session: Session, persons: Collection[bytes], cursor: str | 
 
 
 async def keys_of_person(session: Session, persons: frozenset[bytes]) -> set[int]:
-    """Return the row keys of the arrivals that have any of these person keys."""
+    """Return row keys for the arrivals that have any of these person keys."""
     return set().union(*(await arrivals_of_persons(session, persons)).values())
 
 
 async def arrivals_of_persons(session: Session, persons: frozenset[bytes]) -> dict[bytes, set[int]]:
-    """Return person key -> the row keys of its arrivals, for those of the person keys that have any."""
+    """Return person key -> its arrivals' row keys, for each person key that has any."""
     arrivals: dict[bytes, set[int]] = {}
     for start, keys in itertools.groupby(sorted(persons), lambda person: person[: model.PERSON_KEY_START]):
         for first, end in _ranges(start, list(keys)):
@@ -382,7 +382,7 @@ async def arrivals_of_persons(session: Session, persons: frozenset[bytes]) -> di
 def _ranges(start: bytes, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     """Return the ranges that contain some person keys with the same start.
 
-    Few keys are read one by one, so that a person with millions of visits at one tenant delays no search of another.
+    Few keys are read one by one, so that a person with millions of visits at one tenant delays no other search.
     """
     if len(keys) <= _FEW_KEYS:
         return [(key, key + b"\0") for key in keys]

@@ -2,7 +2,7 @@
 
 A replay is a row. Each step reads the row, finds the next verdicts, and creates their deliveries in a transaction that
 also moves the row's place on. So a replay goes on after a crash, any gateway can take the next step, and nobody takes a
-step twice. The walk goes from the newest arrival down, as that of a listing does.
+step twice. The walk goes from the newest arrival down, as a listing's does.
 """
 
 import collections
@@ -89,7 +89,7 @@ class Verdict(NamedTuple):
     skip: int
     """The skip reason; 0: it created a delivery."""
     delivery: int
-    """The key of that delivery, or 0."""
+    """That delivery's key, or 0."""
 
 
 class Candidate(NamedTuple):
@@ -97,23 +97,23 @@ class Candidate(NamedTuple):
 
     verdict: Verdict
     visit: bytes
-    """Id of the arrival."""
+    """The arrival's id."""
     received_at: int
     flags: int
     has_body: bool
     result: str
-    """The state of the newest delivery of the route for this arrival, or without one the skip reason."""
+    """The state that the route's newest delivery for this arrival has, or without one the skip reason."""
     has_delivery: bool
     expires_at: int
-    """The end of that delivery, in microseconds."""
+    """When that delivery ended, in microseconds."""
     hold: int
-    """The hold of that delivery; negative: it was cancelled while its filter could not decide."""
+    """That delivery's hold; negative: it was cancelled while its filter could not decide."""
     is_suppressed: bool
-    """True if the person of the arrival is suppressed."""
+    """True if the arrival's person is suppressed."""
 
     @property
     def skipped_for(self) -> str:
-        """The skip reason of the verdict; ``""`` if it created a delivery."""
+        """The verdict's skip reason; ``""`` if it created a delivery."""
         return model.SkipReason(self.verdict.skip).name if self.verdict.skip else ""
 
     def is_selected(self, request: ReplayRequest) -> bool:
@@ -126,12 +126,12 @@ Marks = Mapping[tuple[int, int], tuple[bytes, int]]
 
 
 class RouteFacts(NamedTuple):
-    """The present answers of the routes of a step's verdicts."""
+    """What a step's routes answer now."""
 
     marks: Marks
-    """The marks of the skipped verdicts whose route has a once-per rule."""
+    """The marks for skipped verdicts whose route has a once-per rule."""
     paused: Collection[int]
-    """Numbers of the routes that are paused or in shadow mode."""
+    """Numbers for the routes that are paused or in shadow mode."""
 
     def mark_of(self, candidate: Candidate) -> bytes:
         """Return the once-per mark that a delivery of a candidate takes; ``b""`` if it takes none."""
@@ -146,10 +146,10 @@ async def next_verdicts(
 
     Args:
         session: reads a snapshot.
-        request: of the replay.
+        request: what the replay selects.
         cursor: where the last call ended; None: at the newest arrival.
         arrivals: how many to look at.
-        most: verdicts to return, but at least those of one arrival.
+        most: verdicts to return, but at least one arrival's.
     """
     scope = await scopes.arrivals_scope(session, request.where)
     keys, below = await scopes.newest(session, scope, cursor, arrivals)
@@ -203,7 +203,7 @@ async def candidates(session: Session, verdicts: Sequence[Verdict]) -> list[Cand
 
 
 def _candidate(verdict: Verdict, arrival: Row, delivery: tuple[int, ...], *, is_suppressed: bool) -> Candidate:
-    """``delivery``: key, state, time limit and hold of the newest one, or `_NO_DELIVERY`."""
+    """``delivery``: the newest one's key, state, time limit and hold, or `_NO_DELIVERY`."""
     _, visit, received_at, flags, has_body = arrival
     key, state, expires_at, hold = delivery
     result = _GONE
@@ -228,7 +228,7 @@ def _candidate(verdict: Verdict, arrival: Row, delivery: tuple[int, ...], *, is_
 def reason_left_out(
     candidate: Candidate, request: ReplayRequest, facts: RouteFacts, taken: Collection[bytes], now: int
 ) -> str:
-    """Return why a replay leaves out a selected verdict: a count of `ReplayReport`; ``""``: it delivers it."""
+    """Return why a replay leaves out a selected verdict: a count in `ReplayReport`; ``""``: it delivers it."""
     if candidate.result not in request.results:
         return "replayed_before"
     if not candidate.has_body:
@@ -245,9 +245,9 @@ def reason_left_out(
 def choose(
     step: Iterable[Candidate], request: ReplayRequest, facts: RouteFacts, taken: Collection[bytes], now: int
 ) -> tuple[list[Candidate], ReplayReport]:
-    """Return the verdicts of a step that a replay delivers, and the counts of all that it selects. Pure.
+    """Return the verdicts in a step that a replay delivers, and counts for all that it selects. Pure.
 
-    ``taken``: the once-per marks that exist. Of the verdicts that share another one, the first is delivered.
+    ``taken``: the once-per marks that exist. If verdicts share another mark, the first one is delivered.
     """
     taken, chosen = set(taken), []
     left_out, results = collections.Counter[str](), collections.Counter[str]()
@@ -267,7 +267,7 @@ def choose(
 async def make_marks(
     verdicts: Sequence[Verdict], arrivals: Iterable[model.Arrival], rules: Mapping[int, MarkOf]
 ) -> Marks:
-    """Return the once-per marks of skipped verdicts. ``rules``: how to make them, by route number."""
+    """Return skipped verdicts' once-per marks. ``rules``: how to make them, by route number."""
     turns = timing.EventLoopTurns()
     marks = {}
     routes: dict[int, list[int]] = {}
@@ -292,7 +292,7 @@ async def preview(
 ) -> tuple[list[Candidate], ReplayReport, list[Candidate]]:
     """Return the verdicts that a step would deliver, its counts, and the verdicts whose delivery is pending.
 
-    ``taken``: the marks of earlier steps.
+    ``taken``: earlier steps' marks.
     """
     marks = {mark for mark, _ in facts.marks.values()}
     existing = {mark for (mark,) in await session.fetch(creation.EXISTING_MARKS, sorted(marks))}
@@ -332,7 +332,7 @@ async def take_step(
     facts: RouteFacts,
     now: int,
 ) -> int | None:
-    """Create the deliveries of a step, and move the place on; return how many.
+    """Create a step's deliveries, and move the place on; return how many.
 
     None: another gateway has taken this step, or the replay has ended.
     """
@@ -373,7 +373,7 @@ async def take_step(
 
 
 def marks_of(chosen: Sequence[Candidate], facts: RouteFacts) -> dict[bytes, int]:
-    """Return the once-per marks that deliveries of verdicts take, with the time until which they count."""
+    """Return the once-per marks that verdicts' deliveries take, with the time until which they count."""
     taking = [candidate.verdict for candidate in chosen if facts.mark_of(candidate)]
     return dict([facts.marks[verdict.arrival, verdict.route] for verdict in taking])
 
@@ -405,19 +405,19 @@ async def has_room(session: Session, request: ReplayRequest, now: int) -> bool:
 
 
 async def is_waiting(session: Session, key: int) -> bool:
-    """Return whether so many deliveries of a replay are due, or in an attempt, that it must create no more."""
+    """Return whether so many replayed deliveries are due, or in an attempt, that the replay must create no more."""
     ((count,),) = await session.fetch(_COUNT_DUE, key, WAITING_AT_MOST)
     return int(count) >= WAITING_AT_MOST
 
 
 async def listed(session: Session, select: Callable[[Replay], bool]) -> list[Replay]:
-    """Return the newest replays that are selected, at most ``LISTED``, with the numbers of their deliveries."""
+    """Return the newest selected replays, at most ``LISTED``, with numbers for their deliveries."""
     rows = await newest(session, _REPLAYS, LISTED, lambda row: select(_replay(row)))
     return await _with_deliveries(session, rows)
 
 
 async def find(session: Session, identifier: bytes) -> Replay:
-    """Return a replay with the numbers of its deliveries.
+    """Return a replay with numbers for its deliveries.
 
     Raises:
         NotFoundError: the replay does not exist.
