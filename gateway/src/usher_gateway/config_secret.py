@@ -1,7 +1,7 @@
 """Config Secrets: the operator writes one per document into the configuration namespace, and gateways read them. Pure.
 
 A Secret holds an envelope with a document or with its tombstone. A gateway drops a document only when it reads the
-tombstone, never because the Secret is absent. It checks the keyed hash of every envelope, so that only a holder of the
+tombstone, never because the Secret is absent. It checks the keyed hash in every envelope, so that only a holder of the
 install key can configure a gateway or remove a document.
 """
 
@@ -57,7 +57,7 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     uid: str = ""
     install: str = ""  # install_label() of the install whose operator wrote the document
     namespace_uid: str = ""
-    """``metadata.uid`` of the namespace, which another agency may have deleted and made again; ``""``: not known."""
+    """The namespace's uid, because another agency may have made it again under its name; ``""``: not known."""
 
     @property
     def key(self) -> str:
@@ -89,7 +89,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
 
     @property
     def identity(self) -> Identity:
-        """The identity of the document."""
+        """The document's identity."""
         return self.kind, self.owner.key
 
     @property
@@ -101,7 +101,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
 
 
 class _SignedParts(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of an envelope that its hash covers, the document as it was written."""
+    """The envelope's parts that its hash covers, the document as it was written."""
 
     kind: Kind
     owner: Owner
@@ -127,7 +127,7 @@ def _kind_of(document: Document) -> Kind:
 def envelope_of(
     document: Document, owner_uid: str, key: bytes, *, install: str = "", namespace_uid: str = ""
 ) -> Envelope:
-    """Return the envelope of a document. ``key``: ``Keys.document``; ``install``, ``namespace_uid``: see Owner."""
+    """Return a document's envelope. ``key``: ``Keys.document``; ``install``, ``namespace_uid``: see Owner."""
     return Envelope(
         schema_version=SCHEMA_VERSION,
         kind=_kind_of(document),
@@ -141,7 +141,7 @@ def envelope_of(
 def tombstone_of(
     kind: Kind, owner: Owner, generation: int, removed_at: str, key: bytes, *, held: HeldHostnames | None = None
 ) -> Envelope:
-    """Return the tombstone of a document. ``removed_at``: RFC 3339; ``key``: ``Keys.document``."""
+    """Return a document's tombstone. ``removed_at``: RFC 3339; ``key``: ``Keys.document``."""
     digest = _tombstone_hash(kind, owner.key, removed_at, held, key)
     return Envelope(
         schema_version=SCHEMA_VERSION,
@@ -170,7 +170,7 @@ def encode(envelope: Envelope) -> bytes:
 
 
 def secret_data(envelope: Envelope) -> dict[str, str]:
-    """Return the ``data`` of the config Secret.
+    """Return the config Secret's ``data``.
 
     Raises:
         DocumentTooLargeError: It does not fit into a Secret.
@@ -285,7 +285,7 @@ def _tombstone_hash(kind: Kind, owner_key: str, removed_at: str, held: HeldHostn
 
 
 def secret_name(kind: Kind, owner_key: str) -> str:
-    """Return the name of the config Secret of a ``namespace/name``, which is always the same."""
+    """Return the name of the config Secret for a ``namespace/name``, which is always the same."""
     return f"{kind.lower()}-{hashlib.sha256(owner_key.encode()).hexdigest()[:32]}"
 
 
@@ -303,12 +303,12 @@ def is_mark(name: str) -> bool:
 
 
 def secret_type(kind: Kind) -> str:
-    """Return the type of a config Secret."""
+    """Return a config Secret's type."""
     return f"usher.dev/{kind.lower()}-config"
 
 
 def labels(controller_name: str, owner_uid: str) -> dict[str, str]:
-    """Return the labels of a config Secret."""
+    """Return a config Secret's labels."""
     return {
         CONFIG_LABEL: "true",
         MANAGED_LABEL: "true",
@@ -318,7 +318,7 @@ def labels(controller_name: str, owner_uid: str) -> dict[str, str]:
 
 
 def install_label(controller_name: str) -> str:
-    """Return a controllerName as the value of a label: ``usher.dev/usher`` becomes ``usher.dev_usher``.
+    """Return a controllerName as a label value: ``usher.dev/usher`` becomes ``usher.dev_usher``.
 
     A name that does not fit is shortened, with a hash that keeps it unique.
     """

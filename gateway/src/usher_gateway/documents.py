@@ -50,7 +50,7 @@ Place = tuple[str, str, tuple[tuple[str, str], ...]]  # Host, path and sorted qu
 
 
 class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One URL of a listener. A request must have every pair of ``query``; other pairs are ignored."""
+    """One URL that a listener has. A request must have every pair in ``query``; other pairs are ignored."""
 
     host: str  # Lower case, without port
     path: str  # Compared as sent, without decoding percent-encoding
@@ -62,16 +62,16 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Microseconds: when an edit took it out of the configuration, or a later arrival. The gateway serves it as before.
     0: it is not retired."""
     is_class_address: bool = False
-    """True if the listener has it from its class, whose hostname all listeners of the class share."""
+    """True if the listener has it from its class, whose hostname all the class's listeners share."""
 
     @property
     def place(self) -> Place:
-        """The identity of the address, in whichever order its query is written."""
+        """The address's identity, in whichever order its query is written."""
         return self.host, self.path, tuple(sorted(self.query))
 
     @property
     def id(self) -> str:
-        """Identifies the address in reports, without the secret part of its URL."""
+        """Identifies the address in reports, without its URL's secret part."""
         return hashlib.sha256(self.url.encode()).hexdigest()[:16]
 
     @property
@@ -91,7 +91,7 @@ class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TenantDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The part of a listener's document about its tenant."""
+    """What a listener's document says about its tenant."""
 
     name: str
     company_id: str = ""
@@ -114,12 +114,12 @@ class OncePer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A rule that sends some visits of a listener to a destination."""
+    """A rule that sends some visits from a listener to a destination."""
 
     name: str
     destination: str  # `namespace/name` of a destination. If it has no document, the gateway holds the deliveries.
     destination_uid: str | msgspec.UnsetType = msgspec.UNSET
-    """``DestinationDocument.uid`` of the object that the route means. If the document is another object's, the gateway
+    """``DestinationDocument.uid`` for the object that the route means. If the document is another object's, the gateway
     holds the deliveries: somebody deleted the Destination and made another one with its name."""
     state: Literal["Active", "Paused", "Shadow"] = "Active"
     when: str = ""  # CEL; `""` means always
@@ -130,7 +130,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="Listener"):
-    """One webhook of a tenant."""
+    """One tenant's webhook."""
 
     namespace: str
     name: str
@@ -216,7 +216,7 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UrlVariable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a destination's URL."""
+    """A part in a destination's URL."""
 
     name: str
     value: str = ""  # CEL; `""`: it is `secret`
@@ -224,7 +224,7 @@ class UrlVariable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AnswerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A meaning for the answers of a destination with one of the statuses for which the expression is true."""
+    """A meaning for a destination's answers that have one of the statuses and for which the expression is true."""
 
     effect: Literal["Delivered", "Retry", "Throttle", "Dead"]
     statuses: tuple[int, ...] = ()  # Empty: any status
@@ -262,7 +262,7 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """Standard Webhooks secrets (``whsec_`` + base64, or any text); the first is the newest."""
     success_header: tuple[str, str] | None = None
     answers: tuple[AnswerRule, ...] = ()
-    """The first that applies to an answer decides, before the standard meaning of its status."""
+    """The first that applies to an answer decides, before its status's standard meaning."""
     retry_after_header: str = ""  # Lower case; `""`: `retry-after` alone
     erasure: ErasureCall | None = None
     redirect_hosts: tuple[str, ...] = ()
@@ -296,7 +296,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     """False while the operator has not published everything once, so that an unknown address may be valid."""
 
     def first_tenants_of(self, destination: str) -> list[str]:
-        """Return the tenants with a route to a destination, sorted, as many as a line of the log names."""
+        """Return the tenants with a route to a destination, sorted, as many as a log line names."""
         tenants = {
             listener.tenant.name
             for listener in self.listeners.values()
@@ -332,7 +332,7 @@ def credential_digest(header_value: bytes, key: bytes) -> str:
 
 
 def retiring_addresses(previous: ListenerDocument, newest: ListenerDocument, now: int) -> tuple[Address, ...]:
-    """Return the addresses that a change of a document takes out of service.
+    """Return the addresses that a changed document takes out of service.
 
     An address past its ``untilTime`` is not among them, because it ended as declared. ``now``: microseconds.
     """
@@ -343,7 +343,7 @@ def retiring_addresses(previous: ListenerDocument, newest: ListenerDocument, now
 
 
 def ended_addresses(previous: ListenerDocument, newest: ListenerDocument, now: int) -> tuple[Address, ...]:
-    """Return the retired addresses that a newer document of the same tenant does not have any more.
+    """Return the retired addresses that the same tenant's newer document does not have any more.
 
     An address past its ``untilTime`` is not among them. ``now``: microseconds.
     """
@@ -358,11 +358,10 @@ def ended_addresses(previous: ListenerDocument, newest: ListenerDocument, now: i
 
 
 def shorten_url(url: str) -> str:
-    """Return a form of a URL that may be shown, because the path and the query of a listener's URL are a credential.
+    """Return a URL in a form that may be shown, because the path and the query in a listener's URL are a credential.
 
-    It keeps the scheme, the host and the names of query parameters. It shortens every part of the path that is longer
-    than 12 characters, and drops every value of the query, user information and the fragment. ``url`` may lack the
-    scheme.
+    It keeps the scheme, the host and the query parameters' names. It shortens every path part longer than
+    12 characters, and drops every query value, user information and the fragment. ``url`` may lack the scheme.
     """
     base, question_mark, query = url.partition("#")[0].partition("?")
     scheme, separator, rest = base.rpartition("://")

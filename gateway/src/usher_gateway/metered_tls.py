@@ -2,13 +2,13 @@
 
 A peer must not choose how long a handshake takes, because handshakes run on the event loop. So `client_context` offers
 no Diffie-Hellman group over a prime field: such groups have up to 10,000 bits, and a handshake with one takes 0.1 to
-0.9 s instead of 1 ms. Python offers no list of groups without them, but one curve. A client tries another curve if a
-peer does not have the first (``CURVES``). A chain of certificates under an authority of the peer's choice can still
-take half a second, so a step of a handshake that takes ``_LONGEST_STEP_SECONDS`` ends it.
+0.9 s instead of 1 ms. Python cannot list groups without them, only one curve. A client tries another curve if a
+peer does not have the first (``CURVES``). A certificate chain under an authority that the peer chose can still
+take half a second, so a handshake step that takes ``_LONGEST_STEP_SECONDS`` ends it.
 
 OpenSSL processes all bytes that are there in one call, also messages that carry no data, such as TLS 1.3's KeyUpdate:
-27 bytes that take 10 us. The limits of HTTP see only data. So ``MeteredTls`` passes bytes to OpenSSL in pieces, and
-ends a connection that received too many of them without data. It counts bytes, so that a slow machine ends none.
+27 bytes that take 10 us. HTTP limits see only data. So ``MeteredTls`` passes bytes to OpenSSL in pieces, and
+ends a connection that received too many bytes without data. It counts bytes, so that a slow machine ends none.
 """
 
 import ssl
@@ -43,23 +43,23 @@ class MeteredTls(ssl.SSLObject):
     """A TLS connection. ``MeteredContext`` makes it."""
 
     note: Callable[[float], None] = staticmethod(_note_nothing)
-    """Called with the CPU seconds of each step of the handshake, and of each reading."""
+    """Called with the CPU seconds that each handshake step, and each reading, took."""
     longest_handshake = 0.0
-    """CPU seconds of one step after which a handshake fails; 0: without a limit."""
+    """CPU seconds in one step after which a handshake fails; 0: without a limit."""
     _arrived: ssl.MemoryBIO
     _taken: ssl.MemoryBIO
     _overhead_bytes = 0.0
 
     def attach(self, arrived: ssl.MemoryBIO, taken: ssl.MemoryBIO) -> None:
-        """Move bytes of the peer from ``arrived``, where the event loop puts them, to ``taken``, OpenSSL's input."""
+        """Move the peer's bytes from ``arrived``, where the event loop puts them, to ``taken``, OpenSSL's input."""
         self._arrived, self._taken = arrived, taken
 
     def begin_request(self) -> None:
-        """Note that a request begins, which may bring overhead of its own."""
+        """Note that a request begins, which may bring its own overhead."""
         self._overhead_bytes = max(0.0, self._overhead_bytes - _REQUEST_BYTES)
 
     def do_handshake(self) -> None:
-        """Part of SSLObject; the event loop calls it for each piece that the peer sends."""
+        """SSLObject's method; the event loop calls it for each piece that the peer sends."""
         self._taken.write(self._arrived.read())
         started = time.thread_time()
         try:
@@ -71,7 +71,7 @@ class MeteredTls(ssl.SSLObject):
             raise ssl.SSLError("the handshake takes too long")
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - the standard library's name
-        """Part of SSLObject: return decrypted bytes, or their number if they are put into ``buffer``.
+        """SSLObject's method: return decrypted bytes, or their number if they are put into ``buffer``.
 
         Raises:
             ssl.SSLError: too many bytes came without data.
@@ -100,11 +100,11 @@ class MeteredTls(ssl.SSLObject):
             return data
 
     def pending(self) -> int:
-        """Part of SSLObject; uvloop reads while there is something to read."""
+        """SSLObject's method; uvloop reads while there is something to read."""
         return super().pending() + self._taken.pending
 
     def unwrap(self) -> None:
-        """Part of SSLObject."""
+        """SSLObject's method."""
         self._taken.write(self._arrived.read())
         super().unwrap()
 
@@ -114,12 +114,12 @@ class MeteredContext(ssl.SSLContext):
 
     sslobject_class = MeteredTls
     note: Callable[[], Callable[[float], None]] = staticmethod(lambda: _note_nothing)
-    """Returns the ``MeteredTls.note`` of a new connection; called in the task that connects."""
+    """Returns a new connection's ``MeteredTls.note``; called in the task that connects."""
     longest_handshake = 0.0
     """See ``MeteredTls``."""
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, *args: Any, **options: Any) -> ssl.SSLObject:
-        """Part of SSLContext; the event loop calls it for each connection."""
+        """SSLContext's method; the event loop calls it for each connection."""
         taken = ssl.MemoryBIO()
         connection = super().wrap_bio(taken, *args, **options)
         assert isinstance(connection, MeteredTls)

@@ -1,4 +1,4 @@
-"""The settings of a gateway: frozen and read once. docs/settings.md lists their flags and variables."""
+"""A gateway's settings: frozen and read once. docs/settings.md lists their flags and variables."""
 
 import errno
 import ipaddress
@@ -28,24 +28,24 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of ``usher run``."""
+    """The settings for ``usher run``."""
 
     files: tuple[Path, ...] = ()
-    """Manifests, or folders of manifests. The gateway watches them."""
+    """Manifests, or folders with manifests. The gateway watches them."""
     from_cluster: bool = False
     """Read the configuration from the Secrets that the operator writes, and not from files."""
     config_namespace: str = "usher-config"
-    """The namespace of the operator's Secrets."""
+    """The namespace where the operator's Secrets are."""
     kubeconfig: Path | None = None
     """How to reach the API server; None: with the pod's service account."""
     data: Path = Path("data")
-    """Folder of the SQLite store, the install key and the tokens; created if it is missing."""
+    """Folder for the SQLite store, the install key and the tokens; created if it is missing."""
     store: str | None = None
-    """Address of a PostgreSQL database, which may contain a password; None: an SQLite file in ``data``."""
+    """A PostgreSQL database's address, which may contain a password; None: an SQLite file in ``data``."""
     store_password_file: Path | None = None
-    """File with the password of the database."""
+    """File with the database password."""
     store_durability: Literal["Local", "Replicated"] = "Local"
-    """Local: an acknowledged visit survives a crash of the database server. Replicated: also the loss of the server."""
+    """Local: an acknowledged visit survives if the database server crashes. Replicated: also if the server is lost."""
     migrate: bool = True
     """Make the migrations that the database lacks at the start; False: refuse to start without them."""
     listen: Endpoint = Endpoint("127.0.0.1", 8080)
@@ -57,38 +57,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: Path | None = None
     """PEM chain. With ``tls_key`` the public port serves https, and the gateway loads renewed files."""
     tls_key: Path | None = None
-    """PEM key of ``tls_cert``."""
+    """PEM key for ``tls_cert``."""
     tls_dir: Path | None = None
-    """Folder of further certificates, each served for its own names."""
+    """Folder with further certificates, each served for its own names."""
     trusted_proxies: tuple[str, ...] = ()
-    """CIDRs of proxies whose ``X-Forwarded-For`` the gateway trusts."""
+    """CIDRs: proxies whose ``X-Forwarded-For`` the gateway trusts."""
     allow_destination: tuple[str, ...] = ()
     """Exceptions from the address guard: CIDR, HOST[:PORT] or ``loopback``."""
     removal_limit: int | None = None
-    """From files: how many listeners, and destinations, of a namespace may be removed within ten minutes without a
-    confirmation. None: as the ListenerClasses say, else 5, or 10 % of a larger namespace."""
+    """From files: how many listeners, and destinations, in a namespace may be removed within ten minutes without a
+    confirmation. None: as the ListenerClasses say, else 5, or 10 % in a larger namespace."""
     admin_tokens: Path | None = None
-    """Folder of the admin tokens, if not ``data``: a mounted Secret that all gateways of an install share."""
+    """Folder with the admin tokens, if not ``data``: a mounted Secret that all gateways in an install share."""
     receipt_days: int = 1_095
-    """Days that the receipt of an erasure is kept."""
+    """Days that an erasure's receipt is kept."""
     backup_days: int = 0
-    """Days that backups of the store are kept, as receipts of erasure say; 0: they do not say it."""
+    """Days that the store's backups are kept, as erasure receipts say; 0: they do not say it."""
     admin_kubernetes_tokens: bool = False
-    """Let users of Kubernetes use the admin port, with the rights that the API server says they have."""
+    """Let Kubernetes users use the admin port, with the rights that the API server says they have."""
     admin_token_audience: str | None = None
-    """The audience that a token of Kubernetes must have; None: that of the API server."""
+    """The audience that a Kubernetes token must have; None: the API server's."""
     brand: Path | None = None
-    """YAML file with name, colour, logo and contact of the agency, for the pages of customers."""
+    """YAML file with the agency's name, colour, logo and contact, for the customers' pages."""
     page_proxies: tuple[str, ...] = ()
-    """CIDRs of reverse proxies that log people in for the pages, and whose headers say who they are."""
+    """CIDRs: reverse proxies that log people in for the pages, and whose headers say who they are."""
     page_user_header: str = "X-Forwarded-User"
-    """The header of such a proxy with the name of the user."""
+    """The header in which such a proxy sends the user's name."""
     page_groups_header: str = "X-Forwarded-Groups"
     """The one with the user's groups, with commas between them."""
     page_role: tuple[str, ...] = ()
-    """``GROUP=ROLE``: what the people of a group may do on the pages."""
+    """``GROUP=ROLE``: what the people in a group may do on the pages."""
     time_scale: float = 1.0
-    """How many times as fast the gateway's clock runs. Time limits of I/O stay real."""
+    """How many times as fast the gateway's clock runs. Time limits for I/O stay real."""
     accept_clock: bool = False
     """Accept the wall clock at the start, even if it is far after the last time in the store."""
     accept_min_free_bytes: int = 1024**3
@@ -96,9 +96,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     attempts_min_free_bytes: int = 256 * 1024**2
     """Below this free disk space the gateway sends nothing, because it could not store results; 0: no limit."""
     limits: server.ServerLimits = server.ServerLimits()
-    """Limits of the public port."""
+    """Limits on the public port."""
     lane_bytes: int = 256 * 1024 * 1024
-    """The most bytes of bodies in lanes and attempts, for all destinations together; the rest waits in the store."""
+    """The most body bytes in lanes and attempts, for all destinations together; the rest waits in the store."""
     max_attempts: int | None = None
     """The most attempts in flight, for all destinations together. None: by memory and file descriptors, up to 4,096."""
     drain_seconds: float = 10.0
@@ -203,7 +203,7 @@ def _check_store(settings: Settings) -> None:
 
 
 def check_store_address(address: str) -> None:
-    """Reject an address of a store that is not one of PostgreSQL.
+    """Reject a store address that is not a PostgreSQL address.
 
     Raises:
         ConfigurationError: it does not show the address, which may contain a password.
@@ -215,7 +215,7 @@ def check_store_address(address: str) -> None:
 
 
 def read_store_password(file: Path | None) -> str | None:
-    """Return the password from the file of --store-password-file; None without a file.
+    """Return the password from the file that --store-password-file names; None without a file.
 
     Raises:
         ConfigurationError: the file cannot be read.

@@ -5,7 +5,7 @@ feeds the scheduler and starts attempts:
 
 - ``offer`` puts accepted deliveries into lanes. Deliveries without room go back to the store.
 - ``run`` claims due deliveries from the store, as many as the lanes have room for.
-- ``_pump`` starts an attempt for each delivery that may start now. It runs at most once per turn of the loop.
+- ``_pump`` starts an attempt for each delivery that may start now. It runs at most once per loop turn.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _TOO_LONG = 8 * 3600 * model.MICROSECONDS
 
 
 class DispatcherLimits(msgspec.Struct, frozen=True):
-    """Limits of all lanes together."""
+    """Limits on all lanes together."""
 
     lane_bytes: int = 256 * 1024 * 1024
     in_flight: int = 512
@@ -75,7 +75,7 @@ class Dispatcher:
         limits: DispatcherLimits,
         note_holds: Callable[[Sequence[model.Hold]], None],
     ) -> None:
-        """``note_holds`` takes the holds of deliveries that attempts hold."""
+        """``note_holds`` takes the holds for deliveries that attempts hold."""
         self.scheduler = LaneScheduler(limits.lane_bytes, limits.in_flight)
         self.attempt_seconds = metrics.Histogram(metrics.SECONDS)
         self._loop = asyncio.get_running_loop()
@@ -87,7 +87,7 @@ class Dispatcher:
         self._note_holds = note_holds
         self._claimed: set[int] = set()  # Keys of the claimed deliveries: those in lanes and attempts
         self._cancelled: set[int] = set()
-        """Keys of claimed deliveries that a user cancelled: they leave their lanes without an attempt."""
+        """Claimed deliveries that a user cancelled, by key: they leave their lanes without an attempt."""
         self._deferred: list[int] = []  # Keys of the deliveries that go back to the store
         self._due: dict[str, int] = {}  # Destination -> when the first delivery of its backlog is due, as far as known
         self._crowded: dict[str, float] = {}
@@ -108,7 +108,7 @@ class Dispatcher:
         self._rates: dict[str, RateLimit] = {}  # See `rate_limits`
         self._next_poll = self._next_review = 0.0
         self._compared_at = self._loop.time()
-        """Loop time before the last comparison with the store of which deliveries are claimed."""
+        """Loop time before the claimed deliveries were last compared with the store."""
         self._unknown = UnknownDestinations(store=store, now=self._loop.time)
         self._replicas = Replicas()
         store.follow_replicas(self._apply_replicas)
@@ -173,7 +173,7 @@ class Dispatcher:
             self._schedule_pump()
 
     def forget_cancelled(self, keys: Collection[int]) -> None:
-        """Write no request of deliveries that were cancelled in the store. Attempts that have written theirs go on."""
+        """Write no request for deliveries that were cancelled in the store. Attempts that have written theirs go on."""
         self._cancelled.update(self._claimed.intersection(keys))
         self._schedule_pump()
 
@@ -242,7 +242,7 @@ class Dispatcher:
         self._schedule_pump()
 
     def _return(self, entry: LaneEntry) -> None:
-        """Return a delivery of which nothing was sent to the backlog, due at once, if it is still this gateway's."""
+        """Return a delivery to the backlog if nothing was sent, due at once, if it is still this gateway's."""
         self._drop(entry)
         self._deferred.append(entry.delivery.key)
         self._wake.set()
@@ -261,7 +261,7 @@ class Dispatcher:
         self._empty_lane(destination)
 
     def _empty_lane(self, destination: str) -> None:
-        """Return the deliveries of a lane to the store."""
+        """Return a lane's deliveries to the store."""
         for entry in self.scheduler.drain(destination):
             self._claimed.discard(entry.delivery.key)
             self._cancelled.discard(entry.delivery.key)
@@ -301,7 +301,7 @@ class Dispatcher:
             self._wake.set()
 
     def _drop(self, entry: LaneEntry) -> None:
-        """Give back the slot of a delivery of which nothing was sent."""
+        """Give back a delivery's slot if nothing was sent."""
         key = entry.delivery.key
         self._outdated.discard(key)
         self._cancelled.discard(key)
@@ -324,7 +324,7 @@ class Dispatcher:
         self._compared_at, self._next_review = -math.inf, 0.0
 
     def _is_still_ours(self, key: int) -> bool:
-        """Return whether the request of a delivery may be written. Asked again after the attempt has connected."""
+        """Return whether a delivery's request may be written. Asked again after the attempt has connected."""
         return key not in self._cancelled and self._may_send
 
     async def _attempt(self, entry: LaneEntry) -> None:
@@ -357,7 +357,7 @@ class Dispatcher:
             self._timer = self._loop.call_later(seconds, self._schedule_pump)
 
     async def _move(self) -> None:
-        """Do one round: offer orphans, hasten the backlog of changed destinations, defer, and claim what is due."""
+        """Do one round: offer orphans, hasten changed destinations' backlogs, defer, and claim what is due."""
         orphans = self._store.take_orphans()
         if orphans:
             self._compare_before_sending()  # their commit took long
@@ -384,7 +384,7 @@ class Dispatcher:
                     await self._stopping.wait()
 
     async def _hasten(self, destination: str) -> None:
-        """Make the backlog of a changed destination due at once."""
+        """Make a changed destination's backlog due at once."""
         self._changed.discard(destination)  # before the wait, because it may change again meanwhile
         try:
             await self._store.hasten(destination, self._clock.now())
@@ -455,7 +455,7 @@ class Dispatcher:
             self._wake.set()
 
     def _seconds_to_wait(self) -> float:
-        """Return the time until the next poll, the next known due moment, or the next trial of an open circuit."""
+        """Return the time until the next poll, the next known due moment, or an open circuit's next trial."""
         if self._ask_store:
             return 0.02
         now, steady = self._clock.now(), self._clock.steady()
@@ -472,7 +472,7 @@ class Dispatcher:
 
 
 def rate_limits(destinations: Mapping[str, documents.DestinationDocument]) -> dict[str, RateLimit]:
-    """Return the rate limit of each destination that has its own, and of those that share one. The slowest counts."""
+    """Return the rate limit for each destination that has its own, and for those that share one. The slowest counts."""
     limits: dict[str, RateLimit] = {}
     for destination in destinations.values():
         if destination.rate_requests:

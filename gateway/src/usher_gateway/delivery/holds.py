@@ -1,6 +1,6 @@
 """Knows which routes hold deliveries, and ends the holds whose cause is gone.
 
-The gateway reviews all held deliveries after each change of configuration and every 30 seconds. The store keeps held
+The gateway reviews all held deliveries after each configuration change and every 30 seconds. The store keeps held
 deliveries in groups by reason and route, so a review costs little however many deliveries are held.
 """
 
@@ -115,7 +115,7 @@ class HeldRoutes:
         return changed
 
     def of(self, listener: model.ListenerName) -> list[HeldRoute]:
-        """Return the routes of a listener whose deliveries are held, sorted."""
+        """Return a listener's routes whose deliveries are held, sorted."""
         held = self._held.get(listener, {})
         return sorted(
             HeldRoute(route, reason.name, self._missing(listener, route, reason), model.format_time(since))
@@ -148,17 +148,17 @@ class HeldRoutes:
 class QuotaCounter:
     """Knows which share of its quota each tenant has used.
 
-    The store holds the deliveries of later visits of the tenants that are over a quota with ``whenExceeded: Hold``. So
+    If a tenant is over a quota with ``whenExceeded: Hold``, the store holds the deliveries from its later visits. So
     what comes between two counts, up to 30 s of visits, may still be forwarded.
     """
 
     def __init__(self, *, store: Store, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self.used: dict[tuple[str, str], float] = {}
-        """(namespace, tenant) -> visits of the present month as a share of the quota, for tenants with a quota."""
+        """(namespace, tenant) -> visits in the present month as a share of the quota, for tenants with a quota."""
 
     async def count(self, listeners: Iterable[documents.ListenerDocument]) -> None:
-        """Count the visits of all tenants with a quota, and tell the store which of them are over it."""
+        """Count the visits to all tenants with a quota, and tell the store which tenants are over it."""
         tenants = {(listener.namespace, listener.tenant.name): listener.tenant for listener in listeners}
         quotas = {key: tenant.visits_per_month for key, tenant in tenants.items() if tenant.visits_per_month}
         now = self._clock.confirmed()
@@ -195,7 +195,7 @@ class HoldReviewer:
         held_routes: HeldRoutes,
         quotas: QuotaCounter,
     ) -> None:
-        """``has_slow_expression`` returns whether attempts of a route are held because its expressions are too slow."""
+        """``has_slow_expression`` returns whether a route's attempts are held because its expressions are too slow."""
         self._store = store
         self._documents = route_documents
         self._clock = clock
@@ -229,12 +229,12 @@ class HoldReviewer:
         self._held_routes.end_review(await self._store.held_groups())
 
     def current_holds(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
-        """Return the reasons that hold deliveries of a route now (``store.base.HoldsOf``)."""
+        """Return the reasons that hold a route's deliveries now (``store.base.HoldsOf``)."""
         hold = self._documents.hold_of(definition)
         return [*([hold] if hold is not None else []), *self._lasting(definition)]
 
     def _lasting(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
-        """Return the reasons of arrivals that still hold, for deliveries that another reason held first."""
+        """Return the arrivals' reasons that still hold, for deliveries that another reason held first."""
         return [reason for reason in _ARRIVAL_HOLDS if not self._has_ended(reason, definition)]
 
     def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:
@@ -255,7 +255,7 @@ class HoldReviewer:
     async def _release_edited(self, group: HeldGroup, definition: model.RouteDefinition) -> None:
         """Make a group due whose expressions have changed: its next attempts evaluate them.
 
-        This happens once per edition of the expressions. It also happens if the expressions are again those of the
+        This happens once per edition of the expressions. It also happens if the expressions are again those at
         acceptance, because an edit that a user took back may have held the deliveries. It happens at every review for
         a route whose own expressions are fast: other routes had spent the time of its arrivals.
         """

@@ -1,7 +1,7 @@
 """Shows how two requests differ, with or without the values. Pure.
 
-Without values, each one is replaced by its type and a number: equal values of the two requests have the same number. So
-a reader sees which fields a change adds, drops, renames or gives another value, and learns nothing of the person.
+Without values, each one is replaced by its type and a number: equal values in the two requests have the same number. So
+a reader sees which fields a change adds, drops, renames or gives another value, and learns nothing about the person.
 """
 
 import difflib
@@ -43,28 +43,28 @@ _Item = TypeVar("_Item")
 
 
 class ShownRequest(msgspec.Struct, frozen=True):
-    """A request with what of its URL may be shown."""
+    """A request, with the parts that may be shown from its URL."""
 
     request: DestinationRequest
     url: str
-    """Shortened, with the names of its variables."""
+    """Shortened, with its variables' names."""
     url_values: Mapping[str, Any]
-    """The values of the variables that are expressions, by name."""
+    """Values for the variables that are expressions, by name."""
 
 
 class ValueMask:
     """Hides the values in documents.
 
     Args:
-        expressions: the text of the transforms that made the documents. It shows which keys are constants: a transform
-            can make a key of a value.
+        expressions: the transforms' text that made the documents. It shows which keys are constants: a transform
+            can turn a value into a key.
     """
 
     def __init__(self, expressions: str) -> None:
         self._expressions = expressions
 
     def hide(self, values: list[Any], shown_keys: frozenset[str]) -> list[Any]:
-        """Return values of which all texts and numbers are hidden, and those keys that are not in ``shown_keys``."""
+        """Return values in which all texts and numbers are hidden, and the keys that are not in ``shown_keys``."""
         numbers: dict[tuple[type, object], int] = {}
         return [self._hide(value, shown_keys, numbers) for value in values]
 
@@ -85,16 +85,16 @@ class ValueMask:
 
 
 def _label(value: object, numbers: dict[tuple[type, object], int]) -> str:
-    """Return the type of a value, and a number that equal values share."""
+    """Return a value's type, and a number that equal values share."""
     number = numbers.setdefault((type(value), value), len(numbers) + 1)
     name = {str: "text", bool: "boolean"}.get(type(value), "number")
     return f"{_HIDDEN} {name} {number}"
 
 
 def diff_lines(in_force: ShownRequest, changed: ShownRequest, mask: ValueMask | None, body: object) -> list[str]:
-    """Return the lines of a unified diff of two requests, without its head. Without a mask they have personal data.
+    """Return the lines of a unified diff between two requests, without its head. Without a mask they have personal data.
 
-    ``body``: the visit's body as JSON. Its keys are names of fields, so a mask shows them.
+    ``body``: the visit's body as JSON. Its keys are field names, so a mask shows them.
     """
     cuts = [_Cut(), _Cut()]
     requests = [cut.shorten(_readable(request)) for cut, request in zip(cuts, (in_force, changed), strict=True)]
@@ -161,7 +161,7 @@ def _document(body: bytes, content_type: str) -> Any:
 
 
 def _keys(value: object) -> Iterator[str]:
-    """Yield every key inside of a value of JSON."""
+    """Yield every key inside a JSON value."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield key

@@ -1,19 +1,19 @@
-"""How the gateways of one store share its destinations.
+"""How the gateways at one store share its destinations.
 
 ``share_of`` divides a destination's limits among the gateways. Pure.
 
-For each destination the gateways have another order (by a hash, so that the order of the others stays the same when
-one starts or ends). The first k of them share the limits, where k is at most the concurrency and the rate: every one of
-these gets the same whole number, and the remainder goes to the first. So the shares add up to the limits exactly.
+For each destination the gateways have another order (by a hash, so that the others' order stays the same when
+one starts or ends). The first k share the limits, where k is at most the concurrency and the rate: each
+gets the same whole number, and the remainder goes to the first. So the shares add up to the limits exactly.
 Destinations that share a rate limit have the same order.
 
-When a gateway ends, no share of the others gets smaller, and when one starts, none gets larger. Hence gateways that
+When a gateway ends, no other share gets smaller, and when one starts, none gets larger. Hence gateways that
 have not noticed an end use less than their share. Those that have not noticed a start, which their next heartbeat does,
 may use more.
 
-`UnknownDestinations` decides about deliveries of destinations that are not in the configuration of this gateway.
-The gateways of one store run different manifests for a while, for example during a rolling update. So each tells the
-others which destinations it knows. A gateway leaves deliveries of an unknown destination in the backlog while another
+`UnknownDestinations` decides about deliveries to destinations that are not in this gateway's configuration.
+The gateways at one store run different manifests for a while, for example during a rolling update. So each tells the
+others which destinations it knows. A gateway leaves deliveries to an unknown destination in the backlog while another
 one that runs knows it. It holds them (``DestinationNotFound``) if it is alone, or once no other gateway has known the
 destination for 60 s: in this time a gateway that starts reads its configuration.
 """
@@ -56,7 +56,7 @@ def _part(total: int, count: int, rank: int) -> int:
 
 
 def _rank(destination: str, replicas: Replicas) -> int:
-    """Return this gateway's place in the order of a destination."""
+    """Return this gateway's place in a destination's order."""
     own = _place(destination, replicas.own)
     return sum(_place(destination, member) < own for member in replicas.members)
 
@@ -72,7 +72,7 @@ _LOOK_UP_SECONDS = 1.0
 
 
 class UnknownDestinations:
-    """Decides whether deliveries of destinations without a document are left to other gateways."""
+    """Decides whether deliveries to destinations without a document are left to other gateways."""
 
     def __init__(self, *, store: DeliveryQueue, now: Callable[[], float]) -> None:
         self._store = store
@@ -119,7 +119,7 @@ class UnknownDestinations:
                 self._missing_since.setdefault(destination, now if others else now - HOLD_AFTER_SECONDS)
 
     def is_left_to_others(self, destination: str) -> bool:
-        """Return whether deliveries of a destination stay in the backlog instead of being held."""
+        """Return whether a destination's deliveries stay in the backlog instead of being held."""
         if not self._store.is_shared or destination in self._known or destination == model.UNKNOWN_DESTINATION:
             return False
         since = self._missing_since.get(destination)

@@ -1,17 +1,17 @@
 """Chooses the next delivery to attempt, so that no destination and no tenant can starve another.
 
 The scheduler keeps one lane per destination, in memory. It has no clock, no event loop and no I/O: ``now`` is an
-argument, in microseconds of a clock that never goes back. Each operation takes constant time, except for the heap of
-lanes that wait for a rate limit or for the trial of an open circuit.
+argument, in microseconds by a clock that never goes back. Each operation takes constant time, except for the heap with
+lanes that wait for a rate limit or for an open circuit's trial.
 
-- Namespaces take turns, and so do the destinations of a namespace.
+- Namespaces take turns, and so do a namespace's destinations.
 - The slots for running attempts are in two pools, each shared fairly (``fair_pool.py``). Every attempt may take a slot
-  of the shared pool. Only destinations that answer fast may take one of the reserve, so that slow destinations, however
-  many, do not delay the others. A destination that has not answered yet may take one slot of the first half of it.
+  in the shared pool. Only destinations that answer fast may take one in the reserve, so that slow destinations, however
+  many, do not delay the others. A destination that has not answered yet may take one slot in the reserve's first half.
 - A destination is slow while its attempts take longer than a second. Fast destinations do not wait behind slow ones.
 - In a lane, fresh deliveries (just accepted) and deliveries from the backlog take turns, so that fresh visits get half
-  of the slots after an outage. Among the fresh ones, and among the others, tenants take turns.
-- All lanes together have a limit in bytes. A lane may hold as many bytes as it leaves free, and a part of the room is
+  half the slots after an outage. Among the fresh ones, and among the others, tenants take turns.
+- All lanes together have a limit in bytes. A lane may hold as many bytes as it leaves free, and some room is
   reserved for empty lanes.
 - A tenant whose running requests take too much memory starts no more attempts (``request_memory.py``).
 """
@@ -66,7 +66,7 @@ class LaneLimits(msgspec.Struct, frozen=True):
 
 
 class LaneEntry(msgspec.Struct, frozen=True, gc=False):
-    """A delivery in a lane, with what the scheduler needs to know of it."""
+    """A delivery in a lane, with what the scheduler needs to know about it."""
 
     delivery: model.Delivery
     destination: str
@@ -79,15 +79,15 @@ class LaneEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class LaneQueue(msgspec.Struct, frozen=True):
-    """A tenant's deliveries that wait in the lane of one destination, at least one."""
+    """A tenant's deliveries that wait in one destination's lane, at least one."""
 
     tenant: str
     destination: str
     count: int
     oldest_at: int
-    """When the first of them was created, in microseconds."""
+    """When the first one was created, in microseconds."""
     oldest_fresh_at: int
-    """The same of those that were just accepted; 0: there is none."""
+    """The same for those that were just accepted; 0: there is none."""
 
 
 class LanePace(enum.IntEnum):
@@ -121,7 +121,7 @@ class _TenantQueues:
         return len(self._queues.get(tenant, ()))
 
     def oldest_at(self, tenant: str) -> int:
-        """Return when the first entry of a tenant was created; 0: it has none."""
+        """Return when a tenant's first entry was created; 0: it has none."""
         queue = self._queues.get(tenant)
         return queue[0].delivery.created_at if queue else 0
 
@@ -164,7 +164,7 @@ class _Lane:
         self.fresh = _TenantQueues()
         self.backlog = _TenantQueues()
         self.started_at: dict[int, int] = {}
-        """Key of the delivery of each running attempt, the oldest first -> when it started."""
+        """Delivery key for each running attempt, the oldest first -> when it started."""
         self.bytes = 0
         self.round: _LaneRound | None = None  # The round of lanes that may start an attempt, while the lane is in one
         self.wakes_at = 0  # When it returns to the round, or 0 if it does not wait for a moment
@@ -200,7 +200,7 @@ class _Lane:
         return self.fresh.count + self.backlog.count
 
     def pop(self) -> LaneEntry:
-        """Take the next entry. Fresh ones and those of the backlog take turns."""
+        """Take the next entry. Fresh ones and backlog ones take turns."""
         turns = self._next_turns
         self._fresh_next = turns is not self.fresh
         return turns.pop()
@@ -237,7 +237,7 @@ class _Lane:
 
 
 def _bucket_of(rate: RateLimit, now: int, tokens: float | None = None) -> TokenBucket:
-    """Return the tokens of a rate limit: full, or with ``tokens``.
+    """Return a rate limit's tokens: full, or with ``tokens``.
 
     In a period of ``rate.seconds``, the burst and what it earns are less than one request over the limit.
     """
@@ -258,14 +258,14 @@ class _Rate:
 
 
 class _LaneRound:
-    """Lanes that wait for a slot. Namespaces take turns, and so do the lanes of a namespace."""
+    """Lanes that wait for a slot. Namespaces take turns, and so do a namespace's lanes."""
 
     def __init__(self) -> None:
         self._namespaces: collections.OrderedDict[str, collections.OrderedDict[str, _Lane]] = collections.OrderedDict()
         self.count = 0
 
     def add(self, lane: "_Lane") -> None:
-        """Add a lane at the end of its namespace's lanes. It must not be in the round."""
+        """Add a lane at the end of its namespace's line. It must not be in the round."""
         lanes = self._namespaces.get(lane.namespace)
         if lanes is None:
             lanes = self._namespaces[lane.namespace] = collections.OrderedDict()
@@ -293,7 +293,7 @@ class _LaneRound:
 
 
 class LaneScheduler:
-    """The lanes of all destinations."""
+    """The lanes for all destinations."""
 
     def __init__(self, max_bytes: int, max_in_flight: int) -> None:
         self.request_memory = RequestMemory(max_bytes)
@@ -306,12 +306,12 @@ class LaneScheduler:
         """One per pace, so that a fast lane does not wait behind the slow ones."""
         self._next_pace = 0
         self._without_memory: dict[str, _Lane] = {}
-        """Lanes that left their round, because the requests of all their tenants take too much memory."""
+        """Lanes that left their round, because all their tenants' requests take too much memory."""
         self._rates: dict[str, _Rate] = {}  # By destination, or `RateLimit.shared_by`
         self._sleeping: list[tuple[int, str, bool]] = []
         """When to wake which lane, or if True, the first lane that waits for which rate limit."""
         self._attempts: dict[int, tuple[LaneEntry, FairPool]] = {}
-        """Key of the delivery of each running attempt -> its entry, and the pool of its slot."""
+        """Delivery key for each running attempt -> its entry, and its slot's pool."""
         self.bytes = 0  # Bytes in lanes and running attempts
         self.count = 0  # Deliveries that wait in lanes
 
@@ -354,7 +354,7 @@ class LaneScheduler:
         self._join_round(lane, now)
 
     def _set_rate(self, lane: _Lane, now: int, *, starts_full: bool) -> None:
-        """Put the rate limit of a lane into force, if it is new. Lanes keep their places in the line."""
+        """Put a lane's rate limit into force, if it is new. Lanes keep their places in the line."""
         limit = lane.limits.rate
         if limit is None:
             return
@@ -375,7 +375,7 @@ class LaneScheduler:
         return lane.circuit if lane else circuit.CLOSED
 
     def room(self, destination: str, now: int) -> tuple[int, int]:
-        """Return how many deliveries, and bytes of them, to claim from the store for a destination now.
+        """Return how many deliveries, and how many bytes of them, to claim from the store for a destination now.
 
         The bytes have room for any mix of tenants, unless other deliveries are offered in between. An open circuit has
         no room, except for one delivery when its trial is due.
@@ -441,7 +441,7 @@ class LaneScheduler:
         return self._sleeping[0][0] if self._sleeping else 0
 
     def _search(self, pace: LanePace, now: int) -> LaneEntry | None:
-        """Start the next delivery of a round, if one may start."""
+        """Start the next delivery in a round, if one may start."""
         lanes = self._rounds[pace]
         max_skipped = min(lanes.count, _MAX_SKIPPED_LANES)
         skipped = 0
@@ -467,7 +467,7 @@ class LaneScheduler:
         return None
 
     def _pool_for(self, lane: _Lane, pace: LanePace) -> FairPool | None:
-        """Return the pool that has a slot for the next attempt of a lane; None: it may not start now."""
+        """Return the pool that has a slot for a lane's next attempt; None: it may not start now."""
         tenant = lane.next_tenant
         if self._shared.admits(lane.namespace, tenant):
             return self._shared
@@ -480,7 +480,7 @@ class LaneScheduler:
         return self._reserve if may_use_reserve else None
 
     def done(self, key: int, result: Outcome | None, now: int) -> bool:
-        """Free the slot of an attempt. ``result`` is None if no request was sent (expired, held).
+        """Free an attempt's slot. ``result`` is None if no request was sent (expired, held).
 
         Returns True if the result opened the circuit. The caller then drains the lane, because deliveries wait in the
         store while their destination fails.
@@ -525,14 +525,14 @@ class LaneScheduler:
         return lane
 
     def _has_room(self, lane: _Lane, turns: _TenantQueues, entry: LaneEntry) -> bool:
-        """Return whether lane and tenant would leave as much room as they take. An empty lane may take all of it."""
+        """Return whether lane and tenant would leave as much room as they take. An empty lane may take all the room."""
         if lane.bytes == 0:
             return entry.size <= self._max_bytes - self.bytes
         left = self._shared_bytes - self.bytes - lane.bytes
         return entry.size <= left and turns.bytes_of(entry.tenant) + entry.size <= left
 
     def _join_round(self, lane: _Lane, now: int) -> None:
-        """Put a lane that may start an attempt into the round of its pace."""
+        """Put a lane that may start an attempt into the round for its pace."""
         may_start = lane.count > 0 and len(lane.started_at) < lane.limits.concurrency
         if lane.round is None and not may_start:
             return
@@ -570,7 +570,7 @@ class LaneScheduler:
             heapq.heappush(self._sleeping, (until, lane.name, False))
 
     def _take_token(self, lane: _Lane, limit: RateLimit, now: int) -> bool:
-        """Take a token of a lane's rate limit, or put the lane at the end of the line for the next ones."""
+        """Take a token from a lane's rate limit, or put the lane at the end of the line for the next ones."""
         name = limit.shared_by or lane.name
         rate = self._rates[name]
         was_called, lane.is_called = lane.is_called, False
@@ -599,7 +599,7 @@ class LaneScheduler:
                 self._join_round(lane, now)
 
     def _call_waiting(self, name: str, now: int) -> None:
-        """Call as many of the lanes that wait for a rate limit as it has tokens."""
+        """Call as many lanes that wait for a rate limit as it has tokens."""
         rate = self._rates[name]
         left = rate.bucket.tokens(now / model.MICROSECONDS)
         while rate.waiting and left >= 1.0:

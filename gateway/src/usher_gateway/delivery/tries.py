@@ -199,7 +199,7 @@ def _count(counts: dict[str, int], name: str) -> None:
 
 
 class ExampleVisits(msgspec.Struct, rename="camel"):
-    """Visits' ids, the newest first."""
+    """Ids of visits, the newest first."""
 
     newly_sent: list[str] = msgspec.field(default_factory=list)
     newly_skipped: list[str] = msgspec.field(default_factory=list)

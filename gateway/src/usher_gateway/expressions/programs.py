@@ -10,7 +10,7 @@ Measured with common-expression-language 0.10:
 
 So ``syntax.py`` checks bounds before the parser sees the text, this module estimates the work before every
 evaluation, and RE2 evaluates ``matches`` (``patterns.py``).
-Call this module from threads with at least 1 MiB stack.
+Call this module from threads with at least 1 MiB of stack.
 """
 
 import collections
@@ -183,7 +183,7 @@ class Program:
         return (max(weight, 1) * max(repeats, 1) + copier.characters * self._match_work) * self._factor
 
     def _longest(self, copier: "_WeighingCopier") -> int:
-        """Return how long the longest list is over which a macro may run."""
+        """Return the length of the longest list over which a macro may run."""
         split = functions.MAX_SPLIT if "split" in self._own_functions else 0
         return max(copier.longest, self._most_literal_items, split)
 

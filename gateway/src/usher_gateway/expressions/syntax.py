@@ -1,4 +1,4 @@
-"""Finds in the tokens of an expression (CEL) what it reads and calls, and what is wrong before the parser sees it."""
+"""Finds in an expression's tokens (CEL) what it reads and calls, and what is wrong before the parser sees it."""
 
 import difflib
 import itertools
@@ -93,7 +93,7 @@ _TOKEN = re.compile(
 
 
 class Token(msgspec.Struct, frozen=True):
-    """A token of an expression."""
+    """A token in an expression."""
 
     kind: str  # `text` (a literal), `word`, `number` or `mark`
     text: str
@@ -102,7 +102,7 @@ class Token(msgspec.Struct, frozen=True):
 
 
 def tokens_of(source: str) -> list[Token]:
-    """Return the tokens of an expression, without spaces and comments."""
+    """Return an expression's tokens, without spaces and comments."""
     tokens, depth = [], 0
     for match in _TOKEN.finditer(source):
         kind, text = match.lastgroup or "mark", match.group()
@@ -117,7 +117,7 @@ def tokens_of(source: str) -> list[Token]:
 
 
 def path_to(tokens: list[Token], name: str) -> str:
-    """Return the path of an expression that ends in a name, as in ``body.user.tier``; the name if there are several."""
+    """Return the path that ends in a name, as in ``body.user.tier``; the name if there are several paths."""
     paths = set()
     for index, token in enumerate(tokens):
         if token.kind == "word" and token.text == name:
@@ -152,7 +152,7 @@ def operators(tokens: list[Token]) -> int:
 
 
 def macro_calls(tokens: list[Token]) -> Iterator[int]:
-    """Yield the index of each call of a comprehension macro."""
+    """Yield the index at which each comprehension macro is called."""
     for index, token in enumerate(tokens[:-1]):
         if token.kind == "word" and token.text in MACROS and tokens[index + 1].text == "(" and index > 0:
             yield index
@@ -184,25 +184,25 @@ def _matches_problems(tokens: list[Token]) -> Iterator[str]:
 
 
 def _literal_length(text: str) -> int:
-    """Return the number of characters between the quotes of a literal."""
+    """Return the number of characters between a literal's quotes."""
     quoted = text.lstrip("bBrR")
     return len(quoted) - (6 if quoted[:3] in {'"""', "'''"} else 2)
 
 
 def match_calls(tokens: list[Token]) -> Iterator[tuple[Token, str]]:
-    """Yield each call of ``matches`` and the literal of its pattern."""
+    """Yield each call to ``matches`` and the literal that is its pattern."""
     for token, bracket, literal in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if token.kind == "word" and token.text == "matches" and bracket.text == "(" and literal.kind == "text":
             yield token, literal.text
 
 
 def literal_value(literal: str) -> Any:
-    """Return the value of a literal."""
+    """Return a literal's value."""
     return cel.compile(literal).execute({})
 
 
 def pattern_problems(tokens: list[Token]) -> Iterator[str]:
-    """Yield a problem of the first pattern that has one; the others are not compiled."""
+    """Yield the problem of the first pattern that has one; the others are not compiled."""
     for token, literal in match_calls(tokens):
         problem = patterns.problem_of(literal_value(literal))
         if problem is not None:
@@ -242,7 +242,7 @@ def _hint(word: str, names: Iterable[str], otherwise: str = "") -> str:
 
 
 def variables_of(tokens: list[Token]) -> Iterator[Token]:
-    """Yield the words that name a value, without members, functions, keywords and names of messages."""
+    """Yield the words that name a value, without members, functions, keywords and message names."""
     for index, token in enumerate(tokens):
         previous = tokens[index - 1].text if index else ""
         following = tokens[index + 1].text if index + 1 < len(tokens) else ""
@@ -254,7 +254,7 @@ Members = dict[str, "Members | None"]  # The members that an expression reads, n
 
 
 def members_read(tokens: list[Token], root: str) -> Members | None:
-    """Return the members of a root that an expression reads.
+    """Return a root's members that an expression reads.
 
     Only these are converted for the core, because a conversion costs more than most expressions.
     """
@@ -281,7 +281,7 @@ def _chain(tokens: list[Token]) -> list[str]:
 
 
 def _add(parts: Members, chain: list[str]) -> None:
-    """Add one chain of members. A value that is already read as a whole stays so."""
+    """Add one member chain. A value that is already read as a whole stays so."""
     for name in chain[:-1]:
         inner = parts.setdefault(name, {})
         if inner is None:

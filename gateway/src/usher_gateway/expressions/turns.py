@@ -1,8 +1,8 @@
-"""Compiles the expressions of documents in turns, so that one namespace's expressions never stop the whole process.
+"""Compiles documents' expressions in turns, so that one namespace's expressions never stop the whole process.
 
-A single expression takes up to 15 ms to compile, and a listener may have 64 of them. The native core holds the
+A single expression takes up to 15 ms to compile, and a listener may have 64. The native core holds the
 interpreter's lock meanwhile, so a thread would not help. So expressions are compiled one by one, and the event loop
-serves its other tasks in between. After each 10 ms of a document, its namespace pauses three times as long, so that
+serves its other tasks in between. After each 10 ms for a document, its namespace pauses three times as long, so that
 its expressions use at most a quarter of a core.
 """
 
@@ -23,7 +23,7 @@ class ExpressionTurns:
     Args:
         prepare: compiles or checks one expression.
         is_prepared: says whether `prepare` would return at once.
-        cpu_clock: seconds of CPU time of the calling thread.
+        cpu_clock: the calling thread's CPU time in seconds.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ExpressionTurns:
     ) -> None:
         self._prepare, self._is_prepared, self._cpu_clock = prepare, is_prepared, cpu_clock
         self._turn = asyncio.Lock()
-        """Lets one expression be compiled per round of the event loop, however many tasks compile."""
+        """Lets one expression be compiled per event loop round, however many tasks compile."""
         self._busy: set[str] = set()  # Namespaces of which a document is compiled now
 
     def are_prepared(self, sources: Iterable[programs.Source]) -> bool:
@@ -43,10 +43,10 @@ class ExpressionTurns:
         return all(self._is_prepared(*source) for source in sources)
 
     async def take(self, namespace: str, sources: Iterable[programs.Source]) -> float:
-        """Prepare the expressions of a document with pauses, unless another one of its namespace is prepared now.
+        """Prepare a document's expressions with pauses, unless another one from its namespace is prepared now.
 
         Returns:
-            0.0 if all of them are prepared now; else the seconds after which to try again.
+            0.0 if all are prepared now; else the seconds after which to try again.
         """
         missing = [source for source in sources if not self._is_prepared(*source)]
         if not missing:
@@ -61,7 +61,7 @@ class ExpressionTurns:
         return 0.0
 
     async def prepare(self, sources: Iterable[programs.Source], *, has_pauses: bool) -> None:
-        """Prepare the expressions of a document. Other tasks run between two of them."""
+        """Prepare a document's expressions. Other tasks run between two expressions."""
         seconds = 0.0  # CPU time since the last pause
         for source in sources:
             if self._is_prepared(*source):

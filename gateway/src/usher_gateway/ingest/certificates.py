@@ -1,4 +1,4 @@
-"""The certificates of the public port: one for every connection, or several, chosen by the name that a client asks for.
+"""The public port's certificates: one for every connection, or several, chosen by the name that a client asks for.
 
 Renewed files are loaded for new connections, without a restart. Files that cannot be used, or that are missing, change
 nothing: the certificate that was loaded before is served on, and a customer's unusable file affects no other names.
@@ -68,7 +68,7 @@ class LoadedCertificate(msgspec.Struct, frozen=True):
 
         Raises:
             OSError: a file cannot be read.
-            ssl.SSLError: the files do not belong together, or one of them is not PEM.
+            ssl.SSLError: the files do not belong together, or one is not PEM.
             ValueError: the certificate cannot be parsed.
         """
         from cryptography import x509  # a gateway behind a proxy does not need it
@@ -97,9 +97,9 @@ class _Rejection(msgspec.Struct, frozen=True):
 
 
 def files_in(folder: Path) -> list[CertificateFiles]:
-    """Return the pairs NAME.crt and NAME.key of a folder and of its subfolders, sorted.
+    """Return the pairs NAME.crt and NAME.key in a folder and its subfolders, sorted.
 
-    A subfolder may be a mounted Secret of the type ``kubernetes.io/tls``, which has ``tls.crt`` and ``tls.key``. The
+    A subfolder may be a mounted Secret with the type ``kubernetes.io/tls``, which has ``tls.crt`` and ``tls.key``. The
     kubelet keeps its own copies in folders whose names begin with ``..``.
 
     Raises:
@@ -114,15 +114,15 @@ def files_in(folder: Path) -> list[CertificateFiles]:
 
 
 class Certificates:
-    """Chooses the certificate of each connection to the public port, and follows renewals.
+    """Chooses the certificate for each connection to the public port, and follows renewals.
 
     Args:
         default: served to clients that ask for no name or for an unknown one. None: clients without a name get the
-            first of the folder, and those with an unknown name get an alert, because it would be another customer's.
+            folder's first, and those with an unknown name get an alert, because it would be another customer's.
         folder: has further certificates, each served for its own names.
 
     Raises:
-        ConfigurationError: the default cannot be used, or no certificate of the folder can.
+        ConfigurationError: the default cannot be used, or no certificate in the folder can.
     """
 
     def __init__(self, default: CertificateFiles | None, folder: Path | None) -> None:
@@ -144,7 +144,7 @@ class Certificates:
                 f"the folder {folder} has no certificate", "Put pairs of NAME.crt and NAME.key there, both PEM."
             )
         self.context = MeteredContext(ssl.PROTOCOL_TLS_SERVER)
-        """For the listening socket: each handshake then changes to the context of its certificate."""
+        """For the listening socket: each handshake then changes to its certificate's context."""
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.sni_callback = self._choose
 
@@ -161,9 +161,8 @@ class Certificates:
     def _index(self) -> None:
         """Prepare the choice by name, at once, because handshakes go on in another thread.
 
-        Of certificates with the same name, the default is served, so that no file of a customer can replace it. Of
-        several in the folder it is one that is valid now, of those one whose files exist, and of those the one that
-        expires last.
+        Among certificates with the same name, the default is served, so that no customer's file can replace it. Among
+        several in the folder it is one that is valid now, then one whose files exist, then the one that expires last.
         """
         now = time.time()
 
@@ -180,7 +179,7 @@ class Certificates:
         return next(iter(self._loaded.values()))
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
-        """Give a handshake its certificate: that of the name, of its wildcard, or the default (RFC 6066, section 3).
+        """Give a handshake the certificate for its name, for its wildcard, or the default (RFC 6066, section 3).
 
         Returns the alert that ends the handshake, or None.
         """
@@ -250,10 +249,10 @@ class Certificates:
 
     @property
     def expiry_times(self) -> dict[str, float]:
-        """File of each certificate that is served -> when it expires, in Unix seconds."""
+        """Each served certificate's file -> when it expires, in Unix seconds."""
         return {str(files.chain): loaded.expires_at for files, loaded in self._loaded.items()}
 
 
 def _reason(error: Exception) -> str:
-    """Describe an error without the content of a file."""
+    """Describe an error without a file's content."""
     return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__)

@@ -1,4 +1,4 @@
-"""Decides which connection of the public port is closed if there are too many. Pure.
+"""Decides which connection to the public port is closed if there are too many. Pure.
 
 A connection *waits* while it has no request that is being answered: it is new, idle, or its header is incomplete. If
 the port is full, the connection that has waited longest gives way to a new one. Connections that never asked for
@@ -6,7 +6,7 @@ a known listener give way first, so that a stranger who holds thousands of conne
 source (an IPv4 address, or the /64 network of an IPv6 address) has its own limit; at that limit its own connections
 give way.
 
-A connection in the middle of a TLS handshake or of a body has a second limit (`UnfinishedLimit`), because it takes
+A connection that is within a TLS handshake or a body has a second limit (`UnfinishedLimit`), because it takes
 memory, and a sender can keep it so on purpose.
 """
 
@@ -27,17 +27,17 @@ class ConnectionLimit(Generic[C]):
         self._sources: dict[C, str] = {}
         self._open: dict[str, int] = {}  # Source -> open connections
         self._waiting: dict[str, tuple[dict[C, None], dict[C, None]]] = {}
-        """Source -> its waiting connections, longest first: those of strangers, and those with a known listener."""
+        """Source -> its waiting connections, longest first: strangers' ones, and those with a known listener."""
         self._strangers: dict[C, None] = {}
         """All waiting connections that never asked for a known listener, longest first."""
         self._known: dict[C, None] = {}
 
     def is_full(self, source: str) -> bool:
-        """Return whether a new connection of a source needs another one to give way."""
+        """Return whether a source's new connection needs another one to give way."""
         return self._is_source_full(source) or len(self._sources) >= self._connections
 
     def longest_waiting(self, source: str) -> C | None:
-        """Return the connection that gives way to a new one of ``source``; None if all are answering requests."""
+        """Return the connection that gives way to a new one from ``source``; None if all are answering requests."""
         groups = (self._strangers, self._known)
         if self._is_source_full(source):
             groups = self._waiting.get(source, ({}, {}))
@@ -77,7 +77,7 @@ class ConnectionLimit(Generic[C]):
                 self._waiting.pop(source, None)
 
     def source(self, connection: C) -> str:
-        """Return the source of an open connection; ``""`` if it was closed."""
+        """Return an open connection's source; ``""`` if it was closed."""
         return self._sources.get(connection, "")
 
     def _is_source_full(self, source: str) -> bool:
@@ -87,11 +87,11 @@ class ConnectionLimit(Generic[C]):
 class UnfinishedLimit(Generic[C]):
     """Limits unfinished bodies or handshakes in number and bytes. An owner (listener, tenant, source) may have half.
 
-    Over an owner's half, its own members give way. Over the limit in total, those of the owner with the most do. Of the
-    members of a source or a tenant, those of the tenant at one source with the most give way: behind a proxy all
-    tenants have one source, and a tenant with thousands of listeners must not displace the bodies of a neighbour. Of
-    a listener's members, those of the source with the most give way. Of these, the one that has been unfinished longest
-    gives way, or over a limit of bytes, the largest.
+    Over an owner's half, its own members give way. Over the limit in total, the owner with the most gives way. Within
+    a source or a tenant, members give way that belong to the tenant at one source with the most: behind a proxy all
+    tenants have one source, and a tenant with thousands of listeners must not displace a neighbour's bodies. Within
+    a listener, members give way from the source with the most. Among these, the one that has been unfinished longest
+    gives way, or over a byte limit, the largest.
     """
 
     def __init__(self, *, members: int, total_bytes: int) -> None:
@@ -145,7 +145,7 @@ class UnfinishedLimit(Generic[C]):
                 del self._groups_of[owner]
 
     def in_excess(self, member: C) -> C | None:
-        """Return who gives way because of a member that was added or that grew; None if no limit is exceeded."""
+        """Return who gives way because a member was added or grew; None if no limit is exceeded."""
         for owner in self._groups.get(member, ()):
             if 2 * len(self._members_of[owner]) > self._limit:
                 return self._oldest(owner)
@@ -170,7 +170,7 @@ class UnfinishedLimit(Generic[C]):
 
 
 def _group_in(owner: str, owners: _Group) -> _Group:
-    """Return the group in which a member competes with the other members of one of its owners."""
+    """Return the group in which a member competes with an owner's other members."""
     return owners if owner == owners[0] else owners[-2:]
 
 

@@ -15,7 +15,7 @@ A namespace's tenants share its time equally (`TenantBudgets`). What is not eval
 (``ExpressionTooSlow``), and evaluated by an attempt after the next hold review. All times are the evaluating thread's
 CPU times.
 
-A body with some hundred bytes can cost a thousand times as much as an ordinary one: it may inflate to 8 MiB, or contain
+A body of a few hundred bytes can cost a thousand times as much as an ordinary one: it may inflate to 8 MiB, or contain
 thousands of numbers. The bodies' budget (`BodyBudgets`) is checked before a body is inflated and parsed. While it is
 spent, the gateway answers 503 to the listener, or to all the tenant's listeners.
 

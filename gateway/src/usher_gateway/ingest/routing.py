@@ -42,7 +42,7 @@ Marker = Callable[[Mapping[str, object], model.Arrival, int], tuple[bytes, int]]
 
 
 class RoutingContext(msgspec.Struct, frozen=True, gc=False):
-    """The input of a plan."""
+    """A plan's input."""
 
     body: dict[str, object]
     fields: dict[str, object]
@@ -50,7 +50,7 @@ class RoutingContext(msgspec.Struct, frozen=True, gc=False):
     confirmed: int
     """``arrival.received_at``, or earlier if the clock jumped ahead: a visit is stale only by this time."""
     hold: model.HoldReason | None
-    """The hold of the address, the listener or the tenant."""
+    """The hold that the address, the listener or the tenant has."""
 
 
 class Normaliser:
@@ -60,7 +60,7 @@ class Normaliser:
         self._extractor = identity.Extractor(fields, [*_TEXT_FIELDS, "visitCount"])
 
     def visit(self, body: object, occurred_at: int | None) -> model.Visit:
-        """Build the visit of a body. ``occurred_at``: microseconds; None if the time of the body cannot be trusted."""
+        """Build a body's visit. ``occurred_at``: microseconds; None if the body's time cannot be trusted."""
         values = self._extractor.extract(body)
         texts = {name: identity.as_text(values.get(field)) for field, name in _TEXT_FIELDS.items()}
         return model.Visit(**texts, visitCount=_count(values.get("visitCount")), occurredAt=occurred_at)
@@ -72,7 +72,7 @@ def _count(value: object) -> int | None:
 
 
 class Planner:
-    """Plans the routes of one listener. Its only state is what the evaluations of each expression cost."""
+    """Plans one listener's routes. Its only state is what evaluating each expression cost."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Planner:
         return {route.name for route in self._routes if route.is_too_slow}
 
     def marker(self, route: str) -> Marker | None:
-        """Return how once-per marks of a route are made; None if it has no such rule."""
+        """Return how a route's once-per marks are made; None if it has no such rule."""
         return next((planned.mark for planned in self._routes if planned.name == route and planned.has_marks), None)
 
     def plan(self, context: RoutingContext) -> tuple[Plans, Plans]:
@@ -230,7 +230,7 @@ class _PlannedRoute:
         return True, model.HoldReason.FilterError
 
     def _render_shadow(self, visit: dict[str, object], body: object, budget: ArrivalBudget) -> None:
-        """Evaluate the transform of a shadow route, which sends nothing, to find out whether it works."""
+        """Evaluate a shadow route's transform, which sends nothing, to find out whether it works."""
         if self._transform and not self._shadow_cost.is_too_slow and not budget.is_spent:
             evaluation = expressions.compile_expression(self._transform, "transform").evaluate(visit, body)
             self._note(evaluation, self._shadow_cost, budget)
@@ -246,7 +246,7 @@ class _PlannedRoute:
             self._watcher.expression_failed(self._name, self._route.name, code, field)
 
     def mark(self, fields: Mapping[str, object], arrival: model.Arrival, now: int) -> tuple[bytes, int]:
-        """Return the mark of the once-per rule, and when the store may delete it; an empty mark if there is no rule."""
+        """Return the once-per rule's mark, and when the store may delete it; an empty mark if there is no rule."""
         rule = self._route.once_per
         if rule is None:
             return b"", 0
@@ -262,7 +262,7 @@ class _PlannedRoute:
 def definition_of(
     listener: documents.ListenerDocument, route: documents.Route, destination: documents.DestinationDocument | None
 ) -> model.RouteDefinition:
-    """Return the part of a route that its deliveries keep."""
+    """Return the part that a route's deliveries keep."""
     name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
     has_default_fields = listener.fields == documents.DEFAULT_FIELDS
     fields = [] if has_default_fields else sorted((field, tuple(paths)) for field, paths in listener.fields.items())
@@ -294,7 +294,7 @@ def destination_hold(
 
 
 def period_of(instant: int, every: str, zone: zoneinfo.ZoneInfo) -> tuple[str, int]:
-    """Return (name, end) of the period around an instant in a time zone. A day may have 23 or 25 hours."""
+    """Return (name, end) for the period around an instant in a time zone. A day may have 23 or 25 hours."""
     local = datetime.datetime.fromtimestamp(instant // model.MICROSECONDS, zone)
     day = local.date()
     if every == "Day":
@@ -306,7 +306,7 @@ def period_of(instant: int, every: str, zone: zoneinfo.ZoneInfo) -> tuple[str, i
 
 
 def month_of(instant: int, zone: zoneinfo.ZoneInfo) -> tuple[int, int]:
-    """Return the first instants of the month around an instant and of the next month, in a time zone (microseconds)."""
+    """Return when the month around an instant and the next month begin, in a time zone (microseconds)."""
     day = datetime.datetime.fromtimestamp(instant // model.MICROSECONDS, zone).date().replace(day=1)
     return _start_of(day, zone), _start_of((day + datetime.timedelta(days=32)).replace(day=1), zone)
 

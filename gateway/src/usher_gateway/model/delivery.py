@@ -9,7 +9,7 @@ from usher_gateway.model.identifiers import ListenerName
 
 
 class DeliveryState(enum.IntEnum):
-    """The state of a delivery. The store keeps the numbers: never reuse one."""
+    """A delivery's state. The store keeps the numbers: never reuse one."""
 
     Pending = 0
     Delivered = 1
@@ -73,7 +73,7 @@ UNKNOWN_DESTINATION = "?/?"
 
 
 class RouteDefinition(msgspec.Struct, frozen=True):
-    """The part of a route that a delivery needs while it is open, also after the route was removed.
+    """The part that a delivery needs from its route while it is open, also after the route was removed.
 
     The store keeps each distinct definition once. While the route exists, the gateway uses its newest document.
     """
@@ -91,7 +91,7 @@ class RouteDefinition(msgspec.Struct, frozen=True):
     destination_uid: str | msgspec.UnsetType = msgspec.UNSET
     """As in the route's document at acceptance."""
     destination_tenant: str | msgspec.UnsetType = msgspec.UNSET
-    """The one tenant of the destination at acceptance, ``""`` for a shared one; not set: it had no document."""
+    """The destination's one tenant at acceptance, ``""`` for a shared one; not set: it had no document."""
 
 
 class RoutePlan(msgspec.Struct, frozen=True, gc=False):
@@ -112,10 +112,10 @@ class RoutePlan(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hold(NamedTuple):
-    """A delivery of a route is held."""
+    """A route's delivery is held."""
 
     route: int
-    """Number of the route."""
+    """The route's number."""
     reason: HoldReason
     since: int
     """Microseconds."""
@@ -129,13 +129,13 @@ class Delivery(msgspec.Struct, gc=False):
     id: bytes
     """UUIDv7, 16 bytes: the ``webhook-id``."""
     arrival: int
-    """Row key of the arrival."""
+    """The arrival's row key."""
     visit_id: bytes
-    """Id of the arrival, 16 bytes: the same for all its deliveries, and after a replay."""
+    """The arrival's id, 16 bytes: the same for all its deliveries, and after a replay."""
     is_repeat: bool
     """True if the arrival counted as a repeat."""
     route: int
-    """The store's number of the RouteDefinition."""
+    """The store's number for the RouteDefinition."""
     created_at: int
     received_at: int
     visit_time: int
@@ -144,21 +144,21 @@ class Delivery(msgspec.Struct, gc=False):
     attempts: int
     """Attempts made so far."""
     started_at: int
-    """Start of the time that retries may take. It moves on by the time spent held, because the clock stops then."""
+    """Where the time that retries may take starts. It moves on by the time held, because the clock stops then."""
     expires_at: int
     """0 means no limit."""
     body: bytes | None
     content_type: bytes
     arrival_holds: tuple[HoldReason, ...] = ()
-    """Reasons that hold every delivery of the arrival, even if another one came first (set by the store only)."""
+    """Reasons that hold every delivery from the arrival, even if another one came first (set by the store only)."""
     replay: bytes = b""
-    """Id of the replay that created it; empty if none did."""
+    """The replay that created it, by id; empty if none did."""
     filter_hold: HoldReason | None = None
-    """Why the filter of its route has not decided on it yet. The next attempt evaluates the filter first."""
+    """Why its route's filter has not decided on it yet. The next attempt evaluates the filter first."""
 
 
 class SettledAs(enum.IntEnum):
-    """The outcome of an attempt, for the store."""
+    """An attempt's outcome, for the store."""
 
     Delivered = 1
     Retry = 2
@@ -182,13 +182,13 @@ class Settlement(msgspec.Struct, frozen=True):
     due_at: int = 0
     """For Retry."""
     hold: HoldReason | None = None
-    """For Held, and for Retry of a delivery on which its filter has not decided (``Delivery.filter_hold``)."""
+    """For Held, and for Retry if the filter has not decided on the delivery (``Delivery.filter_hold``)."""
     cancel: CancelReason | None = None
     status: int = 0
-    """HTTP status of the last answer; 0 if there was none."""
+    """The last answer's HTTP status; 0 if there was none."""
     error: str = ""
-    """A code of outcome.py, never text from a peer."""
+    """A code from outcome.py, never text from a peer."""
     answer: bytes = b""
-    """At most 256 bytes of the last answer; kept only for dead deliveries."""
+    """The last answer, at most 256 bytes; kept only for dead deliveries."""
     milliseconds: int = 0
     """How long the request took, if one was sent."""

@@ -1,4 +1,4 @@
-"""The names of listeners, and the ids of arrivals and deliveries.
+"""Listeners' names, and the ids for arrivals and deliveries.
 
 An id is a UUIDv7 that the gateway makes. Its first 63 significant bits are also the key that orders rows.
 
@@ -18,7 +18,7 @@ _RANDOM_BITS = 59
 
 
 class ListenerName(msgspec.Struct, frozen=True, order=True):
-    """The full name of a listener with its tenant: the key of all meters.
+    """A listener's full name with its tenant: the key for all meters.
 
     ``namespace`` is the isolation boundary (agency or company); ``tenant`` and ``listener`` are names inside it.
     """
@@ -29,7 +29,7 @@ class ListenerName(msgspec.Struct, frozen=True, order=True):
 
     @property
     def key(self) -> str:
-        """``namespace/listener``: names of listeners are unique inside a namespace."""
+        """``namespace/listener``: a listener's name is unique inside a namespace."""
         return f"{self.namespace}/{self.listener}"
 
 
@@ -45,13 +45,13 @@ class IdFactory:
     ) -> None:
         """Start above ``floor``, the highest row key in use.
 
-        If several factories share the keys, each gets its own of ``slots`` numbers: the remainder of its keys.
+        If several factories share the keys, each gets its own number among ``slots``: its keys' remainder.
         """
         self._now_ms = now_ms or _unix_milliseconds
         self._slot, self._slots = slot, slots
         self._last = floor - floor % slots + slot
         self._low = 1 << 63 | int.from_bytes(os.urandom(8)) >> (64 - _RANDOM_BITS)
-        """The second half of every id except the last three bits of the counter: variant and random bits."""
+        """Every id's second half except the counter's last three bits: variant and random bits."""
 
     def next_key(self) -> int:
         """Return the next row key: above every earlier one, and close to the current millisecond."""
@@ -66,7 +66,7 @@ class IdFactory:
         return range(first, first + count * self._slots, self._slots)
 
     def id_of(self, key: int) -> bytes:
-        """Return the UUIDv7 (16 bytes) of a row key made by this factory."""
+        """Return the UUIDv7 (16 bytes) for a row key that this factory made."""
         high = (key >> _COUNTER_BITS) << 16 | 0x7000 | (key >> 3 & 0xFFF)
         return _HALVES.pack(high, self._low | (key & 7) << _RANDOM_BITS)
 
@@ -103,7 +103,7 @@ def format_id(identifier: bytes) -> str:
 
 
 def parse_id(text: str) -> bytes:
-    """Return the 16 bytes of an id given as text.
+    """Return the 16 bytes for an id given as text.
 
     Raises:
         ValueError: ``text`` is not a UUID.

@@ -1,4 +1,4 @@
-"""Decide a batch of arrivals and build their rows. Pure: the engines look up the facts and write the rows.
+"""Decide a batch of arrivals and build its rows. Pure: the engines look up the facts and write the rows.
 
 Apart from HTTP, an arrival costs most here (docs/performance.md). So one pass over the batch builds plain tuples, and
 arrivals that count alike are counted together at the end.
@@ -43,7 +43,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def _counters_of(kind: _Kind) -> list[tuple[int, int]]:
-    """Return pairs of a counter and what one arrival of a kind adds to it."""
+    """Return pairs: a counter and what one arrival of a kind adds to it."""
     counted_as, is_late, skips = kind
     counters = {int(_COUNTED[counted_as]): 1}
     if is_late:
@@ -67,13 +67,13 @@ def _flags(arrival: model.Arrival, *, is_first: bool) -> int:
 
 
 class _PlanSkips(msgspec.Struct, frozen=True):
-    """The skip reasons of some plans."""
+    """Some plans' skip reasons."""
 
     plans: tuple[model.RoutePlan, ...]
     skips: tuple[model.SkipReason | None, ...]
     """One per plan."""
     reasons: tuple[model.SkipReason, ...]
-    """Only of the plans that skip."""
+    """Only for the plans that skip."""
 
     @classmethod
     def of(cls, plans: tuple[model.RoutePlan, ...]) -> "_PlanSkips":
@@ -82,7 +82,7 @@ class _PlanSkips(msgspec.Struct, frozen=True):
 
 
 class ArrivalRows:
-    """Decides the arrivals of one batch, and builds their rows."""
+    """Decides one batch's arrivals, and builds their rows."""
 
     def __init__(
         self,
@@ -107,11 +107,11 @@ class ArrivalRows:
         """Plans by identity, because most listeners have the same plans for every body."""
 
     def persons(self) -> list[bytes]:
-        """Return the person keys of all arrivals."""
+        """Return all arrivals' person keys."""
         return [person for arrival in self._batch for person in arrival.person_keys]
 
     def leave_out(self, suppressed: set[bytes]) -> None:
-        """Only count the arrivals that have a suppressed person key: nothing else of them is written."""
+        """Only count the arrivals that have a suppressed person key: nothing else is written about them."""
         if not suppressed:
             return
         self.arrivals = []
@@ -126,7 +126,7 @@ class ArrivalRows:
 
     @property
     def results(self) -> list[model.Accepted]:
-        """The result of each arrival of the batch."""
+        """The result for each arrival in the batch."""
         accepted = iter(self.accepted)
         return [next(accepted) if arrival.key else _SUPPRESSED for arrival in self._batch]
 
@@ -140,7 +140,7 @@ class ArrivalRows:
         return facts.once_marks - marks_before
 
     def marks(self, keys: set[bytes]) -> list[Row]:
-        """Return the rows of once-per marks (mark, until), sorted."""
+        """Return the rows for once-per marks (mark, until), sorted."""
         plans = [plan for arrival in self.arrivals for plan in (*arrival.if_visit, *arrival.if_repeat)]
         until = {plan.once_key: plan.once_until for plan in plans}
         return [(mark, until[mark]) for mark in sorted(keys)]
@@ -181,7 +181,7 @@ class ArrivalRows:
     def _add_delivery(
         self, arrival: model.Arrival, visit_id: bytes, route: RouteNumbers, plan: model.RoutePlan, *, is_repeat: bool
     ) -> model.Delivery:
-        """Add the row of a new delivery, and return the delivery as it is claimed."""
+        """Add a new delivery's row, and return the delivery as it is claimed."""
         key, now, hold = self._ids.next_key(), self._now, plan.hold
         identifier = self._ids.id_of(key)
         self.delivery_rows.append(

@@ -487,7 +487,7 @@ class Replicas(msgspec.Struct, frozen=True):
     own: int = 0
     """This gateway's run, as a number."""
     members: tuple[int, ...] = (0,)
-    """Numbers for all runs that have not ended, the oldest first."""
+    """The numbers of all runs that have not ended, the oldest first."""
 
 
 ApplyReplicas = Callable[[Replicas], None]

@@ -1,4 +1,4 @@
-"""Sums of the meters of slots that ended a while ago. These change no more, so each is read from the store once."""
+"""Sums over the meters in slots that ended a while ago. These change no more, so each is read from the store once."""
 
 import asyncio
 import functools
@@ -20,7 +20,7 @@ _LookUp = Callable[[Query[dict[int, model.Counts]]], Awaitable[dict[int, model.C
 
 
 class EndedSlots:
-    """Adds up the meters of all listeners for views that people ask for again and again."""
+    """Adds up all listeners' meters for views that people ask for again and again."""
 
     def __init__(self, look_up: _LookUp, now: Callable[[], int]) -> None:
         self._look_up, self._now = look_up, now
@@ -31,7 +31,7 @@ class EndedSlots:
         self._lock = asyncio.Lock()
 
     async def totals(self, since: int, until: int) -> dict[int, model.Counts]:
-        """Return slot -> counts of all listeners together, for the slots in [since, until) (seconds)."""
+        """Return slot -> counts for all listeners together, in the slots in [since, until) (seconds)."""
         settled_to = self._settled_to()
         first = -(-since // model.SLOT_SECONDS) * model.SLOT_SECONDS
         if until - first > _MOST_SLOTS * model.SLOT_SECONDS:
@@ -52,9 +52,9 @@ class EndedSlots:
             del self._totals[slot]
 
     async def day(self, since: int, listeners: AbstractSet[int] | None = None) -> dict[int, model.Counts]:
-        """Return listener number -> counts of the slots of the day that begins at ``since`` (seconds).
+        """Return listener number -> counts for the slots in the day that begins at ``since`` (seconds).
 
-        ``listeners``: whose counts; None: those of all.
+        ``listeners``: whose counts; None: all listeners'.
         """
         until = since + 86_400
         async with self._lock:
@@ -74,7 +74,7 @@ class EndedSlots:
         return await self._look_up(lambda session: meters.sums_by_listener(session, since, until, listeners))
 
     def _settled_to(self) -> int:
-        """Return the border of the slots that get no more counts (seconds); forget everything if it went back."""
+        """Return the border before which slots get no more counts (seconds); forget everything if it went back."""
         settled_to = model.slot_of(self._now()) - _SETTLED_SECONDS
         if settled_to < self._last_settled_to:  # somebody set the clock back, so some slots have not ended after all
             self._totals, self._since, self._until, self._sums = {}, 0, 0, {}

@@ -2,7 +2,7 @@
 
 All queues belong to the event loop. The committer gets one complete batch per line at a time, so neither side needs a
 lock. The work that comes in while a batch is being committed is the next batch. If the database cannot be written, the
-loop puts the batch back and tries again with growing pauses of up to 1 s.
+loop puts the batch back and tries again with growing pauses up to 1 s.
 
 An engine that can commit several transactions at once has several lines. The first line writes everything; the others
 help it with arrivals while many wait or its commit is slow.
@@ -44,7 +44,7 @@ Job = Callable[[Any], Coroutine[Any, Any, Any]]
 
 
 class Batch(msgspec.Struct):
-    """The work of one transaction."""
+    """One transaction's work."""
 
     arrivals: Sequence[model.Arrival] = ()
     settlements: Sequence[model.Settlement] = ()
@@ -54,11 +54,11 @@ class Batch(msgspec.Struct):
     job: Job | None = None
     now: int = 0
     line: int = 0
-    """Number of the line."""
+    """The line's number."""
 
 
 class BatchResult(msgspec.Struct):
-    """The result of a batch. If there is an error, a part may still be committed."""
+    """A batch's result. If there is an error, a part may still be committed."""
 
     accepted: list[model.Accepted | None]
     """One per arrival, in order; None if the arrival is not committed."""
@@ -71,7 +71,7 @@ class BatchResult(msgspec.Struct):
 
 
 class Committer(Protocol):
-    """The part of an engine that commits batches, of each line one at a time."""
+    """The part that commits an engine's batches, each line's one at a time."""
 
     async def test_write(self, transaction: Any) -> None:
         """Find out whether the database can be written (a ``Job``)."""
@@ -104,7 +104,7 @@ class _Line(msgspec.Struct):
     in_flight: _InFlight | None = None
     is_scheduled: bool = False
     failing_since: float = math.inf
-    """Loop time of its first failed commit after the last one that succeeded."""
+    """Loop time when the first commit failed after the last one that succeeded."""
 
     @property
     def is_failing(self) -> bool:
@@ -126,7 +126,7 @@ class GroupCommit:
         self._lines = [_Line(number) for number in range(lines)]
         self._first = self._lines[0]
         self._waiters: list[asyncio.Future[None]] = []
-        """Futures of the callers of ``flush``, which wait until nothing is left to commit."""
+        """Futures for the callers of ``flush``, which wait until nothing is left to commit."""
         self._settlements: collections.deque[model.Settlement] = collections.deque()
         self._unacknowledged: list[model.Arrival] = []
         self._abandoned: dict[asyncio.Future[model.Accepted], AbandonedCallback] = {}
@@ -162,14 +162,14 @@ class GroupCommit:
     def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None = None) -> None:
         """Stop waiting for an accept() because its deadline has come.
 
-        Cancels the future. If the commit of the arrival has not begun, the arrival is withdrawn. Otherwise the commit
+        Cancels the future. If the arrival's commit has not begun, the arrival is withdrawn. Otherwise the commit
         goes on, and if it succeeds the arrival becomes unacknowledged(). Then ``on_result`` is called.
         """
         if future.cancel() and on_result is not None:
             self._abandoned[future] = on_result
 
     def take_orphans(self) -> list[model.Delivery]:
-        """Return the claimed deliveries of abandoned arrivals that were committed since the last call."""
+        """Return claimed deliveries from abandoned arrivals that were committed since the last call."""
         orphans = self._orphans
         self._orphans = []
         return orphans
@@ -187,7 +187,7 @@ class GroupCommit:
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def settle(self, settlement: model.Settlement) -> None:
-        """Record the outcome of an attempt with the next commit; ignored if the delivery has changed meanwhile."""
+        """Record an attempt's outcome with the next commit; ignored if the delivery has changed meanwhile."""
         self._settlements.append(settlement)
         self.schedule()
 
@@ -204,19 +204,19 @@ class GroupCommit:
 
     @property
     def is_available(self) -> bool:
-        """False while the commits of any line fail."""
+        """False while any line's commits fail."""
         return self._is_writing and not any(line.is_failing for line in self._lines)
 
     @property
     def can_settle(self) -> bool:
-        """False while the commits of the first line fail, which writes the settlements."""
+        """False while the first line's commits fail, which writes the settlements."""
         return self._is_writing and not self._first.is_failing
 
     @property
     def outage(self) -> str | None:
         """Why arrivals cannot be committed, if it lasts for longer than arrivals wait.
 
-        Either the commits of a line fail, or no line has ended its commit. A commit lasts while its outcome is unknown.
+        Either a line's commits fail, or no line has ended its commit. A commit lasts while its outcome is unknown.
         """
         now = self._loop.time()
         seconds = now - min(line.failing_since for line in self._lines)
@@ -246,7 +246,7 @@ class GroupCommit:
     # Drawing batches
 
     def schedule(self) -> None:
-        """Draw a batch of the first line after the callbacks that are ready now, because they may add to it."""
+        """Draw the first line's batch after the callbacks that are ready now, because they may add to it."""
         self._schedule(self._first)
 
     def _may_draw(self, line: _Line) -> bool:
@@ -288,7 +288,7 @@ class GroupCommit:
             self._dispatch(line)
 
     def _draw_arrivals(self, line: _Line) -> _InFlight | None:
-        """Draw a batch of a line that writes only arrivals."""
+        """Draw a batch for a line that writes only arrivals."""
         entries = self._draw_entries()
         if not entries:
             return None
@@ -379,7 +379,7 @@ class GroupCommit:
             self._next_counts = self._loop.time() + _COUNTS_EVERY_SECONDS
 
     def _note_success(self, line: _Line) -> None:
-        """Note a commit. One of the first line counts for all lines, because it commits what failed in the others."""
+        """Note a commit. The first line's counts for all lines, because it commits what failed in the others."""
         was_available = self.is_available
         for working_line in self._lines if line is self._first else [line]:
             working_line.failing_since = math.inf

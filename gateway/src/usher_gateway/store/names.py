@@ -2,11 +2,11 @@
 
 A number is a keyed digest of its name, so all gateways compute the same one, in both engines. A database that failed
 over or was restored may lack a name that a gateway has written, but it never has the number for another name. So the
-last step of a transaction adds the names of the numbers that it wrote, if the database lacks them (``add_names``).
+last step in a transaction adds names for the numbers that it wrote, if the database lacks them (``add_names``).
 SQLite's writer remembers which names its file has, and PostgreSQL's commit looks them up in the statement that inserts
 its rows (``LACKS_NONE``).
 
-Nothing deletes a name. An edit of a route adds a definition of about 1 KB.
+Nothing deletes a name. An edited route adds a definition of about 1 KB.
 """
 
 import hashlib
@@ -60,9 +60,9 @@ class UsedNames:
         self.routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}  # By the identity of the definition
 
     def columns(self) -> list[object]:
-        """Return the values of ``LACKS_NONE``.
+        """Return the values for ``LACKS_NONE``.
 
-        The listener of a route needs no check, because the transaction that added the route added it too.
+        A route's listener needs no check, because the transaction that added the route added it too.
         """
         with_route = {numbers.listener for _, numbers in self.routes.values()}
         listeners = [number for number in self.listeners.values() if number not in with_route]
@@ -72,25 +72,25 @@ class UsedNames:
 class NameNumbers:
     """The names that this gateway has met, and their numbers.
 
-    A number has 62 bits: of a million names two get the same one with a chance of 1 to 9 million. Nobody can search for
-    such names without the key, which is the same at all gateways of a store.
+    A number has 62 bits: among a million names two get the same one with a chance of 1 to 9 million. Nobody can search
+    for such names without the key, which is the same at all gateways that use a store.
     """
 
     def __init__(self, key: bytes = b"") -> None:
         self._key = key
         self._numbers: dict[model.ListenerName, int] = {}
         self._routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}
-        """By the identity of a definition, because hashing its fields for every arrival would cost too much. The
+        """By a definition's identity, because hashing its fields for every arrival would cost too much. The
         configuration keeps the definitions alive."""
         self.listeners: dict[int, model.ListenerName] = {}  # Every known listener by number
         self.definitions: dict[int, model.RouteDefinition] = {}
         """Every known definition by number. Other threads may read it."""
         self.routes: set[model.RouteDefinition] = set()
-        """Listener, name and destination of every known definition, without the rest: few, however many edits."""
+        """Every known definition's listener, name and destination, without the rest: few, however many edits."""
         self._stored_routes = 0
 
     def listener(self, name: model.ListenerName) -> int:
-        """Return the number of a listener."""
+        """Return a listener's number."""
         number = self._numbers.get(name)
         if number is None:
             number = self._numbers[name] = self._number_of(name)
@@ -120,11 +120,11 @@ class NameNumbers:
         return int.from_bytes(digest) >> 2
 
     def definition(self, number: int) -> model.RouteDefinition:
-        """Return the definition of a route."""
+        """Return a route's definition."""
         return self.definitions.get(number) or unknown_route(number)
 
     def by_tenant(self, counts: Mapping[int, int]) -> Counter[tuple[str, str]]:
-        """Add up counts by listener; return them by namespace and name of the tenant."""
+        """Add up counts by listener; return them by the tenant's namespace and name."""
         totals = Counter[tuple[str, str]]()
         for number, count in counts.items():
             name = self.listeners.get(number) or unknown_listener(number)

@@ -17,13 +17,13 @@ from usher_gateway.store.transaction import JobRunner, Transaction, change, look
 
 
 class PersonRecords(JobRunner):
-    """The part of the store that finds, erases and suppresses persons."""
+    """The part that finds, erases and suppresses persons."""
 
     settling_seconds = 0
-    """Seconds after which no gateway of the store sends what a change has cancelled; 0: only one gateway uses it."""
+    """Seconds after which no gateway at the store sends what a change has cancelled; 0: only one gateway uses it."""
 
     async def _end_of_older_writes(self) -> None:
-        """Wait until transactions of other gateways have ended that may not have seen the last commit."""
+        """Wait until other gateways' transactions have ended that may not have seen the last commit."""
 
     of_person = look_up(listings.of_person)
     preview_erasure = look_up(erasures.preview)
@@ -37,15 +37,15 @@ class PersonRecords(JobRunner):
     suppressed_by_tenant = look_up(suppressions.by_tenant)
 
     async def start_erasure(self, request: ErasureRequest, now: int) -> Erasure:
-        """Write an erasure, whose steps delete what is stored of the person."""
+        """Write an erasure, whose steps delete what is stored about the person."""
         store_time = await self.store_time(now)
         return await self._change(lambda transaction: erasures.start(transaction, request, now, store_time))
 
     async def left_to_erase(self, requests: Sequence[Erasure]) -> dict[int, list[int]]:
-        """Return row key of an erasure -> the row keys of arrivals that it has to erase, the oldest first.
+        """Return an erasure's row key -> the row keys of the arrivals that it has to erase, the oldest first.
 
-        If gateways share the store, it covers also what comes until it has ended, because row keys are made by the
-        clocks of gateways, and these differ.
+        If gateways share the store, it covers also what comes until it has ended, because gateways' clocks make
+        the row keys, and these differ.
         """
         is_alone = not self.settling_seconds
         return await self._look_up(
@@ -62,7 +62,7 @@ class PersonRecords(JobRunner):
         """Erase some arrivals, about `erasures.STEP`, in one transaction; return False if all erasures have ended.
 
         ``arrivals_of``: as from left_to_erase(); an erasure without arrivals only begins. ``on_cancelled`` receives the
-        row keys of pending deliveries, so that the caller can drop those in lanes.
+        row keys for pending deliveries, so that the caller can drop those in lanes.
         """
         keys = sorted({key for keys in arrivals_of.values() for key in keys})
         job = functools.partial(
@@ -79,7 +79,7 @@ class PersonRecords(JobRunner):
         return cancelled is not None
 
     async def _marks_to_erase(self, keys: Sequence[int], mark_of_route: MarkOfRoute) -> dict[int, set[bytes]]:
-        """Return row key of an arrival -> its once-per marks, as far as their routes and bodies exist."""
+        """Return an arrival's row key -> its once-per marks, as far as their routes and bodies exist."""
         routes = await self._look_up(lambda session: erasures.routes_of(session, keys))
         numbers = {number for of_arrival in routes.values() for number in of_arrival}
         await self._load_routes(numbers)
@@ -95,7 +95,7 @@ class PersonRecords(JobRunner):
     async def settling_times(self, now: int) -> range:
         """Return when, by the store's clock, an erasure has changed so lately that it may not end yet.
 
-        Other gateways may still send what was cancelled then. A time further ahead is of before the clock was set back.
+        Other gateways may still send what was cancelled then. A time further ahead dates from before it was set back.
         """
         if not self.settling_seconds:
             return range(0)
@@ -116,7 +116,7 @@ class PersonRecords(JobRunner):
     async def suppress(
         self, tenants: Mapping[bytes, str], now: int, on_cancelled: Callable[[Sequence[int]], None]
     ) -> int:
-        """Store and send nothing more of some person keys; return how many were not suppressed before.
+        """Store and send nothing more for some person keys; return how many were not suppressed before.
 
         From the first commit on no visit is stored. Then the pending deliveries are cancelled, slice by slice; a second
         call does the rest after a crash. ``on_cancelled`` is as for cancel().
@@ -136,8 +136,8 @@ class PersonRecords(JobRunner):
     async def _forget_arrivals(
         self, transaction: Transaction, arrivals: Sequence[ExpiredArrival], deliveries: Mapping[int, set[int]]
     ) -> None:
-        """Delete arrivals with all their rows. ``deliveries``: the keys of theirs."""
+        """Delete arrivals with all their rows. ``deliveries``: their deliveries' keys."""
 
     async def _purge(self) -> bool:
-        """Remove the traces of deleted rows from the engine's files; return False if that has to be tried again."""
+        """Remove deleted rows' traces from the engine's files; return False if that has to be tried again."""
         return True

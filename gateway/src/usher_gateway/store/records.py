@@ -39,7 +39,7 @@ _VISITS_SLICE = 500  # Listeners whose visits one query adds up; a month has 3,0
 
 
 class Records(PersonRecords, ReplayRecords):
-    """The part of the store that the admin port serves: its queries, and the changes that people ask for."""
+    """The part that the admin port serves: its queries, and the changes that people ask for."""
 
     visits = look_up(listings.visits)
     deliveries = look_up(listings.deliveries)
@@ -93,7 +93,7 @@ class Records(PersonRecords, ReplayRecords):
         """Make dead deliveries pending and due again, or held, with no attempts made; return how many.
 
         Redrives cancelled deliveries only if ``state`` asks for them. Leaves out deliveries without a body and those
-        past their time limit. ``on_redriven`` receives the ids of each slice.
+        past their time limit. ``on_redriven`` receives each slice's ids.
         """
         total, state = 0, changes.redriven_state(where)
         holds_by_route: changes.Holds = {}
@@ -109,7 +109,7 @@ class Records(PersonRecords, ReplayRecords):
     async def cancel(self, where: Filter, now: int, on_cancelled: Callable[[Sequence[int]], None]) -> int:
         """Cancel pending deliveries (``OnRequest``), held and claimed ones too; return how many.
 
-        ``on_cancelled`` receives the row keys of each slice, so that the caller can drop those in lanes. A result that
+        ``on_cancelled`` receives each slice's row keys, so that the caller can drop those in lanes. A result that
         a running attempt brings later is ignored.
 
         Raises:
@@ -143,7 +143,7 @@ class Records(PersonRecords, ReplayRecords):
         return preview
 
     async def retry(self, where: Filter, now: int) -> int:
-        """Make deliveries of the backlog due at once that wait for a later retry; return how many.
+        """Make deliveries due at once that wait in the backlog for a later retry; return how many.
 
         Raises:
             ValueError: ``state`` asks for deliveries that are not pending.
@@ -154,9 +154,9 @@ class Records(PersonRecords, ReplayRecords):
         return total
 
     async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
-        """Create the ``if_visit`` deliveries of quarantined arrivals that were not released before; return how many.
+        """Create the ``if_visit`` deliveries for quarantined arrivals that were not released before; return how many.
 
-        The plans become the arrival's verdicts, and the store adds the person keys of the given arrivals.
+        The plans become the arrival's verdicts, and the store adds the given arrivals' person keys.
         """
         total = 0
         for start in range(0, len(arrivals), _RELEASE_SLICE):
@@ -172,10 +172,10 @@ class Records(PersonRecords, ReplayRecords):
         period: Period = "slot",
         zone: datetime.tzinfo = datetime.UTC,
     ) -> list[UsageRow]:
-        """Return the meters of the slots in [since, until), including unfolded counts; one snapshot per slot.
+        """Return the meters for the slots in [since, until), including unfolded counts; one snapshot per slot.
 
-        Days and months begin at midnight of ``zone``: slots are quarters of an hour, and so are the offsets of zones.
-        Uses only ``namespace``, ``tenant`` and ``listener`` of the filter. Sorted by period, then listener. The counts
+        Days and months begin at midnight in ``zone``: slots are quarters of an hour, and so are zones' offsets.
+        Uses only the filter's ``namespace``, ``tenant`` and ``listener``. Sorted by period, then listener. The counts
         that retention adds itself (``carried``) are in slot 0, so only a query with ``since=0`` returns them.
         """
         first, end = since // model.MICROSECONDS, -(-until // model.MICROSECONDS)
@@ -198,9 +198,9 @@ class Records(PersonRecords, ReplayRecords):
         return sorted(rows, key=lambda row: (row.period, row.listener))
 
     async def usage_of_day(self, since: int, where: Filter = ANY) -> list[UsageRow]:
-        """Return the meters of each listener in the 24 hours from ``since``, a border of slots, as usage() does.
+        """Return each listener's meters in the 24 hours from ``since``, a slot border, as usage() does.
 
-        Uses only ``namespace`` and ``tenant`` of the filter, and the permitted tenants.
+        Uses only the filter's ``namespace`` and ``tenant``, and the permitted tenants.
         """
         begin = since // model.MICROSECONDS
         names = await self._look_up(meters.listener_names)
@@ -212,9 +212,9 @@ class Records(PersonRecords, ReplayRecords):
         ]
 
     async def totals(self, since: int, until: int, where: Filter = ANY) -> dict[int, model.Counts]:
-        """Return slot -> the counts of all listeners that a filter selects, for the slots in [since, until).
+        """Return slot -> counts for all listeners that a filter selects, for the slots in [since, until).
 
-        Uses the same names of the filter as usage(). A query over all listeners adds up inside of the engine.
+        Uses the same names from the filter as usage(). A query over all listeners adds up inside the engine.
         """
         first, end = since // model.MICROSECONDS, -(-until // model.MICROSECONDS)
         if where == ANY:

@@ -1,8 +1,8 @@
-"""Sessions and statements: how a job of the store uses an engine.
+"""Sessions and statements: how a store's job uses an engine.
 
 A job is an ``async`` function. It gets a ``Session`` (one snapshot) or a ``Transaction``, and runs statements there.
 PostgreSQL's session waits for its server. SQLite's session never suspends, so ``run_to_end`` runs a whole job in the
-thread of the writer or of a reader.
+writer's or a reader's thread.
 
 A statement is written once, for PostgreSQL. ``for_sqlite`` translates what SQLite spells differently:
 
@@ -13,7 +13,7 @@ A statement is written once, for PostgreSQL. ``for_sqlite`` translates what SQLi
   A statement has one list or one group of rows.
 
 An ``insert … select … on conflict`` has ``where true``, because without it SQLite reads ``on`` as the beginning of the
-condition of a join. Source: "Parsing Ambiguity" in https://www.sqlite.org/lang_upsert.html
+join's condition. Source: "Parsing Ambiguity" in https://www.sqlite.org/lang_upsert.html
 
 If the engines need different statements, a job names both in a ``Statement``.
 """
@@ -39,7 +39,7 @@ class Session(Protocol):
     """Runs statements in one transaction or over one snapshot."""
 
     async def fetch(self, statement: str | Statement, *values: object) -> list[Row]:
-        """Return the rows of a statement."""
+        """Return a statement's rows."""
 
     async def execute(self, statement: str | Statement, *values: object) -> int:
         """Run a statement; return how many rows it changed."""
@@ -57,7 +57,7 @@ def run_to_end(job: Coroutine[Any, Any, T]) -> T:
 
 
 def columns(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
-    """Return rows as one list per column, which are the values of ``unnest``."""
+    """Return rows as one list per column, which are the values for ``unnest``."""
     return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
@@ -94,12 +94,12 @@ class SqliteStatement(NamedTuple):
     """A statement in SQLite's form."""
 
     text: str
-    """With ``{rows}`` where the placeholders of the list or of the rows go."""
+    """With ``{rows}`` where the placeholders for the list or the rows go."""
     lists: tuple[int, ...]
-    """The numbers of the values that are lists: one for a list, one per column for rows."""
+    """Numbers for the values that are lists: one for a list, one per column for rows."""
     is_rows: bool
     first_number: int
-    """The number of the first placeholder of the list or of the rows."""
+    """The number of the first placeholder, for the list or the rows."""
 
 
 @functools.lru_cache(maxsize=512)
@@ -134,7 +134,7 @@ def for_sqlite(statement: str | Statement) -> SqliteStatement:
 
 @functools.lru_cache(maxsize=4096)
 def with_rows(statement: SqliteStatement, count: int) -> str:
-    """Return the text of a statement with the placeholders of this many rows."""
+    """Return a statement's text with placeholders for this many rows."""
     number = statement.first_number
     if not statement.is_rows:
         return statement.text.replace("{rows}", ",".join([f"?{number + step}" for step in range(count)]))

@@ -2,8 +2,8 @@
 
 ``Store`` has every job once, in three parts: ``Ledger`` accepts, ``DeliveryQueue`` claims and settles, and ``Records``
 lists and changes what people ask for. An engine is a subclass: it opens the data, gives sessions and transactions to
-the jobs (``JobRunner``), and writes the batches of the group commit. The statements of the jobs are in ``jobs/``, those
-of accepting in the engine's folder. One suite (tests/contract) tests all engines unchanged.
+the jobs (``JobRunner``), and writes the group commit's batches. The jobs' statements are in ``jobs/``, those
+for accepting in the engine's folder. One suite (tests/contract) tests all engines unchanged.
 """
 
 import abc
@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Ledger(JobRunner):
-    """The part of the store that the path of an arrival uses."""
+    """The part that an arrival's path uses."""
 
     def __init__(self, *, commits: GroupCommit, names: NameNumbers, now: Callable[[], int]) -> None:
         super().__init__(commits=commits, names=names, now=now)
@@ -41,13 +41,13 @@ class Ledger(JobRunner):
         self.count = commits.count
         self.flush = commits.flush
         self._over_quota: Collection[tuple[str, str]] = ()
-        """(namespace, tenant) of the tenants whose deliveries of further visits are held."""
+        """(namespace, tenant) for each tenant whose deliveries from further visits are held."""
         self._full_tenants: set[tuple[str, str]] = set()
         """Tenants whose last arrival was refused because they store too many bytes."""
 
     @abc.abstractmethod
     def _check_arrival(self, arrival: model.Arrival) -> None:
-        """Raise an error of accept() if the engine cannot accept an arrival now."""
+        """Raise accept()'s error if the engine cannot accept an arrival now."""
 
     def _check_stored_bytes(self, arrival: model.Arrival, stored: int, limit: int) -> None:
         """Raise StorageLimitError if the arrival's tenant would store more bytes than it may."""
@@ -63,8 +63,8 @@ class Ledger(JobRunner):
         """Queue an arrival for the next group commit. The future completes once the arrival is durable.
 
         One transaction holds the ledger rows with their verdicts, the deliveries, the once-per marks and the meters of
-        all arrivals of a batch. If a batch fails on its data, the store commits each arrival alone, and one that
-        fails as quarantined ``Unstorable``. The store decides here which of equal arrivals is the visit, for any number
+        all arrivals in a batch. If a batch fails on its data, the store commits each arrival alone, and one that
+        fails as quarantined ``Unstorable``. The store decides here which equal arrival is the visit, for any number
         of replicas. The deliveries in Accepted are claimed at once. During an outage arrivals wait.
 
         Raises:
@@ -78,14 +78,14 @@ class Ledger(JobRunner):
         return self._commits.accept(arrival)
 
     def hold_visits_of(self, tenants: Collection[tuple[str, str]]) -> None:
-        """Hold the deliveries of what accept() gets from these tenants (namespace, name) until the next call."""
+        """Hold deliveries from what accept() gets for these tenants (namespace, name) until the next call."""
         self._over_quota = tenants
 
 
 class DeliveryQueue(JobRunner):
-    """The part of the store that delivers: it claims, holds and settles.
+    """The part that delivers: it claims, holds and settles.
 
-    A pending delivery is *claimed* (in a lane or an attempt of this process), in the *backlog*, or *held*.
+    A pending delivery is *claimed* (in this process's lane or attempt), in the *backlog*, or *held*.
     """
 
     def __init__(self, *, commits: GroupCommit, names: NameNumbers, now: Callable[[], int]) -> None:
@@ -137,13 +137,13 @@ class DeliveryQueue(JobRunner):
         raise NotImplementedError
 
     async def destinations_of_others(self, destinations: Collection[str]) -> list[frozenset[str]]:
-        """Return for each other gateway that runs which of some destinations it knows. Called only if ``is_shared``."""
+        """Return which destinations, among some, each other running gateway knows. Called only if ``is_shared``."""
         raise NotImplementedError
 
     async def compare_claims(self, keys: Collection[int]) -> Collection[int]:
         """Compare which deliveries are claimed. Called only if ``is_shared``.
 
-        Returns those of the keys that are not claimed any more, because another gateway cancelled or erased them.
+        Returns the keys that are not claimed any more, because another gateway cancelled or erased them.
         Claimed deliveries that the caller does not have return to the backlog: a database that went back to an earlier
         state shows a delivery as claimed again whose outcome it lost. The call before this one must have found the
         delivery too, because the caller may be about to get it.
@@ -184,7 +184,7 @@ class Store(Ledger, DeliveryQueue, Records):
         """Commit everything handed in so far, then release the data. Idempotent."""
 
     async def watch_ownership(self) -> None:
-        """Wait until this process loses the ownership of its deliveries; after that it can commit nothing.
+        """Wait until this process no longer owns its deliveries; after that it can commit nothing.
 
         Raises:
             StoreLockedError: another gateway took over.
@@ -196,7 +196,7 @@ class Store(Ledger, DeliveryQueue, Records):
         """Return why arrivals cannot be committed; None if they can, or if they only have to wait a few seconds."""
 
     def statistics(self) -> StoreStatistics:
-        """Return the present state of the engine."""
+        """Return the engine's present state."""
         commits = self._commits
         return StoreStatistics(commits.is_available, commits.unsettled, commits.commit_seconds, commits.batch_sizes)
 

@@ -24,12 +24,12 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Transaction:
-    """The open transaction of a commit or a job, with the names that it uses and its counts.
+    """A commit's or a job's open transaction, with the names that it uses and its counts.
 
     The engines extend it. Their writers add the names at its end, apply its in-memory results after the commit, and
     drop them on a rollback.
 
-    ``owner``: the number of this gateway's run, to which the deliveries belong that it claims.
+    ``owner``: this gateway's run, by number. The deliveries that the transaction claims belong to it.
     """
 
     def __init__(self, session: Session, *, ids: model.IdFactory, names: NameNumbers, owner: int) -> None:
@@ -39,14 +39,14 @@ class Transaction:
         self.meters: dict[tuple[int, int, int], int] = {}  # (listener number, slot, counter) -> count
 
     def listener(self, name: model.ListenerName) -> int:
-        """Return the number of a listener, to write it."""
+        """Return a listener's number, to write it."""
         number = self.used.listeners.get(name)
         if number is None:
             number = self.used.listeners[name] = self._names.listener(name)
         return number
 
     def route(self, definition: model.RouteDefinition) -> RouteNumbers:
-        """Return the numbers of a route definition, to write them."""
+        """Return a route definition's numbers, to write them."""
         route = self.used.routes.get(id(definition))
         if route is None:
             route = self.used.routes[id(definition)] = self._names.route(definition)
@@ -63,12 +63,12 @@ class Transaction:
             await self._names.load_routes(self.session)
 
     async def load_listeners(self, listeners: Collection[int]) -> None:
-        """Read the names of listeners that other gateways added, if one of these is unknown."""
+        """Read the listener names that other gateways added, if one of these is unknown."""
         if not self._names.listeners.keys() >= set(listeners):
             await self._names.load_listeners(self.session)
 
     async def meter_routes(self, routes: Collection[int], at: int, counter: int) -> None:
-        """Count one for the listener of each of some stored routes. A lost route has no meters."""
+        """Count one for each stored route's listener. A lost route has no meters."""
         await self.load_routes(routes)
         slot = model.slot_of(at)
         for route in routes:
@@ -86,7 +86,7 @@ class Transaction:
         self.meter(listener, STORED_SLOT, model.Counter.stored_bytes, count)
 
     def packed_meters(self) -> bytes:
-        """Return the counts for the row of the commit; empty if there are none."""
+        """Return the counts for the commit's row; empty if there are none."""
         return _encode([(*key, count) for key, count in self.meters.items()]) if self.meters else b""
 
     def tenant_changes(self) -> Counter[tuple[str, str]]:
@@ -104,7 +104,7 @@ Job = Callable[[Transaction], Coroutine[Any, Any, T]]  # Changes rows in one tra
 
 
 class JobRunner(abc.ABC):
-    """Runs the jobs of a store. The parts of the store share it."""
+    """Runs a store's jobs. The store's parts share it."""
 
     def __init__(self, *, commits: GroupCommit, names: NameNumbers, now: Callable[[], int]) -> None:
         self._commits, self._names, self._now = commits, names, now
@@ -131,11 +131,11 @@ class JobRunner(abc.ABC):
             await self._read(self._names.load_routes)
 
     async def store_time(self, now: int) -> int:
-        """Return the time in microseconds by a clock that all gateways of the store share. ``now``: by this one's."""
+        """Return the time in microseconds by a clock that all the store's gateways share. ``now``: by this one's."""
         return now
 
     def route(self, number: int) -> model.RouteDefinition:
-        """Return the route definition of a delivery or of a held group."""
+        """Return the route definition for a delivery or a held group."""
         return self._names.definition(number)
 
     async def _slices(

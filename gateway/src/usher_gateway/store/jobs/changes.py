@@ -1,7 +1,7 @@
 """Changes that people request: redrive, cancel, retry, release.
 
 Each job is a short transaction over rows with given keys. A query selects the rows beforehand, so each job locks the
-rows in the order of their keys and checks them again before it changes them.
+rows in key order and checks them again before it changes them.
 """
 
 from collections import Counter
@@ -94,14 +94,14 @@ _encode = msgspec.msgpack.encode
 
 
 async def redrivable(session: Session, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
-    """Return the keys of a slice of the deliveries that a redrive selects, and the cursor of the next slice."""
+    """Return the keys for a slice of the deliveries that a redrive selects, and the next slice's cursor."""
     chosen = msgspec.structs.replace(where, state=redriven_state(where).name.lower())
     keys, below = await scopes.delivery_keys(session, chosen, cursor, SLICE)
     return keys, scopes.cursor_of(below)
 
 
 def redriven_state(where: Filter) -> model.DeliveryState:
-    """Return the state of the deliveries that a redrive selects."""
+    """Return which delivery state a redrive selects."""
     for state in (model.DeliveryState.Dead, model.DeliveryState.Cancelled):
         if (where.state or "dead").lower() == state.name.lower():
             return state
@@ -109,7 +109,7 @@ def redriven_state(where: Filter) -> model.DeliveryState:
 
 
 async def routes_of(session: Session, keys: Sequence[int]) -> set[int]:
-    """Return the route numbers of deliveries."""
+    """Return deliveries' route numbers."""
     rows = await session.fetch("select distinct route from deliveries where key = any($1::bigint[])", keys)
     return {route for (route,) in rows}
 
@@ -119,8 +119,8 @@ async def redrive(
 ) -> list[bytes]:
     """Make deliveries that still have a state due again, or held, if they have a body and time left; return their ids.
 
-    A dead one that another request redrove and cancelled since it was selected may have been sent. Leaves out those of
-    suppressed persons. If the filter of a delivery had not decided, the next attempt evaluates it.
+    A dead one that another request redrove and cancelled since it was selected may have been sent. Leaves out
+    suppressed persons' deliveries. If a delivery's filter had not decided, the next attempt evaluates it.
     """
     session = transaction.session
     await session.fetch(claims.LOCK, keys)
@@ -136,7 +136,7 @@ async def redrive(
 
 
 async def pending(session: Session, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
-    """Return the keys of a slice of the pending deliveries that a filter selects, and the cursor of the next slice."""
+    """Return the keys for a slice of the pending deliveries that a filter selects, and the next slice's cursor."""
     state = (where.state or "pending").lower()
     if state not in {"pending", scopes.HELD}:
         raise ValueError("only pending deliveries (pending, or held) can be cancelled or retried")
@@ -177,7 +177,7 @@ def _reason_name(hold: int, cancel: int, error: str) -> str:
 async def quarantined(session: Session, where: Filter, limit: int, after: int = 0) -> list[model.Arrival]:
     """Return quarantined arrivals that can be released, oldest first, with bodies but without plans.
 
-    ``after`` is the row key of the last arrival of the previous call. ``Truncated`` and ``Unstorable`` arrivals are
+    ``after`` is the last arrival's row key in the previous call. ``Truncated`` and ``Unstorable`` arrivals are
     never returned.
     """
     scope = await scopes.arrivals_scope(
@@ -193,7 +193,7 @@ async def quarantined(session: Session, where: Filter, limit: int, after: int = 
 async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> int:
     """Create the ``if_visit`` deliveries of quarantined arrivals, once per arrival; return how many.
 
-    Retention may have deleted a body since the arrival was read. Arrivals of suppressed persons stay in quarantine.
+    Retention may have deleted a body since the arrival was read. Suppressed persons' arrivals stay in quarantine.
     """
     session = transaction.session
     suppressed = await suppressions.among(session, [person for each in arrivals for person in each.person_keys])
@@ -215,7 +215,7 @@ async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], n
 async def _release_arrival(
     transaction: Transaction, arrival: model.Arrival, now: int, marks: set[bytes]
 ) -> list[tuple[Any, ...]]:
-    """Return the rows of an arrival's deliveries, and take their marks from the new ones."""
+    """Return the rows for an arrival's deliveries, and take their marks from the new ones."""
     rows = await transaction.session.fetch(_RELEASE, arrival.key)
     if not rows:
         return []
@@ -241,7 +241,7 @@ async def _release_arrival(
 
 
 def _once_per(plan: model.RoutePlan, marks: set[bytes]) -> model.SkipReason | None:
-    """Use the mark of a once-per rule for its delivery; return the skip reason if it was used already."""
+    """Use a once-per rule's mark for its delivery; return the skip reason if it was used already."""
     if plan.once_key and plan.once_key not in marks:
         return model.SkipReason.OncePer
     marks.discard(plan.once_key)
@@ -251,7 +251,7 @@ def _once_per(plan: model.RoutePlan, marks: set[bytes]) -> model.SkipReason | No
 async def _note_released(
     session: Session, arrival: model.Arrival, packed: bytes, verdicts: list[tuple[int, int, int]]
 ) -> None:
-    """Store the verdicts, and the person keys that the first reading of the body did not find."""
+    """Store the verdicts, and the person keys that the body's first reading did not find."""
     stored = split_person_keys(packed)
     new = [person for person in dict.fromkeys(arrival.person_keys) if person not in stored]
     await session.execute(_NOTE_RELEASED, arrival.key, _encode(verdicts), b"".join([*stored, *new]))

@@ -183,7 +183,7 @@ async def defer(transaction: Transaction, keys: Sequence[int], now: int) -> None
 
 
 async def claimed(session: Session, owner: int) -> list[int]:
-    """Return the delivery keys that an incarnation has claimed (PostgreSQL)."""
+    """Return the keys of the deliveries that an incarnation has claimed (PostgreSQL)."""
     return [key for (key,) in await session.fetch(_CLAIMED, owner)]
 
 

@@ -1,7 +1,7 @@
-"""Erasures: everything that is stored of a person is deleted, in small steps. Counts stay, so the books still balance.
+"""Erasures: everything stored about a person is deleted, in small steps. Counts stay, so the books still balance.
 
-A step deletes some arrivals with all their rows, as retention does when their time is over, and counts them in the row
-of the erasure, in one transaction. So an erasure goes on after a crash at any point, and erases nothing twice. One step
+A step deletes some arrivals with all their rows, as retention does when their time is over, and counts them in the
+erasure's row, in one transaction. So an erasure goes on after a crash at any point, and erases nothing twice. One step
 serves many erasures, because each search and each commit costs about as much for one as for many.
 """
 
@@ -50,7 +50,7 @@ _END = f"update erasures set state = $2, ended_at = $3, request = $4 where key =
 
 
 class _Delivery(NamedTuple):
-    """A delivery of a person."""
+    """A person's delivery."""
 
     key: int
     state: int
@@ -73,7 +73,7 @@ async def start(transaction: Transaction, request: ErasureRequest, now: int, sto
 async def left_to_erase(
     session: Session, erasures: Sequence[Erasure], *, only_before_request: bool
 ) -> dict[int, list[int]]:
-    """Return row key of an erasure -> the row keys of arrivals that it has to erase, the oldest first.
+    """Return an erasure's row key -> the row keys of the arrivals that it has to erase, the oldest first.
 
     ``only_before_request``: without those that came after the request.
     """
@@ -87,7 +87,7 @@ async def left_to_erase(
 
 
 async def routes_of(session: Session, keys: Sequence[int]) -> dict[int, list[int]]:
-    """Return row key of an arrival -> the numbers of the routes that have a verdict on it."""
+    """Return an arrival's row key -> numbers for the routes that have a verdict on it."""
     rows = await session.fetch(_VERDICTS, sorted(keys))
     return {key: [route for route, _, _ in msgspec.msgpack.decode(packed)] for key, packed in rows}
 
@@ -101,16 +101,16 @@ async def erase(
     marks: Mapping[int, Collection[bytes]],
     forget: retention.Forget,
 ) -> list[int] | None:
-    """Erase some arrivals and their once-per marks; return the keys of the pending deliveries that were cancelled.
+    """Erase some arrivals and their once-per marks; return the pending deliveries that were cancelled, by key.
 
     Returns None if all the erasures have ended.
 
     Args:
         transaction: the transaction.
-        arrivals_of: row key of an erasure -> row keys of arrivals; those of an erasure that has ended stay.
+        arrivals_of: an erasure's row key -> arrivals' row keys; an ended erasure's arrivals stay.
         now: microseconds.
         store_time: microseconds by the store's clock.
-        marks: row key of an arrival -> its once-per marks.
+        marks: an arrival's row key -> its once-per marks.
         forget: deletes the arrivals.
     """
     session = transaction.session
@@ -144,7 +144,7 @@ async def erase(
 
 
 async def _locked_reports(session: Session, erasures: Iterable[int]) -> dict[int, ErasureReport]:
-    """Lock those of some erasures, by row key, that have not ended; return their reports."""
+    """Lock the erasures among some row keys that have not ended; return their reports."""
     rows = await session.fetch(_LOCK, sorted(erasures))
     return {key: msgspec.json.decode(report, type=ErasureReport) for key, report in rows}
 
@@ -172,7 +172,7 @@ def _count_delivery(report: ErasureReport, delivery: _Delivery) -> None:
 
 
 async def preview(session: Session, persons: Collection[bytes]) -> ErasureReport:
-    """Return what an erasure of these person keys would erase now."""
+    """Return what an erasure for these person keys would erase now."""
     report = ErasureReport()
     keys = sorted(await listings.keys_of_person(session, frozenset(persons)))
     for begin in range(0, len(keys), _SLICE):
@@ -186,7 +186,7 @@ async def preview(session: Session, persons: Collection[bytes]) -> ErasureReport
 
 
 async def pending_deliveries(session: Session, persons: Collection[bytes]) -> list[int]:
-    """Return the row keys of the pending deliveries of a person."""
+    """Return the row keys of a person's pending deliveries."""
     arrivals = sorted(await listings.keys_of_person(session, frozenset(persons)))
     pending: list[int] = []
     for begin in range(0, len(arrivals), _SLICE):
@@ -197,7 +197,7 @@ async def pending_deliveries(session: Session, persons: Collection[bytes]) -> li
 
 
 async def forget_persons(transaction: Transaction, erasures: Sequence[Erasure], settling: range) -> list[Erasure]:
-    """Forget whose data some erasures erase, once nothing of it is left; return them.
+    """Forget whose data some erasures erase, once nothing is left; return them.
 
     Leaves out those that another gateway ended, or that cancelled a delivery at a ``settling`` time.
     """

@@ -360,7 +360,7 @@ async def of_person(session: Session, persons: Collection[bytes], cursor: str | 
 
 
 async def keys_of_person(session: Session, persons: frozenset[bytes]) -> set[int]:
-    """Return row keys for the arrivals that have any of these person keys."""
+    """Return the row keys of the arrivals that have any of these person keys."""
     return set().union(*(await arrivals_of_persons(session, persons)).values())
 
 

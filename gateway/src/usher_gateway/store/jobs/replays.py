@@ -129,9 +129,9 @@ class RouteFacts(NamedTuple):
     """What a step's routes answer now."""
 
     marks: Marks
-    """The marks for skipped verdicts whose route has a once-per rule."""
+    """The marks of the skipped verdicts whose route has a once-per rule."""
     paused: Collection[int]
-    """Numbers for the routes that are paused or in shadow mode."""
+    """The numbers of the routes that are paused or in shadow mode."""
 
     def mark_of(self, candidate: Candidate) -> bytes:
         """Return the once-per mark that a delivery of a candidate takes; ``b""`` if it takes none."""

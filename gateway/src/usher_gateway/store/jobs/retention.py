@@ -1,9 +1,9 @@
-"""Retention: delete expired data in small slices, found by the day of expiry without a scan.
+"""Retention: delete expired data in small slices, found by the day on which they expire, without a scan.
 
 The body goes first. Its row stays, empty, until the ledger row may go too, because dedupe looks back 7 days. A body
 stays while a pending delivery needs it; held deliveries are cancelled (``Retention``).
 
-A slice locks contents and visitors in the order in which accepting locks them. Of arrivals and deliveries it skips what
+A slice locks contents and visitors in the order in which accepting locks them. It skips arrivals and deliveries that
 another transaction has locked: a person may just be replaying the arrival or redriving the delivery.
 """
 
@@ -93,7 +93,7 @@ class RetentionWalk(msgspec.Struct):
     size: int = LEAST_SLICE
     """Arrivals, or marks, that the next slice deletes."""
     after: tuple[int, int] = (0, 0)
-    """Day of expiry and key of the last arrival."""
+    """The last arrival's expiry day and key."""
     meters_day: int = -1
     meters_slot: int = 0
 
@@ -107,7 +107,7 @@ Forget = Callable[[Any, Sequence[ExpiredArrival], Mapping[int, set[int]]], Await
 
 
 async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: RetentionWalk, forget: Forget) -> int:
-    """Delete one slice of bodies and ledger, or else of the other tables; return the rows touched."""
+    """Delete one slice from bodies and ledger, or else from the other tables; return the rows touched."""
     await transaction.session.execute(_NOTE_CONFIRMED, str(now))
     count = await _prune_arrivals(transaction, now, walk, forget)
     if not count:
@@ -162,9 +162,9 @@ async def _prune_arrivals(transaction: Transaction, now: int, walk: RetentionWal
 
 
 async def deliveries_of(session: Session, verdicts: Mapping[int, bytes]) -> dict[int, set[int]]:
-    """Return the keys of each arrival's deliveries: of its verdicts, of releases and of replays.
+    """Return each arrival's delivery keys: from its verdicts, releases and replays.
 
-    ``verdicts``: row key of an arrival -> its verdicts as MessagePack.
+    ``verdicts``: an arrival's row key -> its verdicts as MessagePack.
     """
     deliveries = {key: {delivery for _, _, delivery in _decode(packed) if delivery} for key, packed in verdicts.items()}
     for arrival, key in await session.fetch(_CREATED_LATER, list(deliveries)):
@@ -173,7 +173,7 @@ async def deliveries_of(session: Session, verdicts: Mapping[int, bytes]) -> dict
 
 
 async def _cancel_held(transaction: Transaction, deliveries: Mapping[int, set[int]], now: int) -> set[int]:
-    """Cancel the held ones of some deliveries; return those that need their bodies: pending or locked."""
+    """Cancel the held ones among some deliveries; return those that need their bodies: pending or locked."""
     session, keys = transaction.session, sorted(set().union(*deliveries.values()))
     undelivered = {key for (key,) in await session.fetch(_UNDELIVERED, keys)}
     if not undelivered:
@@ -185,7 +185,7 @@ async def _cancel_held(transaction: Transaction, deliveries: Mapping[int, set[in
 
 
 def release_bytes(transaction: Transaction, arrival: ExpiredArrival) -> None:
-    """Subtract the bytes of an arrival from its tenant's, once: when its body goes."""
+    """Subtract an arrival's bytes from its tenant's, once: when its body goes."""
     if arrival.body_length is not None:
         transaction.add_stored_bytes(arrival.listener, -arrival.body_length - row_bytes(_decode(arrival.verdicts)))
 
@@ -226,7 +226,7 @@ async def _prune_slot(session: Session, slot: int, listeners: list[int]) -> int:
 
 
 def months_before(now: int, months: int) -> int:
-    """Return the first second (UTC) of the month that is ``months`` months before the current one."""
+    """Return the first second (UTC) in the month that is ``months`` months before the current one."""
     day = datetime.datetime.fromtimestamp(now // model.MICROSECONDS, datetime.UTC)
     month = day.year * 12 + day.month - 1 - months
     return int(datetime.datetime(month // 12, month % 12 + 1, 1, tzinfo=datetime.UTC).timestamp())

@@ -1,7 +1,7 @@
-"""Selects rows: a filter becomes a ``RowScope``, and a walk finds the keys of its rows.
+"""Selects rows: a filter becomes a ``RowScope``, and a walk finds its rows' keys.
 
 The walk goes from the newest row down, in windows. If a filter matches few rows, the walk ends early, so that no query
-lasts long. Row keys grow with time, so a period is a range of keys. It is found by binary search, because clocks of
+lasts long. Row keys grow with time, so a period is a key range. It is found by binary search, because the clocks in
 earlier processes made the keys. A page ends with a cursor, from which the next one goes on.
 """
 
@@ -50,7 +50,7 @@ _decode = msgspec.msgpack.decode
 
 
 class RowScope(msgspec.Struct):
-    """The rows of a table that a filter selects."""
+    """The rows in a table that a filter selects."""
 
     table: str
     index_terms: str = "true"
@@ -64,7 +64,7 @@ class RowScope(msgspec.Struct):
     keys: list[int] | None = None
     """The only keys to consider; None: any."""
     routes: set[int] | None = None
-    """Arrivals: only those with a verdict of one of these routes."""
+    """Arrivals: only those with a verdict from one of these routes."""
     skip: model.SkipReason | None = None
     """Arrivals: only those with a verdict that skipped for this reason."""
 
@@ -105,15 +105,15 @@ class RowScope(msgspec.Struct):
         return " and ".join([self.index_terms, "key >= $1", "key < $2", *self.terms])
 
     def all_values(self, low: int | None = None, high: int | None = None) -> list[object]:
-        """Return the values of all conditions; ``low`` and ``high`` override the bounds of the key."""
+        """Return the values for all conditions; ``low`` and ``high`` override the key's bounds."""
         return [self.low if low is None else low, self.high if high is None else high, *self.values]
 
 
 async def arrivals_scope(session: Session, where: Filter) -> RowScope:
-    """Return the scope of the arrivals that a filter selects.
+    """Return the scope for the arrivals that a filter selects.
 
     Raises:
-        ValueError: the filter has an unknown name of a reason or a state, or selects deliveries of a visit.
+        ValueError: the filter has an unknown reason or state, or selects a visit's deliveries.
     """
     if where.visit is not None or where.replay is not None:
         raise ValueError("visit and replay select deliveries; select visits with their ids")
@@ -150,10 +150,10 @@ async def arrivals_scope(session: Session, where: Filter) -> RowScope:
 
 
 async def deliveries_scope(session: Session, where: Filter) -> RowScope:
-    """Return the scope of the deliveries that a filter selects.
+    """Return the scope for the deliveries that a filter selects.
 
     Raises:
-        ValueError: the filter has an unknown name of a state.
+        ValueError: the filter has an unknown state.
         NotFoundError: the visit does not exist.
     """
     scope = RowScope("deliveries")
@@ -201,10 +201,10 @@ _VERDICTS = """
 
 
 async def deliveries_of_visit(session: Session, visit: bytes, permitted: frozenset[str] | None) -> list[int]:
-    """Return the keys of the deliveries of an arrival, also of those that a release or a replay created.
+    """Return an arrival's delivery keys, also those that a release or a replay created.
 
     Raises:
-        NotFoundError: the arrival does not exist, or is of a tenant that is not permitted.
+        NotFoundError: the arrival does not exist, or its tenant is not permitted.
     """
     arrival = model.key_of(visit)
     rows = await session.fetch(_VERDICTS, arrival, visit)
@@ -216,7 +216,7 @@ async def deliveries_of_visit(session: Session, visit: bytes, permitted: frozens
 
 
 async def listener_numbers(session: Session, where: Filter) -> set[int] | None:
-    """Return the numbers of the listeners that a filter selects by names and permits; None: all of them."""
+    """Return the numbers of the listeners that a filter selects by names and permits; None: all."""
     names = (where.namespace, where.tenant, where.listener)
     if names == (None, None, None) and where.permitted is None:
         return None
@@ -225,7 +225,7 @@ async def listener_numbers(session: Session, where: Filter) -> set[int] | None:
 
 
 async def route_numbers(session: Session, where: Filter) -> set[int] | None:
-    """Return the numbers of the route definitions that a filter selects by names and permits; None: all of them."""
+    """Return the numbers of the route definitions that a filter selects by names and permits; None: all."""
     names = (where.namespace, where.tenant, where.listener, where.route, where.destination)
     if not any(name is not None for name in names) and where.permitted is None:
         return None
@@ -247,7 +247,7 @@ async def delivery_keys(
 
 
 async def newest(session: Session, scope: RowScope, cursor: str | None, limit: int) -> tuple[list[int], int | None]:
-    """Return a page of keys below a cursor, newest first, and the key below which to go on.
+    """Return a page with keys below a cursor, newest first, and the key below which to go on.
 
     The second value is None at the end.
     """
@@ -271,7 +271,7 @@ async def newest(session: Session, scope: RowScope, cursor: str | None, limit: i
 
 
 def page_of(keys: Iterable[int], cursor: str | None, limit: int) -> tuple[list[int], int | None]:
-    """Return a page of given keys below a cursor, newest first, and the key below which to go on; None at the end."""
+    """Return a page from given keys below a cursor, newest first, and the key below which to go on; None at the end."""
     high = _HIGHEST if cursor is None else key_of_cursor(cursor)
     newest_keys = heapq.nlargest(limit + 1, [key for key in keys if key < high])
     return newest_keys[:limit], newest_keys[limit - 1] if len(newest_keys) > limit else None
@@ -287,7 +287,7 @@ async def _window_end(session: Session, scope: RowScope, high: int) -> int:
 
 
 async def _matching(session: Session, scope: RowScope, low: int, high: int, limit: int) -> list[int]:
-    """Return at most ``limit`` keys of a window, newest first."""
+    """Return at most ``limit`` keys in a window, newest first."""
     values = scope.all_values(low, high)
     if scope.routes is None and scope.skip is None:
         statement = f"select key from {scope.table} where {scope.condition()} order by key desc limit {limit}"  # noqa: S608
@@ -340,7 +340,7 @@ async def key_at(session: Session, table: str, column: str, instant: int) -> int
 
 
 def _member(kind: Any, name: str | None, field: str, *others: str) -> Any:
-    """Return a member by its name, with either case of its first letter; None for None. The message adds ``others``."""
+    """Return a member by its name, with its first letter in either case; None for None. The message adds ``others``."""
     if name is None:
         return None
     chosen = kind.__members__.get(name[:1].upper() + name[1:])
@@ -370,7 +370,7 @@ def cursor_of(key: int | None) -> str | None:
 
 
 def key_of_cursor(cursor: str) -> int:
-    """Return the row key of a cursor.
+    """Return a cursor's row key.
 
     Raises:
         ValueError: the cursor is invalid.

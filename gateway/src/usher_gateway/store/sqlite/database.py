@@ -41,9 +41,9 @@ _PROGRESS_STEPS = 10_000  # SQLite calls the progress handler of a reader, which
 class OwnedDatabase(msgspec.Struct):
     """An open database that this process owns, by flock on the file ``lock`` and on the database file itself.
 
-    The second lock holds even if somebody deletes ``lock``. ``lock`` also contains the mark: the number of the last
-    commit, outside of the write-ahead log, so that the next start notices a log that is missing or cut. While no
-    process owns the database, the mark also says whether all of the file is scrubbed.
+    The second lock holds even if somebody deletes ``lock``. ``lock`` also contains the mark: the last commit's
+    number, outside the write-ahead log, so that the next start notices a log that is missing or cut. While no
+    process owns the database, the mark also says whether the whole file is scrubbed.
     """
 
     folder: Path
@@ -54,10 +54,10 @@ class OwnedDatabase(msgspec.Struct):
     files: dict[Path, tuple[int, int]]
     """SQLite's files -> device and inode when they were opened."""
     scrubbed_at: int | None
-    """The number of the commit after which the last owner had scrubbed all of the file; None: it had not."""
+    """The number of the commit after which the last owner had scrubbed the whole file; None: it had not."""
     marked: int = 0
     syncing: threading.Lock = msgspec.field(default_factory=threading.Lock)
-    """Held while the mark is flushed, because the lock of a file lasts until the flush ends."""
+    """Held while the mark is flushed, because a file's lock lasts until the flush ends."""
     copying: threading.Lock = msgspec.field(default_factory=threading.Lock)
     """Held while copy_log() runs, because another checkpoint would fail."""
 
@@ -79,10 +79,10 @@ class OwnedDatabase(msgspec.Struct):
                 )
 
     def mark(self, commit: int) -> None:
-        """Write the number of a commit to the mark.
+        """Write a commit's number to the mark.
 
         The mark survives the process at once, and a power loss after sync_mark(). To flush it for every commit would
-        double the cost of a commit.
+        double a commit's cost.
         """
         self.marked = commit
         with contextlib.suppress(OSError):  # the commit is durable, and the next one writes the mark again
@@ -95,7 +95,7 @@ class OwnedDatabase(msgspec.Struct):
                 os.fdatasync(self.lock.fileno())
 
     def check_mark(self, commit: int) -> None:
-        """Compare the number of the last commit in the database with the mark, then rewrite the mark.
+        """Compare the last commit's number in the database with the mark, then rewrite the mark.
 
         Raises:
             StoreCorruptError: commits are missing.
@@ -128,7 +128,7 @@ class OwnedDatabase(msgspec.Struct):
         self.release()
 
     def release(self) -> None:
-        """Give up ownership without the work of close()."""
+        """Give up ownership without close()'s work."""
         self.connection.close()
         with self.syncing:
             self.file_lock.close()
@@ -136,7 +136,7 @@ class OwnedDatabase(msgspec.Struct):
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of the file at a path; None if there is none."""
+    """Return device and inode for the file at a path; None if there is none."""
     try:
         status = os.stat(path)  # noqa: PTH116 - each commit calls this, and Path.stat() costs more
     except OSError:
@@ -174,7 +174,7 @@ def _take_scrubbed(lock: IO[bytes]) -> int | None:
 
 @contextlib.contextmanager
 def explained_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of SQLite and of the operating system into errors with a hint."""
+    """Turn errors from SQLite and the operating system into errors with a hint."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -301,7 +301,7 @@ def _file_system_of(folder: Path) -> str:
 
 
 def _check_form(folder: Path, connection: sqlite3.Connection) -> None:
-    """Refuse a file with pages of a kind that the scrubber could take for others; another SQLite's defaults make it."""
+    """Refuse a file with pages that the scrubber could mistake for others; another SQLite's defaults make it."""
     (auto_vacuum,) = connection.execute("pragma auto_vacuum").fetchone()
     if auto_vacuum:
         raise model.ConfigurationError(
@@ -396,7 +396,7 @@ class DiskBounds(msgspec.Struct, frozen=True):
 
 
 class DiskSpace:
-    """The free space of a folder's file system, as of the last measure()."""
+    """The free space in a folder's file system, as of the last measure()."""
 
     def __init__(self, folder: Path, bounds: DiskBounds) -> None:
         self._folder = folder
