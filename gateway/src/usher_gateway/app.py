@@ -1,4 +1,4 @@
-"""The composition root of the gateway: which parts it has, and in which order they start and stop.
+"""The gateway's composition root: which parts it has, and in which order they start and stop.
 
 Start: the store (which proves that no other process owns the data; while its database is away, the admin port answers
 only the probes), the admin port, the background tasks with configuration and deliveries, and then the public port. The
@@ -258,7 +258,7 @@ class Gateway(Parts):
         )
 
     def _make_certificates(self) -> certificates.Certificates | None:
-        """Return the certificates of the public port; None if it serves plain HTTP."""
+        """Return the public port's certificates; None if it serves plain HTTP."""
         settings, default = self.settings, None
         if settings.tls_cert is not None and settings.tls_key is not None:
             default = certificates.CertificateFiles(settings.tls_cert, settings.tls_key)
@@ -326,13 +326,13 @@ class Gateway(Parts):
     def _retired_arrivals_since_start(self) -> dict[str, int]:
         """Return the last arrivals at retired addresses by `Clock.since_start`.
 
-        A wall clock that was set back makes none of them earlier.
+        A wall clock that was set back makes none earlier.
         """
         ahead = max(0, self.clock.since_start() - self.clock.now())
         return {address: at + ahead for address, at in self.counters.retired_arrivals.items()}
 
     async def _namespaces(self) -> set[str]:
-        """Return the namespaces with listeners in force, and those that something is stored of.
+        """Return the namespaces with listeners in force, and those about which something is stored.
 
         Raises:
             StoreUnavailableError: the store does not answer, or is not open yet.
@@ -435,7 +435,7 @@ class Gateway(Parts):
         return None
 
     async def _restore_activity(self) -> None:
-        """Continue with what earlier gateways saved of listeners and destinations."""
+        """Continue with what earlier gateways saved about listeners and destinations."""
         listeners, destinations = await self.store.listener_activity(), await self.store.destination_activity()
         await self.store.hasten_forbidden(self.clock.now())  # this start may allow other addresses
         self.counters.restore_activity(listeners)
@@ -532,7 +532,7 @@ class Gateway(Parts):
             self.worker.activity.save_again(destinations)
 
     async def _review_holds(self) -> None:
-        """Review holds after each change of configuration, and every 30 s of the gateway's clock."""
+        """Review holds after each configuration change, and every 30 s by the gateway's clock."""
         await self._configuration_changed.wait()  # until then every destination is missing
         while True:
             with contextlib.suppress(TimeoutError):
@@ -580,7 +580,7 @@ class Gateway(Parts):
 
 
 async def _wait_for(event: asyncio.Event, tasks: list[asyncio.Task[None]], seconds: float | None = None) -> None:
-    """Wait until the event is set, a task ends or the time is over. Raises the exception of a task that failed."""
+    """Wait until the event is set, a task ends or the time is over. Raises a failed task's exception."""
     waiting = asyncio.create_task(event.wait(), name="wait for an event")
     done, _ = await asyncio.wait({*tasks, waiting}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()

@@ -216,7 +216,7 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UrlVariable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part in a destination's URL."""
+    """A part of a destination's URL."""
 
     name: str
     value: str = ""  # CEL; `""`: it is `secret`

@@ -1,7 +1,7 @@
 """Slots, or bytes of memory, for work that runs at the same time, shared fairly.
 
 A namespace may use as much as it leaves free, and a tenant as much as its namespace leaves. So one namespace alone gets
-half of the pool, and n namespaces that want everything leave 1/(n + 1) of it to the next one.
+half the pool, and n namespaces that want everything leave 1/(n + 1) of it to the next one.
 """
 
 
@@ -16,7 +16,7 @@ class FairPool:
 
     @property
     def namespaces(self) -> int:
-        """How many namespaces use a part of it."""
+        """How many namespaces use a part."""
         return len(self._used_by_namespace)
 
     def admits(self, namespace: str, tenant: str) -> bool:
@@ -25,7 +25,7 @@ class FairPool:
         return left > 0 and self._used_by_tenant.get(tenant, 0) < left
 
     def take(self, namespace: str, tenant: str, amount: int = 1) -> None:
-        """Take a slot, or an amount of bytes. It may be more than is free."""
+        """Take a slot, or an amount in bytes. It may be more than is free."""
         self.free -= amount
         self._used_by_namespace[namespace] = self._used_by_namespace.get(namespace, 0) + amount
         self._used_by_tenant[tenant] = self._used_by_tenant.get(tenant, 0) + amount

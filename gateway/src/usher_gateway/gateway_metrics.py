@@ -18,10 +18,10 @@ _NOTHING_COUNTED = [0] * (len(model.CountedAs) + 1)
 
 
 class GatewayMetrics:
-    """Reads the metrics from the parts of a gateway.
+    """Reads the metrics from a gateway's parts.
 
-    Each configured tenant has its metrics from the start, because ``increase()`` does not see the first event of a
-    series that begins with it. Times and counts of open deliveries come from the ledger, so a restart keeps them.
+    Each configured tenant has its metrics from the start, because ``increase()`` does not see a series' first
+    event if the series begins with it. Times and counts of open deliveries come from the ledger and survive a restart.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -132,7 +132,7 @@ class GatewayMetrics:
         )
 
     def _collect_counters(self, tenants: Collection[TenantKey]) -> metrics.Metrics:
-        """Yield the counters of the tenants in force, and of removed ones with deliveries that wait or are dead."""
+        """Yield counters for the tenants in force, and for removed ones with deliveries that wait or are dead."""
         arrivals, outcomes, labels = (
             self._parts.counters,
             self._parts.worker.counters.outcomes,
@@ -264,7 +264,7 @@ class GatewayMetrics:
         )
 
     def _collect_errors(self) -> metrics.Metrics:
-        """Yield the last error of each destination. A restart keeps it."""
+        """Yield each destination's last error. A restart keeps it."""
         in_a_row: dict[tuple[str, ...], float] = {}
         last: dict[tuple[str, ...], float] = {}
         for key, document in self._parts.state.snapshot.destinations.items():
@@ -371,7 +371,7 @@ class GatewayMetrics:
 
 
 def _of(tenants: Collection[TenantKey], counts: Mapping[TenantKey, int]) -> dict[TenantKey, int]:
-    """Return the counts of these tenants."""
+    """Return these tenants' counts."""
     return {key: count for key, count in counts.items() if key in tenants}
 
 

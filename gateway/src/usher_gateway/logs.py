@@ -1,6 +1,6 @@
 """Logs: JSON lines in a cluster, readable lines on a terminal. Ids only, never personal data.
 
-A thread writes the lines (``QueueHandler`` and ``QueueListener`` of the standard library), so that a stalled reader or
+A thread writes the lines (the standard library's ``QueueHandler`` and ``QueueListener``), so that a stalled reader or
 a full disk delays no arrival. Two small subclasses add what the standard classes lack:
 
 - ``queue.Queue`` bounds the number of lines and not their bytes, and its lock is not reentrant: if garbage collection
@@ -88,9 +88,9 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
 class RepeatLimiter:
     """Limits warnings and errors that repeat for the same listener, destination or file, or as _REPEATING_EVENTS says.
 
-    A broken filter fails for every visit. The first line of each kind is written, and then at most one a minute, which
-    has in ``repeated`` how many were left out before it. Listeners do not share the limit: the lines of one never hide
-    those of another. It is a processor of structlog.
+    A broken filter fails for every visit. Each kind's first line is written, and then at most one a minute, which
+    has in ``repeated`` how many were left out before it. Listeners do not share the limit: lines of one never hide
+    those of another. It is a structlog processor.
 
     Args:
         clock: monotonic seconds.
@@ -150,7 +150,7 @@ class _QueueLogger:
         self._handler = handler
 
     def msg(self, line: str) -> None:
-        """Write a line of any level."""
+        """Write a line at any level."""
         self._handler.write_line(line)
 
     debug = info = warning = error = critical = msg
@@ -183,7 +183,7 @@ class BoundedQueueHandler(logging.handlers.QueueHandler):
                 self.queue.put_nowait(record)
 
     def finish_line(self, line: bytes, *, is_written: bool) -> None:
-        """Note the end of a line, and report lost lines once the reader has taken everything. For the writer."""
+        """Note where a line ends, and report lost lines once the reader has taken everything. For the writer."""
         with self._changed:
             self.lines_lost += not is_written
             is_last = self._waiting_bytes == len(line)
@@ -202,7 +202,7 @@ class BoundedQueueHandler(logging.handlers.QueueHandler):
 
 
 class DescriptorHandler(logging.Handler):
-    """Writes lines to a file descriptor, in the thread of the listener."""
+    """Writes lines to a file descriptor, in the listener's thread."""
 
     def __init__(self, descriptor: int, lines: BoundedQueueHandler) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ def _encode(record: logging.LogRecord) -> bytes:
 
 
 class LibraryFormatter(logging.Formatter):
-    """Formats lines of libraries; of an exception it keeps only the type and the frames, like our own lines."""
+    """Formats lines from libraries; for an exception it keeps only the type and the frames, like our own lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record without the exception text that another formatter may have cached in it."""
@@ -269,15 +269,15 @@ class LibraryFormatter(logging.Formatter):
         return line
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the standard library's name
-        """Return the type and the frames of an exception, without its text."""
+        """Return an exception's type and frames, without its text."""
         return " ".join([type(ei[1]).__name__, *_frames(ei[2])])
 
 
 class JsonLibraryFormatter(logging.Formatter):
-    """Formats lines of libraries as JSON, so that every line of the log is JSON and has a fixed word in ``event``."""
+    """Formats lines from libraries as JSON, so that every log line is JSON and has a fixed word in ``event``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a record with the field names of our own lines; of an exception only its type and its frames."""
+        """Format a record with the field names in our own lines; for an exception only its type and its frames."""
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat().replace("+00:00", "Z")
         line: dict[str, object] = {
             "event": "library_line_logged",

@@ -59,7 +59,7 @@ class MeteredTls(ssl.SSLObject):
         self._overhead_bytes = max(0.0, self._overhead_bytes - _REQUEST_BYTES)
 
     def do_handshake(self) -> None:
-        """SSLObject's method; the event loop calls it for each piece that the peer sends."""
+        """Part of SSLObject; the event loop calls it for each piece that the peer sends."""
         self._taken.write(self._arrived.read())
         started = time.thread_time()
         try:
@@ -71,7 +71,7 @@ class MeteredTls(ssl.SSLObject):
             raise ssl.SSLError("the handshake takes too long")
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - the standard library's name
-        """SSLObject's method: return decrypted bytes, or their number if they are put into ``buffer``.
+        """Part of SSLObject: return decrypted bytes, or their number if they are put into ``buffer``.
 
         Raises:
             ssl.SSLError: too many bytes came without data.
@@ -100,11 +100,11 @@ class MeteredTls(ssl.SSLObject):
             return data
 
     def pending(self) -> int:
-        """SSLObject's method; uvloop reads while there is something to read."""
+        """Part of SSLObject; uvloop reads while there is something to read."""
         return super().pending() + self._taken.pending
 
     def unwrap(self) -> None:
-        """SSLObject's method."""
+        """Part of SSLObject."""
         self._taken.write(self._arrived.read())
         super().unwrap()
 
@@ -119,7 +119,7 @@ class MeteredContext(ssl.SSLContext):
     """See ``MeteredTls``."""
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, *args: Any, **options: Any) -> ssl.SSLObject:
-        """SSLContext's method; the event loop calls it for each connection."""
+        """Part of SSLContext; the event loop calls it for each connection."""
         taken = ssl.MemoryBIO()
         connection = super().wrap_bio(taken, *args, **options)
         assert isinstance(connection, MeteredTls)

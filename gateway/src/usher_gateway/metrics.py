@@ -1,7 +1,7 @@
-"""Building blocks of Prometheus metrics: a cheap histogram for the hot path, and families built at each scrape.
+"""Building blocks for Prometheus metrics: a cheap histogram for the hot path, and families built at each scrape.
 
 The hot path only adds to plain numbers. A scrape turns them into families, and ``write`` turns these into text. The
-metrics of the process come from prometheus_client, whose writer is too slow for ours
+process's metrics come from prometheus_client, whose writer is too slow for ours
 (docs/decisions/0011-the-text-of-metrics-by-hand.md).
 docs/metrics.md lists the metrics; only a few counters carry a tenant label.
 """
@@ -43,7 +43,7 @@ class Histogram:
 
 
 class Series(NamedTuple):
-    """The samples of one name: label values -> value."""
+    """One name's samples: label values -> value."""
 
     name: str
     labels: tuple[str, ...]
@@ -51,9 +51,9 @@ class Series(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A metric with its type, its help text and all of its samples.
+    """A metric with its type, its help text and all its samples.
 
-    It holds plain values, because objects of prometheus_client for 34,000 samples cost six times as much. The writer
+    It holds plain values, because prometheus_client's objects for 34,000 samples cost six times as much. The writer
     may run in another thread, so a family must have copies of values that can change.
     """
 
@@ -104,7 +104,7 @@ def build_info() -> Metrics:
 
 
 def write(families: Iterable[Family]) -> str:
-    """Return families in the text format of Prometheus.
+    """Return families in Prometheus's text format.
 
     Source: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
     """
@@ -120,7 +120,7 @@ def write(families: Iterable[Family]) -> str:
 
 
 def process_text() -> str:
-    """Return the usual metrics of a Python process as text."""
+    """Return a Python process's usual metrics as text."""
     return prometheus_client.generate_latest(_process).decode()
 
 

@@ -33,7 +33,7 @@ class DescriptorPlan(NamedTuple):
     """How many file descriptors each use may have, so that a flood of connections leaves enough for the others."""
 
     connections: int
-    """Connections of the public port."""
+    """Connections to the public port."""
     idle: int
     """Idle connections to destinations, which stay open for later requests."""
     attempts: int
@@ -48,7 +48,7 @@ def plan_descriptors(limit: int, wanted: DescriptorPlan) -> DescriptorPlan:
 
 
 def reserve_descriptors(connections: int, idle: int, attempts: int) -> DescriptorPlan:
-    """Raise the soft limit of this process as far as needed and allowed, and return how to divide it."""
+    """Raise this process's soft limit as far as needed and allowed, and return how to divide it."""
     wanted = DescriptorPlan(connections, idle, attempts)
     soft_limit, hard_limit = (
         1 << 30 if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -79,9 +79,9 @@ def memory_bytes() -> int:
 
 
 def collect_garbage_rarely() -> None:
-    """Raise the thresholds of the garbage collector.
+    """Raise the garbage collector's thresholds.
 
-    Reference counting frees an arrival. A full collection would only walk the large recent index of the ledger again
+    Reference counting frees an arrival. A full collection would only walk the ledger's large recent index again
     and again (docs/decisions/0014).
     """
     gc.set_threshold(50_000, 20, 100)

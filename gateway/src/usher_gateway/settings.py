@@ -28,7 +28,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings for ``usher run``."""
+    """The settings of ``usher run``."""
 
     files: tuple[Path, ...] = ()
     """Manifests, or folders with manifests. The gateway watches them."""

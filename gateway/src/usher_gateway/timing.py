@@ -1,6 +1,6 @@
-"""The gateway's clock for windows, schedules, expiry and days, token buckets, and turns of the event loop.
+"""The gateway's clock for windows, schedules, expiry and days, token buckets, and event loop turns.
 
-Time limits of I/O use the event loop's own clock and are never scaled.
+Time limits for I/O use the event loop's own clock and are never scaled.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _HINT = (
 
 
 def _since_boot_ns() -> int:
-    """Return the nanoseconds of a clock that never goes back and, where the system has one, counts a suspend too."""
+    """Return nanoseconds by a clock that never goes back and, where the system has one, counts a suspend too."""
     return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -56,12 +56,12 @@ class Clock:
         return time.time_ns() // 1000 if self.scale == 1.0 else self.since_start()
 
     def since_start(self) -> int:
-        """Return the instant of the start plus the steady time since, which no jump of the wall clock changes."""
+        """Return the start instant plus the steady time since, which no jump of the wall clock changes."""
         elapsed = (_since_boot_ns() - self._since_boot) // 1000
         return self._start + int(elapsed * self.scale)
 
     def steady(self) -> int:
-        """Return microseconds of a clock that never goes back and runs as fast as now(): for circuits and rates."""
+        """Return microseconds by a clock that never goes back and runs as fast as now(): for circuits and rates."""
         return int(_since_boot_ns() // 1000 * self.scale)
 
     def real_seconds(self, microseconds: int) -> float:
@@ -103,7 +103,7 @@ class Clock:
 class TokenBucket:
     """Allows ``rate`` takes per second on average, and up to ``burst`` at once. It starts full, or with ``tokens``.
 
-    ``now`` is in seconds of a clock that never goes back. If it does go back, the bucket earns nothing until the clock
+    ``now`` is in seconds by a clock that never goes back. If it does go back, the bucket earns nothing until the clock
     has caught up.
     """
 

@@ -1,6 +1,6 @@
 """Records for each destination how its attempts ended: the last error, since when and how often, and the recovery.
 
-The recorder keeps this in memory and saves changes every few seconds, together with the activity of listeners. An
+The recorder keeps this in memory and saves changes every few seconds, together with listeners' activity. An
 attempt therefore writes nothing, and a destination that never fails is saved once. The functions are pure.
 """
 
@@ -66,7 +66,7 @@ def _is_newer(theirs: DestinationActivity, ours: DestinationActivity) -> bool:
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """The activity of a destination at its present URL."""
+    """A destination's activity at its present URL."""
 
     url: str
     activity: DestinationActivity
@@ -79,7 +79,7 @@ class ActivityRecorder:
         self._key = key
         self._entries: dict[str, _Entry] = {}
         self._saved: dict[str, DestinationActivity] = {}
-        """Saved activity of destinations that this gateway has not asked for yet."""
+        """Saved activity for destinations that this gateway has not asked for yet."""
         self._unsaved: set[str] = set()
 
     def merge(self, saved: Mapping[str, DestinationActivity]) -> None:
@@ -97,7 +97,7 @@ class ActivityRecorder:
                 self._entries[key] = _Entry(entry.url, theirs)
 
     def of(self, document: documents.DestinationDocument) -> DestinationActivity:
-        """Return the activity of a destination at the URL of its document."""
+        """Return a destination's activity at its document's URL."""
         entry = self._entries.get(document.key)
         if entry is not None and entry.url == document.url:
             return entry.activity

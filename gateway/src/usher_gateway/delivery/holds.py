@@ -234,7 +234,7 @@ class HoldReviewer:
         return [*([hold] if hold is not None else []), *self._lasting(definition)]
 
     def _lasting(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
-        """Return the arrivals' reasons that still hold, for deliveries that another reason held first."""
+        """Return the reasons of arrivals that still hold, for deliveries that another reason held first."""
         return [reason for reason in _ARRIVAL_HOLDS if not self._has_ended(reason, definition)]
 
     def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:

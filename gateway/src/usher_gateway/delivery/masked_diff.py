@@ -43,7 +43,7 @@ _Item = TypeVar("_Item")
 
 
 class ShownRequest(msgspec.Struct, frozen=True):
-    """A request, with the parts that may be shown from its URL."""
+    """A request, with the parts of its URL that may be shown."""
 
     request: DestinationRequest
     url: str
@@ -56,7 +56,7 @@ class ValueMask:
     """Hides the values in documents.
 
     Args:
-        expressions: the transforms' text that made the documents. It shows which keys are constants: a transform
+        expressions: the text of the transforms that made the documents. It shows which keys are constants: a transform
             can turn a value into a key.
     """
 
@@ -92,7 +92,7 @@ def _label(value: object, numbers: dict[tuple[type, object], int]) -> str:
 
 
 def diff_lines(in_force: ShownRequest, changed: ShownRequest, mask: ValueMask | None, body: object) -> list[str]:
-    """Return the lines of a unified diff between two requests, without its head. Without a mask they have personal data.
+    """Return the lines of a unified diff of two requests, without its head. Without a mask they have personal data.
 
     ``body``: the visit's body as JSON. Its keys are field names, so a mask shows them.
     """

@@ -1,4 +1,4 @@
-"""Classifies a destination's answer, decides when a delivery is tried again, and what the store records of it. Pure."""
+"""Classifies a destination's answer, decides when a delivery is tried again, and what the store records. Pure."""
 
 import email.utils
 import enum
@@ -39,7 +39,7 @@ MAX_RULES_SECONDS = 0.05
 
 
 class OutcomeKind(enum.Enum):
-    """The three results of an attempt."""
+    """The three results that an attempt can have."""
 
     Delivered = "Delivered"
     Retry = "Retry"
@@ -62,7 +62,7 @@ class AnswerError(enum.StrEnum):
     """Another 4xx: the destination does not accept this delivery."""
     ServerError = "ServerError"
     RetriedByRule = "RetriedByRule"
-    """A rule of ``http.answers`` has the effect ``Retry``."""
+    """A rule in ``http.answers`` has the effect ``Retry``."""
     ThrottledByRule = "ThrottledByRule"
     RejectedByRule = "RejectedByRule"
     """A rule has the effect ``Dead``."""
@@ -71,11 +71,11 @@ class AnswerError(enum.StrEnum):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """The classified result of an attempt."""
+    """An attempt's classified result."""
 
     kind: OutcomeKind
     error: str = ""
-    """A code of AnswerError or SendError. Empty for Delivered."""
+    """A code from AnswerError or SendError. Empty for Delivered."""
     slow: bool = False
     """Retry slowly, because mostly a person has to repair something first."""
     retry_after: int = 0
@@ -138,18 +138,18 @@ def _retry_after_of(answer: DestinationAnswer, destination: documents.Destinatio
 
 
 class AppliedRule(msgspec.Struct, frozen=True):
-    """The first rule of a destination that applies to an answer."""
+    """A destination's first rule that applies to an answer."""
 
     effect: str = ""
     """``AnswerRule.effect``; ``""``: no rule applies, or ``error_code`` is set."""
     number: int = 0
-    """Position of the rule, from 1; 0: none applies."""
+    """The rule's position, from 1; 0: none applies."""
     error_code: str = ""
     """Why the first rule that could apply cannot be evaluated, as in docs/expressions.md."""
 
 
 def rules_read_body(destination: documents.DestinationDocument) -> bool:
-    """Return whether a rule of a destination looks at the bodies of answers."""
+    """Return whether a destination's rules look at answers' bodies."""
     return any(
         rule.when and expressions.compile_expression(rule.when, "answer").reads_answer_body
         for rule in destination.answers
@@ -185,7 +185,7 @@ def _values(answer: DestinationAnswer) -> Mapping[str, object]:
 
 
 def _without_surrogates(value: str) -> str:
-    """Replace the surrogates of bytes that are not UTF-8. CEL has no surrogates."""
+    """Replace the surrogates for bytes that are not UTF-8. CEL has no surrogates."""
     return value.encode("utf-8", "replace").decode()
 
 
@@ -271,7 +271,7 @@ def decide_retry(
     """Return what becomes of a delivery after a failed attempt that may be repeated, and when it is due (or 0).
 
     The last attempt comes when ``max_age_seconds`` are over, unless the destination asked for a later one. Time on hold
-    does not count, because the end of a hold moves ``delivery.started_at`` forward.
+    does not count, because ending a hold moves ``delivery.started_at`` forward.
 
     ``delivery.attempts`` does not count this attempt yet. ``slow`` and ``retry_after`` are as in ``Outcome``.
     ``confirmed`` is ``now``, or earlier if the clock jumped ahead: the delivery ends only by this time.

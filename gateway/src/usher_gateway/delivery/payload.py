@@ -64,9 +64,9 @@ class FormatError(msgspec.Struct, frozen=True):
     """The delivery cannot be rendered in the destination's format, so it is held until a user repairs the route."""
 
     code: str
-    """- ``TransformNotJSON``: the value of the expression cannot be written as JSON.
-    - ``DocumentNotFlat``: a form needs a map of texts, numbers, true, false and null.
-    - ``UrlVariableNotUsable``: the value of a variable is empty or too long, or it would change the path.
+    """- ``TransformNotJSON``: the expression's value cannot be written as JSON.
+    - ``DocumentNotFlat``: a form needs a map whose values are texts, numbers, true, false and null.
+    - ``UrlVariableNotUsable``: a variable's value is empty or too long, or it would change the path.
     """
 
 
@@ -78,11 +78,11 @@ class PreparedDestination(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...]
     """Static headers, checked, with ``user-agent``."""
     reads_answer: bool
-    """Whether a rule of ``http.answers`` looks at the bodies of answers."""
+    """Whether a rule in ``http.answers`` looks at answers' bodies."""
 
 
 class RequestBody(msgspec.Struct, frozen=True):
-    """The body of a request and the headers that describe it."""
+    """A request's body and the headers that describe it."""
 
     body: bytes
     content_type: str
@@ -115,7 +115,7 @@ def render(
     transformed: Any = NOT_TRANSFORMED,
     url_values: Mapping[str, Any] = {},
 ) -> DestinationRequest | FormatError:
-    """Render and sign the request of the next attempt, for a route as it was at acceptance."""
+    """Render and sign the next attempt's request, for a route as it was at acceptance."""
     destination = prepared.destination
     url = _expanded(destination.url, destination.url_variables, url_values)
     if isinstance(url, FormatError):
@@ -247,7 +247,7 @@ def _usher_headers(delivery: model.Delivery, route: model.RouteDefinition) -> li
 
 
 def _attributes(delivery: model.Delivery, route: model.RouteDefinition) -> dict[str, Any]:
-    """Return the event's attributes except for the content type. None of them contains personal data."""
+    """Return the event's attributes except for the content type. None contains personal data."""
     return {
         "specversion": "1.0",
         "id": model.format_id(delivery.id),
@@ -262,7 +262,7 @@ def _attributes(delivery: model.Delivery, route: model.RouteDefinition) -> dict[
 
 @functools.lru_cache(maxsize=4096)
 def _event_source(listener: model.ListenerName) -> str:
-    """Return a URI reference (RFC 3986) made of the listener's full name."""
+    """Return a URI reference (RFC 3986) made from the listener's full name."""
     parts = (listener.namespace, listener.tenant, listener.listener)
     return "/" + "/".join([urllib.parse.quote(part, safe="") for part in parts])
 
@@ -341,7 +341,7 @@ def _boolean(value: bool) -> str:
 
 
 def signing_key(secret: str) -> bytes:
-    """Return the key of a signing secret: ``whsec_`` and base64, or any other text as it is.
+    """Return a signing secret's key: ``whsec_`` and base64, or any other text as it is.
 
     Raises:
         ValueError: the secret is empty, or no base64 follows ``whsec_``. The message does not show the secret.
@@ -360,7 +360,7 @@ def signing_key(secret: str) -> bytes:
 
 
 def signature(keys: Sequence[bytes], webhook_id: str, timestamp: int, body: bytes) -> str:
-    """Return the value of ``webhook-signature``: one ``v1,<base64>`` per key, separated by spaces.
+    """Return the ``webhook-signature`` value: one ``v1,<base64>`` per key, separated by spaces.
 
     Source: Standard Webhooks specification, "Signature scheme": HMAC-SHA256 over ``id.timestamp.body``.
     """

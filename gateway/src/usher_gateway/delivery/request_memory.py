@@ -1,6 +1,6 @@
-"""Limits the memory that the requests of running attempts take, shared fairly among namespaces and tenants.
+"""Limits the memory that running attempts' requests take, shared fairly among namespaces and tenants.
 
-Only the finished request shows how large it is: a transform can make megabytes of a small body. An attempt counts as
+Only the finished request shows how large it is: a transform can turn a small body into megabytes. An attempt counts as
 much as its tenant's requests did lately, and is checked three times:
 
 - It starts only if its tenant may take more memory.
@@ -8,8 +8,8 @@ much as its tenant's requests did lately, and is checked three times:
 - It keeps a large request only if its tenant still may. Nothing else runs between this check and the one before, so all
   requests together exceed the limit by one at most.
 
-An attempt that fails the last two checks returns its delivery to the backlog. A tenant of which no large request is
-expected passes the first two, so the large requests of others do not delay it.
+An attempt that fails the last two checks returns its delivery to the backlog. A tenant for which no large request is
+expected passes the first two, so others' large requests do not delay it.
 """
 
 import msgspec
@@ -30,13 +30,13 @@ class _Attempt(msgspec.Struct):
 
 
 class RequestMemory:
-    """The memory of the requests of running attempts, which are known by the keys of their deliveries."""
+    """The memory that running attempts' requests take, by their deliveries' keys."""
 
     def __init__(self, max_bytes: int) -> None:
         self._pool = FairPool(max_bytes)
         self._attempts: dict[int, _Attempt] = {}
         self.expected: dict[str, int] = {}
-        """Tenant with large requests -> expected memory of the next one. Falls by a quarter with each smaller one."""
+        """Tenant with large requests -> expected memory for the next one. Falls by a quarter with each smaller one."""
         self._has_freed = False
 
     def admits(self, namespace: str, tenant: str) -> bool:
@@ -44,7 +44,7 @@ class RequestMemory:
         return tenant not in self.expected or self._pool.admits(namespace, tenant)
 
     def start(self, key: int, namespace: str, tenant: str) -> None:
-        """Count the expected memory of an attempt's request."""
+        """Count the memory expected for an attempt's request."""
         attempt = self._attempts[key] = _Attempt(namespace, tenant)
         if tenant in self.expected:
             self._count(attempt, self.expected[tenant])
@@ -58,7 +58,7 @@ class RequestMemory:
         return self.admits(attempt.namespace, attempt.tenant)
 
     def may_keep(self, key: int, length: int) -> bool:
-        """Return whether an attempt may keep the request that it made, and count it. ``length``: of its body in bytes.
+        """Return whether an attempt may keep the request that it made, and count it. ``length``: its body's, in bytes.
 
         A request that may not be kept is expected again, so its tenant starts nothing before it may.
         """

@@ -41,7 +41,7 @@ NOTHING_EVALUATED = EvaluatedDelivery()
 
 
 class RouteDocuments:
-    """Finds the newest document for a route, a listener or a destination, and why a route must not send now."""
+    """Finds the newest document of a route, a listener or a destination, and why a route must not send now."""
 
     def __init__(self, *, keys: model.Keys) -> None:
         self._keys = keys
@@ -90,7 +90,7 @@ class RouteDocuments:
         return document if document is not None and document.tenant.name == name.tenant else None
 
     def live_route(self, definition: model.RouteDefinition) -> documents.Route | None:
-        """Return the newest document for a delivery's route, or None if the route or its listener was removed."""
+        """Return the newest document of a delivery's route, or None if the route or its listener was removed."""
         if self.listener(definition.listener) is None:
             return None
         return self._routes.get((definition.listener.key, definition.route))
@@ -115,7 +115,7 @@ class RouteDocuments:
         return own or (destination.transform if destination is not None else "")
 
     def filter_of(self, definition: model.RouteDefinition) -> str:
-        """Return the newest filter for a delivery's route; ``""`` if there is none."""
+        """Return the newest filter of a delivery's route; ``""`` if there is none."""
         live = self.live_route(definition)
         return live.when if live is not None else definition.when
 

@@ -1,6 +1,6 @@
 """Sends a sample visit to a destination, so that people can try it before visits arrive.
 
-The sample takes the path of an attempt: transform, format, signature, address rules. It is not a delivery: the store
+The sample takes an attempt's path: transform, format, signature, address rules. It is not a delivery: the store
 does not know it, and no counter, circuit or condition changes.
 """
 
@@ -42,9 +42,9 @@ class SampleRequest(msgspec.Struct, frozen=True):
 
     method: str
     url: str
-    """Shortened, because its path or query may be a credential, and with the names of its variables."""
+    """Shortened, because its path or query may be a credential, and with its variables' names."""
     headers: list[tuple[str, str]]
-    """Values of the destination's own headers are replaced by ``…``, because they may be credentials."""
+    """Values in the destination's own headers are replaced by ``…``, because they may be credentials."""
     body: str
 
 
@@ -61,7 +61,7 @@ class SampleResult(msgspec.Struct, frozen=True, rename="camel"):
     hint: str
     """How to correct the error; empty if no setting is a likely cause."""
     rule: int
-    """The number of the rule of ``http.answers`` that decided, from 1; 0: none."""
+    """The rule in ``http.answers`` that decided, as a number from 1; 0: none."""
     rule_error: str
     """Why that rule could not be evaluated, as in docs/expressions.md; mostly empty."""
     status: int
@@ -84,7 +84,7 @@ class SampleSender:
         self._clock = clock
 
     async def send(self, key: str, route: model.RouteDefinition | None, body: bytes = VISIT) -> SampleResult:
-        """Send a sample to the destination ``key``, with the transform of a route, or only that of the destination.
+        """Send a sample to the destination ``key``, with a route's transform, or only the destination's own.
 
         Raises:
             SampleError: the request cannot be made.
@@ -137,7 +137,7 @@ class SampleSender:
 
 
 def unstored_delivery(body: bytes, now: int) -> model.Delivery:
-    """Return a delivery of a body in JSON that the store does not know, with a new id."""
+    """Return a delivery for a JSON body that the store does not know, with a new id."""
     identifiers = model.IdFactory()
     key = identifiers.next_key()
     return model.Delivery(
@@ -163,13 +163,13 @@ def unstored_delivery(body: bytes, now: int) -> model.Delivery:
 def _without_values(
     headers: list[tuple[str, str]], destination: documents.DestinationDocument
 ) -> list[tuple[str, str]]:
-    """Return headers without the values of those that the destination's resource gives."""
+    """Return headers without the values that the destination's resource gives."""
     own = {name.lower() for name, _ in destination.headers}
     return [(name, _HIDDEN if name.lower() in own else value) for name, value in headers]
 
 
 def _without_credentials(text: str, destination: documents.DestinationDocument, token: str) -> str:
-    """Return a text without what may be a credential of the destination, because some systems repeat the request."""
+    """Return a text without what may be the destination's credential, because some systems repeat the request."""
     path, _, query = destination.url.partition("#")[0].partition("://")[2].partition("?")
     secrets = [token, *destination.signing_secrets, *(variable.secret for variable in destination.url_variables)]
     secrets += [pair.rpartition("=")[2] for pair in query.split("&")]

@@ -1,4 +1,4 @@
-"""Tries another listener configuration on stored arrivals: what would its routes do, and what do they do now?
+"""Tries another configuration of a listener on its stored arrivals: what would its routes do, and what do they do now?
 
 Both configurations take an arrival's and a delivery's path, with the code that serves them: the planner decides
 as it would have decided when the arrival came, and the worker's steps make the request. Nothing is sent, stored or
@@ -256,7 +256,7 @@ class DiffBudget(msgspec.Struct):
 
 
 class ListenerComparison:
-    """Compares two configurations for a listener.
+    """Compares two configurations of a listener.
 
     ``diffs``: for how many visits to each route to make the difference between requests. ``budget``: for all
     listeners' differences. ``mask`` hides values in differences; None shows them.

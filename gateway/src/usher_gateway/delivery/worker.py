@@ -1,4 +1,4 @@
-"""A delivery's path, top to bottom: ``DeliveryWorker.attempt`` makes one attempt of one delivery.
+"""A delivery's path, top to bottom: ``DeliveryWorker.attempt`` makes one attempt at one delivery.
 
 The worker reads the newest documents (``RouteDocuments``) when an attempt starts, so a change is in force from the next
 attempt on.
@@ -46,7 +46,7 @@ class DeliveryCounters:
 
     def __init__(self) -> None:
         self.outcomes: dict[tuple[str, str, str, str], int] = {}
-        """(namespace, tenant, name of the destination, outcome) -> deliveries."""
+        """(namespace, tenant, destination's name, outcome) -> deliveries."""
         self.errors: dict[str, int] = {}  # Error code of an attempt -> attempts
 
     def count(self, definition: model.RouteDefinition, settled_as: model.SettledAs, error: str) -> None:
@@ -84,7 +84,7 @@ class DeliveryWorker:
         self._expressions = expressions or ExpressionCounters()
         self._budgets = budgets or TenantBudgets(share=ATTEMPTS_SHARE, burst_seconds=ATTEMPTS_BURST_SECONDS)
         self._costs: dict[tuple[model.ListenerName, str], RouteCost] = {}
-        """(listener, route) -> what the evaluations of its expressions cost, after the first one."""
+        """(listener, route) -> what evaluating its expressions costs, after the first one."""
 
     async def attempt(
         self,
@@ -92,7 +92,7 @@ class DeliveryWorker:
         may_send: Callable[[], bool] | None = None,
         request_memory: RequestMemory | None = None,
     ) -> AttemptResult | None:
-        """Make one attempt. Return its result for the store; a failure of the destination is a result too.
+        """Make one attempt. Return its result for the store; if the destination fails, that is a result too.
 
         Args:
             delivery: with its body.
@@ -100,7 +100,7 @@ class DeliveryWorker:
             request_memory: asked right before the request is made, and again when its length is known.
 
         Returns:
-            None if one of them allows no request. Nothing was sent then.
+            None if ``may_send`` or ``request_memory`` allows no request. Nothing was sent then.
         """
         definition = self._store.route(delivery.route)
         owner = (definition.listener.namespace, definition.listener.tenant)
@@ -175,7 +175,7 @@ class DeliveryWorker:
         return cost is not None and cost.is_too_slow
 
     def _filter(self, delivery: model.Delivery, definition: model.RouteDefinition, now: int) -> AttemptResult | None:
-        """Evaluate the filter of a delivery on which it has not decided; return None if the attempt may go on."""
+        """Evaluate a delivery's filter if it has not decided yet; return None if the attempt may go on."""
         when = self._documents.filter_of(definition)
         if when:
             if self.is_too_slow(definition.listener, definition.route):
@@ -202,7 +202,7 @@ class DeliveryWorker:
     ) -> DestinationRequest | model.HoldReason:
         """Evaluate the transform and the URL's variables, render and sign; or return why the delivery is held.
 
-        All of it runs on the event loop, so its CPU time is charged to the tenant.
+        All this runs on the event loop, so its CPU time is charged to the tenant.
         """
         listener = definition.listener
         if self.is_too_slow(listener, definition.route):
@@ -225,7 +225,7 @@ class DeliveryWorker:
         return model.HoldReason.FormatError if isinstance(request, payload.FormatError) else request
 
     def _note_cost(self, definition: model.RouteDefinition, evaluation_seconds: float, cpu_seconds: float) -> None:
-        """Note what the expressions of a route cost, and what all of the work on a delivery did."""
+        """Note what a route's expressions cost, and what all the work on a delivery cost."""
         listener = definition.listener
         self._budgets.spend(listener.namespace, listener.tenant, cpu_seconds)
         cost = self._costs.get((listener, definition.route))
@@ -241,7 +241,7 @@ class DeliveryWorker:
         answer: DestinationAnswer,
         milliseconds: int,
     ) -> AttemptResult:
-        """Classify an answer by the document that the request was made of, and count it."""
+        """Classify an answer by the document from which the request was made, and count it."""
         randomness = random.random()  # noqa: S311 - spreads retries, keeps no secret
         now, confirmed = self._clock.now(), self._clock.confirmed()
         started = time.thread_time() if destination.answers else 0.0

@@ -1,7 +1,7 @@
 """The client for destinations, and the values that it takes and returns.
 
-HTTP is the only destination type so far, so these values are HTTP's. The client of another type translates them, for
-example into a status. ARCHITECTURE.md lists the files of a new type.
+HTTP is the only destination type so far, so these values are HTTP's. Another type's client translates them, for
+example into a status. ARCHITECTURE.md lists the files for a new type.
 """
 
 import enum
@@ -27,7 +27,7 @@ class SendError(enum.StrEnum):
     ConnectError = "ConnectError"
     """The connection was refused, the address was unreachable, or there was no connection within the time limit."""
     TLSAuthorityUnknown = "TLSAuthorityUnknown"
-    """The certificate is of an authority that is not trusted, or the peer does not send all of its chain."""
+    """The certificate is from an authority that is not trusted, or the peer does not send its whole chain."""
     TLSNameMismatch = "TLSNameMismatch"
     """The certificate is valid, but for another name."""
     TLSDateInvalid = "TLSDateInvalid"
@@ -70,10 +70,10 @@ class DestinationRequest(msgspec.Struct):
     """True: the outcome depends on the answer's body, so the client reads up to ``MAX_JUDGED_BYTES`` of it."""
     tls: documents.Tls | None = None
     destination: str = ""
-    """``namespace/name``. The request uses no connection of another destination, and resolves the URL's host in the
-    share of its namespace."""
+    """``namespace/name``. The request uses no other destination's connection, and resolves the URL's host in its
+    namespace's share."""
     charge: Callable[[float], None] | None = None
-    """Called with the CPU seconds that the handshake and the answer took beyond those of an ordinary answer."""
+    """Called with the CPU seconds that the handshake and the answer took beyond those for an ordinary answer."""
     may_send: Callable[[], bool] | None = None
     """Asked right before the request is written. False: the client sends nothing, and the answer is withdrawn."""
 
@@ -88,6 +88,6 @@ class DestinationAnswer(msgspec.Struct):
     """The first ``MAX_ANSWER_BYTES``, or ``MAX_JUDGED_BYTES``, as sent (never decompressed)."""
     error: SendError | None = None
     is_complete: bool = True
-    """False if there was more of the body, or its end is missing."""
+    """False if the body was longer, or its end is missing."""
     is_withdrawn: bool = False
     """True: nothing was sent, because ``DestinationRequest.may_send`` did not allow it any more."""

@@ -7,8 +7,8 @@ the environment and decompresses nothing. It adds three things to aiohttp, becau
   there, because aiohttp does not ask its resolver about IP literals.
 - ``ReceiveLimiter`` limits what a peer can send for one request, and closes an idle connection over which the peer
   sends something, because aiohttp would take those bytes for the answer to the next request.
-- If a kept connection ends without a byte of an answer, the client sends the request once more over a new connection.
-  aiohttp does that only for idempotent methods.
+- If a kept connection ends before the first byte of an answer, the client sends the request once more over a new
+  connection. aiohttp does that only for idempotent methods.
 
 aiohttp's connector does not tell the socket factory and the resolver which request needs them. ``_Attempt`` does, in a
 context variable of the task that sends.
@@ -199,7 +199,7 @@ class DestinationClient:
 def _parse_url(url: str, *, is_encoded: bool = False) -> yarl.URL | None:
     """Parse a destination's URL. Returns None if no request can be sent to it.
 
-    ``is_encoded``: keep what is percent-encoded, as the variables of a URL are.
+    ``is_encoded``: keep what is percent-encoded, as a URL's variables are.
     """
     try:
         parsed = yarl.URL(url, encoded=is_encoded)
@@ -230,7 +230,7 @@ def literal_refusal(guard: AddressGuard, url: str) -> str | None:
 async def _read_start(content: aiohttp.StreamReader, deadline: float, *, whole: bool) -> tuple[bytes, bool]:
     """Read the start of a body; return it, and whether it is the whole body.
 
-    Of a body that is late, cut off or malformed, returns what came. ``whole``: the outcome depends on it.
+    If a body is late, cut off or malformed, returns what came. ``whole``: the outcome depends on it.
     """
     read = b""
     most = destinations.MAX_JUDGED_BYTES if whole else destinations.MAX_ANSWER_BYTES
@@ -307,14 +307,14 @@ class _Attempt:
         return not self.is_withdrawn
 
     async def wait_for(self, turns: asyncio.Semaphore) -> None:
-        """Wait for a turn to connect. If the time ends before, that is no failure of the destination."""
+        """Wait for a turn to connect. If the time ends before, that is not the destination's failure."""
         self.is_waiting = True
         self.is_withdrawn = self._ask_may_send is not None
         await turns.acquire()
         self.is_waiting = self.is_withdrawn = False
 
     def note_connection(self, limiter: ReceiveLimiter, *, is_kept: bool) -> None:
-        """Record the connection of the request. ``is_kept``: an earlier request has used it."""
+        """Record the request's connection. ``is_kept``: an earlier request has used it."""
         self._limiter = limiter
         self._is_connection_kept = is_kept
 
@@ -324,7 +324,7 @@ class _Attempt:
         return self._is_connection_kept and self._limiter is not None and self._limiter.received_bytes == 0
 
     def note_tls(self, seconds: float) -> None:
-        """Note CPU time of the TLS handshake, or of reading over TLS."""
+        """Note the CPU time that the TLS handshake, or reading over TLS, took."""
         self._tls_seconds += seconds
 
     @property
@@ -388,7 +388,7 @@ _current_attempt: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("the
 
 
 class _AttemptResolver(AbstractResolver):
-    """Resolves names for the namespace of the current attempt."""
+    """Resolves names for the current attempt's namespace."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
@@ -417,7 +417,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
         self._guard = guard
         self._max_idle = max_idle
         self._turns: dict[str, asyncio.Semaphore] = collections.defaultdict(lambda: asyncio.Semaphore(_OWN_HANDSHAKES))
-        """Namespace -> turns of the attempts that connect with TLS settings of their own."""
+        """Namespace -> turns for the attempts that connect with their own TLS settings."""
         self.idle: dict[ReceiveLimiter, None] = {}  # The connections that wait for a request
         self._idle_per_destination: dict[str, int] = {}
 

@@ -1,6 +1,6 @@
 """Access tokens for destinations with OAuth 2.0: client credentials (RFC 6749 §4.4) and JWT bearer (RFC 7523).
 
-A token endpoint gets one request at a time for all deliveries of a destination. A token is renewed before it ends, and
+A token endpoint gets one request at a time for all a destination's deliveries. A token is renewed before it ends, and
 after the destination has refused it. While the endpoint fails, attempts fail without asking it, for longer each time.
 What the endpoint answers is never logged.
 """
@@ -46,7 +46,7 @@ class _TokenAnswer(msgspec.Struct):
 
 
 class _Token(msgspec.Struct, frozen=True):
-    """A token, or why there is none, until a moment of the monotonic clock."""
+    """A token, or why there is none, until a moment by the monotonic clock."""
 
     oauth2: documents.OAuth2
     until: float
@@ -74,7 +74,7 @@ class AccessTokens:
         """By destination and credentials, because a token for others must not get to a URL that has changed too."""
 
     def current(self, destination: str) -> str:
-        """Return the newest token of a destination, refused or not, to hide it; ``""`` if there is none."""
+        """Return a destination's newest token, refused or not, to hide it; ``""`` if there is none."""
         token = self._tokens.get(destination)
         return token.value if token is not None else ""
 
@@ -106,7 +106,7 @@ class AccessTokens:
         return token.value if token.error is None else token.error
 
     def keep_only(self, destinations: Collection[str]) -> None:
-        """Forget the tokens and the credentials of destinations that are gone."""
+        """Forget the tokens and the credentials for destinations that are gone."""
         self._tokens = {key: token for key, token in self._tokens.items() if key in destinations}
 
     def forget(self, destination: str, value: str) -> None:
@@ -161,13 +161,13 @@ class AccessTokens:
 
 
 def _measured_form(oauth2: documents.OAuth2, now: int) -> tuple[dict[str, str], float]:
-    """Return the fields of a token request, and the CPU seconds that they took, because a signature takes 6 ms."""
+    """Return a token request's fields, and the CPU seconds that they took, because a signature takes 6 ms."""
     started = time.thread_time()
     return token_form(oauth2, now), time.thread_time() - started
 
 
 def token_form(oauth2: documents.OAuth2, now: int) -> dict[str, str]:
-    """Return the fields of a token request. ``now``: seconds since the epoch.
+    """Return a token request's fields. ``now``: seconds since the epoch.
 
     Raises:
         TokenKeyError: the private key cannot be used.
@@ -211,7 +211,7 @@ def _assertion(oauth2: documents.OAuth2, now: int) -> str:
 
 
 def _basic(oauth2: documents.OAuth2) -> str:
-    """Return the credentials of a client. Source: RFC 6749 §2.3.1: encoded as in a form."""
+    """Return a client's credentials. Source: RFC 6749 §2.3.1: encoded as in a form."""
     pair = f"{urllib.parse.quote_plus(oauth2.client_id)}:{urllib.parse.quote_plus(oauth2.client_secret)}"
     return "Basic " + base64.b64encode(pair.encode()).decode()
 

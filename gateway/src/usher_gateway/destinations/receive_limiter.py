@@ -1,4 +1,4 @@
-"""Limits what a peer can send for one request over a connection of aiohttp's client."""
+"""Limits what a peer can send for one request over a connection that aiohttp's client made."""
 
 import asyncio
 import re
@@ -75,11 +75,11 @@ class ReceiveLimiter(asyncio.Protocol):
 
     @property
     def is_quiet(self) -> bool:
-        """True unless the socket holds bytes, or the end of the connection, that the event loop has not read yet."""
+        """True unless the socket holds bytes, or the connection's end, that the event loop has not read yet."""
         return not self._unread.poll(0)
 
     def begin(self, note_tls: Callable[[float], None]) -> None:
-        """Expect the answer to a request. ``note_tls`` gets the CPU time of reading over TLS."""
+        """Expect the answer to a request. ``note_tls`` gets the CPU time that reading over TLS took."""
         self._is_in_use = True
         if isinstance(self._tls, MeteredTls):
             self._tls.note = note_tls

@@ -1,11 +1,11 @@
 """Resolves host names, so that a broken name server delays only the destinations that use it.
 
 The system's resolver blocks a thread until the name server answers or the lookup times out. So the resolver caches what
-it finds, and keeps addresses for some time if later lookups of the name fail. Lookups take turns:
+it finds, and keeps addresses for some time if later lookups for the name fail. Lookups take turns:
 
-- Half of the threads are for names whose last lookup failed or was slow, the other half for all others.
+- Half the threads are for names whose last lookup failed or was slow, the other half for all others.
 - The namespaces share each half fairly (``fair_pool.py``), because tenants choose the names and their name servers.
-- In a namespace, the names with the fewest failures in a row are first. After an outage of the name servers, names that
+- In a namespace, the names with the fewest failures in a row are first. After a name server outage, names that
   never resolve are therefore behind those that do.
 """
 
@@ -50,10 +50,10 @@ def system_lookup(host: str, port: int) -> list[SocketAddress]:
 
 
 class _KnownName(msgspec.Struct):
-    """The results of the lookups of a name."""
+    """What a name's lookups found."""
 
     addresses: list[SocketAddress] = []
-    """The result of the last successful lookup; empty before the first."""
+    """What the last successful lookup found; empty before the first."""
     next_lookup_at: float = 0.0
     kept_until: float = 0.0
     """Until when ``addresses`` may be used."""
@@ -77,7 +77,7 @@ class Resolver:
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC, *, namespace: str = ""
     ) -> list[ResolveResult]:
-        """Return the first addresses of a name. Cancelling the caller does not stop the lookup.
+        """Return a name's first addresses. Cancelling the caller does not stop the lookup.
 
         ``namespace``: the destination's, whose share of the threads a lookup uses.
 
@@ -112,7 +112,7 @@ class Resolver:
         return await asyncio.shield(running)  # other callers wait for the same lookup
 
     def _refresh(self, namespace: str, name: _Name) -> asyncio.Task[list[SocketAddress]]:
-        """Return the lookup of a name that runs or waits for the namespace, or start one."""
+        """Return the lookup for a name that runs or waits for the namespace, or start one."""
         running = self._running.get((namespace, name))
         if running is None:
             running = asyncio.create_task(self._look_up(namespace, name), name="resolve")
@@ -181,7 +181,7 @@ class _LookupSlots:
                 is_given = self._give_turn(namespace) or is_given
 
     def _give_turn(self, namespace: str) -> bool:
-        """Give the first lookup of a namespace a slot, if it may have one."""
+        """Give a namespace's first lookup a slot, if it may have one."""
         heap = self._waiting[namespace]
         while heap and heap[0][-1].cancelled():
             heapq.heappop(heap)

@@ -1,7 +1,7 @@
-"""The functions of expressions that the native core lacks: texts, digests and local times.
+"""The functions for expressions that the native core lacks: texts, digests and local times.
 
-Their names and results are those of CEL's strings extension, as far as that has them. The core calls them, with the
-interpreter's lock held, so the calls of one evaluation share a budget of work.
+Their names and results are the same as in CEL's strings extension, as far as that has them. The core calls them, with
+the interpreter's lock held, so the calls in one evaluation share a work budget.
 """
 
 import base64

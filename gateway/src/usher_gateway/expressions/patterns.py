@@ -1,4 +1,4 @@
-"""Patterns of ``matches``: RE2 compiles each once, within a limit of memory, and takes time linear in the text."""
+"""Patterns for ``matches``: RE2 compiles each once, within a memory limit, and takes time linear in the text."""
 
 import functools
 from typing import Any
@@ -28,7 +28,7 @@ def matches(text: object, pattern: str) -> bool:
 
 
 def program_size(pattern: str) -> int:
-    """Return the instructions of a compiled pattern: its time for a text is proportional to them."""
+    """Return how many instructions a compiled pattern has: its time for a text is proportional to them."""
     return int(_compile(pattern).programsize)
 
 

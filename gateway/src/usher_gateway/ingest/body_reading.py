@@ -1,6 +1,6 @@
-"""Explains how Usher reads a body: each field, its place, and the class of its value (pure).
+"""Explains how Usher reads a body: each field, its place, and its value's class (pure).
 
-The explanation may be shown to people who must not see personal data. So it has the value of a field only if the field
+The explanation may be shown to people who must not see personal data. So it has a field's value only if the field
 is not personal and stands where Purple puts it: at a path that a listener chose, there may be anything.
 """
 
@@ -30,7 +30,7 @@ TimeTrust = Literal["Trusted", "Absent", "NoOffset", "InFuture", "NotATime"]
 
 
 class FieldReading(msgspec.Struct, frozen=True, rename="camel"):
-    """One field of a body."""
+    """One field in a body."""
 
     field: str
     path: str
@@ -45,7 +45,7 @@ class BodyReading(msgspec.Struct, frozen=True, rename="camel"):
     """How a listener reads a body."""
 
     outcome: str
-    """``Visit`` (it may turn out to be a repeat or a redelivery), ``Probe``, or the reason of the quarantine."""
+    """``Visit`` (it may turn out to be a repeat or a redelivery), ``Probe``, or why the body is quarantined."""
     company: str = ""
     """The company that the body names; `pipeline.company_in`."""
     company_differs: bool = False
@@ -57,7 +57,7 @@ class BodyReading(msgspec.Struct, frozen=True, rename="camel"):
     occurred_at: str = ""
     """RFC 3339; ``""`` if the time is not trusted."""
     missing_ids: tuple[str, ...] = ()
-    """Fields of ``dedupe.per`` that a visit lacks: only an identical body is recognised as its repeat."""
+    """Fields in ``dedupe.per`` that a visit lacks: only an identical body is recognised as its repeat."""
     others: tuple[FieldReading, ...] = ()
     """Values that no field uses, for finding the right path. Names that may be personal data are left out."""
 
@@ -95,7 +95,7 @@ def read_body(
 
 
 def expression_values(listener: LiveListener, content: bytes, received_at: int) -> Values | None:
-    """Return the values of expressions for a body; None if it is no visit of the listener."""
+    """Return what expressions give for a body; None if it is not a visit to the listener."""
     parsed = body.parse(content, "")
     if parsed.is_probe or parsed.document is None or len(content) > listener.max_body_bytes:
         return None
@@ -118,7 +118,7 @@ def read_venue(document: documents.ListenerDocument, content: bytes, content_typ
 
 
 def read_initials(document: documents.ListenerDocument, content: bytes, content_type: str) -> str:
-    """Return the first letters of the names in a body, such as ``A. L.``; ``""`` if it has no name.
+    """Return the first letters from the names in a body, such as ``A. L.``; ``""`` if it has no name.
 
     A value that does not begin with a letter does not count, because a listener's path may lead to anything.
     """
@@ -152,7 +152,7 @@ def _missing_ids(document: documents.ListenerDocument, parsed: dict[str, object]
 
 
 def _first(field: str, pointers: tuple[str, ...], document: dict[str, object]) -> tuple[str, object]:
-    """Return the first pointer of a field that leads to a value, and the value; ``""`` and None if there is none."""
+    """Return a field's first pointer that leads to a value, and the value; ``""`` and None if there is none."""
     for pointer in pointers:
         value = identity.Extractor({field: (pointer,)}, [field]).extract(document).get(field)
         if value is not None:
@@ -178,7 +178,7 @@ def _read_time(
 
 
 def _read_others(document: dict[str, object], used_paths: set[str]) -> Iterator[FieldReading]:
-    """Yield the values of a body that no field uses, up to ``MAX_OTHERS``."""
+    """Yield the body's values that no field uses, up to ``MAX_OTHERS``."""
     waiting: list[tuple[str, object]] = [("", document)]
     count = 0
     while waiting and count < MAX_OTHERS:

@@ -87,7 +87,7 @@ class ConnectionLimit(Generic[C]):
 class UnfinishedLimit(Generic[C]):
     """Limits unfinished bodies or handshakes in number and bytes. An owner (listener, tenant, source) may have half.
 
-    Over an owner's half, its own members give way. Over the limit in total, the owner with the most gives way. Within
+    Over an owner's half, its own members give way. Over the limit in total, members of the largest owner do. Within
     a source or a tenant, members give way that belong to the tenant at one source with the most: behind a proxy all
     tenants have one source, and a tenant with thousands of listeners must not displace a neighbour's bodies. Within
     a listener, members give way from the source with the most. Among these, the one that has been unfinished longest

@@ -1,4 +1,4 @@
-"""Limits the CPU time for expressions and bodies, so that one tenant's do not delay the others.
+"""Limits the CPU time for expressions and bodies, so that one tenant's work does not delay the others.
 
 The core that evaluates an expression holds the interpreter's lock and cannot be interrupted: an evaluation stops the
 event loop while it runs, in whatever thread it runs. The static bounds in `expressions` keep each evaluation short, and
@@ -139,7 +139,7 @@ class RouteCost:
     def __init__(self) -> None:
         self._evaluations = 0
         self._slow: collections.deque[int] | None = None
-        """Numbers for the last ``SLOW_EVALUATIONS`` slow evaluations. None before the first."""
+        """The numbers of the last ``SLOW_EVALUATIONS`` slow evaluations. None before the first."""
         self.is_too_slow = False  # True if the route is held. It stays so until its document changes.
 
     def note(self, cpu_seconds: float) -> None:

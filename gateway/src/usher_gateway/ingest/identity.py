@@ -45,7 +45,7 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
 
 
 class Identifier:
-    """Computes the identity for one listener's bodies. All digests are keyed, and bound to the listener or tenant."""
+    """Computes the identity of one listener's bodies. All digests are keyed, and bound to the listener or tenant."""
 
     def __init__(self, listener: documents.ListenerDocument, keys: model.Keys) -> None:
         scope = f"{listener.namespace}/{listener.tenant.name}/{listener.name}\0".encode()

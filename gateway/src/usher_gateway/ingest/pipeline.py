@@ -1,4 +1,4 @@
-"""The path of an arrival, from its header to its answer: `ArrivalPipeline.accept` holds the steps in order."""
+"""An arrival's path, from its header to its answer: `ArrivalPipeline.accept` holds the steps in order."""
 
 import asyncio
 import functools
@@ -54,7 +54,7 @@ _LONGEST_COMPANY_ID = 9
 
 
 class ArrivalPipeline:
-    """Accepts arrivals. ``deliver`` and ``note_holds`` take the deliveries of a committed arrival, and their holds."""
+    """Accepts arrivals. ``deliver`` and ``note_holds`` take a committed arrival's deliveries, and their holds."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class ArrivalPipeline:
         return len(self._commits)
 
     def mark_of_route(self, definition: model.RouteDefinition) -> MarkOf | None:
-        """Return what makes a route's once-per mark of a stored arrival; None if the route has no such rule now."""
+        """Return how a route makes a stored arrival's once-per mark; None if the route has no such rule now."""
         listener, now = self._registry.listeners.get(definition.listener.key), self._clock.now()
         if listener is None or listener.name != definition.listener:
             return None
@@ -273,7 +273,7 @@ class ArrivalPipeline:
                     self._abandon(future, arrival)
 
     def _abandon(self, future: "asyncio.Future[model.Accepted]", arrival: model.Arrival) -> None:
-        """Cancel a wait: 503 is answered now, and `_count_abandoned` counts once the outcome of the commit is known."""
+        """Cancel a wait: 503 is answered now, and `_count_abandoned` counts once the commit's outcome is known."""
         self._store.abandon(future, functools.partial(self._count_abandoned, arrival))
 
     def _count_abandoned(self, arrival: model.Arrival, accepted: model.Accepted | None) -> None:
@@ -369,7 +369,7 @@ def identify_body(
 def plan_routes(
     listener: LiveListener, arrival: model.Arrival, parsed: body.ParsedBody, fields: dict[str, object], confirmed: int
 ) -> None:
-    """Add the plans of the routes to an arrival, unless it is quarantined (pure).
+    """Add the routes' plans to an arrival, unless it is quarantined (pure).
 
     ``confirmed``: the time by which a visit may be stale (``Clock.confirmed``).
     """
@@ -386,8 +386,8 @@ def plan_routes(
 def rebuild_arrival(listener: LiveListener, stored: model.Arrival, now: int) -> model.Arrival | model.QuarantineReason:
     """Evaluate a quarantined arrival again, with the listener as it is now.
 
-    Returns the arrival with its plans, or the reason why it still is not a visit. Its times stay those of the arrival,
-    so the time limit of a route may have passed: that route is skipped (``Stale``). A loop is let through, because the
+    Returns the arrival with its plans, or the reason why it still is not a visit. Its times do not change,
+    so a route's time limit may have passed: that route is skipped (``Stale``). A loop is let through, because the
     person who releases it says that the loop is broken; its hops are kept, so that it cannot go round again.
     """
     if stored.quarantine in {model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable}:
@@ -417,7 +417,7 @@ def _quarantine_of(
     *,
     is_other_company: bool,
 ) -> model.QuarantineReason | None:
-    """Return why a parsed body is not a visit of this listener; None if it is one."""
+    """Return why a parsed body is not a visit to this listener; None if it is one."""
     if listener.user_is_required:
         if "user" not in fields:
             return model.QuarantineReason.NoUser
@@ -450,7 +450,7 @@ def company_in(fields: Mapping[str, object]) -> str:
 
 
 def _hops(text: str) -> int:
-    """Parse the Usher-Hops header; 0 if it is not a number, and at least 255 for a number of four digits or more."""
+    """Parse the Usher-Hops header; 0 if it is not a number, and at least 255 for a number with four digits or more."""
     digits = text.lstrip("0")
     if not digits.isdecimal():
         return 0

@@ -59,7 +59,7 @@ class LiveListener:
         """Prepare a listener. ``now``: a monotonic time in seconds, for its rate limit.
 
         Raises:
-            ValueError: a range or an expression of the document is not valid.
+            ValueError: a range or an expression in the document is not valid.
         """
         self.document = document
         self.name = model.ListenerName(document.namespace, document.tenant.name, document.name)
@@ -167,8 +167,8 @@ class ListenerRegistry:
     ) -> int:
         """Serve a new configuration from the next request on; returns how many listeners were built.
 
-        A listener is kept if neither its document nor one of its destinations has changed, so the cost depends on the
-        size of the change.
+        A listener is kept if neither its document nor its destinations have changed, so the cost depends on how much
+        changed.
 
         Args:
             snapshot: The configuration.
@@ -191,7 +191,7 @@ class ListenerRegistry:
         return len(prepared)
 
     def _changed(self, snapshot: documents.Snapshot) -> dict[str, documents.ListenerDocument]:
-        """The listeners of which the document or a destination differs from the configuration in force."""
+        """The listeners whose document or destination differs from the configuration in force."""
         previous = self._snapshot
         destinations = set(documents.changed(previous.destinations, snapshot.destinations))
         destinations |= previous.destinations.keys() - snapshot.destinations.keys()
@@ -205,8 +205,8 @@ class ListenerRegistry:
     def find(self, host: str, target: str, now: int) -> Match | None:
         """Find the listener for a Host header and a request target (path and query as sent); None if there is none.
 
-        Of several addresses at one path, the one with the most matching query pairs wins. ``now``: confirmed
-        microseconds, because no jump of the clock may end an address.
+        Among several addresses at one path, the one with the most matching query pairs wins. ``now``: confirmed
+        microseconds, because no clock jump may end an address.
         """
         path, _, query = target.partition("?")
         candidates = self._by_host_and_path.get((host, path)) or self._by_host_and_path.get((host_name(host), path))
@@ -250,7 +250,7 @@ def _precedence(match: Match) -> tuple[int, bool, str]:
 
 
 def host_name(header: str) -> str:
-    """The host of a Host header: lower case, without the port and without the root's dot."""
+    """The host in a Host header: lower case, without the port and without the root's dot."""
     host = header.lower()
     if host.startswith("["):
         return host.partition("]")[0] + "]"

@@ -60,7 +60,7 @@ class Normaliser:
         self._extractor = identity.Extractor(fields, [*_TEXT_FIELDS, "visitCount"])
 
     def visit(self, body: object, occurred_at: int | None) -> model.Visit:
-        """Build a body's visit. ``occurred_at``: microseconds; None if the body's time cannot be trusted."""
+        """Build the visit of a body. ``occurred_at``: microseconds; None if the body's time cannot be trusted."""
         values = self._extractor.extract(body)
         texts = {name: identity.as_text(values.get(field)) for field, name in _TEXT_FIELDS.items()}
         return model.Visit(**texts, visitCount=_count(values.get("visitCount")), occurredAt=occurred_at)

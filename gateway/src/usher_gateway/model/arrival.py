@@ -27,7 +27,7 @@ class CountedAs(enum.IntEnum):
     Quarantined = 5
     Refused = 6
     Suppressed = 7
-    """True if nothing may be stored of the person, so that the arrival is only counted."""
+    """True if nothing may be stored about the person, so that the arrival is only counted."""
 
 
 class QuarantineReason(enum.IntEnum):
@@ -61,7 +61,7 @@ UNREADABLE = (
 
 
 class RefusedReason(enum.StrEnum):
-    """Why the gateway committed nothing of an arrival."""
+    """Why the gateway committed nothing for an arrival."""
 
     BadRequest = "BadRequest"
     NotFound = "NotFound"
@@ -84,7 +84,7 @@ class RefusedReason(enum.StrEnum):
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """The normalised fields of a body. Text fields are ``""`` if the body lacks them.
+    """A body's normalised fields. Text fields are ``""`` if the body lacks them.
 
     Ids are text, whether they came as numbers or strings (docs/purple.md: ``127`` and ``"127"`` are the same id).
     """
@@ -137,7 +137,7 @@ class Arrival(msgspec.Struct, gc=False):
     other_company: str = ""
     """The company that the body names if it is not the tenant's, and ``companyCheck: Warn`` lets it in."""
     has_untrusted_time: bool = False
-    """True if the body of a visit has a time that cannot be trusted, such as one without an offset."""
+    """True if a visit's body has a time that cannot be trusted, such as one without an offset."""
     future_time: int = 0
     """The time in the body if it is too far in the future to be trusted, else 0."""
     has_marks: bool = False
@@ -151,13 +151,13 @@ class Arrival(msgspec.Struct, gc=False):
     body_size: int = 0
     """Bytes after inflating, or up to the listener's limit and one more; over ``len(body)`` if that was truncated."""
     address: str = ""
-    """``Address.id`` of the address at which it arrived."""
+    """``Address.id``: the address at which it arrived."""
     key: int = 0
     """Row key; 0 if it is suppressed. The store sets it when it commits the arrival, so keys grow with commits."""
 
 
 class Accepted(msgspec.Struct, gc=False):
-    """The result of the accepting transaction for one arrival."""
+    """What the accepting transaction did with one arrival."""
 
     counted_as: CountedAs
     deliveries: tuple[Delivery, ...] = ()

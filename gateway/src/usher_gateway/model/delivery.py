@@ -112,7 +112,7 @@ class RoutePlan(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hold(NamedTuple):
-    """A route's delivery is held."""
+    """A delivery of a route is held."""
 
     route: int
     """The route's number."""

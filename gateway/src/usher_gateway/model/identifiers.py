@@ -1,4 +1,4 @@
-"""Listeners' names, and the ids for arrivals and deliveries.
+"""The names of listeners, and the ids of arrivals and deliveries.
 
 An id is a UUIDv7 that the gateway makes. Its first 63 significant bits are also the key that orders rows.
 
@@ -51,7 +51,7 @@ class IdFactory:
         self._slot, self._slots = slot, slots
         self._last = floor - floor % slots + slot
         self._low = 1 << 63 | int.from_bytes(os.urandom(8)) >> (64 - _RANDOM_BITS)
-        """Every id's second half except the counter's last three bits: variant and random bits."""
+        """The second half of every id except the counter's last three bits: variant and random bits."""
 
     def next_key(self) -> int:
         """Return the next row key: above every earlier one, and close to the current millisecond."""

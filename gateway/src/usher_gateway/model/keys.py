@@ -13,7 +13,7 @@ INSTALL_KEY_BYTES = 32  # Length of an install key that Usher makes. A given key
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """The sub-keys (32 bytes each) of one install key."""
+    """One install key's sub-keys (32 bytes each)."""
 
     fingerprint: bytes
     visitor: bytes
@@ -24,15 +24,15 @@ class Keys(msgspec.Struct, frozen=True):
     cache: bytes
     name: bytes
     receipt: bytes
-    """The seed of the key that signs receipts (Ed25519)."""
+    """The seed for the key that signs receipts (Ed25519)."""
     page: bytes
-    """Seals the sessions of pages."""
+    """Seals the pages' sessions."""
     install: bytes
     """The install key itself: URL tokens are derived from it."""
 
 
 def derive_keys(install_key: bytes) -> Keys:
-    """Derive all sub-keys of an install key.
+    """Derive all sub-keys from an install key.
 
     Raises:
         ValueError: the key is shorter than 32 bytes.
@@ -49,7 +49,7 @@ def key_fingerprint(install_key: bytes) -> str:
 
 
 def url_token(install_key: bytes, namespace: str, tenant: str, listener: str, generation: int) -> str:
-    """Return the secret part of a listener's URL: 26 characters of lower-case base32."""
+    """Return the secret part of a listener's URL: 26 lower-case base32 characters."""
     message = "/".join((namespace, tenant, listener, str(generation))).encode()
     digest = hmac.digest(install_key, message, "sha256")
     return base64.b32encode(digest)[:26].decode().lower()

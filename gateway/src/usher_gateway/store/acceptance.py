@@ -43,7 +43,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def _counters_of(kind: _Kind) -> list[tuple[int, int]]:
-    """Return pairs: a counter and what one arrival of a kind adds to it."""
+    """Return pairs of a counter and what one arrival of a kind adds to it."""
     counted_as, is_late, skips = kind
     counters = {int(_COUNTED[counted_as]): 1}
     if is_late:
@@ -67,7 +67,7 @@ def _flags(arrival: model.Arrival, *, is_first: bool) -> int:
 
 
 class _PlanSkips(msgspec.Struct, frozen=True):
-    """Some plans' skip reasons."""
+    """The skip reasons of some plans."""
 
     plans: tuple[model.RoutePlan, ...]
     skips: tuple[model.SkipReason | None, ...]
@@ -82,7 +82,7 @@ class _PlanSkips(msgspec.Struct, frozen=True):
 
 
 class ArrivalRows:
-    """Decides one batch's arrivals, and builds their rows."""
+    """Decides the arrivals of one batch, and builds their rows."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class ArrivalRows:
         """Plans by identity, because most listeners have the same plans for every body."""
 
     def persons(self) -> list[bytes]:
-        """Return all arrivals' person keys."""
+        """Return the person keys of all arrivals."""
         return [person for arrival in self._batch for person in arrival.person_keys]
 
     def leave_out(self, suppressed: set[bytes]) -> None:

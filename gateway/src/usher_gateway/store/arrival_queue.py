@@ -17,7 +17,7 @@ _LIGHT_SHARE = 64  # A tenant that uses at most 1/64 of its limit counts as ligh
 
 
 class QueueLimits(msgspec.Struct, frozen=True):
-    """Bounds of the arrival queue and of a batch."""
+    """Bounds for the arrival queue and a batch."""
 
     entries: int = 8_192
     bytes: int = 128 * 1024 * 1024
@@ -56,7 +56,7 @@ class ArrivalQueue:
         self._tenants: collections.OrderedDict[tuple[str, str], _TenantQueue] = collections.OrderedDict()
         """The tenant whose turn is next comes first. No queue in it is empty."""
         self._spare: list[_TenantQueue] = []
-        """Empty queues for reuse, because creating one per arrival of thousands of tenants would cost too much."""
+        """Empty queues for reuse, because creating one per arrival would cost too much with thousands of tenants."""
         self.entries = 0
         self.bytes = 0
         self.withdrawn: list[QueuedArrival] = []

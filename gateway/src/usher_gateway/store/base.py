@@ -140,7 +140,7 @@ class ListingPage(msgspec.Struct, frozen=True):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Selects the rows for a listing, redrive, release or replay; None matches every row."""
+    """Selects the rows of a listing, redrive, release or replay; None matches every row."""
 
     namespace: str | None = None
     tenant: str | None = None
@@ -339,7 +339,7 @@ class SentTo(msgspec.Struct):
 
 
 class ErasureReport(msgspec.Struct):
-    """Numbers for the erased rows, without personal data."""
+    """Counts of erased rows, without personal data."""
 
     arrivals: dict[str, int] = msgspec.field(default_factory=dict)
     """``namespace/tenant`` -> arrivals."""
@@ -352,7 +352,7 @@ class ErasureReport(msgspec.Struct):
 
 
 class ErasureState(enum.IntEnum):
-    """An erasure's state, with OpenDSR's names. The store keeps the numbers: never reuse one."""
+    """The state of an erasure, with OpenDSR's names. The store keeps the numbers: never reuse one."""
 
     Pending = 1
     InProgress = 2
@@ -374,7 +374,7 @@ class Erasure(msgspec.Struct, frozen=True):
 
 
 class SuppressedTenant(msgspec.Struct, frozen=True):
-    """A person whom a tenant suppresses. Times are microseconds."""
+    """A tenant's suppressed persons. Times are microseconds."""
 
     tenant: str
     """``namespace/name``."""
@@ -482,7 +482,7 @@ AbandonedCallback = Callable[[model.Accepted | None], None]
 
 
 class Replicas(msgspec.Struct, frozen=True):
-    """The gateways at a store, which share the destinations' limits."""
+    """The gateways of a store, which share the limits of destinations."""
 
     own: int = 0
     """This gateway's run, as a number."""

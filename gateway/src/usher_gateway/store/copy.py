@@ -1,11 +1,11 @@
-"""Copies all data of a store to another one, of any engine.
+"""Copies all data from a store to another one, of any engine.
 
-Both engines give and take the same rows (COLUMNS). Numbers of names and row keys stay the same, so rows refer to each
+Both engines give and take the same rows (COLUMNS). Names' numbers and row keys stay the same, so rows refer to each
 other as before. From these rows, an engine builds its indexes for dedupe and persons.
 
 The source is marked as copied before its first row is read. Gateways refuse it from then on, and so does another copy,
-so a delivery is never sent from two stores. The target is marked as unfinished until all its rows are equal to those of
-the source, and gateways refuse it until then. After an interruption a person undoes the mark of the source, empties the
+so a delivery is never sent from two stores. The target is marked as unfinished until all its rows are equal to the
+source's, and gateways refuse it until then. After an interruption a person undoes the source's mark, empties the
 target, and copies again.
 """
 
@@ -104,13 +104,13 @@ def refuse_unusable(copied_at: str | None, unfinished: str | None) -> None:
 
 
 class Tally(msgspec.Struct):
-    """The number of rows of each table, and a digest that does not depend on their order."""
+    """Each table's number of rows, and a digest that does not depend on their order."""
 
     counts: dict[str, int] = {}
     digests: dict[str, int] = {}
 
     def add(self, table: str, rows: Sequence[Row]) -> None:
-        """Add rows of a table."""
+        """Add rows from a table."""
         digests = [int.from_bytes(hashlib.blake2b(_encode(row), digest_size=16).digest()) for row in rows]
         self.counts[table] = self.counts.get(table, 0) + len(rows)
         self.digests[table] = (self.digests.get(table, 0) + sum(digests)) % (1 << 128)
@@ -141,7 +141,7 @@ async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progre
     """Copy all rows to an empty store, then compare both. If they differ, the target keeps the mark.
 
     Raises:
-        StoreLockedError: a gateway serves one of the stores, the source was copied before, or the target has data.
+        StoreLockedError: a gateway serves one store, the source was copied before, or the target has data.
     """
     refuse_unusable(await source.copied_at(), None)
     await target.begin_writing()
@@ -171,5 +171,5 @@ async def _count(store: CopyableStore, progress: Progress) -> Tally:
 
 
 def not_empty() -> model.StoreLockedError:
-    """Return the error of a target that has data."""
+    """Return the error for a target that has data."""
     return model.StoreLockedError("the store of --to has other data", "Name a new folder or an empty database.")

@@ -1,7 +1,7 @@
 """The decision inside the accepting transaction: visit, repeat or redelivery, and each route's final verdict. Pure.
 
 Every engine first looks up the facts about a whole batch and then calls decide() for each arrival in turn. decide()
-adds the facts that an arrival creates, so that later arrivals of the batch see them.
+adds the facts that an arrival creates, so that later arrivals in the batch see them.
 """
 
 import msgspec
@@ -23,14 +23,14 @@ class KnownContent(msgspec.Struct, gc=False):
 
 
 class ArrivalDecision(msgspec.Struct, frozen=True, gc=False):
-    """The kind of an arrival, with one final plan per route in force (none for redeliveries and quarantined ones)."""
+    """An arrival's kind, with one final plan per route in force (none for redeliveries and quarantined ones)."""
 
     counted_as: model.CountedAs
     verdicts: tuple[model.RoutePlan, ...] = ()
 
 
 class DedupeFacts(msgspec.Struct):
-    """The store's knowledge about the keys of a batch. decide() adds the results of its decisions."""
+    """What the store knows about a batch's keys. decide() adds what its decisions change."""
 
     contents: dict[bytes, KnownContent]
     """By fingerprint."""

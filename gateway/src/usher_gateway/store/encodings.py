@@ -1,4 +1,4 @@
-"""The encodings that the engines share: flags of an arrival, person keys, and estimated sizes."""
+"""The encodings that the engines share: an arrival's flags, person keys, and estimated sizes."""
 
 import struct
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ STORED_SLOT = -1  # The slot of Counter.stored_bytes
 
 
 def split_person_keys(packed: bytes) -> tuple[bytes, ...]:
-    """Split the column arrivals.persons into keys of 8 bytes."""
+    """Split the column arrivals.persons into 8-byte keys."""
     return tuple([packed[start : start + 8] for start in range(0, len(packed), 8)])
 
 
@@ -41,7 +41,7 @@ ATTEMPTS_BYTES = KEPT_ATTEMPTS * _RECORD.size  # The length of a full log
 
 
 def pack_attempt(settlement: model.Settlement) -> bytes:
-    """Return the record of an attempt."""
+    """Return an attempt's record."""
     return _RECORD.pack(
         settlement.at,
         settlement.status,
@@ -51,7 +51,7 @@ def pack_attempt(settlement: model.Settlement) -> bytes:
 
 
 def unpack_attempts(log: bytes) -> list[AttemptRecord]:
-    """Return the records of a log, the oldest first."""
+    """Return a log's records, the oldest first."""
     return [
         AttemptRecord(at, status, error.rstrip(b"\0").decode("ascii"), milliseconds)
         for at, status, milliseconds, error in _RECORD.iter_unpack(log)
@@ -62,7 +62,7 @@ def unpack_attempts(log: bytes) -> list[AttemptRecord]:
 
 
 def first_hold(flags: int, reasons: Sequence[model.HoldReason]) -> int:
-    """Return the first reason that holds a delivery of an arrival with these flags, or 0."""
+    """Return the first reason that holds a delivery from an arrival with these flags, or 0."""
     lasting = [reason for reason in reasons if reason not in HOLD_FLAGS or flags & HOLD_FLAGS[reason]]
     return int(lasting[0]) if lasting else 0
 

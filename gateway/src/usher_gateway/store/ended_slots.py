@@ -20,7 +20,7 @@ _LookUp = Callable[[Query[dict[int, model.Counts]]], Awaitable[dict[int, model.C
 
 
 class EndedSlots:
-    """Adds up all listeners' meters for views that people ask for again and again."""
+    """Adds up the meters of all listeners for views that people ask for again and again."""
 
     def __init__(self, look_up: _LookUp, now: Callable[[], int]) -> None:
         self._look_up, self._now = look_up, now

@@ -44,7 +44,7 @@ Job = Callable[[Any], Coroutine[Any, Any, Any]]
 
 
 class Batch(msgspec.Struct):
-    """One transaction's work."""
+    """The work of one transaction."""
 
     arrivals: Sequence[model.Arrival] = ()
     settlements: Sequence[model.Settlement] = ()
@@ -71,7 +71,7 @@ class BatchResult(msgspec.Struct):
 
 
 class Committer(Protocol):
-    """The part that commits an engine's batches, each line's one at a time."""
+    """The part of an engine that commits batches, one at a time for each line."""
 
     async def test_write(self, transaction: Any) -> None:
         """Find out whether the database can be written (a ``Job``)."""
@@ -104,7 +104,7 @@ class _Line(msgspec.Struct):
     in_flight: _InFlight | None = None
     is_scheduled: bool = False
     failing_since: float = math.inf
-    """Loop time when the first commit failed after the last one that succeeded."""
+    """Loop time when its first commit failed after the last one that succeeded."""
 
     @property
     def is_failing(self) -> bool:
@@ -379,7 +379,7 @@ class GroupCommit:
             self._next_counts = self._loop.time() + _COUNTS_EVERY_SECONDS
 
     def _note_success(self, line: _Line) -> None:
-        """Note a commit. The first line's counts for all lines, because it commits what failed in the others."""
+        """Note a commit. One of the first line counts for all lines, because it commits what failed in the others."""
         was_available = self.is_available
         for working_line in self._lines if line is self._first else [line]:
             working_line.failing_since = math.inf

@@ -1,8 +1,8 @@
-"""Migrations, which bring the tables of a store up to date, and the versions of tables that this gateway can use.
+"""Migrations, which bring a store's tables up to date, and the table versions that this gateway can use.
 
-Each engine has a folder ``migrations`` with numbered scripts. The number of the last one is the version of the tables.
+Each engine has a folder ``migrations`` with numbered scripts. The last one's number is the tables' version.
 A migration only expands the tables, so that older gateways can still run on them. Tables older than the first script
-are of a version before the first release, and are refused.
+have a version from before the first release, and are refused.
 """
 
 import importlib.resources
@@ -18,7 +18,7 @@ class Migration(msgspec.Struct, frozen=True):
     """A step that brings the tables from one version to the next."""
 
     number: int
-    """The version of the tables after it."""
+    """The tables' version after it."""
     title: str
     sql: str
 
@@ -35,7 +35,7 @@ def all_migrations(engine: str) -> list[Migration]:
 
 
 def check_version(version: int, oldest_gateway: str | None, *, first: int) -> None:
-    """Check that this gateway can use tables of a version. ``first``: the version that the first migration makes.
+    """Check that this gateway can use the tables' version. ``first``: the one that the first migration makes.
 
     Raises:
         ConfigurationError: this gateway is too old for the tables, or they are too old for it.

@@ -60,7 +60,7 @@ class UsedNames:
         self.routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}  # By the identity of the definition
 
     def columns(self) -> list[object]:
-        """Return the values for ``LACKS_NONE``.
+        """Return the values of ``LACKS_NONE``.
 
         A route's listener needs no check, because the transaction that added the route added it too.
         """

@@ -78,7 +78,7 @@ class Ledger(JobRunner):
         return self._commits.accept(arrival)
 
     def hold_visits_of(self, tenants: Collection[tuple[str, str]]) -> None:
-        """Hold deliveries from what accept() gets for these tenants (namespace, name) until the next call."""
+        """Hold the deliveries of what accept() gets from these tenants (namespace, name) until the next call."""
         self._over_quota = tenants
 
 

@@ -72,7 +72,7 @@ async def save(
 
 
 async def _save_listeners(transaction: Transaction, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
-    """Add the activity of some listeners to what the gateways have saved."""
+    """Add some listeners' activity to what the gateways have saved."""
     new = {transaction.listener(name): used for name, used in activity.items()}
     merged = dict(new)
     for listener, last, visits, retired in await transaction.session.fetch(_LOCK, sorted(new)):
@@ -85,7 +85,7 @@ async def _save_listeners(transaction: Transaction, activity: Mapping[model.List
 
 
 def _merged(saved: ListenerActivity, new: ListenerActivity) -> ListenerActivity:
-    """Return the activity at several gateways: the first visit and the last arrivals of all."""
+    """Return the activity at several gateways: the first visit and the last arrivals at any gateway."""
     visits = dict(saved.first_visits)
     for address, at in new.first_visits.items():
         visits[address] = min(at, visits.get(address, at))

@@ -35,9 +35,9 @@ async def add(transaction: Transaction, entry: AuditEntry) -> None:
 async def entries(
     session: Session, where: AuditFilter, cursor: str | None, limit: int
 ) -> tuple[list[AuditEntry], str | None]:
-    """Return a page of the audit log, newest first, and the cursor of the next page; None at the end.
+    """Return a page of the audit log, newest first, and the next page's cursor; None at the end.
 
-    A page with a filter of the tenant may be short, because it is what the longest page has of the tenant: selections
+    A page for one tenant may be short, because it has only the tenant's entries from the longest page: selections
     are not indexed.
 
     Raises:
@@ -63,7 +63,7 @@ async def entries(
 
 
 def _is_about(tenant: str, selection: Mapping[str, object]) -> bool:
-    """Return whether a selection names a tenant; one that names no namespace may mean that of every namespace."""
+    """Return whether a selection names a tenant; one that names no namespace may mean any namespace's tenant."""
     namespace, _, name = tenant.rpartition("/")
     named_namespace, _, named = str(selection.get("tenant") or "").rpartition("/")
     named_namespace = named_namespace or str(selection.get("namespace") or "")

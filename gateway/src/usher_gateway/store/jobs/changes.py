@@ -215,7 +215,7 @@ async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], n
 async def _release_arrival(
     transaction: Transaction, arrival: model.Arrival, now: int, marks: set[bytes]
 ) -> list[tuple[Any, ...]]:
-    """Return the rows for an arrival's deliveries, and take their marks from the new ones."""
+    """Return the rows of an arrival's deliveries, and take their marks from the new ones."""
     rows = await transaction.session.fetch(_RELEASE, arrival.key)
     if not rows:
         return []

@@ -1,4 +1,4 @@
-"""Links: each opens the pages of one tenant to a customer, in one browser. The store has a digest of the token."""
+"""Links: each opens one tenant's pages to a customer, in one browser. The store has a digest of the token."""
 
 from collections.abc import Collection
 
@@ -38,7 +38,7 @@ _DELETE_ENDED = """
 
 
 async def add(transaction: Transaction, link: Link, digest: bytes) -> None:
-    """Add a link that was not opened yet; ``digest``: of its token."""
+    """Add a link that was not opened yet; ``digest``: its token's."""
     values = (link.id, link.tenant, digest, link.created_at, link.expires_at, int(link.shows_visits))
     await transaction.session.execute(_ADD, *values)
 
@@ -60,20 +60,20 @@ async def find(session: Session, identifier: str) -> Link | None:
 
 
 async def find_by_digest(session: Session, digest: bytes) -> Link | None:
-    """Return a link by the digest of its token."""
+    """Return a link by its token's digest."""
     return next((_link(row) for row in await session.fetch(_FIND_BY_DIGEST, digest)), None)
 
 
 async def open_once(transaction: Transaction, identifier: str, now: int) -> bool:
     """Record that a link was opened; return False if it was opened before, is revoked or has expired.
 
-    Of two transactions at once, one gets True.
+    If two transactions do it at once, one gets True.
     """
     return await transaction.session.execute(_OPEN, identifier, now) > 0
 
 
 async def record_use(transaction: Transaction, identifier: str, now: int) -> None:
-    """Record that the pages of a link were asked for."""
+    """Record that a link's pages were asked for."""
     await transaction.session.execute(_USE, identifier, now)
 
 
@@ -83,13 +83,13 @@ async def revoke(transaction: Transaction, identifier: str, now: int) -> bool:
 
 
 async def revoke_of_gone(session: Session, now: int, tenants: Collection[str]) -> int:
-    """Revoke the links of tenants that are gone; return how many.
+    """Revoke the links to tenants that are gone; return how many.
 
     A tenant that comes back under the same name may be another customer, so its old links must not work again. A link
-    of the last hour stays, because another gateway may know a new tenant earlier than this one.
+    from the last hour stays, because another gateway may know a new tenant earlier than this one.
 
     Args:
-        session: of a transaction.
+        session: a transaction's.
         now: microseconds.
         tenants: those in the configuration, ``namespace/name``.
     """

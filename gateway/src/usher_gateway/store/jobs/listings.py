@@ -311,7 +311,7 @@ async def verdicts(session: Session, arrival: bytes) -> list[tuple[int, int]]:
 
 
 async def earlier_visit(session: Session, arrival: bytes) -> bytes | None:
-    """Return the id that the same visitor's visit before a repeat has; None if the body had no ids of a person."""
+    """Return the id of the visit that the same visitor made before a repeat; None if the body had no ids of a person."""
     key = model.key_of(arrival)
     rows = await session.fetch("select visitor, persons from arrivals where key = $1 and id = $2", key, arrival)
     for visitor, packed in rows:
@@ -335,7 +335,7 @@ _OLDEST = f"""
 
 
 async def oldest_arrival(session: Session, where: Filter) -> int | None:
-    """Return when the first arrival came among listeners that a filter selects by names and permits.
+    """Return when the oldest arrival came at the listeners that a filter selects by names and permits.
 
     None: there is none, or only arrivals newer than the store's oldest 10,000.
     """

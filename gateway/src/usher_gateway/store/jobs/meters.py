@@ -75,7 +75,7 @@ Counted = tuple[int, int, int, int]  # (listener number, slot, counter, count)
 
 
 def parts(since: int, until: int, seconds: int, period: Period, zone: datetime.tzinfo) -> Iterator[tuple[int, int]]:
-    """Yield [since, until), cut at multiples of some seconds, and where a day or month begins."""
+    """Yield [since, until), cut at each multiple of some seconds, and where a day or month begins."""
     while since < until:
         end = min(until, (since // seconds + 1) * seconds)
         if period != "slot":
@@ -86,7 +86,7 @@ def parts(since: int, until: int, seconds: int, period: Period, zone: datetime.t
 
 
 async def bounds(session: Session) -> tuple[int, int]:
-    """Return the first slot with counts and the end of the last one (seconds); (0, 0) if there are none."""
+    """Return where the first slot with counts begins and the last one ends (seconds); (0, 0) if there are none."""
     ((first, last),) = await session.fetch(_BOUNDS)
     slots = [slot for slot in (first, last) if slot is not None]
     slots += [slot for _, slot, _, _ in await unfolded(session) if slot > 0]
@@ -96,7 +96,7 @@ async def bounds(session: Session) -> tuple[int, int]:
 async def usage(
     session: Session, since: int, until: int, where: Filter, period: Period, zone: datetime.tzinfo
 ) -> dict[tuple[int, int], model.Counts]:
-    """Return (first second of the period, listener number) -> counts, for a part of [since, until) (seconds)."""
+    """Return (the period's first second, listener number) -> counts, for a part of [since, until) (seconds)."""
     listeners = await listener_numbers(session, where)
     if period != "slot":
         first = books.first_second(since, period, zone)
@@ -156,7 +156,7 @@ async def visits(session: Session, since: int, until: int, listeners: AbstractSe
 
 
 async def totals(session: Session, since: int, until: int) -> dict[int, model.Counts]:
-    """Return slot -> the counts of all listeners together, for the slots in [since, until) (seconds)."""
+    """Return slot -> counts for all listeners together, in the slots in [since, until) (seconds)."""
     counted = [tuple(row) for row in await session.fetch(_TOTALS, since, until)]
     counted += [(slot, counter, count) for _, slot, counter, count in await unfolded(session) if since <= slot < until]
     by_slot: dict[int, model.Counts] = {}
@@ -170,7 +170,7 @@ Sums = dict[tuple[int, int, int], int]  # (slot, listener, counter) -> count
 
 
 def sums(packed_counts: Iterable[bytes]) -> Sums:
-    """Return the sums of the counts of some commits."""
+    """Return the sums of some commits' counts."""
     totals: Sums = {}
     for packed in packed_counts:
         for listener, slot, counter, count in _decode(packed):
@@ -180,18 +180,18 @@ def sums(packed_counts: Iterable[bytes]) -> Sums:
 
 
 async def add(session: Session, counts: Sums) -> None:
-    """Add sums to the meters, in the order of the table."""
+    """Add sums to the meters, in the table's order."""
     await session.execute(_ADD, *columns([(*key, counts[key]) for key in sorted(counts)], 4))
 
 
 async def add_counts(transaction: Transaction) -> None:
-    """Add the counts of a transaction to the meters."""
+    """Add a transaction's counts to the meters."""
     counts = {(slot, listener, counter): count for (listener, slot, counter), count in transaction.meters.items()}
     await add(transaction.session, counts)
 
 
 async def unfolded(session: Session) -> Iterator[Counted]:
-    """Return the counts of commits that are not folded yet."""
+    """Return the counts from commits that are not folded yet."""
     rows = await session.fetch(_UNFOLDED)
     return (counted for (packed,) in rows for counted in _decode(packed))
 
@@ -215,7 +215,7 @@ async def listener_names(session: Session) -> dict[int, model.ListenerName]:
 async def open_deliveries(session: Session, at: int, where: Filter = ANY) -> dict[model.ListenerName, int]:
     """Count the deliveries that were open at a slot border, by listener; listeners without any are left out.
 
-    Uses only ``namespace``, ``tenant`` and ``listener`` of the filter. Counts the pending rows, and subtracts the
+    Uses only the filter's ``namespace``, ``tenant`` and ``listener``. Counts the pending rows, and subtracts the
     changes since the border according to the meters. So the result for the instant 0 is empty, unless the meters and
     the rows disagree.
     """

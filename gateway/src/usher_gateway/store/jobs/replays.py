@@ -411,13 +411,13 @@ async def is_waiting(session: Session, key: int) -> bool:
 
 
 async def listed(session: Session, select: Callable[[Replay], bool]) -> list[Replay]:
-    """Return the newest selected replays, at most ``LISTED``, with numbers for their deliveries."""
+    """Return the newest selected replays, at most ``LISTED``, with the numbers of their deliveries."""
     rows = await newest(session, _REPLAYS, LISTED, lambda row: select(_replay(row)))
     return await _with_deliveries(session, rows)
 
 
 async def find(session: Session, identifier: bytes) -> Replay:
-    """Return a replay with numbers for its deliveries.
+    """Return a replay with the numbers of its deliveries.
 
     Raises:
         NotFoundError: the replay does not exist.

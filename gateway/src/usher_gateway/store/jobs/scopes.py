@@ -105,7 +105,7 @@ class RowScope(msgspec.Struct):
         return " and ".join([self.index_terms, "key >= $1", "key < $2", *self.terms])
 
     def all_values(self, low: int | None = None, high: int | None = None) -> list[object]:
-        """Return the values for all conditions; ``low`` and ``high`` override the key's bounds."""
+        """Return the values of all conditions; ``low`` and ``high`` override the key's bounds."""
         return [self.low if low is None else low, self.high if high is None else high, *self.values]
 
 

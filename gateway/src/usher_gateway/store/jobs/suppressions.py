@@ -1,6 +1,6 @@
-"""Suppressions: persons of whom nothing is stored or sent any more, until somebody takes that back.
+"""Suppressions: persons about whom nothing is stored or sent any more, until somebody takes that back.
 
-A row is a person key, so one value at one tenant. Each transaction that stores visits, or makes deliveries of stored
+A row is a person key, so one value at one tenant. Each transaction that stores visits, or makes deliveries from stored
 ones, looks up the rows that concern it. So a suppression is in force at all gateways once its own commit has ended.
 """
 
@@ -25,12 +25,12 @@ _PERSONS = "select key, persons from arrivals where key = any($1::bigint[])"
 
 
 async def among(session: Session, persons: Iterable[bytes]) -> set[bytes]:
-    """Return those of some person keys that are suppressed."""
+    """Return which of some person keys are suppressed."""
     return {bytes(person) for (person,) in await session.fetch(_FIND, sorted(set(persons)))}
 
 
 async def suppressed_arrivals(session: Session, keys: Collection[int]) -> set[int]:
-    """Return those of some stored arrivals, by row key, that have a suppressed person."""
+    """Return which of some stored arrivals, by row key, have a suppressed person."""
     rows = await session.fetch(_PERSONS, sorted(set(keys)))
     persons_by_arrival = {key: split_person_keys(packed) for key, packed in rows}
     suppressed = await among(session, [person for persons in persons_by_arrival.values() for person in persons])
@@ -53,5 +53,5 @@ async def add(transaction: Transaction, tenants: Mapping[bytes, str], now: int) 
 
 
 async def remove(transaction: Transaction, persons: Collection[bytes]) -> int:
-    """Store and send visits of some person keys again; return how many were suppressed."""
+    """Store and send visits for some person keys again; return how many were suppressed."""
     return await transaction.session.execute(_REMOVE, sorted(persons))

@@ -1,4 +1,4 @@
-"""Accept the arrivals of a batch inside a transaction: lock and read their keys, decide, write rows.
+"""Accept a batch of arrivals inside a transaction: lock and read their keys, decide, write rows.
 
 Gateways may accept equal arrivals at the same moment. So the statements that read the keys also write them: each
 inserts the keys that are new, and locks and returns the rows of those that exist. A second gateway waits there until
@@ -125,7 +125,7 @@ class Acceptance(ArrivalRows):
     # Content and visitors
 
     async def _lock_keys(self) -> tuple[dict[bytes, KnownContent], dict[bytes, list[int]]]:
-        """Return what the database knew of the contents, and the visit times that it knew of the visitors."""
+        """Return what the database knew about the contents, and which visit times it knew for the visitors."""
         contents, visitors = self._content_rows(), self._visitor_rows()
         known_contents, known_times = {}, {}
         batch = self.keys[0] if self.keys else 0
@@ -143,7 +143,7 @@ class Acceptance(ArrivalRows):
         return known_contents, known_times
 
     def _content_rows(self) -> dict[bytes, tuple[bytes, int, int, bool]]:
-        """Return the row of each content, sorted."""
+        """Return each content's row, sorted."""
         rows: dict[bytes, tuple[bytes, int, int, bool]] = {}
         for arrival, key in zip(self.arrivals, self.keys, strict=True):
             fingerprint = arrival.fingerprint

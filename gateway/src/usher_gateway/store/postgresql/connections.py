@@ -31,7 +31,7 @@ _SETTINGS = {
 
 
 class NotDurableError(Exception):
-    """The settings of the server let it lose what it confirms; the message names one of them."""
+    """The server's settings let it lose what it confirms; the message names one."""
 
 
 _NO_TLS = "rejected SSL upgrade"  # Part of asyncpg's error for a server without TLS; the error has no separate class
@@ -71,7 +71,7 @@ async def require_durable(connection: Connection, durability: Durability) -> Non
 
 
 def durability_problem(settings: Mapping[str, str], durability: Durability) -> str | None:
-    """Return which setting of a server breaks a promise; None if there is none (pure)."""
+    """Return which server setting breaks a promise; None if there is none (pure)."""
     for name in ("fsync", "synchronous_commit"):
         if settings[name] == "off":
             return f"{name} is off"
@@ -164,7 +164,7 @@ async def _keep(_: Connection) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Return class and SQLSTATE of an error, because the text of a database's error can quote data."""
+    """Return an error's class and SQLSTATE, because a database error's text can quote data."""
     if isinstance(error, NotDurableError):
         return f"PostgreSQL could lose what it confirms: {error}"
     state = getattr(error, "sqlstate", None)
@@ -173,7 +173,7 @@ def describe(error: BaseException) -> str:
 
 @contextlib.asynccontextmanager
 async def acquired(pool: "asyncpg.Pool[Any]", problem: str = "the store failed") -> AsyncIterator[Connection]:
-    """Yield a connection of the pool.
+    """Yield a connection from the pool.
 
     Raises:
         StoreUnavailableError: all connections are in use, or a statement failed or timed out. Its text begins with
@@ -197,13 +197,13 @@ async def snapshot(pool: "asyncpg.Pool[Any]") -> AsyncIterator[Connection]:
 
 
 class PostgresSession:
-    """The statements of one transaction, or over one snapshot (``store.session.Session``)."""
+    """The statements in one transaction, or over one snapshot (``store.session.Session``)."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def fetch(self, statement: str | Statement, *values: object) -> list[Row]:
-        """Return the rows of a statement."""
+        """Return a statement's rows."""
         rows: list[Row] = await self._connection.fetch(_text(statement), *values)
         return rows
 
@@ -244,5 +244,5 @@ class Transaction(transaction.Transaction):
         self.connection = connection
         self.number = number  # The number of its commit; None if it does without a row in `commits`
         self.has_commit_row = False
-        """True once the row of the commit is inserted; after that, nothing may be counted any more."""
+        """True once the commit's row is inserted; after that, nothing may be counted any more."""
         self.now = now

@@ -1,4 +1,4 @@
-"""Incarnations: the runs of gateways that own deliveries in lanes, by heartbeats on the database's clock.
+"""Incarnations: the gateway runs that own deliveries in lanes, by heartbeats on the database's clock.
 
 A gateway whose last heartbeat is 60 s old counts as dead, and another one moves its deliveries to the backlog. It may
 commit nothing after that, because each commit checks that its incarnation has not ended.
@@ -110,7 +110,7 @@ END = "update incarnations set ended_at = clock_timestamp() where number = $1 an
 
 
 class Incarnation(msgspec.Struct, frozen=True):
-    """This run of the gateway."""
+    """This gateway's run."""
 
     number: int
     slot: int
@@ -119,7 +119,7 @@ class Incarnation(msgspec.Struct, frozen=True):
 async def end_dead(connection: Connection, own: int | None = None) -> None:
     """End the incarnations without a heartbeat. The caller has given them GRACE_SECONDS, and has MIGRATION_LOCK.
 
-    ``own``: the number of the caller's incarnation, which has just sent a heartbeat; None: it has none.
+    ``own``: the caller's incarnation, by number, which has just sent a heartbeat; None: it has none.
     """
     await connection.execute(_END_DEAD, DEAD_SECONDS, own)
 
@@ -193,9 +193,9 @@ class Ownership:
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._beat_at = begun_at
-        """Loop time before the last confirmed heartbeat was sent; the first one is the row of the incarnation."""
+        """Loop time before the last confirmed heartbeat was sent; the first one is the incarnation's row."""
         self._ends_others_from = begun_at + GRACE_SECONDS
-        """A heartbeat of this gateway after this loop time lets it end others."""
+        """If this gateway sends a heartbeat after this loop time, it may end others."""
         self._clock_lead: _ClockLead | None = None
         self._clock_steady_from = begun_at
         """Nobody has set the database's clock since this loop time, as far as this gateway has seen."""
@@ -259,7 +259,7 @@ class Ownership:
                 _log.warning("takeover_failed", error=describe(error))
 
     async def beat(self) -> None:
-        """Send one heartbeat, and take over the deliveries of dead gateways."""
+        """Send one heartbeat, and take over dead gateways' deliveries."""
         await self._send()
         await self._take_over()
 

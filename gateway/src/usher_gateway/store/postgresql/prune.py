@@ -1,4 +1,4 @@
-"""Retention on PostgreSQL: a slice is a transaction beside those of the writer, so that no arrival waits for it.
+"""Retention on PostgreSQL: a slice is a transaction beside the writer's, so that no arrival waits for it.
 
 One gateway at a time deletes (``store/jobs/retention.py`` has the common part).
 """
@@ -51,7 +51,7 @@ _FORGET = """
 
 
 def next_size(size: int, seconds: float) -> int:
-    """Return the size of the next slice, because the last one took some time (pure)."""
+    """Return the next slice's size, because the last one took some time (pure)."""
     return max(LEAST_SLICE, min(_MOST, 2 * size, int(size * _SLICE_SECONDS / max(seconds, 0.001))))
 
 
@@ -81,7 +81,7 @@ async def forget_arrivals(
 
 
 async def _forget_visits(connection: Connection, visits: Sequence[tuple[bytes, int]]) -> None:
-    """Delete visit times of visitors, and the visitors of whom none is left."""
+    """Delete visitors' visit times, and the visitors who have none left."""
     visitors = [
         visitor for (visitor,) in await connection.fetch(_LOCK_VISITORS, sorted({visitor for visitor, _ in visits}))
     ]

@@ -1,6 +1,6 @@
 """The schema: ordered migrations under an advisory lock, and checks that the database is ours.
 
-A migration waits only 2 s for the lock of a table and then tries again, because commits queue behind a migration that
+A migration waits only 2 s for a table's lock and then tries again, because commits queue behind a migration that
 waits. So it should change one table, and must not rewrite a large one.
 """
 
@@ -37,7 +37,7 @@ _TABLES = "select tablename from pg_tables where schemaname = any(current_schema
 async def pending(connection: Connection, migrations: list[Migration] | None = None) -> list[Migration]:
     """Return the migrations that the database lacks. Changes nothing.
 
-    ``migrations``: in order; None: all of this release.
+    ``migrations``: in order; None: all in this release.
 
     Raises:
         ConfigurationError: this gateway is too old for the schema, or the schema is too old for it.
@@ -53,7 +53,7 @@ async def pending(connection: Connection, migrations: list[Migration] | None = N
 async def migrate(connection: Connection, migrations: list[Migration] | None = None) -> list[Migration]:
     """Bring the schema up to date, each migration in a separate transaction; return the migrations that were made.
 
-    ``connection``: one without an open transaction. ``migrations``: in order; None: all of this release.
+    ``connection``: one without an open transaction. ``migrations``: in order; None: all in this release.
 
     Raises:
         ConfigurationError: this gateway is too old for the schema, or the user may not change it.
@@ -101,7 +101,7 @@ async def _apply(connection: Connection, migration: Migration) -> bool:
 
 
 async def require_newest(connection: Connection) -> None:
-    """Check that the database has every migration of this release. Changes nothing.
+    """Check that the database has every migration in this release. Changes nothing.
 
     Raises:
         SchemaTooOldError: it lacks some.
@@ -130,7 +130,7 @@ async def check_key(connection: Connection, key_fingerprint: str, *, may_write: 
 
 
 async def version_of(connection: Connection) -> int:
-    """Return the version of the schema; 0 for an empty database.
+    """Return the schema's version; 0 for an empty database.
 
     Raises:
         StoreCorruptError: the database belongs to another program.
@@ -146,12 +146,12 @@ async def version_of(connection: Connection) -> int:
 
 
 async def meta(connection: Connection, name: str) -> str | None:
-    """Return a value of the table meta."""
+    """Return a value from the table meta."""
     value: str | None = await connection.fetchval("select value from meta where name = $1", name)
     return value
 
 
 async def set_meta(connection: Connection, name: str, value: str) -> None:
-    """Write a value of the table meta."""
+    """Write a value in the table meta."""
     statement = "insert into meta values ($1, $2) on conflict (name) do update set value = excluded.value"
     await connection.execute(statement, name, value)

@@ -1,4 +1,4 @@
-"""Accept the arrivals of a batch inside the writer's transaction: look up facts, decide, write rows.
+"""Accept a batch of arrivals inside the writer's transaction: look up facts, decide, write rows.
 
 For the writer's thread only.
 """
@@ -42,7 +42,7 @@ class Acceptance(ArrivalRows):
         self._session = transaction.session
 
     async def run(self) -> tuple[list[model.Accepted], list[Row]]:
-        """Write all rows; return the results, and the rows of arrivals for the recent index."""
+        """Write all rows; return the results, and the arrivals' rows for the recent index."""
         self.leave_out(await suppressions.among(self._session, self.persons()))
         new_marks = self.decide(await self._facts())
         self._insert(new_marks)

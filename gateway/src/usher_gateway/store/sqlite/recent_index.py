@@ -1,7 +1,7 @@
-"""The index of the newest arrivals, in memory, until they are folded into the lookup tables.
+"""The index for the newest arrivals, in memory, until they are folded into the lookup tables.
 
 Dedupe looks up content and visitors in two tables (``prints`` and ``sightings``) whose keys are random. Single inserts
-into them would write two pages each. So the index collects arrivals in 256 buckets by the first byte of the key. Once
+into them would write two pages each. So the index collects arrivals in 256 buckets by the key's first byte. Once
 there are many, the writer begins a round: with each commit it folds one bucket into the tables, in key order. After a
 crash the writer reads the newest arrivals back from the ledger, so this index does not have to be durable.
 """
@@ -20,9 +20,9 @@ BUCKETS = 256
 
 
 class RecentIndex:
-    """The contents and visits of the newest arrivals.
+    """The newest arrivals' contents and visits.
 
-    It holds tens of thousands of values, of types that the garbage collector does not track.
+    It holds tens of thousands of values, in types that the garbage collector does not track.
     """
 
     def __init__(self, fold_rows: int = FOLD_ROWS) -> None:
@@ -37,7 +37,7 @@ class RecentIndex:
         """The last key when the round began. After the round, the tables have all arrivals up to it."""
 
     def add(self, arrival: Sequence[Any]) -> None:
-        """Add a row of ``arrivals``; rows come in the order of their keys."""
+        """Add a row from ``arrivals``; rows come in key order."""
         key, _, _, received_at, visit_time, counted_as, flags, _, _, _, fingerprint, visitor_key, _, _ = arrival
         self.last_key = key
         self._size += 1
@@ -48,7 +48,7 @@ class RecentIndex:
             bisect.insort(self._sightings[visitor_key[0]].setdefault(visitor_key, array.array("q")), visit_time)
 
     def content_of(self, fingerprint: bytes) -> KnownContent | None:
-        """Return the known acceptance of a content, if it is in memory."""
+        """Return a content's known acceptance, if it is in memory."""
         return self._contents[fingerprint[0]].get(fingerprint)
 
     def sighting_between(self, visitor_key: bytes, after: int, before: int) -> int | None:
@@ -76,7 +76,7 @@ class RecentIndex:
         return self._next
 
     def rows_of(self, bucket: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """Return the sorted rows of a bucket: (print, arrival) and (visitor, visit time)."""
+        """Return a bucket's sorted rows: (print, arrival) and (visitor, visit time)."""
         prints = sorted((short_key(digest), content.arrival) for digest, content in self._contents[bucket].items())
         sightings = sorted((short_key(key), time) for key, times in self._sightings[bucket].items() for time in times)
         return prints, sightings
@@ -91,7 +91,7 @@ class RecentIndex:
 
 
 def short_key(digest: bytes) -> int:
-    """Return the first 8 bytes of a digest as SQLite's signed integer.
+    """Return a digest's first 8 bytes as SQLite's signed integer.
 
     The tables compare 64 bits only. With a hundred million rows, the chance of a false match is 5e-12 per arrival. For
     a match in ``prints``, the writer compares the whole digest with the ledger.

@@ -1,8 +1,8 @@
-"""Overwrites the old copies of rows that SQLite leaves in the database file.
+"""Overwrites the old row copies that SQLite leaves in the database file.
 
 SQLite overwrites deleted rows with zeros (``secure_delete``). But when it splits a page, or merges it with its
-neighbours, it moves rows, and their old bytes stay in the *gap*: the unallocated bytes between the cell pointers and
-the cells of a page. If such a row is deleted later, its old copy stays readable. SQLite has no statement that clears
+neighbours, it moves rows, and their old bytes stay in the *gap*: the unallocated bytes between a page's cell pointers
+and its cells. If such a row is deleted later, its old copy stays readable. SQLite has no statement that clears
 gaps, so the scrubber writes zeros into them. The file format defines where they are: https://sqlite.org/fileformat2.html
 §1.6.
 
@@ -35,9 +35,9 @@ _ZEROS = bytes(65_536)
 
 
 class Scrubber:
-    """Clears the gaps of a database file that this process owns.
+    """Clears the gaps in a database file that this process owns.
 
-    scrub() runs in the writer's thread, the other methods in any thread. ``is_swept``: no gap of the file has anything
+    scrub() runs in the writer's thread, the other methods in any thread. ``is_swept``: no gap in the file has anything
     to clear.
     """
 
@@ -48,13 +48,13 @@ class Scrubber:
         self._added_salts, self._added_frames = b"", 0  # How far add_log() has read which log
         self._next_page = 1
         self._sweep_ends_at = 0 if is_swept else self._file_bytes() // page_bytes
-        """The last page that the sweep reads; later ones come from the log of this process."""
+        """The last page that the sweep reads; later ones come from this process's log."""
         self.has_written = False
-        """True if the file has cleared gaps that are not flushed, and of which the writer may have old copies."""
+        """True if the file has cleared gaps that are not flushed, so the writer may have old copies."""
 
     @property
     def is_swept(self) -> bool:
-        """Whether all pages of the file were read that an earlier process may have left unscrubbed."""
+        """Whether all the file's pages were read that an earlier process may have left unscrubbed."""
         return self._next_page > self._sweep_ends_at
 
     @property
@@ -98,9 +98,9 @@ class Scrubber:
         return len(pages)
 
     def scrub(self) -> None:
-        """Clear the gaps of all pages that were added.
+        """Clear the gaps in all pages that were added.
 
-        The caller is the only writer of the database, its last checkpoint copied the whole log, and it has committed
+        The caller is the database's only writer, its last checkpoint copied the whole log, and it has committed
         nothing since. So no process has anything to copy into the file, and a page cannot change between the look at
         its header and the write. Readers never look into a gap.
 
@@ -132,9 +132,9 @@ class Scrubber:
         return os.fstat(self._file.fileno()).st_size
 
     def _filled_gap(self, buffer: bytes, offset: int, number: int) -> tuple[int, int] | None:
-        """Return where the gap of a page begins and ends in a buffer; None if it has only zeros, or there is none.
+        """Return where a page's gap begins and ends in a buffer; None if it has only zeros, or there is none.
 
-        ``offset``: where the page begins. ``number``: of the page.
+        ``offset``: where the page begins. ``number``: the page's.
         """
         header = offset + _FILE_HEADER if number == 1 else offset
         pointers_at = _CELL_POINTERS_AT.get(buffer[header])

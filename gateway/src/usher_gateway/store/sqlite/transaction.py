@@ -1,4 +1,4 @@
-"""The writer's open transaction, and the session that runs the statements of a job without ever suspending it.
+"""The writer's open transaction, and the session that runs a job's statements without ever suspending it.
 
 One transaction holds everything that a group commit writes. Its steps (accept.py, ``store/jobs/settle.py``) and the
 jobs (``store/jobs/``, prune.py, meters.py) get a Transaction: the connection, the caches that they may read, and the
@@ -26,13 +26,13 @@ PAIR = "(?,?)"  # The placeholders of a row with two columns, for insert_rows()
 
 
 class SqliteSession:
-    """The statements of one transaction, or over one snapshot (``store.session.Session``)."""
+    """The statements in one transaction, or over one snapshot (``store.session.Session``)."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     async def fetch(self, statement: str | Statement, *values: object) -> list[Row]:
-        """Return the rows of a statement."""
+        """Return a statement's rows."""
         translated = for_sqlite(statement)
         if not translated.lists:
             return self._connection.execute(translated.text, values).fetchall()
@@ -65,7 +65,7 @@ class SqliteSession:
 def insert_rows(connection: sqlite3.Connection, head: str, row: str, rows: Sequence[Sequence[object]]) -> None:
     """Insert rows with placeholders like ``row``, such as ``(?,?,0)``: ``<head> values (…),(…)``.
 
-    There is one statement per number of rows up to 64, so that all of them stay prepared.
+    There is one statement per number of rows up to 64, so that all stay prepared.
     """
     for start in range(0, len(rows), _MOST_ROWS):
         part = rows[start : start + _MOST_ROWS]
@@ -97,7 +97,7 @@ class Transaction(transaction.Transaction):
         self.connection = connection
         self.recent_index = recent_index
         self.checkpoint: Literal["passive", "truncate"] | None = None
-        """The checkpoint of the write-ahead log that the writer does after the commit."""
+        """The write-ahead log checkpoint that the writer does after the commit."""
 
 
 # Person keys: 8-byte keyed hashes. The table `persons` gets them in segments of about a thousand arrivals; those of
@@ -126,7 +126,7 @@ def fold_persons(connection: sqlite3.Connection) -> None:
 
 
 def segment_of(connection: sqlite3.Connection, arrival: int) -> int:
-    """Return the segment with the person keys of an arrival; 0 if there is none."""
+    """Return the segment with an arrival's person keys; 0 if there is none."""
     statement = "select segment from person_segments where segment <= ? order by segment desc limit 1"
     row = connection.execute(statement, (arrival,)).fetchone()
     return int(row[0]) if row else 0
