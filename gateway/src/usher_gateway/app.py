@@ -61,7 +61,7 @@ from usher_gateway.timing import Clock
 _log = structlog.get_logger(__name__)
 
 
-# How often holds are reviewed without a change of configuration, because quotas depend on the date.
+# How often holds are reviewed without a configuration change, because quotas depend on the date.
 _HOLD_REVIEW_SECONDS = 30.0
 
 _HOLD_REVIEW_RETRY_SECONDS = 1.0  # How long to wait after a review that failed because the store was unavailable
@@ -76,7 +76,7 @@ _GUARANTEES = {
 
 _STORE_PAUSE_FIRST_SECONDS = 0.5
 _STORE_PAUSE_LONGEST_SECONDS = 5.0  # How long a start waits for the next try to reach the database
-_ACTIVITY_SECONDS = 5.0  # How often the activity of listeners and destinations is saved
+_ACTIVITY_SECONDS = 5.0  # How often listeners' and destinations' activity is saved
 _PRUNE_SECONDS = 10.0  # How often the store is pruned
 _PRUNE_AGAIN_SECONDS = 0.05  # How long to wait after a prune that left rows to delete
 _FREEZE_LISTENERS = 500  # After this many new listeners, exempt them from garbage collection
@@ -378,7 +378,7 @@ class Gateway(Parts):
             stack.push_async_callback(self.destination_client.close)  # closes it if the store does not open
             if self.kubernetes_tokens is not None:
                 await stack.enter_async_context(self.kubernetes_tokens)
-            stack.push_async_callback(self.store.close)  # closes the store if a later step of the start fails
+            stack.push_async_callback(self.store.close)  # closes the store if a later start step fails
             recovery = await self._open_store()
             if recovery is None:
                 return

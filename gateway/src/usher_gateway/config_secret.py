@@ -17,7 +17,7 @@ import msgspec
 
 from usher_gateway import documents, model
 
-# Version of the form of an envelope and its document. A gateway rejects a newer version than it knows.
+# Format version for an envelope and its document. A gateway rejects a newer version than it knows.
 SCHEMA_VERSION = 1
 
 DATA_KEY = "config.json"  # Key of the envelope in a Secret's data
@@ -57,7 +57,7 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     uid: str = ""
     install: str = ""  # install_label() of the install whose operator wrote the document
     namespace_uid: str = ""
-    """The namespace's uid, because another agency may have made it again under its name; ``""``: not known."""
+    """``metadata.uid`` of the namespace, because another agency may have made it again; ``""``: not known."""
 
     @property
     def key(self) -> str:
@@ -85,7 +85,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
     hash: str  # content_hash() of the document, or of the tombstone: keyed, 32 hex digits
     document: Document | None = None
     tombstone: str = ""  # Time at which the operator removed the document (RFC 3339); `""` for a document
-    held: HeldHostnames | None = None  # Of the tombstone of a listener
+    held: HeldHostnames | None = None  # Only in a listener's tombstone
 
     @property
     def identity(self) -> Identity:

@@ -35,7 +35,7 @@ DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
 # A route names this prefix and not the paths below it, because a token must not be in a route.
 TOKEN_PREFIX = "/v1/"  # noqa: S105 - the paths of all tokens begin with it
 
-# At this path of every hostname a gateway answers 204 with `ROUTE_CHECK_HEADER`, for the operator's check of routes.
+# At this path on every hostname a gateway answers 204 with `ROUTE_CHECK_HEADER`, for the operator's route check.
 # Tokens are longer. A request here is not an arrival.
 ROUTE_CHECK_PATH = f"{TOKEN_PREFIX}route-check"
 
@@ -86,12 +86,12 @@ class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     type: Literal["None", "Basic", "Header", "Unresolved"] = "None"
     header: str = ""  # Lower case; `authorization` for Basic
-    digest: str = ""  # credential_digest() of the expected value of the header
+    digest: str = ""  # credential_digest() of the header's expected value
     missing: str = ""  # Which Secret must have what, if it is `Unresolved`
 
 
 class TenantDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a listener's document says about its tenant."""
+    """The part of a listener's document about its tenant."""
 
     name: str
     company_id: str = ""
@@ -119,7 +119,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     destination: str  # `namespace/name` of a destination. If it has no document, the gateway holds the deliveries.
     destination_uid: str | msgspec.UnsetType = msgspec.UNSET
-    """``DestinationDocument.uid`` for the object that the route means. If the document is another object's, the gateway
+    """``DestinationDocument.uid`` of the object that the route means. If the document is another object's, the gateway
     holds the deliveries: somebody deleted the Destination and made another one with its name."""
     state: Literal["Active", "Paused", "Shadow"] = "Active"
     when: str = ""  # CEL; `""` means always
@@ -209,7 +209,7 @@ class OAuth2(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a destination is verified, and how Usher proves who it is."""
 
-    authority: str = ""  # PEM of the authorities to trust instead of the system's; `""`: the system's
+    authority: str = ""  # PEM: authorities to trust instead of the system's; `""`: the system's
     chain: str = ""  # PEM of the client's certificate; `""`: none
     key: str = ""
     server_name: str = ""  # Name in the destination's certificate; `""`: the host of the URL
@@ -268,7 +268,7 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     redirect_hosts: tuple[str, ...] = ()
     """Lower case. An answer 302 or 303 that leads there over https is followed once."""
     timeout_seconds: int = 10
-    content_type: str = ""  # Of every request; `""`: as the format says
+    content_type: str = ""  # For every request; `""`: as the format says
     format: Literal["Verbatim", "CloudEvents", "CloudEventsBinary", "Form"] = "Verbatim"
     transform: str = ""  # CEL that makes the document for routes without a transform; `""`: the body as received
     concurrency: int = 8

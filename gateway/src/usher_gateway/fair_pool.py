@@ -16,7 +16,7 @@ class FairPool:
 
     @property
     def namespaces(self) -> int:
-        """How many namespaces use a part."""
+        """How many namespaces use a part of it."""
         return len(self._used_by_namespace)
 
     def admits(self, namespace: str, tenant: str) -> bool:

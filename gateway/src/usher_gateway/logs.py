@@ -51,7 +51,7 @@ _REPEATING_EVENTS = {
 
 _REPEAT_SECONDS = 60.0
 _MAX_KINDS = 10_000  # Kinds of lines that the limiter remembers
-_DRAIN_SECONDS = 1.0  # How long the end of the process waits for the reader of the log
+_DRAIN_SECONDS = 1.0  # How long the process's end waits for the log's reader
 
 _queues: list["BoundedQueueHandler"] = []  # The queue of this process, if logging is configured
 
@@ -165,7 +165,7 @@ class BoundedQueueHandler(logging.handlers.QueueHandler):
         self._on_loss = on_loss
         self._max_bytes = max_bytes
         self._reported_loss = 0
-        self._waiting_bytes = 0  # Bytes of the queued lines and of the line that is being written
+        self._waiting_bytes = 0  # Bytes in the queued lines and the line that is being written
         self._changed = threading.Condition(threading.RLock())  # reentrant: garbage collection may log at any point
 
     def write_line(self, line: str) -> None:

@@ -157,7 +157,7 @@ class Dispatcher:
         self._schedule_pump()
 
     def offer(self, deliveries: Sequence[model.Delivery], *, fresh: bool = True) -> None:
-        """Put claimed deliveries into lanes. Those without room go back to the store."""
+        """Put claimed deliveries into lanes. Deliveries without room go back to the store."""
         now = self._clock.steady()
         for delivery in deliveries:
             definition = self._store.route(delivery.route)
@@ -398,7 +398,7 @@ class Dispatcher:
         self._due = await self._store.due()
         now = self._clock.now()
         if max(self._due.values(), default=0) > now + _TOO_LONG:
-            # Such a time comes from a clock that was wrong. That of this gateway may be behind, so ask the store's.
+            # Such a time comes from a clock that was wrong. This gateway's may be behind, so ask the store's.
             latest = max(now, await self._store.store_time(now)) + _TOO_LONG
             wrong = [destination for destination, due_at in self._due.items() if due_at > latest]
             if wrong:

@@ -25,7 +25,7 @@ _LONGEST_SECONDS = 15  # The most that one destination may take, because the cal
 
 _UNKNOWN_THERE = frozenset((404, 410))
 
-# Kind of a value -> its name in the object `user` of a body (`documents.DEFAULT_FIELDS`).
+# Kind of value -> its name in a body's object `user` (`documents.DEFAULT_FIELDS`).
 _NAME_IN_BODY: Mapping[PersonField, str] = {"user": "id", "email": "email", "mobile": "mobile", "device": "mac"}
 
 

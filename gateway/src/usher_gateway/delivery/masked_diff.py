@@ -15,7 +15,7 @@ from usher_gateway.destinations import DestinationRequest
 
 _MAX_LINES = 200  # Most lines of one difference
 
-# Most values of a request that are compared: the time of a comparison grows with more than their square.
+# Most values that are compared in a request: a comparison's time grows with more than their square.
 _MAX_VALUES = 400
 
 _HIDDEN = "•••"

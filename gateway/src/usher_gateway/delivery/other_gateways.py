@@ -8,8 +8,7 @@ gets the same whole number, and the remainder goes to the first. So the shares a
 Destinations that share a rate limit have the same order.
 
 When a gateway ends, no other share gets smaller, and when one starts, none gets larger. Hence gateways that
-have not noticed an end use less than their share. Those that have not noticed a start, which their next heartbeat does,
-may use more.
+have not noticed an end use less than their share. Gateways may use more until their next heartbeat notices a start.
 
 `UnknownDestinations` decides about deliveries to destinations that are not in this gateway's configuration.
 The gateways at one store run different manifests for a while, for example during a rolling update. So each tells the

@@ -34,7 +34,7 @@ RETRY_SPREAD = 0.2
 
 KEPT_ANSWER_BYTES = 256  # Bytes of the last answer that a dead delivery keeps
 
-# CPU time of the evaluations for one answer after which no other begins, because they stop the event loop.
+# CPU time for one answer's evaluations after which no other begins, because they stop the event loop.
 MAX_RULES_SECONDS = 0.05
 
 

@@ -21,7 +21,7 @@ from usher_gateway.timing import Clock
 
 MARK = ("usher-test", "true")  # The header by which a receiver tells a sample from a visit
 
-# A body as Purple sends it, of a person who does not exist (docs/purple.md).
+# A body as Purple sends it, for a person who does not exist (docs/purple.md).
 VISIT = importlib.resources.files(__package__).joinpath("sample_visit.json").read_bytes()
 
 _HIDDEN = "…"

@@ -44,7 +44,7 @@ _SLOW_ATTEMPT = model.MICROSECONDS
 # The newest attempt counts for 1/4 of the average, so that one slow attempt weighs more than one fast one.
 _NEWEST_ATTEMPT_SHARE = 4
 
-_BURST_SHARE = 10  # 1/10 of the requests of a rate limit may start at once
+_BURST_SHARE = 10  # 1/10 of a rate limit's requests may start at once
 _MAX_SKIPPED_LANES = 64  # Lanes that one search skips at most. The next search continues after them.
 
 
@@ -200,7 +200,7 @@ class _Lane:
         return self.fresh.count + self.backlog.count
 
     def pop(self) -> LaneEntry:
-        """Take the next entry. Fresh ones and backlog ones take turns."""
+        """Take the next entry. Fresh entries and backlog entries take turns."""
         turns = self._next_turns
         self._fresh_next = turns is not self.fresh
         return turns.pop()
@@ -389,7 +389,7 @@ class LaneScheduler:
             due = lane.count == 0 and lane.in_flight == 0 and now >= lane.circuit.trial_at
             return int(due and lane.limits.concurrency > 0), free
         slots = min(lane.limits.concurrency, lane.circuit.limit)
-        # Deliveries without memory for their requests must not keep those of other tenants in the store.
+        # Deliveries without memory for their requests must not keep other tenants' deliveries in the store.
         waiting = sum(
             lane.backlog.count_of(tenant)
             for tenant in lane.backlog.tenants
@@ -473,7 +473,7 @@ class LaneScheduler:
             return self._shared
         if pace is LanePace.Slow or not self._reserve.admits(lane.namespace, tenant):
             return None
-        # The first attempts of many hanging destinations must not fill the reserve.
+        # First attempts at many hanging destinations must not fill the reserve.
         may_use_reserve = pace is LanePace.Fast or (
             not lane.started_at and self._reserve.free > self._reserve.size // 2
         )

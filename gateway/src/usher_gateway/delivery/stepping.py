@@ -147,7 +147,7 @@ class ErasureSteps:
             return _IDLE_SECONDS
 
     async def _take(self, erasures: Sequence[Erasure]) -> float:
-        """Erase some arrivals that persons still have, and end the erasures with nothing left."""
+        """Erase some arrivals of these persons, and end the erasures that have nothing left."""
         arrivals_of = await self._store.left_to_erase(erasures)
         unfinished = [each.key for each in erasures if each.state is ErasureState.Pending or arrivals_of[each.key]]
         for step in _steps({key: arrivals_of[key][:_ARRIVALS_OF_ROUND] for key in unfinished}):

@@ -34,7 +34,7 @@ _LONG_STEP_SECONDS = 0.005  # A step of a try that takes more CPU time causes a 
 
 _Made = TypeVar("_Made")
 
-# The skip reason of every route if the listener does not take the body for a visit any more.
+# Every route's skip reason if the listener does not take the body for a visit any more.
 _QUARANTINED = "Quarantined"
 
 # Holds without a request: a user has to correct something first.
@@ -118,7 +118,7 @@ class ConfiguredListener:
         if plan.route.when:  # again, because the plan does not say how long the filter took
             filter_seconds = self._documents.evaluate(plan.route.when, "when", delivery, plan.route).cpu_seconds
         if plan.skip is not None:
-            # A shadow route's transform is evaluated. The failure of a filter does not matter to a skipped repeat.
+            # A shadow route's transform is evaluated. A filter's failure does not matter to a skipped repeat.
             error = failure if plan.skip is model.SkipReason.Shadow else ""
             return RouteOutcome(skip=plan.skip.name, error=error, cpu_seconds=filter_seconds)
         if plan.hold in _ERRORS:
@@ -215,7 +215,7 @@ class VisitDiff(msgspec.Struct, frozen=True):
 
 
 class RouteResult(msgspec.Struct, rename="camel"):
-    """What a change does to one route."""
+    """A change's effect on one route."""
 
     route: str
     destination: str

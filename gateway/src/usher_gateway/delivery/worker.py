@@ -145,7 +145,7 @@ class DeliveryWorker:
         milliseconds = int((time.monotonic() - started) * 1000)
         if answer.is_withdrawn:
             return None
-        # All running attempts of a tenant may be answered at once, and a rule may take 50 ms for an answer.
+        # All a tenant's running attempts may be answered at once, and a rule may take 50 ms for an answer.
         if prepared.destination.answers and self._budgets.is_spent(*owner):
             await self._budgets.wait(*owner)
         return self._classify(delivery, definition, prepared.destination, answer, milliseconds)

@@ -22,7 +22,7 @@ from usher_gateway.destinations.http import ORDINARY_SECONDS, DestinationClient
 
 _log = structlog.get_logger(__name__)
 
-# Time limit of a request to a token endpoint. An attempt waits for it only as long as it may take itself.
+# Time limit for a request to a token endpoint. An attempt waits for it only as long as it may take itself.
 _REQUEST_SECONDS = 10.0
 
 _RENEW_SECONDS = 60.0  # A token is renewed this long before it ends, or after nine tenths of its time if that is later

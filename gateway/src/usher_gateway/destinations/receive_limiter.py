@@ -14,7 +14,7 @@ from usher_gateway.metered_tls import MeteredTls
 # Bytes that a peer may send for one request: interim (1xx) answers, head, chunk headers and body together.
 MAX_RECEIVED_BYTES = destinations.MAX_JUDGED_BYTES + 16 * 1024
 
-# Heads that a peer may send for one request: of the answer and of interim ones. aiohttp takes 50 us for each.
+# Heads that a peer may send for one request: the answer's and interim ones. aiohttp takes 50 us for each.
 _MAX_HEADS = 32
 
 # Bytes of interim heads for one request. aiohttp keeps all their fields until the answer, in fifteen times the memory.
@@ -122,7 +122,7 @@ class ReceiveLimiter(asyncio.Protocol):
                 break
             self._protocol.data_received(piece)
         if len(data) > allowed:
-            # Abort in the next turn of the loop, so that the waiting task can read the start of the answer first.
+            # Abort in the next loop turn, so that the waiting task can read the answer's start first.
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self.abort)
 

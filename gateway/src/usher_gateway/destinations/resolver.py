@@ -50,10 +50,10 @@ def system_lookup(host: str, port: int) -> list[SocketAddress]:
 
 
 class _KnownName(msgspec.Struct):
-    """What a name's lookups found."""
+    """Results from a name's lookups."""
 
     addresses: list[SocketAddress] = []
-    """What the last successful lookup found; empty before the first."""
+    """Result of the last successful lookup; empty before the first."""
     next_lookup_at: float = 0.0
     kept_until: float = 0.0
     """Until when ``addresses`` may be used."""
@@ -112,7 +112,7 @@ class Resolver:
         return await asyncio.shield(running)  # other callers wait for the same lookup
 
     def _refresh(self, namespace: str, name: _Name) -> asyncio.Task[list[SocketAddress]]:
-        """Return the lookup for a name that runs or waits for the namespace, or start one."""
+        """Return a name's running or waiting lookup for the namespace, or start one."""
         running = self._running.get((namespace, name))
         if running is None:
             running = asyncio.create_task(self._look_up(namespace, name), name="resolve")

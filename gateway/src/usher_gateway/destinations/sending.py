@@ -14,7 +14,7 @@ from usher_gateway.destinations.oauth import AccessTokens
 _FOLLOWED = (302, 303)
 
 _KEPT = "%/:?=&~+!$,;'@()*[]"  # Characters of a path or query that are not encoded again
-_LEAST_SECONDS = 0.1  # The time limit of a second request, if the first has used nearly all of the attempt's time
+_LEAST_SECONDS = 0.1  # A second request's time limit, if the first has used nearly all the attempt's time
 
 
 class Sender:

@@ -20,7 +20,7 @@ MAX_SPLIT = 100  # Most items of `split`; it leaves out the others
 _CALL_WORK = 2_000
 _CHARACTER_WORK = 10
 _TIME_WORK = 20_000
-# A pattern of `format`: any text, with the directives of strftime(3) that mean the same everywhere.
+# A pattern for `format`: any text, with the strftime(3) directives that mean the same everywhere.
 _DIRECTIVES = re.compile(r"(?:[^%]|%[YmdHMSyjBbAaIpzZ%])*", re.DOTALL)
 
 

@@ -36,8 +36,8 @@ Source = tuple[str, Where]  # The text of an expression and its field
 MAX_ITEMS = 1000  # Longest array of a body, in items; longer ones are cut
 MAX_WORK = 50_000_000  # Most estimated work of one evaluation. A unit is about a nanosecond.
 
-# Most characters of the value of a transform, keys included. A value of another type counts as eight. Making a request
-# of the value takes up to 0.2 us of CPU time for a character.
+# Most characters in a transform's value, keys included. A value of another type counts as eight. Making a request
+# from the value takes up to 0.2 us CPU time for a character.
 MAX_RESULT_CHARACTERS = 256 * 1024
 _PLAIN_CHARACTERS = 8
 
@@ -308,7 +308,7 @@ class _SortingCopier:
         self._characters_left = MAX_RESULT_CHARACTERS
 
     def copy(self, value: Any) -> Any:
-        """Return the value's copy. Raises: TooExpensiveError."""
+        """Return a copy of a value. Raises: TooExpensiveError."""
         self._characters_left -= len(value) if isinstance(value, str | bytes) else _PLAIN_CHARACTERS
         if self._characters_left < 0:
             raise functions.TooExpensiveError
@@ -345,10 +345,10 @@ class _WeighingCopier:
         self.weight = 0
         self.characters = 0  # Characters of all texts together
         self.longest = 0  # Length of the longest array or object, because macros run over both
-        self.heaviest = 0  # Weight of the heaviest value that one step of a macro may copy: an item, a key or a text
+        self.heaviest = 0  # Weight of the heaviest value that one macro step may copy: an item, a key or a text
 
     def part(self, value: object, parts: syntax.Members | None) -> object:
-        """Return a copy with the value's parts that an expression reads."""
+        """Copy the parts of a value that an expression reads."""
         if parts is None or not isinstance(value, Mapping):
             return self.cut(value)
         self.weight += _NODE_WORK

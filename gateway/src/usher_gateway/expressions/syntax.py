@@ -12,7 +12,7 @@ import msgspec
 from usher_gateway import model
 from usher_gateway.expressions import functions, patterns
 
-# The use of an expression: `when` is a filter (true or false), `transform` makes the document of a delivery, `variable`
+# How an expression is used: `when` is a filter (true or false), `transform` makes a delivery's document, `variable`
 # a part of its URL (a text or a whole number), and `answer` says whether a rule applies to a destination's answer (true
 # or false).
 Where = Literal["when", "transform", "variable", "answer"]
@@ -20,7 +20,7 @@ Where = Literal["when", "transform", "variable", "answer"]
 # Longest expression, in characters.
 MAX_LENGTH: Mapping[Where, int] = {"when": 1024, "transform": 4096, "variable": 4096, "answer": 1024}
 
-MAX_OPERATORS = 500  # Most operators, dots and indexes of an expression: a chain of them takes stack for each
+MAX_OPERATORS = 500  # Most operators, dots and indexes in an expression: a chain takes stack for each
 MAX_DEPTH = 24  # Deepest nesting of brackets; the parser itself gives up at 96
 
 # Longest pattern of `matches`, in characters. It must be a literal, because only a literal can be checked.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from usher_gateway.expressions import programs, samples
 
 UNPAUSED_SECONDS = 0.01  # CPU time of a document's expressions until a pause. Most documents take 1 to 3 ms.
-PAUSE_FACTOR = 3.0  # Length of a pause, as a multiple of the CPU time before it
+PAUSE_FACTOR = 3.0  # A pause's length, as a multiple of the CPU time before it
 _ASK_AGAIN_SECONDS = 0.2  # How long a document waits while another one of its namespace is compiled
 
 
@@ -35,7 +35,7 @@ class ExpressionTurns:
     ) -> None:
         self._prepare, self._is_prepared, self._cpu_clock = prepare, is_prepared, cpu_clock
         self._turn = asyncio.Lock()
-        """Lets one expression be compiled per event loop round, however many tasks compile."""
+        """Lets one expression be compiled per round of the event loop, however many tasks compile."""
         self._busy: set[str] = set()  # Namespaces of which a document is compiled now
 
     def are_prepared(self, sources: Iterable[programs.Source]) -> bool:

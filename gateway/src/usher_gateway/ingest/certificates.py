@@ -99,7 +99,7 @@ class _Rejection(msgspec.Struct, frozen=True):
 def files_in(folder: Path) -> list[CertificateFiles]:
     """Return the pairs NAME.crt and NAME.key in a folder and its subfolders, sorted.
 
-    A subfolder may be a mounted Secret with the type ``kubernetes.io/tls``, which has ``tls.crt`` and ``tls.key``. The
+    A subfolder may be a mounted Secret of type ``kubernetes.io/tls``, which has ``tls.crt`` and ``tls.key``. The
     kubelet keeps its own copies in folders whose names begin with ``..``.
 
     Raises:

@@ -27,7 +27,7 @@ class ConnectionLimit(Generic[C]):
         self._sources: dict[C, str] = {}
         self._open: dict[str, int] = {}  # Source -> open connections
         self._waiting: dict[str, tuple[dict[C, None], dict[C, None]]] = {}
-        """Source -> its waiting connections, longest first: strangers' ones, and those with a known listener."""
+        """Source -> its waiting connections, longest first: those of strangers, and those with a known listener."""
         self._strangers: dict[C, None] = {}
         """All waiting connections that never asked for a known listener, longest first."""
         self._known: dict[C, None] = {}

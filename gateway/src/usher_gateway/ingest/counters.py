@@ -95,7 +95,7 @@ class ListenerCounters:
         self.other_company = ""  # The other company that the last accepted mismatch named
         self.mismatching, self.quarantining, self.untrusted_times = Streak(), Streak(), Streak()
         """Streaks: arrivals from another company, quarantined ones, and ones with a time that is not trusted."""
-        self.unexpected = Streak()  # Of requests from outside `allowedSources` that were let in
+        self.unexpected = Streak()  # Requests from outside `allowedSources` that were let in
         self.untrusted_time_reason: Literal["", "NoOffset", "InFuture"] = ""
         """Why the last such time is not trusted. ``NoOffset``: it has no offset, or is not a time."""
         self.company_mismatches = 0  # Accepted arrivals of another company, which `companyCheck: Warn` lets in
@@ -106,11 +106,11 @@ class ListenerCounters:
         self.refused_in_a_row = 0  # Refusals since the last accepted arrival, as far as this gateway knows
         self.refused_since = self.refused_at = 0
         """The first and the last one, by the clock that never goes back (microseconds)."""
-        self.refused_reason: model.RefusedReason | None = None  # Of the last refusal
-        self.quarantined_reason: model.QuarantineReason | None = None  # Of the last quarantined arrival
+        self.refused_reason: model.RefusedReason | None = None  # The last refusal's reason
+        self.quarantined_reason: model.QuarantineReason | None = None  # The last quarantined arrival's reason
         self.quarantined_source = ""  # The address that sent it; a sender's, not a visitor's
         self.unexpected_source = ""
-        """Who sent the last request from outside ``allowedSources``, let in or refused; not a visitor's address."""
+        """Sender's address in the last request from outside ``allowedSources``, let in or refused; not a visitor's."""
         self.unlogged_refusals: dict[str, int] = {}  # Reason -> refusals since the last line of the log about them
         self.refusals_logged_at: int | None = None  # When that line was written, by the clock that never goes back
         self.retired_arrivals: dict[str, int] = {}

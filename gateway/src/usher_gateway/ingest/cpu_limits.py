@@ -11,9 +11,9 @@ these limits bound the sum:
 - A namespace's transforms and costly answers take at most ``ATTEMPTS_SHARE`` of a core. Beyond it
   attempts wait, because no sender waits for a delivery.
 
-A namespace's tenants share its time equally (`TenantBudgets`). What is not evaluated for an arrival is held
-(``ExpressionTooSlow``), and evaluated by an attempt after the next hold review. All times are the evaluating thread's
-CPU times.
+A namespace's tenants share its time equally (`TenantBudgets`). If an expression is not evaluated for an arrival, the
+delivery is held (``ExpressionTooSlow``), and an attempt evaluates it after the next hold review. All times are CPU
+times of the evaluating thread.
 
 A body of a few hundred bytes can cost a thousand times as much as an ordinary one: it may inflate to 8 MiB, or contain
 thousands of numbers. The bodies' budget (`BodyBudgets`) is checked before a body is inflated and parsed. While it is
@@ -132,7 +132,7 @@ class TenantBudgets:
 
 
 class RouteCost:
-    """What evaluating one route's expression costs, which shows whether it is too slow."""
+    """The cost of evaluating one route's expression, which shows whether it is too slow."""
 
     __slots__ = ("_evaluations", "_slow", "is_too_slow")
 

@@ -19,7 +19,7 @@ from usher_gateway.ingest.body import WIDE_KEYS
 
 _AHEAD = model.TRUSTED_AHEAD_SECONDS * model.MICROSECONDS
 
-_OLDEST = 946_684_800  # The start of the year 2000. An older time cannot be when an authentication happened.
+_OLDEST = 946_684_800  # The start of the year 2000. A visitor cannot have authenticated before it.
 _MILLISECONDS_FROM = 100_000_000_000
 
 # Longer texts are not normalised, because that takes up to quadratic time. An e-mail address has at most 320
@@ -198,7 +198,7 @@ def _from_iso(text: str, zone: zoneinfo.ZoneInfo | None) -> int | None:
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
-# Value of `dedupe.per` and `oncePer.per` -> field of the body.
+# Value in `dedupe.per` and `oncePer.per` -> field in the body.
 FIELD_OF = {"User": "user", "Venue": "venue", "Device": "device"}
 
 
@@ -226,7 +226,7 @@ def _folded(text: str) -> str:
 def plain(text: str) -> str:
     """Return a text without differences that a person does not see, or types by another keyboard.
 
-    Full-width letters, ligatures and the like become plain ones (NFKC), decimal digits in all scripts ASCII digits,
+    Full-width letters, ligatures and the like become plain ones (NFKC), decimal digits become ASCII digits,
     and format characters, such as a zero-width space or a direction mark, go.
     """
     if text.isascii() or len(text) > _LONGEST_NORMALISED:

@@ -173,7 +173,7 @@ class ListenerRegistry:
         Args:
             snapshot: The configuration.
             now: Monotonic seconds.
-            prepared: What `prepare_changed` returned for this configuration; None: build the listeners here.
+            prepared: Return value of `prepare_changed` for this configuration; None: build the listeners here.
         """
         previous = self._snapshot
         if prepared is None:

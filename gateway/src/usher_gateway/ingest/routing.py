@@ -50,7 +50,7 @@ class RoutingContext(msgspec.Struct, frozen=True, gc=False):
     confirmed: int
     """``arrival.received_at``, or earlier if the clock jumped ahead: a visit is stale only by this time."""
     hold: model.HoldReason | None
-    """The hold that the address, the listener or the tenant has."""
+    """The hold of the address, the listener or the tenant."""
 
 
 class Normaliser:
@@ -262,7 +262,7 @@ class _PlannedRoute:
 def definition_of(
     listener: documents.ListenerDocument, route: documents.Route, destination: documents.DestinationDocument | None
 ) -> model.RouteDefinition:
-    """Return the part that a route's deliveries keep."""
+    """Return the part of a route that its deliveries keep."""
     name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
     has_default_fields = listener.fields == documents.DEFAULT_FIELDS
     fields = [] if has_default_fields else sorted((field, tuple(paths)) for field, paths in listener.fields.items())

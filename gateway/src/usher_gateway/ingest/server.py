@@ -45,7 +45,7 @@ _UNREAD_ANSWER_BYTES = 64 * 1024  # A sender that leaves more answers unread get
 
 # A connection ends with its answer if more bytes than these came that are not in the body of the request. They are
 # header fields or further requests. Otherwise a few hundred connections could make each turn of the event loop parse a
-# quarter of a megabyte from each of them.
+# quarter of a megabyte from each.
 _MOST_BYTES_BEYOND_BODY = 64 * 1024
 
 # Bytes left over after an answer that count as white space around header fields, and not as the next request.

@@ -157,7 +157,7 @@ class Arrival(msgspec.Struct, gc=False):
 
 
 class Accepted(msgspec.Struct, gc=False):
-    """What the accepting transaction did with one arrival."""
+    """The accepting transaction's result for one arrival."""
 
     counted_as: CountedAs
     deliveries: tuple[Delivery, ...] = ()

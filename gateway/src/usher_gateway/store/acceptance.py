@@ -91,7 +91,7 @@ class ArrivalRows:
         now: int,
     ) -> None:
         self._batch = arrivals
-        self.arrivals = arrivals  # Those of the batch to decide and write: all but suppressed ones
+        self.arrivals = arrivals  # The batch's arrivals to decide and write: all but suppressed ones
         self._now = now
         self._opened, self._ids, self._meters = opened, opened.ids, opened.meters
         self.keys = self._ids.next_keys(len(arrivals))  # The row keys of the arrivals

@@ -49,7 +49,7 @@ OPEN_SIGNS: Mapping[int, int] = {
 }
 
 
-# Outcome of an attempt -> the state of the delivery, and the counter that meters it.
+# An attempt's outcome -> the delivery's state, and the counter that meters it.
 SETTLED: Mapping[model.SettledAs, tuple[model.DeliveryState, Counter | None]] = {
     model.SettledAs.Delivered: (model.DeliveryState.Delivered, Counter.delivered),
     model.SettledAs.Retry: (model.DeliveryState.Pending, None),

@@ -1,6 +1,6 @@
 """Copies all data from a store to another one, of any engine.
 
-Both engines give and take the same rows (COLUMNS). Names' numbers and row keys stay the same, so rows refer to each
+Both engines give and take the same rows (COLUMNS). Numbers of names and row keys stay the same, so rows refer to each
 other as before. From these rows, an engine builds its indexes for dedupe and persons.
 
 The source is marked as copied before its first row is read. Gateways refuse it from then on, and so does another copy,
@@ -17,10 +17,10 @@ import msgspec
 
 from usher_gateway import model
 
-# Table -> the columns of its rows, in the order in which the tables are copied; they are those of the migrations.
-# Arrivals come in the order of their keys, because SQLite indexes persons up to a key. `waiting` is 0 or 1, and a
+# Table -> its columns, in the order in which the tables are copied; the migrations make the same columns.
+# Arrivals come in key order, because SQLite indexes persons up to a key. `waiting` is 0 or 1, and a
 # pending delivery is in the backlog or held. A row of `prints` is a content with the arrival by which dedupe knows it.
-# Of `meta` only the times are copied.
+# From `meta` only the times are copied.
 COLUMNS = {
     "listeners": "number, namespace, tenant, listener",
     "destinations": "number, key",

@@ -30,7 +30,7 @@ class ArrivalDecision(msgspec.Struct, frozen=True, gc=False):
 
 
 class DedupeFacts(msgspec.Struct):
-    """What the store knows about a batch's keys. decide() adds what its decisions change."""
+    """The store's knowledge about a batch's keys. decide() adds the results of its decisions."""
 
     contents: dict[bytes, KnownContent]
     """By fingerprint."""

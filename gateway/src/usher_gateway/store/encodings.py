@@ -33,7 +33,7 @@ def row_bytes(verdicts: Sequence[tuple[int, int, int]]) -> int:
     return _ARRIVAL_BYTES + DELIVERY_BYTES * sum([delivery > 0 for _, _, delivery in verdicts])
 
 
-# The log of a delivery's last attempts: records of one length, so that a statement can append and cut them.
+# A delivery's log with the last attempts: records of one length, so that a statement can append and cut them.
 
 KEPT_ATTEMPTS = 10  # Attempts of a delivery that are kept
 _RECORD = struct.Struct(">qHI24s")  # Time, HTTP status, milliseconds and error code (ASCII, padded with zero bytes)
@@ -67,7 +67,7 @@ def first_hold(flags: int, reasons: Sequence[model.HoldReason]) -> int:
     return int(lasting[0]) if lasting else 0
 
 
-# Holds of deliveries on which the filter of their route has not decided. When one is released or cancelled, the column
+# Holds for deliveries on which their route's filter has not decided. When one is released or cancelled, the column
 # ``hold`` keeps the reason as a negative number, so that the next attempt evaluates the filter first.
 FILTER_HOLDS = (int(model.HoldReason.FilterError), int(model.HoldReason.ExpressionTooSlow))
 

@@ -54,7 +54,7 @@ class EndedSlots:
     async def day(self, since: int, listeners: AbstractSet[int] | None = None) -> dict[int, model.Counts]:
         """Return listener number -> counts for the slots in the day that begins at ``since`` (seconds).
 
-        ``listeners``: whose counts; None: all listeners'.
+        ``listeners``: whose counts; None: every listener's.
         """
         until = since + 86_400
         async with self._lock:

@@ -209,7 +209,7 @@ class GroupCommit:
 
     @property
     def can_settle(self) -> bool:
-        """False while the first line's commits fail, which writes the settlements."""
+        """False while the commits of the first line fail, which writes the settlements."""
         return self._is_writing and not self._first.is_failing
 
     @property

@@ -72,8 +72,8 @@ class UsedNames:
 class NameNumbers:
     """The names that this gateway has met, and their numbers.
 
-    A number has 62 bits: among a million names two get the same one with a chance of 1 to 9 million. Nobody can search
-    for such names without the key, which is the same at all gateways that use a store.
+    A number has 62 bits: among a million names two get the same one with a chance of 1 to 9 million. A search
+    for such names needs the key, which is the same at all gateways that use a store.
     """
 
     def __init__(self, key: bytes = b"") -> None:
@@ -155,7 +155,7 @@ async def add_names(session: Session, used: UsedNames) -> None:
     listeners = {number: name for name, number in used.listeners.items()}
     listeners |= {numbers.listener: definition.listener for definition, numbers in routes.values()}
     destinations = {numbers.destination: definition.destination for definition, numbers in routes.values()}
-    # In the order of the numbers, so that no two gateways wait for each other in a circle.
+    # In number order, so that no two gateways wait for each other in a circle.
     rows: list[tuple[object, ...]] = [
         (number, *msgspec.structs.astuple(listeners[number])) for number in sorted(listeners)
     ]

@@ -95,7 +95,7 @@ class PersonRecords(JobRunner):
     async def settling_times(self, now: int) -> range:
         """Return when, by the store's clock, an erasure has changed so lately that it may not end yet.
 
-        Other gateways may still send what was cancelled then. A time further ahead dates from before it was set back.
+        Other gateways may still send what was cancelled then. If it is further ahead, the clock was set back since.
         """
         if not self.settling_seconds:
             return range(0)

@@ -96,7 +96,7 @@ class SqliteStatement(NamedTuple):
     text: str
     """With ``{rows}`` where the placeholders for the list or the rows go."""
     lists: tuple[int, ...]
-    """Numbers for the values that are lists: one for a list, one per column for rows."""
+    """The numbers of the values that are lists: one for a list, one per column for rows."""
     is_rows: bool
     first_number: int
     """The number of the first placeholder, for the list or the rows."""

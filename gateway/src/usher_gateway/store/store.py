@@ -85,7 +85,7 @@ class Ledger(JobRunner):
 class DeliveryQueue(JobRunner):
     """The part that delivers: it claims, holds and settles.
 
-    A pending delivery is *claimed* (in this process's lane or attempt), in the *backlog*, or *held*.
+    A pending delivery is *claimed* (in a lane or an attempt of this process), in the *backlog*, or *held*.
     """
 
     def __init__(self, *, commits: GroupCommit, names: NameNumbers, now: Callable[[], int]) -> None:

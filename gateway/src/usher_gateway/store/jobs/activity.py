@@ -27,7 +27,7 @@ _READ_DESTINATIONS = """
     select destination, url_digest, has_succeeded, error, status, failed_at, failing_since, failures, recovered_at
     from destination_activity
 """
-# Save the activity of destinations. Of several gateways, the one with the newest change wins.
+# Save the activity of destinations. Among several gateways, the one with the newest change wins.
 _WRITE_DESTINATIONS = """
     insert into destination_activity as saved select * from unnest($1::text[], $2::bytea[], $3::smallint[], $4::text[],
         $5::smallint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[]) where true

@@ -73,7 +73,7 @@ _RELEASE = f"""
 
 _NOTE_RELEASED = "update arrivals set verdicts = $2, persons = $3 where key = $1"
 
-# Add person keys of an arrival. SQLite has those of the newest arrivals in the ledger only.
+# Add an arrival's person keys. SQLite has the newest arrivals' keys in the ledger only.
 _ADD_PERSONS = Statement(
     postgresql="""
         insert into persons (person, arrival) select person, $1 from unnest($2::bytea[]) as new (person)
@@ -109,7 +109,7 @@ def redriven_state(where: Filter) -> model.DeliveryState:
 
 
 async def routes_of(session: Session, keys: Sequence[int]) -> set[int]:
-    """Return deliveries' route numbers."""
+    """Return the route numbers of deliveries."""
     rows = await session.fetch("select distinct route from deliveries where key = any($1::bigint[])", keys)
     return {route for (route,) in rows}
 

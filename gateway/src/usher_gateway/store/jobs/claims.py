@@ -66,7 +66,7 @@ _HASTEN = """
         where key = any($2::bigint[]) and waiting and due_at > $1 order by key for no key update))
 """
 
-# Jump through the index of the backlog from one destination to the next.
+# Jump through the backlog's index from one destination to the next.
 _DUE_DESTINATIONS = """
     with recursive waiting_at (number) as (
         select * from (select destination from deliveries where waiting order by destination limit 1) lowest
@@ -79,7 +79,7 @@ _DUE_DESTINATIONS = """
         order by due_at limit 1) from waiting_at join destinations on destinations.number = waiting_at.number
 """
 
-# Count in the order of an index (SQLite), without a sort of the whole backlog. The lowest row key of a route is its
+# Count in index order (SQLite), without sorting the whole backlog. The lowest row key of a route is its
 # oldest row.
 _BACKLOG_BY_ROUTE = """
     select w.route, w.number, d.created_at from (select route, count(*) as number, min(key) as oldest

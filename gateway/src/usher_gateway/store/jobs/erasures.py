@@ -29,7 +29,7 @@ _ARRIVALS = """
     from arrivals a left join bodies b on b.key = a.key left join listeners l on l.number = a.listener
     where a.key = any($1::bigint[]) order by a.key
 """
-# An attempt of a claimed delivery may run; a redrive forgets the number of attempts, but not their log.
+# A claimed delivery's attempt may run; a redrive forgets how many attempts there were, but not their log.
 _DELIVERIES = """
     select d.key, d.state, d.settled_at, n.key, d.attempts > 0 or (d.state = 0 and d.hold <= 0 and not d.waiting)
         or exists (select 1 from attempts t where t.delivery = d.key)
@@ -87,7 +87,7 @@ async def left_to_erase(
 
 
 async def routes_of(session: Session, keys: Sequence[int]) -> dict[int, list[int]]:
-    """Return an arrival's row key -> numbers for the routes that have a verdict on it."""
+    """Return an arrival's row key -> the numbers of the routes that have a verdict on it."""
     rows = await session.fetch(_VERDICTS, sorted(keys))
     return {key: [route for route, _, _ in msgspec.msgpack.decode(packed)] for key, packed in rows}
 
@@ -117,7 +117,7 @@ async def erase(
     reports = await _locked_reports(session, arrivals_of)
     if not reports:
         return None
-    # An arrival that two of the erasures have to erase counts for one of them.
+    # An arrival that two erasures have to erase counts for one.
     report_of = {arrival: report for key, report in reports.items() for arrival in arrivals_of[key]}
     await session.fetch(creation.LOCK_ARRIVALS, sorted(report_of))  # then read: retention may have emptied a body
     arrivals, tenants = await _arrivals(session, sorted(report_of))

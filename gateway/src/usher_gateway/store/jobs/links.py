@@ -91,7 +91,7 @@ async def revoke_of_gone(session: Session, now: int, tenants: Collection[str]) -
     Args:
         session: a transaction's.
         now: microseconds.
-        tenants: those in the configuration, ``namespace/name``.
+        tenants: in the configuration, ``namespace/name``.
     """
     since = now - _HOUR
     gone = sorted({tenant for (tenant,) in await session.fetch(_TENANTS, since)} - set(tenants))

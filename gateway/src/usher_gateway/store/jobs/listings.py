@@ -76,7 +76,7 @@ _NEWEST_PERSONS = Statement(
     """,
 )
 
-# The last visit of a visitor among some arrivals.
+# A visitor's last visit among some arrivals.
 _VISITS_OF_VISITOR = """
     select id from arrivals where key = any($1::bigint[]) and visitor = $2 and counted_as = 1 order by key desc limit 1
 """
@@ -272,7 +272,7 @@ async def body(session: Session, arrival: bytes) -> tuple[bytes, bytes]:
 
 
 async def answer(session: Session, delivery: bytes) -> bytes:
-    """Return the last answer to a dead delivery (at most 256 bytes).
+    """Return the destination's last answer to a dead delivery (at most 256 bytes).
 
     Raises:
         NotFoundError: the delivery does not exist, or it has no answer.
@@ -311,7 +311,7 @@ async def verdicts(session: Session, arrival: bytes) -> list[tuple[int, int]]:
 
 
 async def earlier_visit(session: Session, arrival: bytes) -> bytes | None:
-    """Return the id of the visit that the same visitor made before a repeat; None if the body had no ids of a person."""
+    """Return the id of the visit that the same visitor made before a repeat; None if the body had no person ids."""
     key = model.key_of(arrival)
     rows = await session.fetch("select visitor, persons from arrivals where key = $1 and id = $2", key, arrival)
     for visitor, packed in rows:
@@ -324,7 +324,7 @@ async def earlier_visit(session: Session, arrival: bytes) -> bytes | None:
     return None
 
 
-# Arrivals among which the oldest one of some listeners is searched, because no index leads to it.
+# Arrivals among which some listeners' oldest one is searched, because no index leads to it.
 _OLDEST_LOOKED_AT = 10_000
 
 _OLDEST = f"""

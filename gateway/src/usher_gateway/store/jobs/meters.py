@@ -36,7 +36,7 @@ _SUMS = """
     select listener, counter, sum(count)::bigint from meters where slot >= $1 and slot < $2 group by listener, counter
 """
 
-# Jump through the index of the meters, which is sorted by slot and then by listener.
+# Jump through the meters' index, which is sorted by slot and then by listener.
 _USAGE_OF_FEW = f"""
     with recursive slots (slot) as (
         select $1::bigint where $1::bigint < $2::bigint

@@ -89,7 +89,7 @@ class Verdict(NamedTuple):
     skip: int
     """The skip reason; 0: it created a delivery."""
     delivery: int
-    """That delivery's key, or 0."""
+    """Key of that delivery, or 0."""
 
 
 class Candidate(NamedTuple):
@@ -107,7 +107,7 @@ class Candidate(NamedTuple):
     expires_at: int
     """When that delivery ended, in microseconds."""
     hold: int
-    """That delivery's hold; negative: it was cancelled while its filter could not decide."""
+    """Hold of that delivery; negative: it was cancelled while its filter could not decide."""
     is_suppressed: bool
     """True if the arrival's person is suppressed."""
 
@@ -126,7 +126,7 @@ Marks = Mapping[tuple[int, int], tuple[bytes, int]]
 
 
 class RouteFacts(NamedTuple):
-    """What a step's routes answer now."""
+    """The present answers for the routes in a step's verdicts."""
 
     marks: Marks
     """The marks of the skipped verdicts whose route has a once-per rule."""
@@ -339,7 +339,7 @@ async def take_step(
     session = transaction.session
     if [tuple(row) for row in await session.fetch(_LOCK, replay.key)] != [(ReplayState.Running, replay.place)]:
         return None
-    # The second of two replays at different gateways waits here, and then finds the deliveries of the first one.
+    # If two replays run at different gateways, the second waits here, and then finds the first one's deliveries.
     await session.fetch(creation.LOCK_ARRIVALS, sorted({verdict.arrival for verdict in verdicts}))
     await transaction.load_routes([verdict.route for verdict in verdicts])
     # Nothing could deliver a verdict whose route has no definition any more.
@@ -405,7 +405,7 @@ async def has_room(session: Session, request: ReplayRequest, now: int) -> bool:
 
 
 async def is_waiting(session: Session, key: int) -> bool:
-    """Return whether so many replayed deliveries are due, or in an attempt, that the replay must create no more."""
+    """Return whether a replay must create no more, because too many of its deliveries are due, or in an attempt."""
     ((count,),) = await session.fetch(_COUNT_DUE, key, WAITING_AT_MOST)
     return int(count) >= WAITING_AT_MOST
 

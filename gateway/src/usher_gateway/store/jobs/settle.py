@@ -9,7 +9,7 @@ from usher_gateway.store.session import Statement, columns
 from usher_gateway.store.transaction import Transaction
 
 # Settle deliveries, if they are pending with the attempts that the settlements name, and still this gateway's.
-# PostgreSQL first locks the rows in the order of their keys, as all jobs do.
+# PostgreSQL first locks the rows in key order, as all jobs do.
 _SETTLE = Statement(
     postgresql="""
         with new as (select * from unnest($1::bigint[], $2::integer[], $3::smallint[], $4::smallint[], $5::boolean[],
@@ -36,7 +36,7 @@ _SETTLE = Statement(
     """,
 )
 
-# Append records of attempts to the logs of deliveries, and cut the oldest ones.
+# Append attempts' records to deliveries' logs, and cut the oldest ones.
 _APPEND_ATTEMPTS = Statement(
     postgresql=f"""
         insert into attempts as old select * from unnest($1::bigint[], $2::bytea[])

@@ -19,7 +19,7 @@ from usher_gateway.store.names import LACKS_NONE
 from usher_gateway.store.postgresql.connections import Transaction
 from usher_gateway.store.session import columns
 
-# Visit times that are kept of one visitor. Only windows of less than ten minutes can reach it within a week.
+# Visit times that are kept for one visitor. Only windows under ten minutes can reach it within a week.
 MOST_TIMES = 1_000
 
 # Insert, lock and return contents and visitors: all contents before the first visitor. Contents whose 200 was not sent
@@ -43,7 +43,7 @@ _LOCK_KEYS = """
     union all select visitor, batch, null, null, times from sighting
 """
 
-# Replace the arrival of a content by a later one, because the earlier one is too old to prove a redelivery.
+# Replace a content's arrival by a later one, because the earlier one is too old to prove a redelivery.
 _REPLACE_CONTENTS = """
     update prints set arrival = new.arrival, received_at = new.received_at, unacknowledged = false
     from unnest($1::bytea[], $2::bigint[], $3::bigint[]) as new (fingerprint, arrival, received_at)
@@ -58,10 +58,10 @@ _SET_TIMES = """
     where sightings.visitor = new.visitor
 """
 
-# Take back visitors of whom no visit was accepted.
+# Take back visitors from whom no visit was accepted.
 _DROP_VISITORS = "delete from sightings where visitor = any($1::bytea[])"
 
-# Insert the rows of all arrivals, and the row of the commit, in one statement. The row of the commit is left out if the
+# Insert all arrivals' rows, and the commit's row, in one statement. The commit's row is left out if the
 # database lacks a name of the arrivals, or if this incarnation has ended.
 _INSERT = f"""
     with

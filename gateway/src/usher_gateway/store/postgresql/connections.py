@@ -16,7 +16,7 @@ Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Connect
 
 CONNECT_SECONDS = 4.0  # Time limit for connecting, and for waiting for a free connection
 
-# Time limit of a statement if the server does not answer at all; the server's own limits are shorter.
+# Time limit for a statement if the server does not answer at all; the server's own limits are shorter.
 _COMMAND_SECONDS = 7.0
 
 _SETTINGS = {
@@ -36,7 +36,7 @@ class NotDurableError(Exception):
 
 _NO_TLS = "rejected SSL upgrade"  # Part of asyncpg's error for a server without TLS; the error has no separate class
 
-# Errors of the database or of the way to it.
+# Errors from the database or on the way to it.
 UNAVAILABLE = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -47,7 +47,7 @@ UNAVAILABLE = (
 )
 
 
-# Local: a commit survives a crash of the server. Replicated: also the loss of the server.
+# Local: a commit survives if the server crashes. Replicated: also if the server is lost.
 Durability: TypeAlias = Literal["Local", "Replicated"]
 
 
@@ -83,7 +83,7 @@ def durability_problem(settings: Mapping[str, str], durability: Durability) -> s
     return None
 
 
-# Connections of a gateway. Two of them commit (``writer.LINES``), the others read and do upkeep.
+# A gateway's connections. Two commit (``writer.LINES``), the others read and do upkeep.
 POOL_SIZE = 6
 
 
@@ -217,7 +217,7 @@ def _text(statement: str | Statement) -> str:
     return statement.postgresql if isinstance(statement, Statement) else statement
 
 
-COMMIT_STEP = 4  # The numbers of a line's commits are this far apart: their remainder is the number of the line
+COMMIT_STEP = 4  # A line's commit numbers are this far apart: their remainder is the line's number
 
 
 OWNERSHIP_LOST = "another gateway took over this one's deliveries, or the database went back to before this run began"

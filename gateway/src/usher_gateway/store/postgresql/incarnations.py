@@ -95,7 +95,7 @@ TELL_DESTINATIONS = """
     insert into known_destinations select number, $2 from incarnations where number = $1
     on conflict (incarnation) do update set destinations = excluded.destinations
 """
-# Return for each other gateway that runs which of some destinations it knows.
+# Return which destinations, among some, each other running gateway knows.
 DESTINATIONS_OF_OTHERS = """
     select array(select key from unnest($2::text[]) key where key = any(k.destinations))
     from incarnations i left join known_destinations k on k.incarnation = i.number
@@ -119,7 +119,7 @@ class Incarnation(msgspec.Struct, frozen=True):
 async def end_dead(connection: Connection, own: int | None = None) -> None:
     """End the incarnations without a heartbeat. The caller has given them GRACE_SECONDS, and has MIGRATION_LOCK.
 
-    ``own``: the caller's incarnation, by number, which has just sent a heartbeat; None: it has none.
+    ``own``: number of the caller's incarnation, which has just sent a heartbeat; None: it has none.
     """
     await connection.execute(_END_DEAD, DEAD_SECONDS, own)
 
@@ -198,7 +198,7 @@ class Ownership:
         """If this gateway sends a heartbeat after this loop time, it may end others."""
         self._clock_lead: _ClockLead | None = None
         self._clock_steady_from = begun_at
-        """Nobody has set the database's clock since this loop time, as far as this gateway has seen."""
+        """The database's clock was not set since this loop time, as far as this gateway has seen."""
         self._durability = durability
         self.undurable = ""
         """Why the last heartbeat found that the server could lose what it confirms; empty: it could not."""
@@ -230,7 +230,7 @@ class Ownership:
             self._ends_others_from = self._clock_steady_from + GRACE_SECONDS
 
     def is_clock_steady(self, seconds: float) -> bool:
-        """Return whether this gateway has run for this long, and nobody has set the database's clock meanwhile."""
+        """Return whether this gateway has run for this time, and the database's clock was not set meanwhile."""
         return self._loop.time() - self._clock_steady_from >= seconds
 
     def follow_replicas(self, apply: ApplyReplicas) -> None:
@@ -292,7 +292,7 @@ class Ownership:
         if self._apply_replicas is not None:
             self._apply_replicas(self.replicas)
         if not self.may_attempt:
-            # What silenced this gateway may have silenced the others, which come back now too.
+            # The cause that silenced this gateway may have silenced the others, which come back now too.
             self._ends_others_from = sent_at + GRACE_SECONDS
         self._beat_at = max(self._beat_at, sent_at)  # an earlier heartbeat may be confirmed later
 

@@ -14,7 +14,7 @@ from usher_gateway.store.postgresql.connections import Connection, PostgresSessi
 from usher_gateway.store.session import columns
 
 _MOST = 1_000  # The largest slice
-_SLICE_SECONDS = 0.1  # How long a slice should take: an arrival of one of its visitors waits for it
+_SLICE_SECONDS = 0.1  # How long a slice should take: an arrival from a visitor in it waits for it
 
 # A slice that a crash takes back is deleted again, so it need not wait for the disk or a standby.
 _NEED_NOT_WAIT = "set local synchronous_commit = off"

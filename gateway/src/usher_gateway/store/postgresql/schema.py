@@ -26,7 +26,7 @@ LOCK_LIMITS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
 # Commits wait behind a migration that waits for a table, and an arrival has 8 s.
 _TABLE_LOCK_LIMIT = "set local lock_timeout = '2s'"
 
-_MIGRATION_SECONDS = 3_600.0  # Time limit of one migration: of a large store it may take long
+_MIGRATION_SECONDS = 3_600.0  # Time limit for one migration: in a large store it may take long
 _TRIES = 100  # How often a migration that gets no lock tries again
 _PAUSE_SECONDS = 1.0  # Pause between two tries, in which the commits go on that waited
 

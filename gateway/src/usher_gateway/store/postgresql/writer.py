@@ -90,7 +90,7 @@ class Writer(BatchWriter):
         self._names = names
         self._uncertain = 0  # Commits whose outcome is unknown
         self.stored_bytes = stored_bytes  # Tenant -> bytes that it stores
-        self._numbers = list(range(LINES))  # The number of the last commit of each line
+        self._numbers = list(range(LINES))  # Each line's last commit number
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property

@@ -26,7 +26,7 @@ _SIGHTING_IN_WINDOW = """
     from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as w (visitor, after, before)
 """
 
-# Find the first acceptances of contents, by 64 bits of the fingerprint.
+# Find contents' first acceptances, by 64 bits of the fingerprint.
 _PRINTS = "select print, arrival from prints where print = any($1::bigint[])"
 
 # Get whole fingerprints, to confirm what _PRINTS found.

@@ -23,7 +23,7 @@ FILE_NAME = "usher.sqlite3"  # The store's file inside `--data`
 APPLICATION_ID = 0x55736872  # `Ushr`: distinguishes Usher's files from other SQLite files
 BUSY_MILLISECONDS = 5_000  # How long a statement waits for a lock that another process holds
 
-# The time limit of a reader, because the write-ahead log cannot restart while a reader has a snapshot.
+# A reader's time limit, because the write-ahead log cannot restart while a reader has a snapshot.
 LONGEST_READ_SECONDS = 5.0
 
 T = TypeVar("T")

@@ -20,9 +20,9 @@ from typing import IO
 # whose first byte is below 2 in a file with at most this many pages. So no page is mistaken for another kind.
 MOST_PAGES = 2**25 - 1
 
-PIECE_BYTES = 4 * 1024 * 1024  # The bytes of the file that one step of a sweep reads
+PIECE_BYTES = 4 * 1024 * 1024  # How many bytes one sweep step reads from the file
 
-# First byte of a page with rows: of the inner and leaf pages of an index and of a table -> length of its header.
+# First byte of a page with rows (an index's and a table's inner and leaf pages) -> its header's length.
 _CELL_POINTERS_AT = {2: 12, 5: 12, 10: 8, 13: 8}
 
 _FILE_HEADER = 100  # Bytes of the first page before its own header

@@ -56,7 +56,7 @@ class SqliteSession:
         for start in range(0, len(rows), _MOST_ROWS):
             part = rows[start : start + _MOST_ROWS]
             if not statement.is_rows:
-                # Repeat the last key, so that there are only seven forms of the statement to prepare.
+                # Repeat the last key, so that there are only seven statement forms to prepare.
                 part += [part[-1]] * ((1 << (len(part) - 1).bit_length()) - len(part))
             flat = itertools.chain.from_iterable(part)
             yield self._connection.execute(with_rows(statement, len(part)), [*single, *flat])

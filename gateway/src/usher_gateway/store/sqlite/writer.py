@@ -39,7 +39,7 @@ _HIGHEST_KEY = (
     " coalesce((select max(key) from audit_entries), 0))"
 )
 
-# Store the number of a commit inside of it; OwnedDatabase.mark() writes the same number outside of the database.
+# Store a commit's number inside it; OwnedDatabase.mark() writes the same number outside the database.
 _NUMBER_COMMIT = "insert or replace into meta values ('commit_number', ?)"
 
 # Move the deliveries that a dead process had claimed to the backlog, due now even if the clock was set back.
