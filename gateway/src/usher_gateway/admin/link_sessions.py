@@ -47,7 +47,7 @@ class LinkSessions:
 
     Args:
         store: keeps them.
-        seals: of this install.
+        seals: this install's seals.
         audit: records who opened links.
         snapshot: returns the configuration in force.
         now: returns microseconds.

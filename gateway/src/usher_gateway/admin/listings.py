@@ -1,6 +1,6 @@
-"""The listings of stored rows, each as one value, and the columns of tables: how a row of the API is shown to people.
+"""The listings of stored rows, each as one value, and the table columns: how people see a row from the API.
 
-`records` makes the endpoint of a listing from it, and `cli/listings.py` the command. `cli/changes.py` uses the same
+`records` makes a listing's endpoint from it, and `cli/listings.py` the command. `cli/changes.py` uses the same
 filters. `api.filter_from_selection` gives them to the store, whose ``jobs/scopes.py`` selects the rows.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]  # One row of an answer of the admin port
 
-# Heading and cell function. The columns of a listing are in the order of their importance, because a narrow terminal
+# Heading and cell function. A listing's columns are in order of importance, because a narrow terminal
 # leaves out the last ones.
 Column = tuple[str, Callable[[Row], str]]
 
@@ -32,7 +32,7 @@ SHORT_ID = 21  # Characters of an id that are unique in a store: its row key (`m
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-# Unicode categories: control characters, those without a shape (such as the direction of text), and line breaks.
+# Unicode categories: control characters, those without a shape (such as text direction), and line breaks.
 _NOT_PRINTED = frozenset({"Cc", "Cf", "Zl", "Zp"})
 
 _JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # Printed, because Persian and Indic names have them
@@ -46,15 +46,15 @@ def printable(text: str) -> str:
     return "".join(_REPLACEMENT if each in replaced else each for each in text)
 
 
-# Fields of JSON whose own fields are columns of CSV. Other maps have keys that differ from row to row.
+# JSON fields whose own fields are CSV columns. Other maps have keys that differ from row to row.
 _OBJECTS = frozenset({"today", "quota", "retention", "lastError", "skipped"})
 
-# The beginning of a cell that a spreadsheet takes for a formula; a number with a sign is none.
+# How a cell begins that a spreadsheet takes for a formula; a number with a sign is none.
 _FORMULA = re.compile(r"[=@]|[+-](?!\d+(\.\d+)?$)")
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """Return rows as CSV: a column for each field of JSON. Source: RFC 4180."""
+    """Return rows as CSV: a column for each JSON field. Source: RFC 4180."""
     file = io.StringIO()
     lines = [_csv_cells(row) for row in rows]
     writer = csv.DictWriter(file, dict.fromkeys(itertools.chain(*lines)), restval="")
@@ -75,7 +75,7 @@ def _csv_cells(row: Row) -> dict[str, str]:
 
 
 def _csv_cell(value: object) -> str:
-    """Return a cell of CSV: a text, texts with commas, or JSON.
+    """Return a CSV cell: a text, texts with commas, or JSON.
 
     It begins with ``'`` if a spreadsheet would run it, because a value from a body may be a formula.
     """
@@ -95,13 +95,13 @@ def time_cell(name: str) -> Callable[[Row], str]:
 
 
 def short_time_cell(name: str) -> Callable[[Row], str]:
-    """Return a cell function for a time (UTC, to the second) of the last months, so without its year."""
+    """Return a cell function for a time in the last months (UTC, to the second), so without its year."""
     cell = time_cell(name)
     return lambda row: cell(row)[5:]
 
 
 def short_id_cell(row: Row) -> str:
-    """Return the first part of a row's id, which every command takes for the whole."""
+    """Return how a row's id begins; every command accepts that for the whole id."""
     return str(row["id"])[:SHORT_ID]
 
 
@@ -116,7 +116,7 @@ def text_cell(name: str) -> Callable[[Row], str]:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number, with separators of thousands, and its noun in singular or plural."""
+    """Return a number, with thousands separators, and its noun in singular or plural."""
     many = f"{noun[:-1]}ies" if noun.endswith("y") and noun != "day" else f"{noun}s"
     return f"{count:,} {noun if count == 1 else many}"
 
@@ -125,7 +125,7 @@ _NAMED = 5  # Most names in a sentence
 
 
 def named(names: Sequence[str]) -> str:
-    """Return names with commas; of many the first ones, and how many more there are."""
+    """Return names with commas; if many, the first ones and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{', '.join(names[:_NAMED])}{more}"
 
@@ -140,13 +140,13 @@ VISIT_REASONS = SKIP_REASONS | QUARANTINE_REASONS | {TIMES_UNTRUSTED}
 
 @dataclasses.dataclass(frozen=True)
 class FilterFlag:
-    """A filter of the API, and the flag with which commands set it."""
+    """An API filter, and the flag with which commands set it."""
 
     name: str
     """In a query and in a selection."""
     help: str
     spellings: tuple[str, ...] = ()
-    """The spellings of the flag; none: ``name`` after two hyphens."""
+    """The flag's spellings; none: ``name`` after two hyphens."""
     metavar: str | None = None
     default: str | None = None
     is_time: bool = False
@@ -189,14 +189,14 @@ class Listing:
     """An endpoint that lists stored rows, newest first, and the command that prints them."""
 
     path: str
-    """Path of the endpoint."""
+    """The endpoint's path."""
     page: "Callable[[Records], Callable[[Filter, str | None, int], Awaitable[ListingPage]]]"
-    """Returns the method of the store that reads a page of rows."""
+    """Returns the store method that reads a page of rows."""
     help: str
-    """Help text of the command."""
+    """The command's help text."""
     example: str
     filters: tuple[FilterFlag, ...]
-    """The flags of the command, and the parameters of the endpoint."""
+    """The command's flags, and the endpoint's parameters."""
     columns: tuple[Column, ...]
     nothing: str
     """The text for no rows."""
@@ -207,17 +207,17 @@ class Listing:
 
     @property
     def parameters(self) -> frozenset[str]:
-        """All parameters of the endpoint."""
+        """All endpoint parameters."""
         return frozenset({"id", "limit", "cursor", *[flag.name for flag in self.filters]})
 
 
 def listener_of(row: Row) -> str:
-    """Return the full name of a row's listener."""
+    """Return a row's full listener name."""
     return f"{row['namespace']}/{row['tenant']}/{row['listener']}"
 
 
 def listener_key(row: Row) -> str:
-    """Return ``namespace/listener`` of a row: names of listeners are unique inside a namespace."""
+    """Return a row's ``namespace/listener``: listener names are unique inside a namespace."""
     return f"{row['namespace']}/{row['listener']}"
 
 
@@ -231,19 +231,19 @@ def verdict_result(verdict: Row) -> str:
 
 
 def error_words(row: Mapping[str, Any]) -> str:
-    """Return how an attempt of a delivery or at a destination ended, such as ``Status 400``; empty before the first."""
+    """Return how a delivery's or destination's attempt ended, such as ``Status 400``; empty before the first."""
     return " ".join([str(row[name]) for name in ("error", "status") if row[name]])
 
 
 def delivery_result(row: Row) -> str:
-    """Return the state of a delivery, and why it is not delivered or how its last attempt ended."""
+    """Return a delivery's state, and why it is not delivered or how its last attempt ended."""
     if row["held"]:
         return f"held {row['held']}"
     return " ".join(filter(None, (row["state"], row["cancelled"], error_words(row))))
 
 
 def _result(row: Row) -> str:
-    """Return the result of a delivery, and what it waits for.
+    """Return a delivery's result, and what it waits for.
 
     A delivery that stays due waits for room in its lane. The words are short, because a line has 80 characters.
     """
@@ -344,7 +344,7 @@ DELIVERIES = Listing(
     essential=5,
 )
 
-# A command only: its endpoint is that of all deliveries.
+# A command only: its endpoint lists all deliveries.
 DEAD = dataclasses.replace(
     DELIVERIES,
     only={"state": "dead"},

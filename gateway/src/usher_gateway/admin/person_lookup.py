@@ -1,6 +1,6 @@
-"""Turns the value of a person, such as an e-mail address, into person keys.
+"""Turns a person's value, such as an e-mail address, into person keys.
 
-The value comes in the body of a request, and gets into no log, error or answer. Only a forwarded erasure sends it on.
+The value comes in a request's body, and gets into no log, error or answer. Only a forwarded erasure sends it on.
 """
 
 import re
@@ -33,16 +33,16 @@ _NOT_USABLE = {
 
 
 class PersonQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """The body of a request about a person."""
+    """The body for a request about a person."""
 
     value: str
     field: identity.PersonField | None = None
-    """The kind of the value; None: Usher guesses it from the value's form."""
+    """The value's kind; None: Usher guesses it from the value's form."""
     namespace: str | None = None
     tenant: str | None = None
     """A name, or ``namespace/name``."""
     reference: str = ""
-    """The caller's own id of the request."""
+    """The caller's own id for the request."""
 
 
 QuestionT = TypeVar("QuestionT", bound=PersonQuestion)
@@ -54,13 +54,13 @@ class Person(msgspec.Struct, frozen=True):
     keys: Mapping[bytes, str]
     """Person key -> its tenant, ``namespace/name``."""
     fields: tuple[identity.PersonField, ...]
-    """The kinds of value that the given one may be."""
+    """The kinds that the value may have."""
     tenants: tuple[str, ...]
     """``namespace/name``, sorted."""
     where: Filter
-    """The names of the request."""
+    """The request's names."""
     reference: str
-    """The caller's own id of the request; may be empty."""
+    """The caller's own id for the request; may be empty."""
 
     @property
     def audited(self) -> dict[str, object]:
@@ -74,7 +74,7 @@ class Person(msgspec.Struct, frozen=True):
 
 
 def fields_of(value: str) -> tuple[identity.PersonField, ...]:
-    """Return what a value can be; a number of some digits may be a user id as well as a mobile number."""
+    """Return what a value can be; a number with a few digits may be a user id or a mobile number."""
     value = identity.plain(value).strip()
     if "@" in value:
         return ("email",)
@@ -87,7 +87,7 @@ def normalised_values(value: str, fields: Collection[identity.PersonField]) -> d
     """Return field -> the value as the store knows it.
 
     Raises:
-        ValueError: the value is none of a field; the message does not contain it.
+        ValueError: the value fits no field; the message does not contain it.
     """
     if not 0 < len(value) <= _LONGEST_VALUE:
         raise ValueError(f"the value must have 1 to {_LONGEST_VALUE} characters")
@@ -103,11 +103,11 @@ def normalised_values(value: str, fields: Collection[identity.PersonField]) -> d
 
 
 async def parse(request: web.Request, question_type: type[QuestionT], *, may_guess: bool = False) -> QuestionT:
-    """Parse the body of a request. ``may_guess``: it need not say the field of a value that may be of several.
+    """Parse a request's body. ``may_guess``: it need not say the field if the value fits several.
 
     Raises:
-        ValueError: the body is not valid; the message contains nothing of it.
-        ProblemError: the value may be of several fields.
+        ValueError: the body is not valid; the message contains nothing from it.
+        ProblemError: the value fits several fields.
     """
     try:
         question = msgspec.json.decode(await request.read(), type=question_type)
@@ -129,10 +129,10 @@ async def parse(request: web.Request, question_type: type[QuestionT], *, may_gue
 
 
 async def find_person(parts: Parts, request: web.Request, question: PersonQuestion) -> Person:
-    """Return the person of a question.
+    """Return a question's person.
 
     Raises:
-        ProblemError: the value is none of its field, or a name is unknown.
+        ProblemError: the value does not fit its field, or a name is unknown.
     """
     with api.parsing():
         selection = api.Selection(namespace=question.namespace, tenant=question.tenant)
@@ -157,13 +157,13 @@ async def oldest_arrival(parts: Parts, request: web.Request) -> int | None:
 
 
 async def searched(parts: Parts, person: Person) -> dict[str, object]:
-    """Return the fields of an answer that say where a person was looked for, and where the person is suppressed."""
+    """Return the answer fields that say where a person was looked for, and where the person is suppressed."""
     suppressed_at = await parts.store.tenants_suppressing(person.keys)
     return {"searchedAs": person.fields, "tenants": len(person.tenants), "suppressedAt": sorted(suppressed_at)}
 
 
 async def _tenants(parts: Parts, where: Filter) -> set[tuple[str, str]]:
-    """Return the tenants that a filter selects: those in force, and those that the store has counts of."""
+    """Return the tenants that a filter selects: those in force, and those that the store counts."""
     documents_in_force = parts.state.snapshot.listeners.values()
     names = {(document.namespace, document.tenant.name) for document in documents_in_force}
     names |= {(name.namespace, name.tenant) for name in await parts.store.listener_names()}

@@ -1,4 +1,4 @@
-"""The states of documents, listeners and destinations as callers read them, and the faults that these have."""
+"""Document, listener and destination states as callers read them, and the faults that these have."""
 
 import enum
 from typing import Literal
@@ -9,7 +9,7 @@ from usher_gateway import config_secret, documents
 
 
 class ListenerFault(enum.StrEnum):
-    """A fault of a listener that a person may have to correct. Most are also reasons of conditions."""
+    """A listener's fault that a person may have to correct. Most are also condition reasons."""
 
     Refusing = "Refusing"
     AuthenticationUnresolved = "AuthenticationUnresolved"
@@ -24,21 +24,21 @@ class ListenerFault(enum.StrEnum):
     RetiredAddressUsed = "RetiredAddressUsed"
     Silent = "Silent"
     Unverified = "Unverified"
-    """No visit has arrived yet at one of its present addresses."""
+    """No visit has arrived yet at any present address."""
 
 
 class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
-    """The health of a listener."""
+    """A listener's health."""
 
     receiving: Literal["Receiving", "NoVisitYet", "Silent"]
     """``Silent``: nothing was accepted for longer than the listener's ``silence.afterSeconds``, and the listener has
     been in force for that long."""
     verified_since: str | None
-    """When the first visit at one of the present addresses was accepted (RFC 3339)."""
+    """When a present address first accepted a visit (RFC 3339)."""
     verified_addresses: tuple[str, ...]
-    """``Address.id`` of each present address at which a visit was accepted."""
+    """Present addresses (``Address.id``) that accepted a visit."""
     probed_addresses: tuple[str, ...]
-    """``Address.id`` of each present address that was probed since the gateway started."""
+    """Present addresses (``Address.id``) that were probed since the gateway started."""
     refusing: bool
     """The last arrivals were refused, and none was accepted between them."""
     refused_reason: str | None
@@ -46,31 +46,31 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     missing: str | None
     """A sentence about the Secret with the credentials: what it must have; None: nothing is missing."""
     quarantined_share: float
-    """The share of the arrivals accepted in the last 15 minutes, rounded to a thousandth."""
+    """Share of arrivals accepted in the last 15 minutes, rounded to a thousandth."""
     quarantining: bool
     """The share is over a twentieth; then it has to fall to a fortieth."""
     company_mismatch: bool
-    """An arrival of another company was accepted in the last 15 minutes."""
+    """Another company's arrival was accepted in the last 15 minutes."""
     times_untrusted: bool
-    """Over a tenth of the arrivals accepted in the last 15 minutes, at least 10, had a time in the body that is not
-    trusted: without an offset or far in the future. It ends at a twentieth. A body without a time does not count."""
+    """Over 10 % of arrivals accepted in the last 15 minutes, at least 10, had a time in the body that is not
+    trusted: without an offset or far in the future. It ends at 5 %. A body without a time does not count."""
     untrusted_times_share: float
     """Their share, rounded to a hundredth."""
     untrusted_time_reason: str | None
     """Why the last one is not trusted, while ``times_untrusted``: ``NoOffset`` (or not a time), or ``InFuture``."""
     unexpected_sources: bool
-    """An arrival of the last 15 minutes came from outside ``allowedSources``, and the policy Report let it in."""
+    """In the last 15 minutes, the policy Report let in an arrival from outside ``allowedSources``."""
     held_deliveries: tuple[dict[str, str], ...]
-    """``HeldRoute`` of the deliveries that are held. The end of a hold shows after a review, half a minute later."""
+    """``HeldRoute`` for each route with held deliveries. A hold's end shows after a review, half a minute later."""
     degraded_routes: tuple[dict[str, str], ...]
-    """``route`` and ``reason`` of each route that the gateway holds because its expression is too slow."""
+    """``route`` and ``reason`` for each route that the gateway holds because its expression is too slow."""
     retired_arrivals: dict[str, str]
-    """``Address.id`` of each retired address that was used -> the end of the hour of its last arrival (RFC 3339), so
+    """Retired address (``Address.id``) that was used -> when the hour of its last arrival ended (RFC 3339), so
     that the state changes at most once an hour."""
 
 
 def faults_of(state: ListenerState, document: documents.ListenerDocument) -> list[ListenerFault]:
-    """Return the faults of a listener, the most urgent first."""
+    """Return a listener's faults, the most urgent first."""
     faults = {
         ListenerFault.Refusing: state.refusing,
         ListenerFault.AuthenticationUnresolved: document.authentication.type == "Unresolved",
@@ -88,7 +88,7 @@ def faults_of(state: ListenerState, document: documents.ListenerDocument) -> lis
 
 
 def cause_of(fault: ListenerFault, state: ListenerState) -> str:
-    """Return the cause of a fault in a word; ``""`` if that is not possible."""
+    """Return a fault's cause in a word; ``""`` if that is not possible."""
     match fault:
         case ListenerFault.Refusing:
             return state.refused_reason or ""
@@ -100,13 +100,13 @@ def cause_of(fault: ListenerFault, state: ListenerState) -> str:
 
 
 class DestinationHealth(enum.StrEnum):
-    """The health of a destination in one word, the worst first. The condition Healthy has it as its reason."""
+    """A destination's health in one word, the worst first. The condition Healthy has it as its reason."""
 
     Gone = "Gone"
     """It answered 410."""
     AddressForbidden = "AddressForbidden"
     SecretNotFound = "SecretNotFound"
-    """A Secret or a value of it is missing."""
+    """A Secret or one value in it is missing."""
     TokenFailed = "TokenFailed"
     """Its token endpoint issues no token."""
     CircuitOpen = "CircuitOpen"
@@ -129,25 +129,25 @@ def has_rejecting_error(health: str | None, error: str | None) -> bool:
 
 
 class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
-    """The health of a destination."""
+    """A destination's health."""
 
     health: DestinationHealth
     circuit: str
     error: str | None
-    """The code of its last error while it is failing."""
+    """Its last error code while it is failing."""
     status: int | None
-    """The HTTP status of that answer; None: there was none."""
+    """That answer's HTTP status; None: there was none."""
     unresolved: str | None
     """A sentence about a Secret: what it must have; None: nothing is missing."""
 
 
 class DocumentState(msgspec.Struct, frozen=True):
-    """The state of one document: ``hash`` is that of the one in force, ``rejected`` says why a newer one is not."""
+    """One document's state: ``hash`` is that of the one in force, ``rejected`` says why a newer one is not."""
 
     kind: config_secret.Kind
     key: str
     hash: str | None
-    """None: no version of the document is in force."""
+    """None: no document version is in force."""
     rejected: str | None
     vanished: bool
 

@@ -1,4 +1,4 @@
-"""Tells the way of one arrival in order of time, in sentences for people made from stored rows. Pure."""
+"""Tells one arrival's way in time order, in sentences for people made from stored rows. Pure."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +18,11 @@ class StoryEvent(msgspec.Struct, frozen=True):
     """RFC 3339."""
     text: str
     visit: str | None = None
-    """The id of the earlier visit that the text names."""
+    """The earlier visit's id that the text names."""
 
 
 class NextStep(msgspec.Struct, frozen=True):
-    """The next step of one delivery."""
+    """One delivery's next step."""
 
     delivery: str
     """Its id; ``""``: the text is about the arrival."""
@@ -33,7 +33,7 @@ class NextStep(msgspec.Struct, frozen=True):
 
 
 class Story(msgspec.Struct, frozen=True):
-    """The events of an arrival, the oldest first, and the next step of each of its deliveries."""
+    """An arrival's events, the oldest first, and each delivery's next step."""
 
     events: list[StoryEvent]
     next: list[NextStep]
@@ -41,7 +41,7 @@ class Story(msgspec.Struct, frozen=True):
 
 @dataclasses.dataclass(frozen=True)
 class DeliveryPart:
-    """A delivery of the arrival, with what the store and the gateway know of it."""
+    """The arrival's delivery, with what the store and the gateway know about it."""
 
     row: Row
     """The row as ``GET /api/deliveries`` has it."""
@@ -50,7 +50,7 @@ class DeliveryPart:
     next: Step
 
 
-# Reasons that a correction of the listener or of the sender removes: docs/reasons.md, Quarantined.
+# Reasons that a correction at the listener or the sender removes: docs/reasons.md, Quarantined.
 RELEASABLE = {
     model.QuarantineReason.NoUser,
     model.QuarantineReason.CompanyMismatch,
@@ -81,13 +81,13 @@ def tell(
     earlier: Row | None = None,
     window_seconds: int | None = None,
 ) -> Story:
-    """Return the story of an arrival.
+    """Return an arrival's story.
 
     Args:
-        arrival: a row of ``GET /api/visits``.
+        arrival: a row from ``GET /api/visits``.
         verdicts: each route as it was at the arrival, and why it created no delivery.
-        deliveries: all deliveries of the arrival, also of a release or a replay.
-        earlier: the visit that a repeat repeats, if it is known; a row of ``GET /api/visits``.
+        deliveries: all deliveries from the arrival, also from a release or a replay.
+        earlier: the visit that a repeat repeats, if it is known; a row from ``GET /api/visits``.
         window_seconds: the dedupe window that the listener has now; None: the listener is not in force.
     """
     received_at = arrival["receivedAt"]

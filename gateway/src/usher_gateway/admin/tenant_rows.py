@@ -1,4 +1,4 @@
-"""The rows of ``GET /api/tenants``, in the order of names or of urgency."""
+"""The rows that ``GET /api/tenants`` returns, ordered by name or by urgency."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,12 +19,12 @@ _SHORTEST_KEPT_DAYS = 8  # How long an arrival is kept at least: docs/privacy.md
 
 
 class UrgencyPage(msgspec.Struct, frozen=True):
-    """A page of tenants in the order of urgency, as a request selects it."""
+    """A page of tenants ordered by urgency, as a request selects it."""
 
     is_troubled: bool
     """Only those that need a person."""
     contains: str
-    """A part of ``namespace/name`` in lower case."""
+    """Part of ``namespace/name`` in lower case."""
     offset: int
     limit: int
 
@@ -62,7 +62,7 @@ def _parse_number(query: Mapping[str, str], name: str, default: int, *, least: i
 
 
 class TenantFaults(msgspec.Struct):
-    """The faults of a tenant's listeners, by the name of the fault."""
+    """A tenant's listener faults, by fault name."""
 
     counts: dict[str, int] = {}
     """How many listeners have it."""
@@ -73,15 +73,15 @@ class TenantFaults(msgspec.Struct):
 
 
 class TenantRows:
-    """Makes the rows of tenants: those in force, and those that deliveries still wait for or died for.
+    """Makes tenant rows: those in force, and those that deliveries still wait for or died for.
 
     Args:
         tracker: has counted deliveries just now.
-        faults: those of each tenant that has some.
+        faults: for each tenant that has some.
         receipt_days: days that receipts are kept.
-        backup_days: days that backups of the store are kept; 0: not stated.
-        destinations: keys of the destinations in force.
-        last_failure: returns the last error of a destination in force, and what to do about it.
+        backup_days: days that store backups are kept; 0: not stated.
+        destinations: destination keys in force.
+        last_failure: returns an active destination's last error, and what to do about it.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class TenantRows:
         self._waited_for = {
             f"{namespace}/{name}" for (namespace, _), counts in self._deliveries.items() for name in counts.backlogs
         }
-        """Destinations with a backlog of any tenant."""
+        """Destinations where any tenant has a backlog."""
         self._last_failure = last_failure
 
     def keys(self, where: Filter) -> list[TenantKey]:
@@ -110,7 +110,7 @@ class TenantRows:
         return [key for key in sorted(self._summaries.keys() | self._deliveries.keys()) if where.selects(*key)]
 
     async def by_urgency(self, keys: Sequence[TenantKey], page: UrgencyPage) -> tuple[list[TenantKey], JsonObject]:
-        """Return a page of tenants, the most urgent first, and the totals of all."""
+        """Return a page of tenants, the most urgent first, and the totals over all."""
         turns = timing.EventLoopTurns()
         ranked = []
         for key in keys:
@@ -132,7 +132,7 @@ class TenantRows:
         return [key for _, key in selected[page.offset : page.offset + page.limit]], totals
 
     def row(self, key: TenantKey, today: Iterable[UsageRow]) -> JsonObject:
-        """Return the row of a tenant. ``today``: the meters of its listeners."""
+        """Return a tenant's row. ``today``: its listeners' meters."""
         summary, counts = self._summaries.get(key), self._deliveries.get(key, DeliveryCounts())
         return {
             "namespace": key[0],
@@ -151,7 +151,7 @@ class TenantRows:
         }
 
     def _troubles(self, key: TenantKey) -> dict[str, Any]:
-        """Return the values of a row that `troubles.trouble_kinds` reads, and what explains them."""
+        """Return the row values that `troubles.trouble_kinds` reads, and what explains them."""
         summary, counts = self._summaries.get(key), self._deliveries.get(key, DeliveryCounts())
         faults = self._faults.get(key, TenantFaults())
         return {
@@ -165,7 +165,7 @@ class TenantRows:
         }
 
     def _destinations_of(self, in_force: Iterable[str], namespace: str, counts: DeliveryCounts) -> list[JsonObject]:
-        """Return the destinations of a tenant: those that its routes name, and those with a backlog of it."""
+        """Return a tenant's destinations: those that its routes name, and those where it has a backlog."""
         keys = {*in_force, *(f"{namespace}/{name}" for name in counts.backlogs)}
         rows: list[JsonObject] = []
         for key in sorted(keys):

@@ -1,4 +1,4 @@
-"""The state of each tenant, for metrics and for ``GET /api/tenants``."""
+"""Each tenant's state, for metrics and for ``GET /api/tenants``."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +27,7 @@ TenantDestination = tuple[str, str, str]  # (namespace, tenant, name) of a desti
 
 
 class ListenerSummary(msgspec.Struct):
-    """The listeners of a tenant, added up without asking the store."""
+    """A tenant's listeners, added up without asking the store."""
 
     document: documents.TenantDocument
     listeners: int
@@ -38,15 +38,15 @@ class ListenerSummary(msgspec.Struct):
     last_arrival: int
     """Microseconds; 0: never."""
     destinations: AbstractSet[str]
-    """``namespace/name`` of each destination that a route of the tenant names."""
+    """Destinations (``namespace/name``) that the tenant's routes name."""
 
 
 class _ListenerGroup(msgspec.Struct):
-    """The listeners of a tenant in one snapshot."""
+    """A tenant's listeners in one snapshot."""
 
     document: documents.TenantDocument
     listeners: list[tuple[str, documents.ListenerDocument, ListenerCounters]] = []
-    """Key, document and counters of each listener."""
+    """Each listener's key, document and counters."""
     destinations: set[str] = set()
 
 
@@ -55,14 +55,14 @@ class DestinationBacklog(msgspec.Struct):
 
     count: int
     oldest_at: int
-    """When the oldest of them was created, in microseconds."""
+    """When the oldest one was created, in microseconds."""
 
 
 class DeliveryCounts(msgspec.Struct):
-    """The deliveries of a tenant or to a destination that are not settled as delivered or cancelled, by the ledger."""
+    """A tenant's or destination's deliveries that are not settled as delivered or cancelled, by the ledger."""
 
     backlogs: dict[str, DestinationBacklog] = msgspec.field(default_factory=dict)
-    """Name of a destination (its namespace is the tenant's), or ``namespace/tenant`` -> deliveries in the backlog."""
+    """Destination name (its namespace is the tenant's), or ``namespace/tenant`` -> deliveries in the backlog."""
     held: dict[str, int] = msgspec.field(default_factory=dict)
     """Hold reason -> deliveries."""
     died: dict[str, int] = msgspec.field(default_factory=dict)
@@ -87,9 +87,9 @@ class DeliveryCounts(msgspec.Struct):
 async def count_deliveries(
     store: Store, where: Filter, names_of: Callable[[model.RouteDefinition], tuple[_Key, str]]
 ) -> dict[_Key, DeliveryCounts]:
-    """Count the deliveries of a filter's tenants that wait, are held or are dead.
+    """Count the deliveries for a filter's tenants that wait, are held or are dead.
 
-    ``names_of`` returns the tenant of a route and the name of its destination, or the destination and the tenant.
+    ``names_of`` returns a route's tenant and destination name, or the destination and the tenant.
     """
     counts_by_key: dict[_Key, DeliveryCounts] = {}
 
@@ -115,16 +115,16 @@ async def count_deliveries(
 
 
 class TenantTracker:
-    """Adds up the listeners of each tenant on demand, and its deliveries regularly.
+    """Adds up each tenant's listeners on demand, and its deliveries regularly.
 
     Args:
         state: the configuration in force.
-        arrivals: counts of arrivals.
+        arrivals: arrival counts.
         is_failing: returns whether a destination in force does not take deliveries.
         is_rejecting: returns whether deliveries to a failing destination die at their first attempt.
         store: the store.
         clock: the clock.
-        quota_used: the used share of each tenant's quota (``delivery.holds.QuotaCounter.used``).
+        quota_used: each tenant's used quota share (``delivery.holds.QuotaCounter.used``).
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class TenantTracker:
             await asyncio.sleep(_COUNT_SECONDS)
 
     async def count_deliveries(self) -> None:
-        """Count the deliveries of every tenant that wait, are held or are dead.
+        """Count every tenant's deliveries that wait, are held or are dead.
 
         Raises:
             StoreUnavailableError: the store does not answer.
@@ -190,7 +190,7 @@ class TenantTracker:
         return tenants
 
     def destinations(self) -> Iterator[TenantDestination]:
-        """Yield each destination of each tenant: those that routes in force name, and those with a backlog."""
+        """Yield each tenant's destinations: those that routes in force name, and those with a backlog."""
         if self._grouped_snapshot is not self._state.snapshot:
             self._group_listeners(self._state.snapshot)
         for tenant in dict.fromkeys([*self._groups, *self.deliveries]):
@@ -209,5 +209,5 @@ class TenantTracker:
             group.destinations.update(route.destination for route in document.routes)
 
     def failing(self, destinations: Iterable[str]) -> list[str]:
-        """Return those of the destinations that do not take deliveries, sorted."""
+        """Return the destinations that do not take deliveries, sorted."""
         return sorted(filter(self._is_failing, destinations))

@@ -1,4 +1,4 @@
-"""The bearer tokens of the admin port: two that the gateway creates, and more that people create in ``tokens.json``.
+"""The admin port's bearer tokens: two that the gateway creates, and more that people create in ``tokens.json``.
 
 A token has scopes, which say what its caller may do, and may be limited to some tenants. Tokens are compared in
 constant time. ``tokens.json`` has digests and not the tokens; the gateway reads it again when it changes.
@@ -50,18 +50,18 @@ class Scope(enum.StrEnum):
     StatusRead = "status:read"
     """See configuration, listeners, tenants and usage."""
     UrlsRead = "urls:read"
-    """See the whole URLs of listeners: credentials with which anybody can post visits."""
+    """See listeners' whole URLs: credentials with which anybody can post visits."""
     VisitsRead = "visits:read"
     """See visits, deliveries, destinations, quarantine and replays, without bodies."""
     VisitsTry = "visits:try"
     """Try changed manifests on stored visits: the caller's expressions read bodies, and counts tell what they found."""
     VisitsInitials = "visits:initials"
-    """See the initials of the visitors of the newest visits."""
+    """See visitors' initials in the newest visits."""
     BodiesRead = "bodies:read"
     """See bodies and answers: personal data."""
     PersonsFind = "persons:find"
     PersonsExport = "persons:export"
-    """Get all that is stored of a person, bodies too."""
+    """Get all that is stored about a person, bodies too."""
     PersonsErase = "persons:erase"
     """Erase, suppress or unsuppress a person, and see erasures."""
     DeliveriesWrite = "deliveries:write"
@@ -73,25 +73,25 @@ class Scope(enum.StrEnum):
 
 OBSERVE_SCOPES = frozenset({Scope.StatusRead, Scope.VisitsRead})
 
-# Scopes that are of no use to a token with a limit, because each of their requests is about all tenants.
+# Scopes that are useless to a token with a limit, because each such request is about all tenants.
 UNLIMITED_SCOPES = frozenset({Scope.AuditRead})
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The caller of a request, with the rights of its token."""
+    """A request's caller, with its token's rights."""
 
     name: str
     scopes: frozenset[Scope]
     permitted: frozenset[str] | None = None
     """``Filter.permitted``."""
     has_unknown_scopes: bool = False
-    """True for a token of Kubernetes: ``scopes`` and ``permitted`` are about the scope of the request alone."""
+    """True for a Kubernetes token: ``scopes`` and ``permitted`` are about the request's scope alone."""
     is_link: bool = False
     """True for a customer with a link."""
 
     @property
     def tenants(self) -> str:
-        """The tenants of a limited token; ``""`` for others.
+        """A limited token's tenants; ``""`` for others.
 
         Callers with the same tenants share limits, because there may be any number of service accounts.
         """
@@ -104,19 +104,19 @@ _CALLER_SECONDS = 60.0
 
 
 def seal_caller(seals: "Seals", caller: Caller) -> str:
-    """Return a token of a minute with which the pages ask the API for somebody who has no token."""
+    """Return a token, valid for a minute, with which the pages ask the API for somebody who has no token."""
     return _SEALED + seals.seal(_CALLER, msgspec.json.encode(caller).decode(), _CALLER_SECONDS)
 
 
 class TokenEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
-    """One token of ``tokens.json``."""
+    """One token in ``tokens.json``."""
 
     name: str
     digest: str
-    """SHA-256 of the token, in hex."""
+    """The token's SHA-256, in hex."""
     scopes: tuple[Scope, ...]
     namespaces: tuple[str, ...] | None = None
-    """The token is limited to the tenants of these, and to ``tenants``; with None of both it sees all."""
+    """The token is limited to these namespaces' tenants, and to ``tenants``; with None in both it sees all."""
     tenants: tuple[str, ...] | None = None
     """``namespace/name``."""
     expires_at: str | None = None
@@ -132,7 +132,7 @@ class TokenEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
         return Caller(self.name, frozenset(self.scopes), frozenset(permitted))
 
     def is_expired(self, now: datetime.datetime) -> bool:
-        """True if the time of the token is over."""
+        """True if the token has expired."""
         return self.expires_at is not None and now >= datetime.datetime.fromisoformat(self.expires_at)
 
 
@@ -144,7 +144,7 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class TokenBook:
-    """Finds the caller of a request.
+    """Finds a request's caller.
 
     Args:
         folder: has ``tokens.json``, if there are more tokens.
@@ -224,7 +224,7 @@ def _version_of(file: Path) -> tuple[int, ...] | None:
 
 
 def read_entries(file: Path) -> list[TokenEntry]:
-    """Return the tokens of ``tokens.json``; none if it does not exist.
+    """Return the tokens in ``tokens.json``; none if it does not exist.
 
     Raises:
         ConfigurationError: the file cannot be read, or an entry is not valid.
@@ -277,7 +277,7 @@ def check_entry(entry: TokenEntry, others: Collection[TokenEntry]) -> None:
 def change_entries(file: Path, change: Callable[[list[TokenEntry]], Sequence[TokenEntry]]) -> None:
     """Replace ``tokens.json``, readable by its owner only; it is durable afterwards. Changes wait for each other.
 
-    A new file belongs to the owner of its folder, so that the gateway can read what root wrote.
+    A new file belongs to its folder's owner, so that the gateway can read what root wrote.
 
     Args:
         file: the file.
@@ -312,18 +312,18 @@ def change_entries(file: Path, change: Callable[[list[TokenEntry]], Sequence[Tok
 
 
 def new_token() -> tuple[str, str]:
-    """Return a new token of 256 random bits, and its digest in hex."""
+    """Return a new token with 256 random bits, and its digest in hex."""
     token = f"usher_{secrets.token_urlsafe(32)}"
     return token, digest_of(token).hex()
 
 
 def digest_of(token: str) -> bytes:
-    """Return the digest of a token: the store has only this, and comparing tokens would reveal their lengths."""
+    """Return a token's digest: the store has only this, and comparing tokens would reveal their lengths."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def load_book(data: Path, folder: Path | None, seals: "Seals") -> TokenBook:
-    """Return the tokens of a folder that Usher does not write, or else those of the data folder.
+    """Return the tokens from a folder that Usher does not write, or else from the data folder.
 
     Raises:
         ConfigurationError: a token is missing or cannot be used.

@@ -1,7 +1,7 @@
-"""The handler of ``/api/try``: what changed manifests would do with stored visits.
+"""The handler for ``/api/try``: what changed manifests would do with stored visits.
 
-The caller's expressions read bodies, so even counts can tell what is in one. That is why a try needs a scope of its
-own, and why the audit log records each.
+The caller's expressions read bodies, so even counts can tell what is in one. That is why a try needs its own scope, and
+why the audit log records each.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ _VisitRow = dict[str, Any]  # A row of ``Store.visits``
 
 class _TryQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     manifests: list[dict[str, object]]
-    """Objects as in a file of manifests. Secrets are not needed, and should not be sent."""
+    """Objects as in a manifest file. Secrets are not needed, and should not be sent."""
     since: str
     until: str | None = None
     namespace: str | None = None
@@ -52,13 +52,13 @@ class _TryQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     limit: int = 1_000
     """Most visits per listener, the newest first."""
     diffs: int = 0
-    """For how many visits of each route the difference of the requests is shown."""
+    """For how many visits per route the answer shows how requests differ."""
     show_values: bool = False
     """Show differences with personal data: needs the scope ``bodies:read``."""
 
 
 class ListenerResult(msgspec.Struct, rename="camel", kw_only=True):
-    """The effect of a change on one listener."""
+    """A change's effect on one listener."""
 
     namespace: str
     tenant: str
@@ -67,15 +67,15 @@ class ListenerResult(msgspec.Struct, rename="camel", kw_only=True):
     """False: the listener is new, so it does nothing before the change."""
     tried: int = 0
     without_body: int = 0
-    """Visits that cannot be tried, because the retention of their bodies has ended."""
+    """Visits that cannot be tried, because their bodies' retention has ended."""
     in_period: int = 0
-    """All visits and repeats of the period; from the meters if not all of them were looked at."""
+    """All visits and repeats in the period; from the meters if the try did not look at all."""
     ended_by: Literal["", "limit", "time"] = ""
     """Why older visits were not looked at; ``""``: all were."""
     oldest: str | None = None
     """When the oldest tried visit arrived."""
     dedupe_ignored: bool
-    """The change is also one of ``dedupe``, which is not tried."""
+    """The change also concerns ``dedupe``, which is not tried."""
     routes: list[RouteResult] = []
 
 
@@ -174,7 +174,7 @@ async def _try_listener(
 async def _take_visits(
     parts: Parts, result: ListenerResult, comparison: ListenerComparison, where: Filter, limit: int, end: float
 ) -> None:
-    """Try visits, the newest first, up to a limit of visits and of time."""
+    """Try visits, the newest first, up to a visit limit and a time limit."""
     cursor = None
     while True:
         if time.monotonic() > end:  # a page may be empty and have a next one
@@ -191,7 +191,7 @@ async def _take_visits(
 
 
 def _batches(rows: Iterable[_VisitRow]) -> Iterator[list[_VisitRow]]:
-    """Divide rows of visits into lists whose bodies may be in memory at once."""
+    """Divide visit rows into lists whose bodies may be in memory at once."""
     batch, size = list[_VisitRow](), 0
     for row in rows:
         size += row["bodyBytes"]
@@ -225,7 +225,7 @@ async def _take_batch(
 
 
 async def _count(parts: Parts, where: Filter) -> int:
-    """Return how many visits and repeats the meters counted; quarters of an hour count as a whole."""
+    """Return how many visits and repeats the meters counted; each slot (15 minutes) counts as a whole."""
     slot = model.SLOT_SECONDS * model.MICROSECONDS
     since = (where.since or 0) // slot * slot
     until = -(-(where.until or parts.clock.now() + 1) // slot) * slot
@@ -234,7 +234,7 @@ async def _count(parts: Parts, where: Filter) -> int:
 
 
 async def _read(request: web.Request) -> bytes:
-    """Return the body of a request, which may be larger than those of other requests."""
+    """Return a request's body, which may be larger than in other requests."""
     content = bytearray()
     async for chunk in request.content.iter_any():
         content += chunk
@@ -278,7 +278,7 @@ def _check_permitted(objects: Iterable[resources.Resource], caller: Caller) -> N
 
 
 def _visible(snapshot: documents.Snapshot, caller: Caller) -> documents.Snapshot:
-    """Return a configuration without the destinations to which no route of the caller's tenants leads."""
+    """Return a configuration without the destinations to which no route from the caller's tenants leads."""
     if caller.permitted is None:
         return snapshot
     permitted = Filter(permitted=caller.permitted)
@@ -290,7 +290,7 @@ def _visible(snapshot: documents.Snapshot, caller: Caller) -> documents.Snapshot
 
 
 def _transforms(overlay: Overlay, listeners: Iterable[documents.ListenerDocument]) -> str:
-    """Return the text of every transform that the routes of a listener use in either configuration."""
+    """Return the text for every transform that a listener's routes use in either configuration."""
     routes = [route for document in listeners for route in document.routes]
     used = [
         snapshot.destinations[route.destination].transform

@@ -1,4 +1,4 @@
-"""A client of a running gateway's admin port, with the flags and errors that its commands share."""
+"""A client for a running gateway's admin port, with the flags and errors that its commands share."""
 
 import contextlib
 import datetime
@@ -32,7 +32,7 @@ _PAGE = 500
 _ROWS_IN_TERMINAL, _ROWS = 50, 1_000  # How many rows a list has without --limit
 _CANDIDATES = 3  # Rows that are named if the digits of an id are those of several
 
-# Path and command of lists that have another name than their rows.
+# Path and command for lists whose name differs from their rows' name.
 _LISTS = {
     "requests": ("/api/persons/erasures", "usher person requests"),
     "quarantined arrivals": ("/api/quarantine", "usher quarantine list"),
@@ -133,9 +133,9 @@ class AdminClient:
     def rows(
         self, path: str, limit: int, cursor: str | None, **query: str | None
     ) -> tuple[list[listings.Row], str | None]:
-        """Read pages of a listing until there are ``limit`` rows, no more rows, or 30 s have passed.
+        """Read a listing's pages until there are ``limit`` rows, no more rows, or 30 s have passed.
 
-        The second value is the cursor of the rest; None if there is none.
+        The second value is the cursor for further rows; None if there are none.
         """
         rows: list[listings.Row] = []
         end = time.monotonic() + _SEARCH_SECONDS
@@ -151,7 +151,7 @@ class AdminClient:
         return rows, cursor
 
     def full_id(self, group: str, identifier: str) -> str:
-        """Return the id of a row that begins with these digits. ``group``: of commands, or of `_LISTS`."""
+        """Return the row id that begins with these digits. ``group``: a command group, or one in `_LISTS`."""
         if len(identifier) >= _FULL_ID:
             return identifier
         path, command = _LISTS.get(group, (f"/api/{group}", f"usher {group} list"))
@@ -165,9 +165,9 @@ class AdminClient:
         return str(rows[0]["id"])
 
     def hint_of_other_kind(self, group: str, identifier: str) -> str:
-        """Return what to do with an id, or its first digits, if it is of a visit instead of a delivery, or vice versa.
+        """Return what to do with an id, or its first digits, if it names a visit instead of a delivery, or vice versa.
 
-        ``group``: what the command expects. ``""``: it is none of them.
+        ``group``: what the command expects. ``""``: it is neither.
         """
         if group not in _OTHER_KINDS:
             return ""
@@ -210,9 +210,9 @@ def row_limit(limit: int | None, otherwise: int = _ROWS) -> int:
 
 
 def with_names_of_filters(context: typer.Context, nothing: str) -> str:
-    """Return the text of an empty list with the filters of the command: ``No listener is silent (--tenant acme)``.
+    """Return an empty list's text with the command's filters: ``No listener is silent (--tenant acme)``.
 
-    Without them it would seem to be true of all rows.
+    Without them it would seem to describe all rows.
     """
     filters = [
         f"{parameter.opts[0]} {context.params[parameter.name]}"
@@ -234,12 +234,12 @@ def print_next_page(context: typer.Context, shown: str, cursor: str) -> None:
     typer.echo(f"next: {shlex.join([*words, '--cursor', cursor])}", err=True)  # whole, because it is pasted
 
 
-# The end of the help of a `ListingGroup`.
+# How the help for a `ListingGroup` ends.
 LIST_IS_IMPLIED = "Without a command it lists; the flags are those of `list`."
 
 
 class ListingGroup(typer.core.TyperGroup):
-    """A group of commands whose command ``list`` is implied."""
+    """A command group whose command ``list`` is implied."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Add the word ``list`` if the arguments name no command."""
@@ -249,14 +249,14 @@ class ListingGroup(typer.core.TyperGroup):
 
 
 def require_files(paths: Iterable[pathlib.Path]) -> None:
-    """End the command if one of its files or folders does not exist; ``-`` is standard input."""
+    """End the command if a file or folder does not exist; ``-`` is standard input."""
     for path in paths:
         if str(path) != "-" and not os.path.exists(path):  # noqa: PTH110 - False for a name that is too long
             fail(f"there is no file or folder {path}", "", USAGE)
 
 
 def quoted(text: str) -> str:
-    """Quote a text as one segment of a path."""
+    """Quote a text as one path segment."""
     return urllib.parse.quote(text, safe="")
 
 
@@ -270,7 +270,7 @@ def fail(message: str, hint: str, code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def ending_with_message() -> Iterator[None]:
-    """End the command with the message and the hint of an error of Usher in the block."""
+    """End the command with the message and the hint if the block raises an Usher error."""
     try:
         yield
     except model.UsherError as error:
@@ -291,7 +291,7 @@ def _token(data: pathlib.Path, name: str) -> str:
 
 
 def parse_moment(text: str | None) -> str | None:
-    """Return a time in the API's form; ``2h`` means two hours ago, and days are those of UTC."""
+    """Return a time in the API's form; ``2h`` means two hours ago, and days are UTC days."""
     if text is None:
         return None
     if text in {"today", "yesterday"}:
@@ -315,14 +315,14 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 def with_filters(*filters: listings.FilterFlag) -> Callable[[_Command], _Command]:
-    """Give a command the flags of filters; it gets their values as its parameter ``**filters``."""
+    """Give a command the filters' flags; it gets their values as its parameter ``**filters``."""
     return with_parameters(map(_parameter, filters))
 
 
 def with_parameters(parameters: Iterable[inspect.Parameter]) -> Callable[[_Command], _Command]:
     """Give a command parameters whose values it gets in its last one, such as ``**filters``.
 
-    typer makes the flags of a command from the signature of its function. So the signature gets the parameters, as if
+    typer makes a command's flags from its function's signature. So the signature gets the parameters, as if
     they were written there.
     """
 

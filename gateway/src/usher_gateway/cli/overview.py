@@ -1,4 +1,4 @@
-"""Lists of all objects of a kind: shared by `usher tenants`, `usher listeners` and `usher destinations`."""
+"""Lists all objects with one kind: shared by `usher tenants`, `usher listeners` and `usher destinations`."""
 
 import dataclasses
 import inspect
@@ -35,28 +35,28 @@ _FLAGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Overview:
-    """A list of all objects of a kind that a gateway runs."""
+    """A list with every object that a gateway runs for one kind."""
 
     path: str
-    """Path of the endpoint."""
+    """The endpoint's path."""
     noun: str
     help: str
-    """Help text of the command."""
+    """The command's help text."""
     columns: tuple[listings.Column, ...]
     states: Mapping[str, Callable[[listings.Row], bool]]
-    """Name of a flag that selects rows (`_FLAGS`) -> whether it selects a row."""
+    """Flag name that selects rows (`_FLAGS`) -> whether it selects a row."""
     urgency: Callable[[listings.Row], int]
-    """The rank of a row in a list of those that need a person."""
+    """A row's rank when the list has only those that need a person."""
     essential: int = 4
     """So many columns are shown also in a narrow terminal."""
     add: Callable[[listings.Row], listings.Row] = lambda _: {}
-    """Returns fields that JSON and CSV get besides those of the API."""
+    """Returns fields that JSON and CSV get besides the API's."""
 
 
 def list_command(overview: Overview) -> Callable[..., None]:
     """Return the command that prints the rows that its flags select, as many as ``--limit`` says, and their totals.
 
-    ``--cursor`` is the name of the last row of the previous page.
+    ``--cursor`` is the last row's name on the previous page.
     """
 
     def list_objects(
@@ -112,7 +112,7 @@ def list_command(overview: Overview) -> Callable[..., None]:
 
 
 def _delivery_totals(rows: Sequence[listings.Row]) -> list[str]:
-    """Return how many deliveries of tenants or destinations wait, are held and are dead, without zeros."""
+    """Return how many deliveries wait, are held and are dead, without zeros."""
     totals = {
         "waiting": sum(row.get("backlog", 0) for row in rows),
         "held": sum(sum(row.get("held", {}).values()) for row in rows),
@@ -127,17 +127,17 @@ def nothing(what: str, asked: Sequence[str]) -> str:
 
 
 def path_of(row: listings.Row) -> str:
-    """Return ``namespace/name`` of a row."""
+    """Return a row's ``namespace/name``."""
     return f"{row['namespace']}/{row['name']}"
 
 
 def today_cell(name: str) -> Callable[[listings.Row], str]:
-    """Return a cell function for a count of today (UTC)."""
+    """Return a cell function for today's count (UTC)."""
     return lambda row: str(row["today"][name])
 
 
 def minute_cell(name: str) -> Callable[[listings.Row], str]:
-    """Return a cell function for a time of the last months (UTC, to the minute)."""
+    """Return a cell function for a time in the last months (UTC, to the minute)."""
     cell = listings.short_time_cell(name)
     return lambda row: cell(row)[:11]
 

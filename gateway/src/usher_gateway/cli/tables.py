@@ -20,7 +20,7 @@ _READABLE = 30  # columns after the essential ones are shown if they leave names
 
 NAMES = frozenset({"TENANT", "DESTINATION", "LISTENER", "ROUTE", "WHO"})  # Heads of columns with names
 
-# Heads of columns whose cells stay on one line, beside those of times and numbers.
+# Column heads whose cells stay on one line, besides times and numbers.
 _WHOLE = frozenset({"ID", "VISIT", "PERIOD"})
 
 FIXED_SPACE = "\N{NO-BREAK SPACE}"  # A space at which `wrapped` does not break; it prints an ordinary one
@@ -39,7 +39,7 @@ def print_json(value: object) -> None:
 
 
 def terminal_width() -> int:
-    """Return the columns of the terminal; COLUMNS overrides it. Output into a pipe or a file has no limit."""
+    """Return the terminal's columns; COLUMNS overrides it. Output into a pipe or a file has no limit."""
     return shutil.get_terminal_size((_NO_WIDTH, 24)).columns
 
 
@@ -67,12 +67,12 @@ def print_rows(
 
 
 def print_csv(rows: Sequence[Row]) -> None:
-    """Print rows as CSV: a column for each field of JSON."""
+    """Print rows as CSV: a column for each JSON field."""
     typer.echo(listings.csv_text(rows), nl=False)
 
 
 def width_of(text: str) -> int:
-    """Return how many cells of a terminal a text takes: a letter of Chinese, Japanese or Korean takes two."""
+    """Return how many terminal cells a text takes: a Chinese, Japanese or Korean letter takes two."""
     return len(text) if text.isascii() else rich.cells.cell_len(text)
 
 
@@ -85,9 +85,9 @@ def padded(text: str, width: int, *, is_number: bool = False) -> str:
 def without_shared_cells(
     columns: Sequence[Column], rows: Sequence[Row], shared: Collection[str] = NAMES
 ) -> tuple[list[Column], dict[str, str]]:
-    """Return the columns of a table, and those of the heads ``shared`` that have the same cell in all rows.
+    """Return a table's columns, and those under the heads ``shared`` that have the same cell in all rows.
 
-    `print_shared_cells` says these below the table. If all rows have the same day, the head of the first column shows
+    `print_shared_cells` says these below the table. If all rows have the same day, the first column's head shows
     it; if they have the same namespace, the names leave it out.
     """
     columns = [_of_one_day(columns[0], rows), *columns[1:]]
@@ -100,7 +100,7 @@ def without_shared_cells(
 
 
 def _of_one_day(column: Column, rows: Sequence[Row]) -> Column:
-    """Return a column of times (month, day, time) without the day if it is the same in all rows."""
+    """Return a time column (month, day, time) without the day if it is the same in all rows."""
     head, cell = column
     days = {cell(row)[:5] for row in rows}
     return (f"UTC {''.join(days)}", lambda row: cell(row)[6:]) if len(days) == 1 else (head, cell)
@@ -111,7 +111,7 @@ def _without_prefix(cell: Callable[[Row], str], prefix: str) -> Callable[[Row], 
 
 
 def print_shared_cells(same: Mapping[str, str]) -> None:
-    """Print what all rows of a table have in common (`without_shared_cells`)."""
+    """Print what all rows in a table have in common (`without_shared_cells`)."""
     names = [f"{head.lower()} {name}" for head, name in same.items() if head in NAMES]
     counted = [f"counted as {same['COUNTED']}"] if "COUNTED" in same else []
     print_text(f"All {'of ' if names else ''}{', '.join([*names, *counted])}.", err=True)
@@ -128,7 +128,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], essential: 
 
 
 class _TableColumn:
-    """A column of a table that is laid out."""
+    """A column in a table that is laid out."""
 
     def __init__(self, head: str, cells: Sequence[str]) -> None:
         self.head = head
@@ -155,9 +155,9 @@ class _TableColumn:
 def table_rows(
     heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, essential: int
 ) -> tuple[list[list[str]], Sequence[str]]:
-    """Return the lines of each row of a table, the heads first, and the heads of the columns that have no room.
+    """Return each row's lines in a table, the heads first, and the column heads that have no room.
 
-    The columns are in the order of their importance: the last ones are left out if they have no room, but for the first
+    The columns are in order of importance: the last ones are left out if they have no room, but for the first
     ``essential`` ones. A cell that is wider than its column goes on in further lines. Numbers are right-aligned, and
     ``-`` is an empty cell.
     """
@@ -201,7 +201,7 @@ def duration(seconds: float | None) -> str:
 
 
 def print_facts(row: Row) -> None:
-    """Print every field of a row, one per line; a long one goes on below, and is broken only between its items.
+    """Print a row's fields, one per line; a long one goes on below, and is broken only between its items.
 
     A name or a URL stays whole, even if it is wider than a line.
     """
@@ -215,7 +215,7 @@ def print_facts(row: Row) -> None:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Return a text as lines of at most ``width`` cells of a terminal, broken between words, but not inside a command.
+    """Return a text as lines with at most ``width`` terminal cells, broken between words, but not inside a command.
 
     A command stands between backticks. Whole, it can be pasted.
     """
@@ -224,7 +224,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def print_lines(text: str) -> None:
-    """Print the lines of a text as they are, without characters that command a terminal."""
+    """Print a text's lines as they are, without characters that command a terminal."""
     lines = text.replace("\r\n", "\n").expandtabs().split("\n")
     typer.echo("\n".join(map(listings.printable, lines)))
 
@@ -245,7 +245,7 @@ def print_texts(texts: Sequence[tuple[str, str]]) -> None:
 
 
 def compact(value: object) -> str:
-    """Return a value of JSON for people, on one line."""
+    """Return a JSON value for people, on one line."""
     if isinstance(value, dict):
         return ", ".join([f"{name} {compact(item)}" for name, item in value.items() if item is not None])
     if isinstance(value, bool):

@@ -8,7 +8,7 @@ An object that is missing from a reading counts as removed only if that is certa
 - An object that became invalid keeps its last good version.
 - A file that cannot be parsed stops every removal.
 - A path that is absent, empty or unreadable removes nothing.
-- A reading that would remove more of a namespace than the removal limit removes nothing of it; see ``removals.py``.
+- A reading that would remove more from a namespace than the removal limit removes nothing from it; see ``removals.py``.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from usher_gateway.resources.manifests import (
 POLL_SECONDS = 5.0  # Interval of readings without any notice, because some file systems send none
 SETTLE_SECONDS = 0.1  # Two readings this far apart must be equal, so that a file is not read while it is being written
 
-# Suffixes of the files that are read in a folder. A file that is named itself may have any name.
+# Suffixes for the files that are read in a folder. A file that is named itself may have any name.
 SUFFIXES = frozenset({".yaml", ".yml"})
 
 STANDARD_INPUT = pathlib.Path("-")  # Stands for standard input where a path is expected
@@ -63,7 +63,7 @@ _log = structlog.get_logger(__name__)
 
 
 class FileReading(msgspec.Struct, frozen=True):
-    """The content of the paths at one moment."""
+    """The paths' content at one moment."""
 
     manifests: Manifests
     gaps: tuple[str, ...]
@@ -80,7 +80,7 @@ class FileReader:
         self._parsed: dict[str, tuple[bytes, Manifests]] = {}
 
     def rank(self, file: str) -> tuple[int, str]:
-        """Return the place of a file in the order: paths as given, then files by name."""
+        """Return a file's place in the order: paths as given, then files by name."""
         for index, path in enumerate(self._paths):
             if file == _shown(path) or file.startswith(f"{path}{os.sep}"):
                 return index, file
@@ -142,7 +142,7 @@ def require_paths(paths: Sequence[pathlib.Path]) -> None:
 
 
 def _shown(path: pathlib.Path) -> str:
-    """Return the name of a path in problems."""
+    """Return a path's name in problems."""
     return "<stdin>" if path == STANDARD_INPUT else str(path)
 
 
@@ -152,7 +152,7 @@ def _is_folder(path: pathlib.Path) -> bool:
 
 
 def _files_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield the files of a path, sorted, without hidden ones (such as ``..data`` of a mount) and editors' files."""
+    """Yield a path's files, sorted, without hidden ones (such as a mount's ``..data``) and editors' files."""
     if os.path.isfile(path):  # noqa: PTH113 - as in `_is_folder`
         yield path
         return
@@ -185,7 +185,7 @@ def _empty_file_problems(
 ) -> Iterator[Problem]:
     """Yield a warning for each file without objects, or an error if the whole set has none (as kubectl does).
 
-    ``named`` holds the paths that the user gave. If one of them disappears, nothing is removed; if a file disappears
+    ``named`` holds the paths that the user gave. If a path disappears, nothing is removed; if a file disappears
     from a folder, its objects are.
     """
     has_nothing = not merged.objects and not merged.invalid and not has_errors(merged.problems)
@@ -218,7 +218,7 @@ class FileConfiguration(msgspec.Struct, frozen=True):
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
     def statuses(self, key: bytes) -> dict[config_secret.Identity, DocumentStatus]:
-        """Return the status of each document, also of those that have only a problem. ``key``: ``Keys.document``."""
+        """Return each document's status, also if it has only a problem. ``key``: ``Keys.document``."""
         statuses: dict[config_secret.Identity, DocumentStatus] = {}
         for name, listener in self.snapshot.listeners.items():
             statuses["Listener", name] = DocumentStatus(documents.content_hash(listener, key))
@@ -248,9 +248,9 @@ def apply_reading(
 ) -> FileConfiguration:
     """Return the configuration after a reading.
 
-    This sets ``previous`` and ``allow_implicit_class`` of the context. ``gaps`` and ``rank`` are as in FileReading and
-    FileReader. ``removal_limit`` None means that of the ListenerClasses, or the usual one. ``now``: monotonic seconds
-    of the reading.
+    This sets the context's ``previous`` and ``allow_implicit_class``. ``gaps`` and ``rank`` are as in FileReading and
+    FileReader. ``removal_limit`` None means the ListenerClasses' limit, or the usual one. ``now``: the reading's time
+    in monotonic seconds.
     """
     objects = _merge_objects(in_force.objects, manifests, gaps, rank)
     is_certain = manifests.complete and not gaps
@@ -293,7 +293,7 @@ def _merge_objects(
 ) -> ObjectsByIdentity:
     """Return the new objects, and the old ones that cannot be taken for removed.
 
-    They are in file order, because the owner of a hostname depends on it.
+    They are in file order, because a hostname's owner depends on it.
     """
     objects = {loaded.resource.identity: loaded for loaded in manifests.objects}
     for identity, old in in_force.items():
@@ -319,15 +319,15 @@ _Document = TypeVar("_Document", documents.ListenerDocument, documents.Destinati
 
 
 def _with_equal_objects(in_force: Mapping[str, _Document], compiled: Mapping[str, _Document]) -> dict[str, _Document]:
-    """Return documents, and the previous object of each document that did not change.
+    """Return documents, and the previous object for each unchanged document.
 
-    The registry of listeners keeps what it built from a document as long as the document is the same object.
+    The listener registry keeps what it built from a document as long as the document is the same object.
     """
     return {key: in_force[key] if in_force.get(key) == document else document for key, document in compiled.items()}
 
 
 class FileOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the file source."""
+    """Options for the file source."""
 
     keys: model.Keys
     trusted_proxies: tuple[str, ...] = ()
@@ -337,7 +337,7 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def compile_context(self) -> compiler.CompileContext:
-        """The options of the compiler for resources from files."""
+        """The compiler's options for resources from files."""
         return compiler.CompileContext(
             keys=self.keys,
             trusted_proxies=self.trusted_proxies,
@@ -355,7 +355,7 @@ def load_once(paths: Sequence[pathlib.Path], keys: model.Keys) -> FileConfigurat
 
 
 class FileSource:
-    """Follows files and folders. ``configuration`` is in force; ``snapshots`` yields every change of it."""
+    """Follows files and folders. ``configuration`` is in force; ``snapshots`` yields every change to it."""
 
     def __init__(
         self,
@@ -367,7 +367,7 @@ class FileSource:
     ) -> None:
         """Prepare a source. Without ``now``, the clock in microseconds, no address is retired.
 
-        ``arrivals`` returns ``Address.id`` of each retired address -> its last arrival in microseconds.
+        ``arrivals`` returns retired address (``Address.id``) -> its last arrival in microseconds.
         """
         self._paths = tuple(paths)
         self._options = options
@@ -499,7 +499,7 @@ class FileSource:
     def _groups(self) -> list[tuple[tuple[pathlib.Path, ...], bool]]:
         """Return the folders to watch and whether to watch below them.
 
-        Of a single file the folder is watched, because editors rename a new file over the old one.
+        For a single file the folder is watched, because editors rename a new file over the old one.
         """
         folders = tuple(path for path in self._paths if _is_folder(path))
         parents = tuple(dict.fromkeys(path.parent for path in self._paths if not _is_folder(path)))
@@ -527,7 +527,7 @@ class FileSource:
 
 
 def _log_problems(problems: Sequence[Problem]) -> None:
-    """Log each problem that a user has to correct, the worst first, up to a number of them."""
+    """Log each problem that a user has to correct, the worst first, up to a limit."""
     causes = sorted(
         [problem for problem in problems if not problem.because],
         key=lambda problem: ("error", "warning", "notice").index(problem.severity),

@@ -36,20 +36,20 @@ Item = TypeVar("Item")
 
 
 class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes and waiting times of requests."""
+    """Request sizes and waiting times."""
 
     connections: int = 32
     page_rows: int = 500
     first_page_rows: int = 500
-    """Rows of the first page. Where objects may be large, a small number avoids reading a page that is too long."""
+    """Rows in the first page. Where objects may be large, a small number avoids reading a page that is too long."""
     page_bytes: int = 64 * 1024 * 1024
-    """A page that is longer is requested again with half as many rows. After a page of less than a quarter, the next
-    one has twice as many."""
+    """A page that is longer is requested again with half as many rows. After a page below a quarter, the next one has
+    twice as many."""
     line_bytes: int = 16 * 1024 * 1024
-    """Longest line of a watch. An object has at most 1.5 MiB in etcd; its JSON is longer."""
+    """Longest line in a watch. An object has at most 1.5 MiB in etcd; its JSON is longer."""
     connect_seconds: float = 5.0
     request_seconds: float = 30.0
-    """From the start of a request to the last byte of its response; a watch takes longer."""
+    """From a request's start to its response's last byte; a watch takes longer."""
     stall_seconds: float = 70.0
     """A watch that sends nothing for this long has failed: bookmarks come every minute."""
     watch_seconds: int = 300
@@ -68,7 +68,7 @@ class ApiError(model.UsherError):
         super().__init__(f"{request}: {status} {reason}" + (f" ({message})" if message else ""))
         self.status = status
         self.reason = reason
-        """The server's word, such as `Conflict` or `Forbidden`, or the type of error where it did not answer."""
+        """The server's word, such as `Conflict` or `Forbidden`, or the error type where it did not answer."""
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -80,15 +80,15 @@ class UnreadableAnswerError(ApiError):
 
 
 class ListPage(msgspec.Struct, Generic[Item], frozen=True):
-    """Some objects of a list."""
+    """Some objects in a list."""
 
     items: list[Item]
     resource_version: str
-    """Version of the whole list; a watch can continue from the one of the last page."""
+    """The whole list's version; a watch can continue from the last page's version."""
 
 
 class WatchEvent(msgspec.Struct, Generic[Item], frozen=True):
-    """One event of a watch; of a bookmark, `item` holds only the version."""
+    """One watch event; in a bookmark, `item` holds only the version."""
 
     type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
     item: Item
@@ -155,7 +155,7 @@ class _ResponseTooLongError(Exception):
 
 
 class Client:
-    """A client of one API server. Use it inside `async with`."""
+    """A client for one API server. Use it inside `async with`."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class Client:
         count_request: Callable[[str, int], None] = lambda _, __: None,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`count_request` is called with verb and status of each response; status 0: there was none.
+        """`count_request` is called with each response's verb and status; status 0: there was none.
 
         `may_write` is called before each write that only a leader may send; if it returns False, nothing is sent.
         """
@@ -215,9 +215,9 @@ class Client:
         is_metadata_only: bool = False,
         attempts: int = _ATTEMPTS,
     ) -> AsyncGenerator[ListPage[Item], None]:
-        """All objects of a collection, page by page. A list that ends without an error is complete.
+        """All objects in a collection, page by page. A list that ends without an error is complete.
 
-        The items of a page are removed from it before the next page is requested.
+        A page's items are removed from it before the next page is requested.
 
         Raises:
             ApiError: possibly after some pages. Then objects that were not listed may still exist.
@@ -253,7 +253,7 @@ class Client:
             query["continue"] = token
 
     async def collection_version(self, path: str, *, selector: str = "", field_selector: str = "") -> str:
-        """The present resourceVersion of a collection, from a list of one object.
+        """A collection's present resourceVersion, from a list with one object.
 
         Raises:
             ApiError: the server did not answer, or refused.
@@ -298,7 +298,7 @@ class Client:
             raise UnreadableAnswerError(str(request), str(error)) from None
 
     async def apply(self, path: str, body: JsonObject, *, is_status: bool = False) -> JsonObject:
-        """Server-side apply of an object. This client owns the fields; equal content changes nothing."""
+        """Apply an object on the server. This client owns the fields; equal content changes nothing."""
         verb, path = ("apply_status", f"{path}/status") if is_status else ("apply", path)
         query = {"fieldManager": self._field_manager, "force": "true"}
         return await self._request_object(
@@ -306,7 +306,7 @@ class Client:
         )
 
     async def merge_status(self, path: str, body: JsonObject) -> JsonObject:
-        """Merge a body into the status of the version that it names; status 409 if there is a newer one."""
+        """Merge a body into the status if the version is the one that it names; status 409 if there is a newer one."""
         query = {"fieldManager": self._field_manager}
         return await self._request_object(
             _Request("merge_status", "PATCH", f"{path}/status", query, body, is_fenced=True, content_type=_MERGE)
@@ -326,12 +326,12 @@ class Client:
         return await self._request_object(_Request("create", "POST", path, query, body, attempts, is_fenced))
 
     async def replace(self, path: str, body: JsonObject, *, attempts: int = _ATTEMPTS) -> JsonObject:
-        """Replace the version of an object that the body names; status 409 if there is a newer one."""
+        """Replace the object version that the body names; status 409 if there is a newer one."""
         query = {"fieldManager": self._field_manager}
         return await self._request_object(_Request("replace", "PUT", path, query, body, attempts))
 
     async def delete(self, path: str, uid: str) -> None:
-        """Delete the object with this uid. If it is gone, or replaced by another of the same name, do nothing."""
+        """Delete the object with this uid. If it is gone, or another with the same name replaced it, do nothing."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
         try:
             await self._request_object(_Request("delete", "DELETE", path, {}, body, is_fenced=True))
@@ -340,7 +340,7 @@ class Client:
                 raise
 
     async def _request_object(self, request: _Request) -> JsonObject:
-        """Decode the response of a request as one object."""
+        """Decode a request's response as one object."""
         try:
             return _decode(await self._request_with_retries(request))
         except _ResponseTooLongError:
@@ -371,7 +371,7 @@ class Client:
         raise AssertionError("unreachable")
 
     async def _request_once(self, request: _Request, connection: ApiConnection) -> bytes:
-        """Return the body of a successful response; raise ApiError for any other status."""
+        """Return a successful response's body; raise ApiError for any other status."""
         limits = self._limits
         timeout = aiohttp.ClientTimeout(total=limits.request_seconds, sock_connect=limits.connect_seconds)
         async with self._start_request(request, connection, timeout) as response:
@@ -412,7 +412,7 @@ class Client:
         self._check_fence(context.trace_request_ctx)
 
     def _start_request(self, request: _Request, connection: ApiConnection, timeout: aiohttp.ClientTimeout) -> Any:
-        """Return the context manager of a response: the request with its credentials and this connection's TLS."""
+        """Return a response's context manager: the request with its credentials and this connection's TLS."""
         assert self._session is not None
         headers = {
             "Accept": request.accept,
@@ -434,7 +434,7 @@ class Client:
         )
 
     def _ssl_context(self, connection: ApiConnection) -> ssl.SSLContext | None:
-        """The context of this connection, kept until its certificates change, so that sockets are reused."""
+        """This connection's context, kept until its certificates change, so that sockets are reused."""
         identity = msgspec.structs.replace(connection, authorization="")
         if self._tls is None or self._tls[0] != identity:
             self._tls = identity, connection.ssl_context()
@@ -451,7 +451,7 @@ def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
 
 
 class LineSplitter:
-    """Cuts a stream into lines; aiohttp's own iterator limits the length of a line."""
+    """Cuts a stream into lines; aiohttp's own iterator limits a line's length."""
 
     def __init__(self, max_line_bytes: int) -> None:
         self._max_line_bytes = max_line_bytes
@@ -478,7 +478,7 @@ class LineSplitter:
 
 
 def _event(line: bytes, decode: Callable[[msgspec.Raw], Item]) -> WatchEvent[Item]:
-    """One line of a watch.
+    """One watch line.
 
     Raises:
         ApiError: the server ends the watch.

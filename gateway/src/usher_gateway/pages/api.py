@@ -1,4 +1,4 @@
-"""The API of the gateway, as pages ask it."""
+"""The gateway's API, as pages call it."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -24,10 +24,10 @@ class ApiProblemError(Exception):
 
 
 def find_row(rows: Sequence[Row], kind: str, request: web.Request) -> Row:
-    """Return the row with the names of a request's path.
+    """Return the row that the names in a request's path select.
 
     Raises:
-        ApiProblemError: there is none. ``kind``: of what, for a person.
+        ApiProblemError: there is none. ``kind``: the row's kind, for a person.
     """
     namespace, name = request.match_info["namespace"], request.match_info["name"]
     for row in rows:
@@ -37,10 +37,10 @@ def find_row(rows: Sequence[Row], kind: str, request: web.Request) -> Row:
 
 
 async def all_of(*questions: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Return the answers of questions that are asked at once.
+    """Return the answers to questions that are asked at once.
 
     Raises:
-        ApiProblemError: of the first that failed; the others are cancelled.
+        ApiProblemError: from the first that failed; the others are cancelled.
     """
     try:
         async with asyncio.TaskGroup() as group:
@@ -53,19 +53,19 @@ async def all_of(*questions: Coroutine[Any, Any, Any]) -> list[Any]:
 
 
 class Api:
-    """Asks the API with the token of one session.
+    """Asks the API with one session's token.
 
     Args:
         client: sends the requests.
-        base_url: of the admin port.
-        token: returns that of the session; one of a minute is made for each request.
+        base_url: the admin port's URL.
+        token: returns the session's token; each request gets one that lasts a minute.
     """
 
     def __init__(self, client: aiohttp.ClientSession, base_url: str, token: Callable[[], str]) -> None:
         self._client, self._base_url, self._token = client, base_url, token
 
     async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
-        """Return the answer of a GET request.
+        """Return the answer to a GET request.
 
         Raises:
             ApiProblemError: the API answered with a problem.
@@ -73,11 +73,11 @@ class Api:
         return msgspec.json.decode(await self.get_bytes(path, parameters))
 
     async def get_bytes(self, path: str, parameters: Mapping[str, str] | None = None) -> bytes:
-        """Return the answer of a GET request as it is. Raises the same."""
+        """Return the answer to a GET request as it is. Raises the same."""
         return await self._ask("GET", path, params=parameters or {})
 
     async def post(self, path: str, body: Mapping[str, object]) -> Any:
-        """Return the answer of a POST request. Raises the same."""
+        """Return the answer to a POST request. Raises the same."""
         return msgspec.json.decode(await self._ask("POST", path, json=body))
 
     async def _ask(self, method: str, path: str, **content: Any) -> bytes:

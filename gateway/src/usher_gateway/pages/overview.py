@@ -1,4 +1,4 @@
-"""The overview: totals of today, a chart of the last day, and the tenants that need a person first."""
+"""The overview: today's totals, a chart for the last day, and the tenants that need a person first."""
 
 import datetime
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from usher_gateway.pages.charts import Bar, bar_chart
 _SHOWN = 50  # Tenants on one page
 _WEEKS = 4  # Weeks before this one whose same weekday is compared with today
 
-# Count of `GET /api/usage` -> words.
+# Count in `GET /api/usage` -> words.
 _KINDS = {
     "visits": "visits",
     "delivered": "delivered",
@@ -23,7 +23,7 @@ _KINDS = {
 
 
 async def show(api: Api, request: web.Request) -> Values:
-    """Return the values. Query: ``q`` (a part of a name), ``all`` (also tenants without need), ``page``."""
+    """Return the values. Query: ``q`` (part of a name), ``all`` (also tenants without need), ``page``."""
     zone, page = requests.viewer_zone(request), requests.page_number(request)
     text, shows_all = request.query.get("q", "")[:100], "all" in request.query
     selection = {
@@ -74,7 +74,7 @@ async def show(api: Api, request: web.Request) -> Values:
 
 
 def _listed(counted_as: str, midnight: datetime.datetime) -> str:
-    """Return the path of the list of one kind of arrivals since midnight of the viewer's zone."""
+    """Return the path to the list with one kind of arrivals since midnight in the viewer's zone."""
     return requests.link("/ui/visits", {"countedAs": counted_as}, since=f"{midnight:%Y-%m-%dT%H:%M}")
 
 
@@ -88,20 +88,20 @@ async def _totals(api: Api, since: datetime.datetime, until: datetime.datetime) 
 def _day_of(
     now: datetime.datetime, zone: datetime.tzinfo, days_ago: int
 ) -> tuple[datetime.datetime, datetime.datetime]:
-    """Return midnight and this time of the day, some days ago; a second more, for a quarter of an hour that begins."""
+    """Return midnight and the present time of day, some days ago; one second later, so that a starting slot counts."""
     then = now.astimezone(zone) - datetime.timedelta(days=days_ago)
     midnight = then.replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight, then + datetime.timedelta(seconds=1)
 
 
 def _usual(weeks: Sequence[Sequence[Row]]) -> dict[str, int] | None:
-    """Return the mean counts of those weeks that had visits; None if none had."""
+    """Return the mean counts over the weeks that had visits; None if none had."""
     counted = [sums for rows in weeks if (sums := periods.sums(rows, _KINDS))["visits"]]
     return {name: round(sum(sums[name] for sums in counted) / len(counted)) for name in _KINDS} if counted else None
 
 
 def _chart(rows: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> str:
-    """Return visits a minute in each quarter of an hour of the last day."""
+    """Return visits a minute for each 15 minutes in the last day."""
     visits = {datetime.datetime.fromisoformat(row["period"]): row["visits"] for row in rows}
     quarter = datetime.timedelta(minutes=15)
     last = now.replace(minute=now.minute // 15 * 15, second=0, microsecond=0)

@@ -1,4 +1,4 @@
-"""Counts of the last hour, today and yesterday, side by side. Pure; it takes rows of ``GET /api/usage``."""
+"""Counts for the last hour, today and yesterday, side by side. Pure; it takes ``GET /api/usage`` rows."""
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +9,9 @@ Periods = Mapping[str, Sequence[Row]]  # Heading of a period -> its rows
 
 
 def last_hour(slots: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> tuple[str, list[Row]]:
-    """Return the heading and the rows of the last four ended quarters of an hour and the running one.
+    """Return the heading and the rows for the last four ended slots (15 minutes each) and the running one.
 
-    ``slots``: rows by slot. ``zone``: of the heading.
+    ``slots``: rows by slot. ``zone``: the heading's.
     """
     since = now.replace(minute=now.minute // 15 * 15, second=0, microsecond=0) - datetime.timedelta(hours=1)
     rows = [row for row in slots if datetime.datetime.fromisoformat(row["period"]) >= since]
@@ -19,11 +19,11 @@ def last_hour(slots: Sequence[Row], now: datetime.datetime, zone: datetime.tzinf
 
 
 def recent(days: Sequence[Row], slots: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> Periods:
-    """Return the periods of a tenant.
+    """Return a tenant's periods.
 
     Args:
-        days: rows by day of the tenant's zone, of the last 30 days.
-        slots: rows by slot, of the last hours.
+        days: rows by day in the tenant's zone, for the last 30 days.
+        slots: rows by slot, for the last hours.
         now: with a time zone.
         zone: the tenant's.
     """
@@ -41,7 +41,7 @@ def recent(days: Sequence[Row], slots: Sequence[Row], now: datetime.datetime, zo
 def delivered_to(answer: Row, destination: str) -> list[str]:
     """Return how many deliveries a destination got in the last hour and in 24 h; ``+``: or more.
 
-    ``answer``: of ``GET /api/deliveries/delivered``.
+    ``answer``: from ``GET /api/deliveries/delivered``.
     """
     counts_by_name = {row["destination"]: (row["lastHour"], row["delivered"]) for row in answer["rows"]}
     hour, day = counts_by_name.get(destination, (0, 0))
@@ -50,18 +50,18 @@ def delivered_to(answer: Row, destination: str) -> list[str]:
 
 
 def sums(rows: Sequence[Row], names: Iterable[str]) -> dict[str, int]:
-    """Return the sum of each count over rows."""
+    """Return each count's sum over rows."""
     return {name: sum(row[name] for row in rows) for name in names}
 
 
 def counts(kinds: Mapping[str, str], periods: Periods) -> list[tuple[str, list[int]]]:
-    """Return the words of each kind with its count in each period.
+    """Return each kind's words with its count in each period.
 
     Kinds that no period counts are left out; the first is always there.
 
     Args:
         kinds: name in a row -> words.
-        periods: of the table.
+        periods: the table's periods.
     """
     table = [(words, [sum(row[name] for row in rows) for rows in periods.values()]) for name, words in kinds.items()]
     return [table[0], *[line for line in table[1:] if any(line[1])]]

@@ -1,6 +1,6 @@
 """Find a person; from there export, suppress and erase the person.
 
-The value of a person comes in the body of a form. It is in no address, link or answer: the forms that follow a search
+A person's value comes in a form's body. It is in no address, link or answer: the forms that follow a search
 carry it in a hidden field that only this session can read, and for ten minutes.
 """
 
@@ -30,18 +30,18 @@ class Question(msgspec.Struct, frozen=True):
 
     value: str
     field: str | None
-    """A kind of `person_words.FIELDS`; None: the API guesses it."""
+    """A kind in `person_words.FIELDS`; None: the API guesses it."""
     tenant: str | None
     """``namespace/name``, or a name; None: all tenants."""
 
 
 async def show_form(_: Api, __: web.Request) -> Values:
-    """Return the values of the form of a search."""
+    """Return the search form's values."""
     return {"title": "Find a person or a visit", "kinds": person_words.FIELDS}
 
 
 async def find(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
-    """Show the visits of a person, or go to the visit with an id."""
+    """Show a person's visits, or go to the visit with an id."""
     if "person" in form:
         return await _person_page(api, request, _person(request, form), form.get("cursor"))
     value, kind = form.get("value", "").strip(), form.get("kind", "")
@@ -54,7 +54,7 @@ async def find(api: Api, request: web.Request, form: Form) -> str | tuple[str, V
 
 
 async def _visit_with_id(api: Api, identifier: str) -> str:
-    """Return the id of the visit that has an id, or whose delivery has it."""
+    """Return the visit id for an id that a visit or its delivery has."""
     if rows := (await api.get("/api/visits", {"id": identifier, "limit": "1"}))["rows"]:
         return str(rows[0]["id"])
     if rows := (await api.get("/api/deliveries", {"id": identifier, "limit": "1"}))["rows"]:
@@ -65,7 +65,7 @@ async def _visit_with_id(api: Api, identifier: str) -> str:
 async def _person_page(
     api: Api, request: web.Request, question: Question, cursor: str | None = None, notice: str = ""
 ) -> tuple[str, Values]:
-    """Return the page with the visits of a person."""
+    """Return the page with a person's visits."""
     answer = await api.post(
         "/api/persons/find", msgspec.to_builtins(question) | {"limit": _SHOWN, "cursor": cursor or None}
     )
@@ -96,7 +96,7 @@ def _seal(request: web.Request, question: Question) -> str:
 
 
 def _person(request: web.Request, form: Form) -> Question:
-    """Return the person of a form that follows a search."""
+    """Return the person from a form that follows a search."""
     content = request[FIELD_SEAL].open(form.get("person", ""))
     if content is None:
         raise ApiProblemError(400, "the search is over ten minutes old, or of another session", "search again")
@@ -123,7 +123,7 @@ async def erase(api: Api, request: web.Request, form: Form) -> str | tuple[str, 
 
 
 async def export(api: Api, request: web.Request, form: Form) -> Download:
-    """Answer with all that is stored of a person, as `usher person export` writes it."""
+    """Answer with all that is stored about a person, as `usher person export` writes it."""
     question = _person(request, form)
     rows: list[listings.Row] = []
     cursor: str | None = None
@@ -143,12 +143,12 @@ async def export(api: Api, request: web.Request, form: Form) -> Download:
 
 
 def _change(question: Question, form: Form) -> dict[str, Any]:
-    """Return the body of a request that changes something about a person, or exports."""
+    """Return the body for a request that changes something about a person, or exports."""
     return {**msgspec.to_builtins(question), "reference": form.get("reference", "").strip()}
 
 
 async def _preview(api: Api, request: web.Request, question: Question, form: Form, action: str) -> Values:
-    """Return the values of the page that asks before a change."""
+    """Return the values for the page that asks before a change."""
     report = await api.post("/api/persons/erase", msgspec.to_builtins(question) | {"dryRun": True})
     return {
         "title": f"{action.capitalize()} this person",
@@ -165,5 +165,5 @@ async def _preview(api: Api, request: web.Request, question: Question, form: For
 
 
 async def list_suppressions(api: Api, _: web.Request) -> Values:
-    """Return the values of the list of tenants with suppressed persons."""
+    """Return the values for the list of tenants with suppressed persons."""
     return {"title": "Suppressed persons", "rows": (await api.get("/api/persons/suppressions"))["rows"]}

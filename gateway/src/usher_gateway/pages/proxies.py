@@ -1,7 +1,7 @@
 """People who come through a reverse proxy that has logged them in, such as oauth2-proxy.
 
 The proxy names the user and the user's groups in headers, which count only if it is at a trusted address. Groups have
-roles, and a role has scopes. Nothing is kept of a user: each request proves itself.
+roles, and a role has scopes. The gateway keeps nothing about a user: each request proves itself.
 """
 
 import enum
@@ -20,7 +20,7 @@ _LONGEST_NAME = 200
 
 
 class Role(enum.StrEnum):
-    """The rights of a group of people."""
+    """A group's rights."""
 
     Look = "look"
     Operate = "operate"
@@ -40,10 +40,10 @@ class Proxies:
     """Finds who comes through a trusted proxy.
 
     Args:
-        seals: of this install.
-        networks: CIDRs of trusted proxies; without any, no header counts.
-        user_header: has the name of the user.
-        groups_header: has the names of the user's groups, with commas between them.
+        seals: this install's seals.
+        networks: CIDRs with trusted proxies; without any, no header counts.
+        user_header: has the user's name.
+        groups_header: has the user's group names, with commas between them.
         roles: ``GROUP=ROLE`` each.
 
     Raises:
@@ -67,27 +67,27 @@ class Proxies:
             self._roles.setdefault(group, set()).add(role)
 
     def user(self, request: web.Request) -> str | None:
-        """Return the name of the user that a trusted proxy has logged in; None if there is none."""
+        """Return the user that a trusted proxy has logged in; None if there is none."""
         if not self._is_trusted(request):
             return None
         names = request.headers.getall(self._user_header, [])
-        # A second header would be one of the browser, which the proxy has not removed.
+        # A second header would come from the browser, and the proxy has not removed it.
         if len(names) != 1 or not names[0].isprintable() or not 0 < len(names[0].strip()) <= _LONGEST_NAME:
             return None
         return names[0].strip()
 
     def token_of(self, request: web.Request, user: str) -> Callable[[], str]:
-        """Return what makes tokens of a minute for the API, with the rights of a user.
+        """Return a source of API tokens that last a minute, with a user's rights.
 
         Raises:
-            ApiProblemError: no group of the user has a role.
+            ApiProblemError: no user group has a role.
         """
         values = request.headers.getall(self._groups_header, [])
         caller = self.caller_of(user, values[0] if len(values) == 1 else "")
         return lambda: seal_caller(self._seals, caller)
 
     def caller_of(self, user: str, groups_text: str) -> Caller:
-        """Return a user with the rights of groups, which have commas between them. Raises the same."""
+        """Return a user with the rights that comma-separated groups have. Raises the same."""
         groups = {group.strip() for group in groups_text.split(",")}
         roles = set().union(*[self._roles.get(group, set()) for group in groups])
         if not roles:
@@ -97,7 +97,7 @@ class Proxies:
         return Caller(f"user {user}", frozenset[Scope]().union(*[_SCOPES[role] for role in roles]))
 
     def csrf_token(self, user: str) -> str:
-        """Return what each form of a user contains, so that no other site can send one."""
+        """Return what each form for a user contains, so that no other site can send one."""
         return self._seals.digest(_CSRF, user)
 
     def is_secure(self, request: web.Request) -> bool:

@@ -1,4 +1,4 @@
-"""The routes of the pages, and who may see one: a browser with a session, or a user whom a trusted proxy names."""
+"""The page routes, and who may see one: a browser with a session, or a user whom a trusted proxy names."""
 
 import datetime
 import hmac
@@ -37,10 +37,10 @@ from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
 Page = Callable[[Api, web.Request], Awaitable[Values | Download]]  # Returns the values of a page's template, or a file
 
 # Does what a form asks for. Returns the path of the page to show next, a template with its values, or a file. The value
-# `status` is that of the answer, if it is not 200.
+# `status` is the answer's, if it is not 200.
 Action = Callable[[Api, web.Request, Form], Awaitable[str | tuple[str, Values] | Download]]
 
-# Path -> template and page; the template of a file is `""`.
+# Path -> template and page; a file's template is `""`.
 PAGES: dict[str, tuple[str, Page]] = {
     "/ui/": ("overview.html", overview.show),
     "/ui/tenants/{namespace}/{name}": ("tenant.html", tenant.show),
@@ -86,7 +86,7 @@ _WHOAMI = "/api/whoami"
 
 
 class _ForeignFormError(ApiProblemError):
-    """A form does not come from a page of this session."""
+    """A form does not come from this session's pages."""
 
     def __init__(self) -> None:
         super().__init__(403, "the form is not of a page of this session", "load the page again")
@@ -96,10 +96,10 @@ class PageServer:
     """Serves the pages. Use it inside ``async with``.
 
     Args:
-        sessions: of browsers.
+        sessions: browser sessions.
         proxies: which people come through.
-        customers: the pages of links.
-        base_url: returns the address of this gateway's admin port.
+        customers: the pages behind links.
+        base_url: returns this gateway's admin port address.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class PageServer:
             await self._client.close()
 
     def routes(self) -> tuple[AdminRoute[Handler], ...]:
-        """Return the routes of the pages, which check the session themselves."""
+        """Return the page routes, which check the session themselves."""
         return (
             AdminRoute("POST", "/api/pages/tickets", Scope.StatusRead, self._sessions.create_ticket, is_confined=True),
             AdminRoute("GET", "/", None, self._redirect_to_overview),
@@ -140,7 +140,7 @@ class PageServer:
         return Api(self._client, self._base_url(), token)
 
     def _page_handler(self, template: str, page: Page) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """Return the handler of a page."""
+        """Return a page's handler."""
 
         async def show(request: web.Request, api: Api) -> web.StreamResponse:
             shown = await page(api, request)
@@ -151,7 +151,7 @@ class PageServer:
         return self._in_session(show)
 
     def _form_handler(self, action: Action) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """Return the handler of a form."""
+        """Return a form's handler."""
 
         async def do(request: web.Request, api: Api) -> web.StreamResponse:
             form = await self._form(request)
@@ -169,7 +169,7 @@ class PageServer:
     def _in_session(
         self, handler: Callable[[web.Request, Api], Awaitable[web.StreamResponse]]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """Return a handler that gives another one the API, with the rights of the user or of the session."""
+        """Return a handler that gives another one the API, with the user's or the session's rights."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             user, token = self._proxies.user(request), self._sessions.token(request)
@@ -188,7 +188,7 @@ class PageServer:
     def _respond(
         self, request: web.Request, template: str, values: Values, caller: Values | None = None, status: int = 200
     ) -> web.Response:
-        """Return a page. ``caller``: the answer of ``GET /api/whoami``; None: every link of the menu is shown."""
+        """Return a page. ``caller``: ``GET /api/whoami``'s answer; None: the menu shows every link."""
         scopes = caller["scopes"] if caller else None
         zone = viewer_zone(request)
         common = {
@@ -204,7 +204,7 @@ class PageServer:
         return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)
 
     def _csrf_token(self, request: web.Request) -> str:
-        """Return what each form of the session or user contains; empty if there is neither, and no form is accepted."""
+        """Return what each form contains for a session or user; empty if there is neither, and no form is accepted."""
         user = self._proxies.user(request)
         if user is not None:
             return self._proxies.csrf_token(user)
@@ -241,7 +241,7 @@ class PageServer:
         return answer or self._fail(request, ApiProblemError(404, "there is no such file", ""))
 
     async def _set_zone(self, request: web.Request) -> web.StreamResponse:
-        """Let the pages of this browser show times of another zone."""
+        """Let this browser's pages show times in another zone."""
         try:
             name = (await self._form(request)).get("zone", "").strip()
         except ApiProblemError as error:
@@ -255,7 +255,7 @@ class PageServer:
         return response
 
     async def _leave(self, request: web.Request) -> web.StreamResponse:
-        """End the session of this browser."""
+        """End this browser's session."""
         try:
             await self._form(request)
         except ApiProblemError as error:
@@ -263,7 +263,7 @@ class PageServer:
         return self._refuse(request)
 
     async def _form(self, request: web.Request) -> Form:
-        """Return the fields of a form."""
+        """Return a form's fields."""
         form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
         csrf_token = self._csrf_token(request)
         if not csrf_token or not hmac.compare_digest(form.get("csrf", "").encode(), csrf_token.encode()):
@@ -272,7 +272,7 @@ class PageServer:
 
 
 def _form_path(request: web.Request) -> str:
-    """Return the path of the page that a request came from, as its own path tells: the overview if it does not."""
+    """Return the page path that a request came from, as its own path tells: the overview if it does not."""
     resource, path = request.match_info.route.resource, request.rel_url.raw_path
     pattern = resource.canonical if resource else ""
     if request.method == "GET" and not request.query_string:

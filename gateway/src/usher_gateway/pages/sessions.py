@@ -1,6 +1,6 @@
-"""Sessions of browsers: a cookie that contains the sealed token of its user, so no gateway has to remember it.
+"""Browser sessions: a cookie that contains its user's sealed token, so no gateway has to remember it.
 
-`usher open` exchanges a token for a ticket, which is a part of an address. The first request with it gets the cookie;
+`usher open` exchanges a token for a ticket, which is part of an address. The first request with it gets the cookie;
 a ticket works for a minute, once at each gateway. A revoked token ends its sessions, because each page asks the API
 with it.
 """
@@ -26,7 +26,7 @@ class Sessions:
     """Makes tickets and sessions, and reads them.
 
     Args:
-        seals: of this install.
+        seals: this install's seals.
         now: returns monotonic seconds.
     """
 
@@ -42,7 +42,7 @@ class Sessions:
         return api.json_response({"path": f"/ui/enter/{ticket}", "seconds": int(_TICKET_SECONDS)}, 201)
 
     def enter(self, ticket: str) -> str | None:
-        """Return the value of a cookie for a ticket; None if it is not valid, or was used."""
+        """Return a cookie's value for a ticket; None if it is not valid, or was used."""
         content = self._seals.open(_TICKET, ticket)
         if content is None:
             return None
@@ -54,15 +54,15 @@ class Sessions:
         return self._seals.seal(_SESSION, token, _SESSION_SECONDS)
 
     def token(self, request: web.Request) -> str | None:
-        """Return the token of a request's session; None if it has none."""
+        """Return a request's session token; None if it has none."""
         return self._seals.open(_SESSION, request.cookies.get(COOKIE, ""))
 
     def csrf_token(self, request: web.Request) -> str:
-        """Return what each form of a session contains, so that no other site can send one."""
+        """Return what each form in a session contains, so that no other site can send one."""
         return self._seals.digest(_CSRF, request.cookies.get(COOKIE, ""))
 
     def field_seal(self, csrf_token: str) -> "FieldSeal":
-        """Return the seal of hidden fields in the forms of a session, which its CSRF token identifies."""
+        """Return the seal for hidden fields in a session's forms; its CSRF token identifies the session."""
         return FieldSeal(self._seals, f"{_FORM} {csrf_token}")
 
     def set_cookie(self, response: web.StreamResponse, cookie: str, *, is_secure: bool) -> None:
@@ -71,10 +71,10 @@ class Sessions:
 
 
 class FieldSeal:
-    """Seals hidden fields of a form: only the same session can read them, and for ten minutes.
+    """Seals a form's hidden fields: only the same session can read them, and for ten minutes.
 
     Args:
-        seals: of this install.
+        seals: this install's seals.
         purpose: names the session.
     """
 
@@ -82,11 +82,11 @@ class FieldSeal:
         self._seals, self._purpose = seals, purpose
 
     def seal(self, content: str) -> str:
-        """Return the value of a hidden field."""
+        """Return a hidden field's value."""
         return self._seals.seal(self._purpose, content, _FORM_SECONDS)
 
     def open(self, sealed: str) -> str | None:
-        """Return the content of a hidden field; None if it is not of this session, or too old."""
+        """Return a hidden field's content; None if it is from another session, or too old."""
         return self._seals.open(self._purpose, sealed)
 
 

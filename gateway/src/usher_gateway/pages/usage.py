@@ -1,4 +1,4 @@
-"""Usage: the books of one month by day and by tenant, compared with the month before, and as CSV."""
+"""Usage: one month's books by day and by tenant, compared with the month before, and as CSV."""
 
 import datetime
 import itertools
@@ -18,10 +18,10 @@ from usher_gateway.pages.requests import Download
 
 _SHOWN = 50  # Tenants on one page
 
-# Months of one tenant. Of all together there are two, because reading the meters of all for a year takes too long.
+# Months for one tenant. For all tenants there are two, because reading all meters for a year takes too long.
 _MONTHS = 12
 
-# Count of `GET /api/usage` -> words.
+# Count in `GET /api/usage` -> words.
 _COUNTS = {
     "visits": "visits",
     "repeats": "repeats",
@@ -36,7 +36,7 @@ _CSV = {"day", "month", "tenant"}
 
 
 class Month(NamedTuple):
-    """A month of a calendar."""
+    """A calendar month."""
 
     year: int
     number: int
@@ -51,7 +51,7 @@ class Month(NamedTuple):
         return f"{self.year:04}-{self.number:02}"
 
     def begin(self, zone: datetime.tzinfo) -> datetime.datetime:
-        """Return the first instant of the month in a time zone."""
+        """Return the month's first instant in a time zone."""
         return datetime.datetime(self.year, self.number, 1, tzinfo=zone)
 
 
@@ -68,14 +68,14 @@ def parse_month(text: str) -> Month:
 
 
 def change(now: int, then: int) -> str:
-    """Return the change of a count in percent: ``+12 %``, ``new`` after none, and ``-`` between none and none."""
+    """Return a count's change in percent: ``+12 %``, ``new`` after none, and ``-`` between none and none."""
     if not then:
         return "new" if now else "-"
     return f"{round(100 * (now - then) / then):+d} %"
 
 
 async def show(api: Api, request: web.Request) -> Values:
-    """Return the values. Query: ``tenant``, ``month`` (default: this one), ``page`` of the tenants, ``zone=viewer``."""
+    """Return the values. Query: ``tenant``, ``month`` (default: this one), ``page`` in the tenants, ``zone=viewer``."""
     chosen = requests.texts(request, "tenant", "month", "zone")
     of_tenant = {"tenant": chosen["tenant"]} if "tenant" in chosen else {}
     zone = await _zone(api, request, chosen)
@@ -146,7 +146,7 @@ async def show(api: Api, request: web.Request) -> Values:
 
 
 async def download(api: Api, request: web.Request) -> Download:
-    """Return the books of a month, or with ``by=month`` of the year that ends with it, as `usher usage -o csv` does."""
+    """Return a month's books, or with ``by=month`` a whole year's that ends with it, as `usher usage -o csv` does."""
     chosen = requests.texts(request, "tenant", "zone", "by", "month")
     month, by = parse_month(chosen.pop("month", "")), chosen.get("by", "day")
     first = month.plus(1 - _MONTHS) if by == "month" else month
@@ -159,7 +159,7 @@ async def download(api: Api, request: web.Request) -> Download:
 
 
 async def _zone(api: Api, request: web.Request, chosen: Mapping[str, str]) -> datetime.tzinfo:
-    """Return the time zone of the selected tenant; that of the viewer if none is selected, or on request."""
+    """Return the selected tenant's time zone; the viewer's if no tenant is selected, or on request."""
     if "tenant" not in chosen:
         return requests.viewer_zone(request)
     of_tenant = await requests.tenant_zone(api, chosen["tenant"])
@@ -175,7 +175,7 @@ async def _by_tenant(api: Api, period: Mapping[str, str], of_tenant: Mapping[str
 
 
 def _same_time_before(month: Month, now: datetime.datetime, zone: datetime.tzinfo) -> str:
-    """Return the end of the part of the month before that is compared with a month: as much of it as has passed."""
+    """Return when the part of the previous month ends that is compared: as much time as this month has had."""
     earlier, end = month.plus(-1).begin(zone), month.begin(zone)
     passed = now - end
     if passed < datetime.timedelta() or now >= month.plus(1).begin(zone):
@@ -185,7 +185,7 @@ def _same_time_before(month: Month, now: datetime.datetime, zone: datetime.tzinf
 
 
 def _filled(rows: Sequence[Row], month: Month, now: datetime.datetime, zone: datetime.tzinfo) -> list[Row]:
-    """Return a row for each day of a month until today."""
+    """Return a row for each day in a month until today."""
     by_day = {row["period"]: row for row in rows}
     day, end = month.begin(zone).date(), min(month.plus(1).begin(zone).date(), now.date() + datetime.timedelta(days=1))
     days = [(day + datetime.timedelta(days=number)).isoformat() for number in range(max(0, (end - day).days))]
@@ -193,13 +193,13 @@ def _filled(rows: Sequence[Row], month: Month, now: datetime.datetime, zone: dat
 
 
 def _months(rows: Sequence[Row], first: Month, last: Month, last_change: str) -> list[tuple[Row, str]]:
-    """Return months with the change of visits, the newest first, from the first one that something was counted in.
+    """Return months with the change in visits, the newest first, from the first month with a count.
 
     Args:
-        rows: those that something was counted in.
+        rows: the months with a count.
         first: the oldest month.
         last: the newest month.
-        last_change: that of the newest month, which may not be over.
+        last_change: the newest month's, which may not be over.
     """
     by_month = {row["period"]: row for row in rows}
     count = (last.year - first.year) * 12 + last.number - first.number + 1
@@ -213,13 +213,13 @@ def _months(rows: Sequence[Row], first: Month, last: Month, last_change: str) ->
 
 
 def _cells(name: str, row: Row, *changes: str) -> list[str | int]:
-    """Return the cells of a line of the books: its name, visits with their change, and the other counts."""
+    """Return the cells for a line in the books: its name, visits with their change, and the other counts."""
     visits, *others = [row[count] for count in _COUNTS]
     return [name, visits, *changes, *others]
 
 
 def _tenant_link(row: Row, month: Month) -> str:
-    """Return the name of a tenant, which leads to its books."""
+    """Return a tenant's name, which leads to its books."""
     name = f"{row['namespace']}/{row['tenant']}"
     path = requests.link("/ui/usage", {"tenant": name, "month": str(month)})
     return Markup('<a href="{}">{}</a>').format(path, name)

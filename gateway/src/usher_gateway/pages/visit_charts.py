@@ -1,4 +1,4 @@
-"""Charts of the visits of a tenant, by hour and day of its time zone. Pure; it takes rows of ``GET /api/usage``."""
+"""Charts for a tenant's visits, by hour and day in its time zone. Pure; it takes ``GET /api/usage`` rows."""
 
 import datetime
 from collections import Counter
@@ -13,7 +13,7 @@ _HOURS, _DAYS = 24, 30
 
 
 def hours(now: datetime.datetime, zone: datetime.tzinfo) -> list[datetime.datetime]:
-    """Return the beginnings of the hours in the chart, in UTC, the oldest first."""
+    """Return when each hour in the chart begins, in UTC, the oldest first."""
     last = _hour_of(now, zone)
     return [last - datetime.timedelta(hours=number) for number in reversed(range(_HOURS))]
 
@@ -25,7 +25,7 @@ def days(now: datetime.datetime, zone: datetime.tzinfo) -> list[datetime.date]:
 
 
 def by_hour(slots: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> Markup:
-    """Return the chart by hour. ``slots``: rows by slot, since the first of `hours`."""
+    """Return the chart by hour. ``slots``: rows by slot, since `hours` begins."""
     visits: Counter[datetime.datetime] = Counter()
     for row in slots:
         visits[_hour_of(datetime.datetime.fromisoformat(row["period"]), zone)] += row["visits"]
@@ -34,7 +34,7 @@ def by_hour(slots: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo)
 
 
 def by_day(rows: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> Markup:
-    """Return the chart by day. ``rows``: by day of the zone, since the first of `days`."""
+    """Return the chart by day. ``rows``: by day in the zone, since `days` begins."""
     visits: Counter[str] = Counter()
     for row in rows:
         visits[row["period"]] += row["visits"]
@@ -43,5 +43,5 @@ def by_day(rows: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -
 
 
 def _hour_of(moment: datetime.datetime, zone: datetime.tzinfo) -> datetime.datetime:
-    """Return the beginning of the hour of a time zone, in UTC."""
+    """Return when the hour begins in a time zone, in UTC."""
     return moment.astimezone(zone).replace(minute=0, second=0, microsecond=0).astimezone(datetime.UTC)

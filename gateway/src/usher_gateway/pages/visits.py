@@ -1,4 +1,4 @@
-"""The list of visits, and the story of one: its deliveries, its body if the token permits that, and its replay."""
+"""The list of visits, and one visit's story: its deliveries, its body if the token permits that, and its replay."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ _IGNORABLE = {
 
 
 async def list_visits(api: Api, request: web.Request) -> Values:
-    """Return the values of the list. Query: the filters of ``usher visits list``, and ``cursor``."""
+    """Return the list's values. Query: the filters for ``usher visits list``, and ``cursor``."""
     filters, moments = requests.texts(request, *_FILTERS), requests.times(request, "since", "until")
     cursor = requests.texts(request, "cursor")
     answer = await api.get("/api/visits", {**filters, **moments, **cursor, "limit": str(_SHOWN)})
@@ -44,12 +44,12 @@ async def list_visits(api: Api, request: web.Request) -> Values:
 
 
 def with_cells(rows: Sequence[listings.Row]) -> list[listings.Row]:
-    """Return rows of visits with ``counted`` and ``results`` in words, as `usher visits list` has them."""
+    """Return visit rows with ``counted`` and ``results`` in words, as `usher visits list` has them."""
     return [row | {"counted": _VISIT_CELLS["COUNTED"](row), "results": _VISIT_CELLS["VERDICTS"](row)} for row in rows]
 
 
 async def show(api: Api, request: web.Request) -> Values:
-    """Return the values of one visit."""
+    """Return one visit's values."""
     identifier = requests.path_id(request)
     path = f"/api/visits/{identifier}"
     of_id, story, reading, listed = await all_of(
@@ -87,14 +87,14 @@ def _next(delivery: listings.Row, tried: Row) -> str:
 
 
 async def show_body(api: Api, request: web.Request, _: Form) -> tuple[str, Values]:
-    """Show the body of a visit; the API makes an entry of the audit log of it."""
+    """Show a visit's body; the API records that in the audit log."""
     identifier = requests.path_id(request)
     lines = _lines(await api.get_bytes(f"/api/visits/{identifier}/body"))
     return "body.html", {"title": "Body of a visit", "id": identifier, "lines": lines}
 
 
 def _lines(body: bytes) -> list[str]:
-    """Return the lines of a body; JSON is indented."""
+    """Return a body's lines; JSON is indented."""
     try:
         text = msgspec.json.format(body).decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the last one: of a body that is deeply nested
@@ -103,7 +103,7 @@ def _lines(body: bytes) -> list[str]:
 
 
 async def replay(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
-    """Count what a replay of one visit would deliver; with ``confirm``, start it."""
+    """Count what one visit's replay would deliver; with ``confirm``, start it."""
     identifier = requests.path_id(request)
     ignored = {name: name in form for name in _IGNORABLE}
     selection = {"ids": [identifier], **ignored}

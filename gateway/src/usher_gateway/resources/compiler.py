@@ -5,7 +5,7 @@ This is the only path from a manifest to a document. The file source and ``usher
 ``compile_destination``, and gives them just the resources that this one refers to.
 
 Where several resources want the same hostname, address or place below a limit, documents in force come first, and then
-the order of the resources counts: in files their order, in a cluster their age.
+the resources' order counts: in files their order, in a cluster their age.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -57,7 +57,7 @@ _REFUSALS = {
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
-    """Declared resources by key (``namespace/name``, or the name of a class), in order of precedence."""
+    """Declared resources by key (``namespace/name``, or a class name), in order of precedence."""
 
     classes: Mapping[str, ListenerClass] = {}  # In a cluster: those that this install serves
     tenants: Mapping[str, Tenant] = {}
@@ -67,7 +67,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: Mapping[str, Mapping[str, str]] = {}  # Labels of namespaces, as far as they are known
 
     def labels_of(self, namespace: str) -> Mapping[str, str]:
-        """Return the labels of a namespace. Its name is always one of them, as at an API server."""
+        """Return a namespace's labels. They always include its name, as at an API server."""
         return {**self.namespaces.get(namespace, {}), types.NAMESPACE_LABEL: namespace}
 
     def tenant_of(self, resource: Listener | Destination) -> Tenant | None:
@@ -82,13 +82,13 @@ class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
     keys: model.Keys
     previous: documents.Snapshot = documents.Snapshot({}, {})
     """The documents in force, for the cases in which the last good one stays. Those that were made for another tenant
-    count as documents of other resources with the same names: nothing of them stays."""
+    count as other resources' documents with the same names: nothing from them stays."""
     reserved_hostnames: Container[str] | None = None
-    """The hostnames that no listener may name: those of all ListenerClasses, also of other installs, and those that
+    """The hostnames that no listener may name: those in all ListenerClasses, also other installs', and those that
     classes had while retired addresses are there. None: as ``Resources.classes`` and ``previous`` say."""
     now: int = 0  # The present time in microseconds. 0: no address is retired.
     arrivals: Mapping[str, int] = {}
-    """``Address.id`` of a retired address -> its last arrival in microseconds, as far as it is known."""
+    """Retired address (``Address.id``) -> its last arrival in microseconds, as far as it is known."""
     trusted_proxies: tuple[str, ...] = ()  # Added to those of every class (`--trusted-proxies`)
     require_watch_label: bool = True  # True: a Secret without the label is an error. From files it is a warning.
     allow_implicit_class: bool = False
@@ -97,7 +97,7 @@ class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompiledResources(msgspec.Struct, frozen=True):
-    """The result of one compilation of a whole set."""
+    """What compiling a whole set returns."""
 
     snapshot: documents.Snapshot
     findings: tuple[Finding, ...]
@@ -121,7 +121,7 @@ def collect(objects: Iterable[types.ResourceBase], namespaces: Mapping[str, dict
 
 
 def compile_resources(resources: Resources, context: CompileContext) -> CompiledResources:
-    """Return every document of a whole set, with the findings."""
+    """Return every document for a whole set, with the findings."""
     findings = [*_implicit_class_findings(resources, context)]
     for declared_class in resources.classes.values():
         findings += check_class(declared_class)
@@ -152,7 +152,7 @@ def compile_resources(resources: Resources, context: CompileContext) -> Compiled
         findings.extend(own_findings)
         if document is not None:
             listeners[key] = document
-    # after all listeners, because an address that any of them claims is not retired
+    # after all listeners, because an address that any listener claims is not retired
     for key, listener in resources.listeners.items():
         document = retire_addresses(listener, listeners.get(key), resources, context, claims=claims)
         if document is not None:
@@ -161,7 +161,7 @@ def compile_resources(resources: Resources, context: CompileContext) -> Compiled
 
 
 def _ranks(keys: Iterable[str], in_force: Mapping[str, object]) -> dict[str, int]:
-    """Return how many resources of its namespace come before each one: those in force first, then in order."""
+    """Return how many resources come before each one in its namespace: those in force first, then in order."""
     ranks: dict[str, int] = {}
     counts: dict[str, int] = {}
     for key in sorted(keys, key=lambda key: key not in in_force):
@@ -172,9 +172,9 @@ def _ranks(keys: Iterable[str], in_force: Mapping[str, object]) -> dict[str, int
 
 
 def _hostname_ranks(resources: Resources, context: CompileContext) -> dict[str, int]:
-    """Return the rank of each hostname that listeners name, by ``namespace/hostname``.
+    """Return each hostname's rank among those that listeners name, by ``namespace/hostname``.
 
-    Those in force come first, then those that have only retired addresses. Hostnames of classes do not count.
+    Those in force come first, then those that have only retired addresses. Class hostnames do not count.
     """
     named = {
         f"{listener.metadata.namespace}/{address.hostname}": True
@@ -231,7 +231,7 @@ def _reserved(resources: Resources, context: CompileContext) -> Container[str]:
 
 
 def _former(resources: Resources, context: CompileContext) -> frozenset[str]:
-    """Return the hostnames that classes had and that only retired addresses of them have."""
+    """Return the hostnames that classes had and that only their retired addresses still have."""
     former: set[str] = set()
     for key, document in context.previous.listeners.items() if context.now else ():
         listener = resources.listeners.get(key)
@@ -262,11 +262,11 @@ def _hostname_claims(resources: Resources, context: CompileContext) -> Iterable[
 def compile_destination(
     destination: Destination, resources: Resources, context: CompileContext, *, is_over_limit: Callable[[int], bool]
 ) -> tuple[documents.DestinationDocument | None, list[Finding]]:
-    """Return the document of a destination, and the findings.
+    """Return a destination's document, and the findings.
 
     It gets no document without its tenant, or in a namespace that no class permits. Without any class the document in
     force stays. ``resources`` has what it refers to, and every class. ``is_over_limit`` returns True if at least this
-    many destinations of the namespace come before this one.
+    many destinations in the namespace come before this one.
     """
     previous = context.previous.destinations.get(destination.key)
     tenant_name = destination.spec.tenant_ref.name if destination.spec.tenant_ref else ""
@@ -297,14 +297,14 @@ def compile_listener(
     claims: AddressClaims,
     is_over_limit: Callable[[int], bool],
 ) -> tuple[documents.ListenerDocument | None, list[Finding]]:
-    """Return the document of a listener, and the findings.
+    """Return a listener's document, and the findings.
 
     A listener gets no document without its tenant, against its class, or without any address. If a value or an
     expression is not valid, the previous document stays in force. A new listener with an invalid expression does get a
     document: the gateway accepts its visits and holds their deliveries.
 
-    ``claims`` has the owners of the hostnames that it names, and the addresses that others have before it.
-    ``is_over_limit`` returns True if at least this many listeners of the namespace come before this one.
+    ``claims`` has the owners for the hostnames that it names, and the addresses that others have before it.
+    ``is_over_limit`` returns True if at least this many listeners in the namespace come before this one.
     """
     previous = _previous(listener, context)
     found_class = resources.classes.get(listener.class_name)
@@ -346,13 +346,13 @@ def compile_listener(
 
 
 def _with_warnings(document: _Document, findings: Iterable[Finding]) -> _Document:
-    """Return a document with the warnings of its findings."""
+    """Return a document with the warnings from its findings."""
     warnings = tuple(warning.place_and_message for warning in findings if warning.severity == "warning")
     return msgspec.structs.replace(document, warnings=warnings) if warnings else document
 
 
 def _previous(listener: Listener, context: CompileContext) -> documents.ListenerDocument | None:
-    """Return the document in force of a listener. One that gets another tenant is a new one.
+    """Return a listener's document in force. A listener that gets another tenant is a new one.
 
     Another company knows the old URLs, and the old routes are its own.
     """
@@ -360,7 +360,7 @@ def _previous(listener: Listener, context: CompileContext) -> documents.Listener
     return previous if previous is not None and previous.tenant.name == listener.spec.tenant_ref.name else None
 
 
-# Of one listener. Otherwise edits that move a path again and again fill the memory of every gateway.
+# For one listener. Otherwise edits that move a path again and again fill every gateway's memory.
 _MAX_RETIRED_ADDRESSES = 256
 
 
@@ -372,11 +372,11 @@ def retire_addresses(
     *,
     claims: AddressClaims,
 ) -> documents.ListenerDocument | None:
-    """Return the document of a listener with the addresses that an edit of it or of its class took out of service.
+    """Return a listener's document with the addresses that an edit (its own or its class's) took out of service.
 
     Such an address stays for the class's ``retiredAddressDays`` after its last arrival, unless a listener claims it or
-    its token is past its ``untilTime``. Of very many only those used last stay. Without any other address, the document
-    is the previous one. ``document`` is what ``compile_listener`` returned.
+    its token is past its ``untilTime``. If there are very many, only those used last stay. Without any other address,
+    the document is the previous one. ``document`` is what ``compile_listener`` returned.
     """
     previous, owner = _previous(listener, context), resources.tenant_of(listener)
     if not context.now or previous is None or owner is None:

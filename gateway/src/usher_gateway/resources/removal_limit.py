@@ -1,10 +1,10 @@
 """The removal limit: one rule that says when a user has to confirm removals. Pure.
 
-If more than ``max(5, 10 %)`` of the listeners or destinations of a namespace would be removed within ten minutes, none
-of them is removed until a user confirms it, and neither is the last listener of the whole install. Edits that would
-take more of its addresses than that out of service wait in the same way, and so do retired addresses that would end. A
-user confirms exactly the removals that a message named, with the annotation ``usher.dev/confirm-removals``, whose value
-is the hash in that message.
+If more than ``max(5, 10 %)`` of a namespace's listeners or destinations would be removed within ten minutes, none is
+removed until a user confirms it, and neither is the whole install's last listener. Edits that would take more of its
+addresses than that out of service wait in the same way, and so do retired addresses that would end. A user confirms
+exactly the removals that a message named, with the annotation ``usher.dev/confirm-removals``, whose value is the hash
+in that message.
 
 A mistake such as a deleted folder or namespace looks like a wish to remove everything in it, and a list that is wrong
 looks like a wish to remove everything. Files and the operator share this rule.
@@ -27,24 +27,24 @@ _MAX_MESSAGES = 16  # How many messages about one halt a confirmation may name: 
 
 RemovalKind = Literal["Listener", "Destination", "Address", "RetiredAddress"]
 
-# Kinds of removals after which the document of the Listener stays in force.
+# Removal kinds after which the Listener's document stays in force.
 ADDRESS_KINDS: frozenset[RemovalKind] = frozenset({"Address", "RetiredAddress"})
 
 Identity = tuple[RemovalKind, str]  # Kind and name of a removal; it is unique in a namespace
 
 
 class Removal(msgspec.Struct, frozen=True, order=True):
-    """A document, or addresses of one Listener, that would go out of service."""
+    """A document, or one Listener's addresses, that would go out of service."""
 
     kind: RemovalKind
-    """``Listener`` and ``Destination``: a document ends. ``Address``: an edit retires addresses of a Listener.
-    ``RetiredAddress``: retired addresses of a Listener end."""
+    """``Listener`` and ``Destination``: a document ends. ``Address``: an edit retires a Listener's addresses.
+    ``RetiredAddress``: a Listener's retired addresses end."""
     namespace: str
     name: str  # Name of the Listener or Destination
     addresses: tuple[str, ...] = ()  # `Address.id` of each address; empty for documents
     uid: str = ""  # The object's uid, so that no confirmation covers a later object of the same name; `""` from files
     version: str = ""
-    """``resourceVersion`` of the published document, so that no confirmation covers a later document of the object;
+    """The published document's ``resourceVersion``, so that no confirmation covers the object's later documents;
     ``""`` from files."""
 
     @property
@@ -59,7 +59,7 @@ class Removal(msgspec.Struct, frozen=True, order=True):
 
 
 class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
-    """Removals of one namespace that wait until a user confirms them, as one message names them."""
+    """One namespace's removals that wait until a user confirms them, as one message names them."""
 
     namespace: str
     digest: str  # The value of the annotation `usher.dev/confirm-removals` that confirms exactly these removals
@@ -67,7 +67,7 @@ class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
 
     @classmethod
     def of(cls, removals: Collection[Removal]) -> "HaltedRemovals":
-        """Return removals of one namespace, at least one, with the digest (12 hex digits) that confirms them."""
+        """Return one namespace's removals, at least one, with the digest (12 hex digits) that confirms them."""
         ordered = tuple(sorted(removals))
         digest = hashlib.sha256(msgspec.json.encode(ordered)).hexdigest()[:_HASH_LENGTH]
         return cls(ordered[0].namespace, digest, ordered)
@@ -79,7 +79,7 @@ class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
 
 
 class RemovalBounds(msgspec.Struct, frozen=True):
-    """The facts that bound how much of a namespace may be removed without a confirmation."""
+    """The facts that limit what a namespace may remove without a confirmation."""
 
     in_force: Mapping[RemovalKind, int]  # How many the namespace has in force now, by kind
     removed: Mapping[RemovalKind, int] = {}  # How many were removed within the last `WINDOW_SECONDS`, by kind
@@ -103,13 +103,13 @@ def decide(
     confirmed: Collection[str],
     bounds: RemovalBounds,
 ) -> RemovalDecision:
-    """Decide about the removals of one namespace: confirmed ones go ahead, and all others or none of them.
+    """Decide about one namespace's removals: confirmed ones go ahead, and all others or none.
 
-    A halt does not end because some of the objects are wanted again, for a user may be restoring them one by one. It
-    ends once all of them are. If a user confirmed a part of what waits, the rest goes on waiting, and what no message
-    named yet is judged together with the confirmed part.
+    A halt does not end because some objects are wanted again, for a user may be restoring them one by one. It ends once
+    all are. If a user confirmed only some waiting removals, the others go on waiting, and those that no message named
+    yet are judged together with the confirmed ones.
 
-    ``requested`` has all removals that the namespace waits for, ``messages`` are those of the previous decision, and
+    ``requested`` has all removals that the namespace waits for, ``messages`` are the previous decision's, and
     ``confirmed`` has the hashes that users have confirmed.
     """
     waiting = frozenset(requested)
@@ -127,9 +127,9 @@ def decide(
 
 
 def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds, *, confirmed: Iterable[Removal] = ()) -> bool:
-    """Return whether removals of one namespace are more than it may remove without a confirmation.
+    """Return whether a namespace has more removals than it may make without a confirmation.
 
-    ``confirmed``: those that go ahead at the same time, and count like those of the last ``WINDOW_SECONDS``.
+    ``confirmed``: those that go ahead at the same time, and count like those in the last ``WINDOW_SECONDS``.
     """
     counts, confirmed_counts = count_by_kind(removals), count_by_kind(confirmed)
     if bounds.removes_every_listener and counts["Listener"]:
@@ -151,13 +151,13 @@ def count_by_kind(removals: Iterable[Removal]) -> Counter[RemovalKind]:
 
 
 def confirmations_of(annotations: Mapping[str, str]) -> frozenset[str]:
-    """Return the hashes in the annotation of a ListenerClass: one, or several with commas between them."""
+    """Return the hashes in a ListenerClass's annotation: one, or several with commas between them."""
     hashes = annotations.get(types.CONFIRM_REMOVALS, "").split(",")
     return frozenset(digest.strip() for digest in hashes if digest.strip())
 
 
 def smallest_limit(limits: Iterable[int | None]) -> int | None:
-    """Return the limit of an install: the smallest that a class sets; None means the usual limit."""
+    """Return an install's limit: the smallest that a class sets; None means the usual limit."""
     return min((limit for limit in limits if limit is not None), default=None)
 
 
@@ -192,7 +192,7 @@ def confirm_command(class_name: str, halt: HaltedRemovals) -> str:
 
 
 def describe_unused(confirmations: Collection[str], halts: Iterable[HaltedRemovals]) -> str:
-    """Return which values of the annotation confirm nothing, and why; ``""`` if it has none."""
+    """Return which annotation values confirm nothing, and why; ``""`` if it has none."""
     digests = {halt.digest for halt in halts}
     unmatched, early = sorted(set(confirmations) - digests), sorted(digests.intersection(confirmations))
     descriptions = []
@@ -213,12 +213,12 @@ def _describe_unmatched(unmatched: Sequence[str]) -> str:
 
 
 def namespaces_in(description: str) -> frozenset[str]:
-    """Return the namespaces that a text of ``describe_halts`` names."""
+    """Return the namespaces that a ``describe_halts`` text names."""
     return frozenset(re.findall(r"in namespace `([^`]+)`", description))
 
 
 def describe_removals(halted: HaltedRemovals) -> str:
-    """Return a few names of halted removals, listeners first, how many more there are, and their namespace."""
+    """Return a few halted removals' names, listeners first, how many more there are, and their namespace."""
     listeners_first = sorted(halted.removals, key=lambda removal: removal.kind == "Destination")
     names = [_describe(removal) for removal in listeners_first]
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""

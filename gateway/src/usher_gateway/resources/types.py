@@ -1,8 +1,8 @@
-"""The types that resources are made of, the rules between fields, and the metadata of objects.
+"""The types that make up resources, the rules between fields, and object metadata.
 
 Limits and rules are declared once, as data. ``yaml_reader.py`` checks files against them, and ``tools/definitions``
-makes the custom resource definitions from them. ``Meta.description`` is the text of ``kubectl explain``. The keys of
-``extra_json_schema`` are those of a structural schema (``x-kubernetes-…``).
+makes the custom resource definitions from them. ``kubectl explain`` prints ``Meta.description``. ``extra_json_schema``
+has the keys of a structural schema (``x-kubernetes-…``).
 """
 
 import ipaddress
@@ -28,19 +28,19 @@ NAME_PATTERN = f"^{_LABEL}$"  # Form of a custom resource's name
 
 
 def text(description: str, longest: int, pattern: str | None = None, *, shortest: int = 1) -> msgspec.Meta:
-    """Return the limits of a text, in characters. The whole text matches the pattern."""
+    """Return a text's limits, in characters. The whole text matches the pattern."""
     return msgspec.Meta(min_length=shortest or None, max_length=longest, pattern=pattern, description=description)
 
 
 def number(description: str, lowest: int, highest: int) -> msgspec.Meta:
-    """Return the limits of a number."""
+    """Return a number's limits."""
     return msgspec.Meta(ge=lowest, le=highest, description=description)
 
 
 def entries(
     description: str, longest: int, extra_schema: dict[str, object] | None = None, *, shortest: int | None = None
 ) -> msgspec.Meta:
-    """Return the limits of a list or mapping, in entries."""
+    """Return a list's or mapping's limits, in entries."""
     return msgspec.Meta(
         min_length=shortest, max_length=longest, description=description, extra_json_schema=extra_schema
     )
@@ -170,16 +170,16 @@ LIST_ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True, omit_defaults=True):
-    """Base of all structs in a resource: camelCase in YAML, frozen, and unknown fields are errors.
+    """Base class for all structs in a resource: camelCase in YAML, frozen, and unknown fields are errors.
 
     A default of `0` means no limit, and `""` means not set. Encoding leaves defaults out, because a manifest may not
-    have these two. The schema of the API server has no defaults, because GitOps tools would report those of list items
-    as drift.
+    have these two. The API server's schema has no defaults, because GitOps tools would report list items' defaults as
+    drift.
     """
 
 
 class Union(msgspec.Struct, frozen=True):
-    """Rule: the value of ``discriminator`` selects the one field of ``members`` that must be set."""
+    """Rule: ``discriminator``'s value selects the one field in ``members`` that must be set."""
 
     discriminator: str
     members: dict[str, str]  # Value of the discriminator -> its field. Values without a field are left out.
@@ -200,7 +200,7 @@ class Requires(msgspec.Struct, frozen=True):
 
 
 class Combination(msgspec.Struct, frozen=True):
-    """Rule: if ``field`` (a dotted path) has ``value``, ``other`` must have one of ``allowed``."""
+    """Rule: if ``field`` (a dotted path) has ``value``, ``other`` must have a value in ``allowed``."""
 
     field: str
     value: str
@@ -222,10 +222,10 @@ class Immutable(msgspec.Struct, frozen=True):
     late: bool = False
 
 
-# An expression of a resource: path of the field, source, and its field (`programs.Where`).
+# A resource's expression: field path, source, and its field (`programs.Where`).
 DeclaredExpression = tuple[str, str, Literal["when", "transform", "variable", "answer"]]
 
-# A rule between fields of one struct, in its class attribute `rules`.
+# A rule between one struct's fields, in its class attribute `rules`.
 Rule = Union | Exactly | Requires | Combination | Forbidden | Immutable
 
 
@@ -258,13 +258,13 @@ class SecretKeyRef(Model, frozen=True, kw_only=True):
     key: SecretKey
 
 
-# Keys of a Secret for basic authentication. Source: Kubernetes, type `kubernetes.io/basic-auth`.
+# Secret keys for basic authentication. Source: Kubernetes, type `kubernetes.io/basic-auth`.
 BASIC_KEYS = ("username", "password")
 TLS_KEYS = ("tls.crt", "tls.key")  # Source: Kubernetes, TLS Secrets
 
 
 def secret_keys(value: object) -> Iterator[tuple[str, str]]:
-    """Yield the names of the Secrets to which any part of a value refers, with the keys that it uses."""
+    """Yield the Secret names to which any part of a value refers, with the keys that it uses."""
     match value:
         case SecretRef():
             for key in TLS_KEYS if isinstance(value, TLSSecretRef) else BASIC_KEYS:
@@ -282,7 +282,7 @@ def secret_keys(value: object) -> Iterator[tuple[str, str]]:
 DEFAULT_NAMESPACE = "default"  # Namespace of an object without `metadata.namespace`, as with kubectl
 WATCH_LABEL = "usher.dev/watch"  # In a cluster Usher reads a Secret only if this label is `"true"`
 
-# Label with the name of a namespace, which every namespace has. Source: Kubernetes, well-known labels.
+# Label with the namespace's name, which every namespace has. Source: Kubernetes, well-known labels.
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
 # Annotation on a ListenerClass that confirms one particular large removal.
@@ -290,7 +290,7 @@ CONFIRM_REMOVALS = "usher.dev/confirm-removals"
 
 
 class Metadata(Model, frozen=True, kw_only=True):
-    """Name, namespace, labels, annotations and uid. Other metadata of an API server is ignored."""
+    """Name, namespace, labels, annotations and uid. Other API server metadata is ignored."""
 
     name: ObjectName
     namespace: NamespaceName = DEFAULT_NAMESPACE
@@ -301,13 +301,13 @@ class Metadata(Model, frozen=True, kw_only=True):
 
 
 class NamedMetadata(Metadata, frozen=True, kw_only=True):
-    """Metadata of a custom resource: shorter names, so that the names of children fit."""
+    """A custom resource's metadata: shorter names, so that children's names fit."""
 
     name: ResourceName
 
 
 class ResourceBase(Model, frozen=True, kw_only=True):
-    """Base of every object that Usher reads."""
+    """Base class for every object that Usher reads."""
 
     kind_name: ClassVar[str]
     namespaced: ClassVar[bool]
@@ -328,7 +328,7 @@ class ResourceBase(Model, frozen=True, kw_only=True):
 
     @property
     def expressions(self) -> "list[DeclaredExpression]":
-        """The expressions of the object."""
+        """The object's expressions."""
         return []
 
 
@@ -396,7 +396,7 @@ def _dig(value: object, path: str) -> object:
 
 
 def is_time_zone(name: str) -> bool:
-    """Return True if this system knows an IANA time zone of this name."""
+    """Return True if this system knows an IANA time zone with this name."""
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):

@@ -30,7 +30,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     location: str = ""
     """Value of Location, for a redirect."""
     success_header: bool = False
-    """Answer ``wifiWebhookListener: 1``, as a listener of Purple does, with every 2xx."""
+    """Answer ``wifiWebhookListener: 1``, as a Purple listener does, with every 2xx."""
 
     def __post_init__(self) -> None:
         """Reject values that no HTTP answer can have."""
@@ -48,7 +48,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """A behaviour from ``begins`` until before ``ends``, in seconds of the receiver's monotonic clock."""
+    """A behaviour from ``begins`` until before ``ends``, in seconds by the receiver's monotonic clock."""
 
     behaviour: Behaviour
     begins: float
@@ -56,7 +56,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A command of the control endpoint: a behaviour for a path, with an optional delay and duration."""
+    """A control endpoint command: a behaviour for a path, with an optional delay and duration."""
 
     path: str = EVERY_PATH
     after_seconds: float = 0.0
@@ -72,7 +72,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Rules:
-    """Finds the behaviour of a path: that of the newest rule for the path, else for all paths, else the usual one."""
+    """Finds a path's behaviour: from the newest rule for the path, else for all paths, else the usual one."""
 
     def __init__(self, usual: Behaviour) -> None:
         self.usual = usual
@@ -87,7 +87,7 @@ class Rules:
         del rules[16:]
 
     def at(self, path: str, now: float) -> Behaviour:
-        """Return the behaviour of a path at this time."""
+        """Return a path's behaviour at this time."""
         for name in (path, EVERY_PATH):
             for rule in self._by_path.get(name, ()):
                 if rule.begins <= now < rule.ends:
@@ -96,7 +96,7 @@ class Rules:
 
 
 def of_command(command: Command, present: Behaviour) -> Behaviour:
-    """Return the behaviour of a command. ``present``: the behaviour until then.
+    """Return a command's behaviour. ``present``: the behaviour until then.
 
     Raises:
         ValueError: no HTTP answer can be like that.
@@ -115,7 +115,7 @@ def of_command(command: Command, present: Behaviour) -> Behaviour:
     )
 
 
-# The prefix of a secret in its text form.
+# The prefix before a secret in its text form.
 SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
 
 TOLERANCE_SECONDS = 300  # How many seconds a timestamp may differ from now
@@ -124,11 +124,11 @@ _MAX_DIGITS = 18
 
 
 class Signature(enum.Enum):
-    """The result of verifying a signature."""
+    """What verifying a signature resulted in."""
 
     Good = "good"
     Missing = "missing"
-    """One of the three headers is missing."""
+    """At least one signature header is missing."""
     Bad = "bad"
     """No signature matches a secret."""
     Stale = "stale"
@@ -136,7 +136,7 @@ class Signature(enum.Enum):
 
 
 def secret_key(secret: str) -> bytes:
-    """Return the key of a secret: the base64 part after ``whsec_``, or the text itself without this prefix.
+    """Return a secret's key: the base64 part after ``whsec_``, or the text itself without this prefix.
 
     Raises:
         ValueError: the text after ``whsec_`` is not base64.
@@ -170,7 +170,7 @@ def verify(
 
 
 def _decoded(signatures: str) -> list[bytes]:
-    """Return the ``v1`` signatures of the header without those that cannot be decoded."""
+    """Return the header's ``v1`` signatures without those that cannot be decoded."""
     decoded = []
     for each in signatures.split(" "):
         version, _, value = each.partition(",")
@@ -188,12 +188,12 @@ OTHER_PATHS = "(other paths)"  # The name under which further paths are counted
 
 
 class PathCounts(msgspec.Struct, kw_only=True):
-    """The counts of one path. ``received`` counts requests, and ``taken`` those answered with 2xx."""
+    """One path's counts. ``received`` counts requests, and ``taken`` those answered with 2xx."""
 
     received: int = 0
     taken: int = 0
     distinct: int = 0
-    """Distinct ``webhook-id`` among the taken requests, which is the number of deliveries."""
+    """Distinct ``webhook-id`` among the taken requests, which is how many deliveries there are."""
     duplicates: int = 0
     """Taken requests with a ``webhook-id`` that was taken before."""
     without_id: int = 0
@@ -213,7 +213,7 @@ class PathCounts(msgspec.Struct, kw_only=True):
 
 
 class ReceiverTally:
-    """The counts and ids of every path. Not thread-safe."""
+    """Every path's counts and ids. Not thread-safe."""
 
     def __init__(self) -> None:
         self.counts: dict[str, PathCounts] = {}
@@ -251,7 +251,7 @@ class ReceiverTally:
 
 
 def note_signature(counts: PathCounts, signature: Signature) -> None:
-    """Count the result of verify()."""
+    """Count verify()'s result."""
     match signature:
         case Signature.Good:
             counts.signatures_good += 1

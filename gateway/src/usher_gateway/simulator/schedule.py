@@ -1,13 +1,13 @@
-"""The plan of the simulated Purple: visitors, bodies and their times. Pure, and reproducible from a seed.
+"""The simulated Purple's plan: visitors, bodies and their times. Pure, and reproducible from a seed.
 
-A plan is exact, so that its numbers can be compared with those of the gateway. An authentication is either the first
-one of a visitor at a venue (``Visit``), or follows it within the hour (``Repeat``). The next visit of the same visitor
-is hours later. Times are microseconds from the start of the plan.
+A plan is exact, so that its numbers can be compared with those of the gateway. An authentication is either a visitor's
+first one at a venue (``Visit``), or follows it within the hour (``Repeat``). The same visitor's next visit is hours
+later. Times are microseconds from the start of the plan.
 
-None of the visitors exists: names carry a mark, e-mail addresses end in ``.example``, the country code +999 is
-unassigned, and the MAC addresses are locally administered. The marks make it possible to search logs for any of them.
+No visitor exists: names carry a mark, e-mail addresses end in ``.example``, the country code +999 is
+unassigned, and the MAC addresses are locally administered. The marks make it possible to search logs for them.
 
-Source of the bodies: docs/purple.md, The body. They contain unknown fields, because Purple adds fields without notice.
+Source for the bodies: docs/purple.md, The body. They contain unknown fields, because Purple adds fields without notice.
 """
 
 import datetime
@@ -22,7 +22,7 @@ from usher_gateway import model
 
 DAY_SECONDS = 86_400.0  # The length of a simulated day
 
-# Weights of the hours of a day from midnight on, for a hotel with check-in and breakfast.
+# Weights for each hour from midnight on, for a hotel with check-in and breakfast.
 HOTEL = (3, 1, 1, 1, 1, 2, 5, 9, 9, 6, 4, 4, 6, 6, 5, 6, 9, 11, 12, 11, 9, 8, 7, 5)
 
 # The same for a cafe with opening hours and two peaks.
@@ -49,7 +49,7 @@ class AuthenticationKind(enum.Enum):
 
 
 class TimeShape(enum.Enum):
-    """The form of the time in a body. Purple does not document it, so the simulator sends all forms."""
+    """How a body writes its time. Purple does not document it, so the simulator sends all forms."""
 
     UserOffset = "user.loginDatetime with an offset"
     RootZulu = "loginDatetime in UTC"
@@ -65,7 +65,7 @@ UNTRUSTED_SHAPES = (TimeShape.Local, TimeShape.Absent)  # The forms with which a
 
 
 class Pattern(msgspec.Struct, frozen=True, kw_only=True):
-    """The contents of a plan. Shares are of ``authentications``, from 0 to 1, and exact (rounded) if possible.
+    """A plan's contents. Shares are fractions of ``authentications``, from 0 to 1, and exact (rounded) if possible.
 
     They are not exact for redeliveries and hang-ups, which need a first visit, and for lates with an identical body.
     """
@@ -74,7 +74,7 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True):
     """First visits and repeats together, without redeliveries."""
     duration_seconds: float = DAY_SECONDS
     curve: tuple[float, ...] = HOTEL
-    """Weights of equal parts of the duration."""
+    """Weights for equal parts of the duration."""
     venues: int = 3
     repeats: float = 0.15
     redeliveries: float = 0.02
@@ -83,9 +83,9 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True):
     hang_ups: float = 0.0
     """The share on which the sender disconnects after the body, before the answer, and retries later."""
     untimed: float = 0.2
-    """The share (drawn, not exact) of visitors whose bodies have no trusted time."""
+    """Share (drawn, not exact) of visitors whose bodies have no trusted time."""
     returning: float = 0.25
-    """The share (drawn, not exact) of visits by a visitor who was there hours before."""
+    """Share (drawn, not exact) of visits whose visitor was there hours before."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -93,7 +93,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     kind: AuthenticationKind
     person: int
-    """The number of the person among the people of the seed."""
+    """The person's number among the seed's people."""
     venue: int
     visit_count: int
     send: int
@@ -125,7 +125,7 @@ class _Group(msgspec.Struct, kw_only=True):
 
 
 def plan(pattern: Pattern, seed: int) -> list[Event]:
-    """Return every authentication in the order of its first request."""
+    """Return every authentication, ordered by its first request."""
     rng = random.Random(seed)  # noqa: S311 - reproducible on purpose
     repeats = repeats_of(pattern)
     groups = _groups(pattern, pattern.authentications - repeats, rng)
@@ -144,7 +144,7 @@ def plan(pattern: Pattern, seed: int) -> list[Event]:
 
 
 def repeats_of(pattern: Pattern) -> int:
-    """Return how many authentications of a plan are repeats; at least one is a visit."""
+    """Return how many authentications in a plan are repeats; at least one is a visit."""
     return max(0, min(pattern.authentications - 1, round(pattern.authentications * pattern.repeats)))
 
 
@@ -176,7 +176,7 @@ def _groups(pattern: Pattern, count: int, rng: random.Random) -> list[_Group]:
             person=person, venue=venue, visit_count=visit_count, send=send, shape=shape,
             id_as_text=person % 5 == 0, comes_once=previous is None,
         )  # fmt: skip
-        # Without a trusted time, a listener cannot distinguish a late body of a visitor who returns.
+        # Without a trusted time, a listener cannot distinguish a late body from a returning visitor.
         if group.trusted:
             regulars.append(group)
         groups.append(group)
@@ -184,7 +184,7 @@ def _groups(pattern: Pattern, count: int, rng: random.Random) -> list[_Group]:
 
 
 def _moments(pattern: Pattern, count: int, rng: random.Random) -> list[float]:
-    """Return the start of each visit in seconds, in ascending order."""
+    """Return each visit's start in seconds, in ascending order."""
     parts = rng.choices(range(len(pattern.curve)), pattern.curve, k=count)
     return sorted((part + rng.random()) / len(pattern.curve) * pattern.duration_seconds for part in parts)
 
@@ -203,9 +203,9 @@ def _pop_returning(regulars: list[_Group], now: float, part: float, rng: random.
 def _events(
     group: _Group, lates: frozenset[int], number: int, rng: random.Random, disturbed: tuple[bool, bool]
 ) -> list[Event]:
-    """Return the authentications of a group.
+    """Return a group's authentications.
 
-    ``number`` is the position of the first one in the plan; ``disturbed`` says whether to redeliver and to hang up.
+    ``number`` is the first one's position in the plan; ``disturbed`` says whether to redeliver and to hang up.
     """
     redeliver, hang_up = disturbed
     events: list[Event] = []
@@ -278,7 +278,7 @@ class Person(msgspec.Struct, frozen=True):
 
 
 def person(seed: int, index: int) -> Person:
-    """Return the person with this number among the people of a seed."""
+    """Return the person with this number among a seed's people."""
     rng = random.Random(seed * _PEOPLE_PER_SEED + index)  # noqa: S311 - it must be reproducible
     tag = f"{MARK}{seed % 100_000:x}n{index:x}"
     number = rng.randrange(10**8)
@@ -296,7 +296,7 @@ def person(seed: int, index: int) -> Person:
 
 
 class Company(msgspec.Struct, frozen=True):
-    """A Purple company and the seed of its visitors."""
+    """A Purple company and its visitors' seed."""
 
     id: str = "77"
     seed: int = 1
@@ -304,7 +304,7 @@ class Company(msgspec.Struct, frozen=True):
 
 
 def body_of(event: Event, company: Company, base: int) -> bytes:
-    """Return the body of an authentication; ``base`` is the start of the plan (microseconds)."""
+    """Return an authentication's body; ``base`` is the plan's start (microseconds)."""
     visitor = person(company.seed, event.person)
     document = _document(visitor, event, company)
     _put_time(document, event.shape, base + event.occurred)

@@ -1,8 +1,8 @@
 """Builds what the operator writes: config Secrets, URL Secrets, Ingresses, HTTPRoutes and Certificates. Pure.
 
 Every child carries the labels ``usher.dev/managed`` and ``usher.dev/install`` and the annotations ``usher.dev/owner``,
-``usher.dev/owner-kind`` and ``usher.dev/desired``; a child of one resource also carries that resource's uid. No child
-carries ``app.kubernetes.io/instance``, because GitOps tools would take the child for one of theirs.
+``usher.dev/owner-kind`` and ``usher.dev/desired``; a resource's child also carries that resource's uid. No child
+carries ``app.kubernetes.io/instance``, because GitOps tools would take the child for their own.
 """
 
 import base64
@@ -30,7 +30,7 @@ from usher_operator.state.view import (
 
 
 def finish(manifest: dict[str, Any]) -> DesiredChild:
-    """Add the hash of a manifest as an annotation, and return the child."""
+    """Add a manifest's hash as an annotation, and return the child."""
     meta = manifest["metadata"]
     desired = hashlib.sha256(msgspec.json.encode(manifest, order="deterministic")).hexdigest()
     noted = {**meta["annotations"], config_secret.DESIRED_ANNOTATION: desired}
@@ -41,7 +41,7 @@ def finish(manifest: dict[str, Any]) -> DesiredChild:
 def build_config_secret(envelope: config_secret.Envelope, settings: OperatorSettings, name: str = "") -> DesiredChild:
     """The Secret that holds a document or a tombstone, as gateways read it.
 
-    ``name``: name of the config Secret that a tombstone replaces; ``""``: the usual name of a document.
+    ``name``: the config Secret that a tombstone replaces; ``""``: a document's usual name.
 
     Raises:
         DocumentTooLargeError: the document does not fit into a Secret.
@@ -64,7 +64,7 @@ def build_config_secret(envelope: config_secret.Envelope, settings: OperatorSett
 
 
 def build_mark(settings: OperatorSettings) -> DesiredChild:
-    """The Secret that says that everything was published once. It counts as no document, so it is no child of a key."""
+    """The Secret that says that everything was published once. It counts as no document, so it is no key's child."""
     name = config_secret.mark_name(settings.install_label)
     labels, namespace = {config_secret.CONFIG_LABEL: "true"}, settings.configuration_namespace
     metadata = {"name": name, "namespace": namespace, "labels": labels, "annotations": {}}
@@ -111,8 +111,8 @@ def named_addresses(
 ) -> dict[str, documents.Address]:
     """The addresses to paste into the portal: one for each declared address that the document has.
 
-    Addresses of older tokens that the gateway still accepts are left out. If the document has retired addresses alone,
-    because an edit was refused, these are the ones that the status showed before.
+    Addresses with older tokens that the gateway still accepts are left out. If the document has retired addresses
+    alone, because an edit was refused, these are the ones that the status showed before.
     """
     listener = cached.resource
     if not document.live_addresses:
@@ -132,7 +132,7 @@ def named_addresses(
 def _shown_before(
     cached: CachedResource[resources.Listener], document: documents.ListenerDocument
 ) -> dict[str, documents.Address]:
-    """The addresses of a document that the stored status shows, by their names."""
+    """A document's addresses that the stored status shows, by their names."""
     by_url = {documents.shorten_url(address.url): address for address in document.addresses}
     entries = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
     return {entry["name"]: by_url[entry["url"]] for entry in entries if entry.get("url") in by_url and "name" in entry}
@@ -142,16 +142,16 @@ MAX_PATHS_PER_ROUTE = 64  # Most paths in one object. Source: gateway-api, HTTPR
 
 # Characters that a path may contain without percent-encoding. Source: RFC 3986, section 3.3. A route has no
 # percent-encoding, because some controllers decode it into their own configuration, and others compare the path with
-# the decoded path of the request, which never matches.
+# the request's decoded path, which never matches.
 _ROUTABLE_PATH = re.compile(r"/[-A-Za-z0-9._~!$&'()*+,;=:@/]*")
 
 # Sequences that neither an Ingress nor an HTTPRoute accepts in an exact path. Source: Kubernetes' validation of Ingress
-# and the rules of HTTPPathMatch.
+# and the HTTPPathMatch rules.
 _FORBIDDEN = re.compile(r"//|/\.\.?(/|$)")
 
 
 class RoutePart(msgspec.Struct, frozen=True):
-    """The part of a hostname that one Ingress or HTTPRoute routes."""
+    """The part that one Ingress or HTTPRoute routes for a hostname."""
 
     name: str
     hostname: str
@@ -161,21 +161,21 @@ class RoutePart(msgspec.Struct, frozen=True):
     """Every path below it is routed; ``""`` means only the exact paths."""
 
 
-# Characters of base32. They carry 130 bits, so that a search for two hostnames with the same name is hopeless.
+# Base32 characters. They carry 130 bits, so that a search for two hostnames with the same name is hopeless.
 _NAME_HASH_LENGTH = 26
 
 
 def object_name(hostname: str) -> str:
-    """Name of the objects of a hostname: readable, unique by a hash, and short enough for a label with a suffix."""
+    """Name for a hostname's objects: readable, unique by a hash, and short enough for a label with a suffix."""
     readable = re.sub(r"[^a-z0-9]+", "-", hostname)[:20].strip("-")
     digest = base64.b32encode(hashlib.sha256(hostname.encode()).digest()).decode("ascii").lower()
     return f"usher-{readable}-{digest[:_NAME_HASH_LENGTH]}"
 
 
 def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
-    """The parts that route the prefix of tokens and exact paths of a hostname (``scope: Path``).
+    """The parts that route a hostname's token prefix and exact paths (``scope: Path``).
 
-    A hash of an exact path chooses its part. A part that exceeds its limit is divided by the next bit of the hash, so
+    An exact path's hash chooses its part. A part that exceeds its limit is divided by the hash's next bit, so
     that a new listener changes one part, and paths that somebody chose for their hashes divide no other part.
     """
     paths = set(paths)
@@ -188,7 +188,7 @@ def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
 
 
 def _divide(hashed: Sequence[tuple[int, str]], number: int = 1) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield parts of paths, with their numbers: a part is divided into those with twice its number, and one more."""
+    """Yield path parts, with their numbers: a part is divided into those with twice its number, and one more."""
     if len(hashed) <= MAX_PATHS_PER_ROUTE:
         if hashed:
             yield number, tuple([path for _, path in hashed])
@@ -225,7 +225,7 @@ def _child_of_hostname(  # noqa: PLR0917 - the fields of an object in their orde
     settings: OperatorSettings,
     notes: Mapping[str, str] = {},
 ) -> DesiredChild:
-    """A child in the namespace of the data plane. ``notes``: annotations besides those of every child."""
+    """A child in the data plane's namespace. ``notes``: annotations besides those that every child has."""
     metadata = {
         "name": name,
         "namespace": settings.data_plane_namespace,
@@ -243,7 +243,7 @@ _BODY_SIZE = "9m"
 
 _INGRESS_SECONDS = 15  # More than the 10 s after which Purple gives up, because the gateway has answered by then
 
-# Annotations for body size and timeouts, by `spec.controller` of the IngressClass; each controller documents its own.
+# Annotations for body size and timeouts, by the IngressClass's `spec.controller`; each controller documents its own.
 # Traefik, HAProxy Technologies' controller, AWS and GKE have no body limit, or none that an Ingress can set.
 INGRESS_ANNOTATIONS: dict[str, dict[str, str]] = {
     "k8s.io/ingress-nginx": {
@@ -271,7 +271,7 @@ def build_ingress(
     settings: OperatorSettings,
     features: ClusterFeatures,
 ) -> DesiredChild:
-    """The Ingress of one part of a hostname.
+    """The Ingress for one part of a hostname.
 
     ``secret_name``: Secret with the certificate; ``""`` if something else terminates TLS.
     """
@@ -299,7 +299,7 @@ _HTTP_ROUTE_API = f"{_GATEWAY_API_GROUP}/v1"  # Of every HTTPRoute and Gateway
 
 
 def build_http_route(part: RoutePart, parent: listener_class.ParentRef, settings: OperatorSettings) -> DesiredChild:
-    """The HTTPRoute of one part of a hostname; its Gateway terminates TLS."""
+    """The HTTPRoute for one part of a hostname; its Gateway terminates TLS."""
     paths = [("PathPrefix", part.prefix)] if part.prefix else [("Exact", path) for path in part.paths]
     matches = [{"path": {"type": match_type, "value": path}} for match_type, path in paths]
     service = {"name": settings.backend.service_name, "port": settings.backend.service_port}
@@ -326,7 +326,7 @@ def build_certificate(
     *,
     counts_for: str = "",
 ) -> DesiredChild:
-    """The Certificate of a hostname, which cert-manager writes into a Secret.
+    """A hostname's Certificate, which cert-manager writes into a Secret.
 
     ``counts_for``: the namespace for which the hostname counts; ``""`` if the class does not limit hostnames.
     """
@@ -344,6 +344,6 @@ def build_certificate(
 def build_unused_certificate(
     hostname: str, spec: dict[str, Any], settings: OperatorSettings, *, counts_for: str, since: str
 ) -> DesiredChild:
-    """The Certificate of a hostname that was given up, with its present spec, so that nothing is issued."""
+    """The Certificate for a hostname that was given up, with its present spec, so that nothing is issued."""
     notes = {child_labels.COUNTS_FOR_ANNOTATION: counts_for, child_labels.UNUSED_SINCE_ANNOTATION: since}
     return _child_of_hostname(_CERTIFICATE_API, "Certificate", object_name(hostname), hostname, spec, settings, notes)

@@ -1,7 +1,7 @@
 """Plans a hostname: its Ingress or HTTPRoute, its Certificate, and the states CertificateReady and Exposed. Pure.
 
 The children belong to a hostname and not to a listener, so that a new listener on the class's hostname changes no
-Ingress. Listeners and classes report the states of their hostnames.
+Ingress. Listeners and classes report their hostnames' states.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ class CertificateSource(msgspec.Struct, frozen=True):
     secret_name: str = ""
     """``""`` if something else terminates TLS."""
     issuer: listener_class.IssuerRef | None = None
-    """Issuer of cert-manager; None if the Secret is provided."""
+    """cert-manager issuer; None if the Secret is provided."""
     problem: ConditionState | None = None
     """Why the hostname cannot have a certificate."""
 
@@ -36,9 +36,9 @@ def worst(states: Iterable[ConditionState]) -> ConditionState | None:
 
 
 def class_of(view: Lookups, hostname: str) -> CachedResource[resources.ListenerClass] | None:
-    """The class that decides how a hostname is exposed: the class that owns it, else that of its oldest listener.
+    """The class that decides how a hostname is exposed: the class that owns it, else its oldest listener's class.
 
-    None if no class of this install decides.
+    None if no class in this install decides.
     """
     own = [cached for cached in view.classes.values() if cached.resource.spec.hostname == hostname]
     if own:
@@ -78,7 +78,7 @@ def _not_covered(hostname: str) -> ConditionState:
 
 
 def certificate_state(view: Lookups, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
-    """CertificateReady of a hostname."""
+    """CertificateReady for a hostname."""
     tls = tls_of(spec, hostname)
     if tls.problem is not None:
         return tls.problem
@@ -136,7 +136,7 @@ def _issued(view: Lookups, hostname: str) -> ConditionState:
 
 
 def exposed_state(view: Lookups, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
-    """Exposed of a hostname."""
+    """Exposed for a hostname."""
     match spec.exposure:
         case listener_class.Exposure(type="Ingress", ingress=ingress):
             missing = _missing_ingress_class(view, spec)
@@ -261,11 +261,11 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def checked_addresses(view: Lookups, hostname: str) -> frozenset[str] | None:
-    """The IP addresses of a hostname's Ingresses, if requests to the hostname should lead to a gateway.
+    """IP addresses from a hostname's Ingresses, if requests to the hostname should lead to a gateway.
 
-    None without a check: Usher made no route, the route has no address or certificate yet, or no URL of the hostname
-    has a token, so that the route may lack the path of the check. An Ingress that stays, because its successor cannot
-    be made or does not work yet, is checked.
+    None without a check: Usher made no route, the route has no address or certificate yet, or no URL at the hostname
+    has a token, so that the route may lack the check's path. An Ingress that stays, because its successor cannot be
+    made or does not work yet, is checked.
     """
     cached_class = class_of(view, hostname)
     if cached_class is None or cached_class.resource.spec.exposure.type == "None":
@@ -284,7 +284,7 @@ def checked_addresses(view: Lookups, hostname: str) -> frozenset[str] | None:
 
 
 def ingress_class(view: Lookups, hostname: str) -> str:
-    """The name of the IngressClass of a hostname's Ingresses; ``""`` without one."""
+    """The IngressClass name in a hostname's Ingresses; ``""`` without one."""
     return next((child.ingress_class for child in _children_of_kind(view, hostname, "Ingress")), "")
 
 
@@ -327,7 +327,7 @@ _ROUTES = frozenset({"Ingress", "HTTPRoute"})
 
 
 def plan(view: Lookups, key: Key) -> Plan:
-    """The plan of a hostname. It has no status."""
+    """The plan for a hostname. It has no status."""
     if common.publishing_state(view):
         return Plan(key, None)
     cached_class = class_of(view, key.name)
@@ -351,9 +351,9 @@ def plan(view: Lookups, key: Key) -> Plan:
 
 
 def _is_left(view: Lookups, hostname: str) -> bool:
-    """True if documents have addresses at a hostname without a class, and all of these addresses will end.
+    """True if documents have addresses at a hostname without a class, and all these addresses will end.
 
-    These are retired addresses, and addresses of a class that had the hostname until now.
+    These are retired addresses, and addresses from a class that had the hostname until now.
     """
     at_host = (
         address
@@ -369,7 +369,7 @@ def _is_left(view: Lookups, hostname: str) -> bool:
 def _old_routes(
     view: Lookups, key: Key, desired: tuple[DesiredChild, ...], spec: listener_class.ListenerClassSpec
 ) -> tuple[ObjectRef, ...]:
-    """Children of the other kind of route, with their certificate; they stay until the new route works."""
+    """Children for the other route kind, with their certificate; they stay until the new route works."""
     kinds = {child.ref.kind for child in desired} & _ROUTES
     others = {child.ref for child in view.children(key)} - {child.ref for child in desired}
     if not kinds or all(ref.kind in kinds or ref.kind not in _ROUTES for ref in others):
@@ -395,9 +395,9 @@ def _children(view: Lookups, hostname: str, spec: listener_class.ListenerClassSp
 
 
 def _namespace_of(view: Lookups, hostname: str, spec: listener_class.ListenerClassSpec) -> str:
-    """The namespace whose limit of hostnames a hostname counts against.
+    """The namespace whose hostname limit a hostname counts against.
 
-    ``""`` if the class has no such limit, and for a hostname of a class.
+    ``""`` if the class has no such limit, and for a class hostname.
     """
     if hostname == spec.hostname or spec.maximums.hostnames_per_namespace is None:
         return ""

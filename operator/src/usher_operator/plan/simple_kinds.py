@@ -1,7 +1,7 @@
 """Plans ListenerClass, Tenant and Destination: the kinds whose plans are short. Pure.
 
-- A ListenerClass has a status only: the Hostname key owns the children of the class's hostname.
-- A Tenant has no children, and its Ready sums up the Ready conditions of its listeners.
+- A ListenerClass has a status only: the Hostname key owns the children for the class's hostname.
+- A Tenant has no children, and its Ready sums up its listeners' Ready conditions.
 - A Destination has a config Secret and a status.
 """
 
@@ -35,7 +35,7 @@ from usher_operator.state.view import (
     StatusCondition,
 )
 
-# Status field of a Destination: host and port of the URL in its document, for a column. The whole URL may contain a
+# A Destination's status field: host and port in its document's URL, for a column. The whole URL may contain a
 # secret.
 HOST_FIELD = "host"
 
@@ -47,7 +47,7 @@ _MAX_NAMES = 3  # Listeners that a message names
 
 
 def plan_listener_class(view: Lookups, key: Key) -> Plan:
-    """The plan of a ListenerClass."""
+    """The plan for a ListenerClass."""
     cached = view.classes.get(key.name)
     if cached is None:
         return common.plan_absent(view, key, _NEEDED_OF_CLASS)
@@ -70,9 +70,9 @@ def plan_listener_class(view: Lookups, key: Key) -> Plan:
 
 
 def _plan_foreign_class(view: Lookups, key: Key, cached: CachedResource[resources.ListenerClass]) -> Plan:
-    """The plan of a class of another install: its status says so if no operator serves it.
+    """The plan for another install's class: its status says so if no operator serves it.
 
-    That is known of a class that no operator wrote to within a minute, and of one that this install served before under
+    That is known if no operator wrote to the class within a minute, or if this install served it before under
     another controllerName. The operator that serves the class replaces the status.
     """
     if cached.conditions:
@@ -93,7 +93,7 @@ def _plan_foreign_class(view: Lookups, key: Key, cached: CachedResource[resource
 
 
 def _class_fields(view: Lookups, cached: CachedResource[resources.ListenerClass]) -> dict[str, object]:
-    """The fingerprint of the install key with which the class was first reconciled; it never changes.
+    """The install key fingerprint with which the class was first reconciled; it never changes.
 
     A class that is new while the key is wrong gets none, so that nothing is wrong once the right key is back.
     """
@@ -118,7 +118,7 @@ def _class_accepted(view: Lookups, declared: resources.ListenerClass, builder: C
 def _hostnames_shared(
     view: Lookups, declared: resources.ListenerClass, builder: ConditionBuilder
 ) -> list[StatusCondition]:
-    """HostnamesShared, while a class of another install allows some of the hostnames of this class."""
+    """HostnamesShared, while another install's class allows some hostnames that this class allows."""
     for name, other in sorted(view.classes.items()):
         pattern = hostnames.first_overlap(declared.spec.hostname_patterns, other.resource.spec.hostname_patterns)
         if pattern is None or view.is_ours(other):
@@ -142,7 +142,7 @@ def _halted(class_name: str, halts: tuple[HaltedRemovals, ...]) -> str:
 
 
 def plan_tenant(view: Lookups, key: Key) -> Plan:
-    """The plan of a Tenant."""
+    """The plan for a Tenant."""
     cached = view.tenant(key.path)
     if cached is None:
         return common.plan_absent(view, key, ())
@@ -163,7 +163,7 @@ def plan_tenant(view: Lookups, key: Key) -> Plan:
 def _company_shared(
     view: Lookups, key: Key, tenant: resources.Tenant, builder: ConditionBuilder
 ) -> list[StatusCondition]:
-    """CompanyShared, while another Tenant of the namespace has the same company."""
+    """CompanyShared, while another Tenant in the namespace has the same company."""
     company_id = tenant.spec.company_id
     names = view.tenants_of(f"{key.namespace}/{company_id}", 2) if company_id else ()
     other = next((name for name in names if name != key.name), None)
@@ -198,20 +198,20 @@ def _with_listeners(
 
 
 def _ready_status(state: ListenerReadiness, *, is_tenant_suspended: bool) -> str:
-    """The status of a listener's Ready; Unknown while gateways have not applied a change of its suspension."""
+    """A listener's Ready status; Unknown while gateways have not applied a suspension change."""
     should_be_held = state.is_suspended or is_tenant_suspended
     return "Unknown" if state.ready == "True" and state.is_held != should_be_held else state.ready
 
 
 def _named_listeners(names: list[str]) -> str:
-    """The first names of listeners. The text has no count, because a status has no counters."""
+    """The first listener names. The text has no count, because a status has no counters."""
     noun = "listener" if len(names) == 1 else "listeners"
     first = ", ".join(f"`{name}`" for name in sorted(names)[:_MAX_NAMES])
     return f"{noun} {first} and others" if len(names) > _MAX_NAMES else f"{noun} {first}"
 
 
 def plan_destination(view: Lookups, key: Key) -> Plan:
-    """The plan of a Destination."""
+    """The plan for a Destination."""
     cached = view.destination(key.path)
     if cached is None:
         return common.plan_absent(view, key, _NEEDED_OF_DESTINATION)

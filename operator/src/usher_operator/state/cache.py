@@ -1,8 +1,8 @@
-"""The cache: everything that the operator knows of the cluster, as plan() reads it (``Lookups``).
+"""The cache: everything that the operator knows about the cluster, as plan() reads it (``Lookups``).
 
 Each change returns the keys that have to be planned again: those whose own resource or children changed, and those
-whose last plan read something that differs now (`reads`). A change that no plan reads, such as the watch event of the
-operator's own write or a new resourceVersion alone, returns none. No method awaits, so the cache never changes while a
+whose last plan read something that differs now (`reads`). A change that no plan reads, such as the operator's own write
+seen by its watch or a new resourceVersion alone, returns none. No method awaits, so the cache never changes while a
 plan is made.
 """
 
@@ -40,7 +40,7 @@ _NO_KEYS: KeySet = frozenset()
 
 
 class Cache(Lookups):
-    """Changes the present state of the cluster, and says which keys a change concerns."""
+    """Changes the cluster's present state, and says which keys a change concerns."""
 
     def grant(self, key: Key, hostnames: Collection[str]) -> KeySet:
         """Give hostnames to a Listener while its document is written; returns the other keys to plan again."""
@@ -51,7 +51,7 @@ class Cache(Lookups):
         return self._readers_of_hostnames(hostnames) - {key}
 
     def end_grant(self, key: Key) -> KeySet:
-        """End the grants of a Listener once its document was written or failed; returns other keys to plan again."""
+        """End a Listener's grants once its document was written or failed; returns other keys to plan again."""
         hosts = [host for host, (holder, _) in self._granted.items() if holder == key]
         for host in hosts:
             del self._granted[host]
@@ -66,7 +66,7 @@ class Cache(Lookups):
         }
 
     def allow_retirement(self, key: Key, addresses: frozenset[str]) -> None:
-        """Let the next plan of a Listener take these addresses out of service, and no others."""
+        """Let a Listener's next plan take these addresses out of service, and no others."""
         if addresses:
             self._retirements[key] = addresses
         else:
@@ -92,7 +92,7 @@ class Cache(Lookups):
         return self.take(kind, raw)
 
     def put(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> KeySet:
-        """Store the present state of an object; returns the keys to plan again."""
+        """Store an object's present state; returns the keys to plan again."""
         metadata = raw["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         self._versions.setdefault((kind.name, namespace), {})[name] = metadata["uid"], metadata["resourceVersion"]
@@ -105,7 +105,7 @@ class Cache(Lookups):
         return self._set(kind, namespace, name, None)
 
     def set_served(self, kind: kinds.WatchedKind, *, served: bool) -> KeySet:
-        """Set whether the cluster serves a kind of an optional API. Without the kind its children are gone."""
+        """Set whether the cluster serves an optional API's kind. Without the kind its children are gone."""
         gone: KeySet = _NO_KEYS
         if not served and kind in kinds.CHILDREN:
             for namespace, name in self.versions(kind):
@@ -114,14 +114,14 @@ class Cache(Lookups):
         return gone | self._on_features(self.optional.set_served(kind, served=served))
 
     def set_secret_access(self, namespace: str, access: SecretAccess) -> KeySet:
-        """Set whether the operator may use the Secrets of a namespace; `""`: of all namespaces at once."""
+        """Set whether the operator may use a namespace's Secrets; `""`: all namespaces at once."""
         self.secrets.set_access(namespace, access)
         if not namespace:
             return frozenset(key for key in self.records if key.kind in {"Listener", "Destination"})
         return self.reads.changed(self, [("Namespace", namespace)])
 
     def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> KeySet:
-        """Set what the gateways report; returns the keys whose vanished document, or holder of a hostname, is another.
+        """Set what the gateways report; returns the keys whose vanished document, or hostname holder, is another.
 
         The caller knows which other keys the reports concern.
         """
@@ -150,7 +150,7 @@ class Cache(Lookups):
         return frozenset(Key("ListenerClass", "", name) for name in self.classes)
 
     def set_write_failure(self, key: Key, failure: WriteFailure | None) -> KeySet:
-        """Set the result of the last attempt to write the children of a key."""
+        """Set how the last attempt to write a key's children ended."""
         if failure == self._write_failures.get(key):
             return _NO_KEYS
         if failure is None:
@@ -176,18 +176,18 @@ class Cache(Lookups):
         return changed
 
     def set_behind(self, key: Key, *, is_behind: bool) -> None:
-        """Set whether the last plan of a key says ``is_behind``."""
+        """Set whether a key's last plan says ``is_behind``."""
         if is_behind:
             self._behind.setdefault(key, self.now)
         else:
             self._behind.pop(key, None)
 
     def note_missing(self, path: str, state: SecretState) -> KeySet:
-        """Note the result of a lookup of a missing Secret."""
+        """Note a missing Secret's lookup result."""
         self.secrets.note_missing(path, state)
         return self.reads.changed(self, [("Secret", path)])
 
-    # Parts of the changes above.
+    # Parts that the changes above share.
 
     def _forget_version(self, kind: kinds.WatchedKind, namespace: str, name: str) -> Version:
         versions = self._versions.get((kind.name, namespace), {})
@@ -266,13 +266,13 @@ class Cache(Lookups):
         return self._concerned(change)
 
     def _concerned(self, change: "_Change") -> KeySet:
-        """The keys to plan again after a change, once every index but the order of siblings is up to date."""
+        """The keys to plan again after a change, once every index except the sibling order is up to date."""
         for key in change.siblings:
             change.subjects |= {("Limit", sibling) for sibling in self._reorder(key)}
         return self.reads.changed(self, change.subjects) | change.keys
 
     def _set_class(self, name: str, former: object, present: object, change: "_Change") -> None:
-        """Set a class. A change of what other plans read of it is rare, and may concern every key."""
+        """Set a class. A change in the fields that other plans read is rare, and may concern every key."""
         self.classes.pop(name, None)
         self._unreadable_classes.discard(name)
         if isinstance(present, CachedResource):
@@ -318,11 +318,11 @@ class Cache(Lookups):
         self._claims.set(key, cached, self._class_for_claims(cached.resource) if cached is not None else "")
 
     def _index_uses(self, key: Key, listener: resources.Listener | None, change: "_Change") -> None:
-        """Index the Tenant and the Destinations of a Listener, and note those whose classes change by that."""
+        """Index a Listener's Tenant and Destinations, and note those whose classes change by that."""
         self._set_uses(key, _uses(listener) if listener is not None else set(), change)
 
     def _set_uses(self, key: Key, uses: set[tuple[Key, str]], change: "_Change") -> None:
-        """Set what a Listener uses, with the name of its class, and with ``""`` too while that does not exist."""
+        """Set what a Listener uses, with its class name, and with ``""`` too while that does not exist."""
         absent = {
             (used, "") for used, name in uses if name not in self.classes and name not in self._unreadable_classes
         }
@@ -348,7 +348,7 @@ class Cache(Lookups):
             self._sum_up(key, cached, change)
 
     def _sum_up(self, key: Key, cached: CachedResource[resources.Listener] | None, change: "_Change") -> None:
-        """Add a Listener to those of its Tenant that have the same state."""
+        """Add a Listener to its Tenant's Listeners with the same state."""
         groups: dict[tuple[str, ListenerReadiness], Place] = {}
         if cached is not None:
             tenant_path = f"{key.namespace}/{cached.resource.spec.tenant_ref.name}"
@@ -357,7 +357,7 @@ class Cache(Lookups):
         self._summaries.set(key, groups)
 
     def _reorder(self, key: Key) -> set[Key]:
-        """Update the place of a key among its siblings; returns those for which a limit may differ now."""
+        """Update a key's place among its siblings; returns those for which a limit may differ now."""
         group, place = (key.kind, key.namespace), self._place_of(key)
         order = self._order.members(group)
         concerned = {key}
@@ -367,7 +367,7 @@ class Cache(Lookups):
         return concerned
 
     def _limits(self, kind: str) -> set[int]:
-        """The limits of our classes for a kind in a namespace."""
+        """Our classes' limits for a kind in a namespace."""
         maximums = [listener_class.resource.spec.maximums for listener_class in self.our_classes()]
         limits = [getattr(maximum, f"{kind.lower()}s_per_namespace") for maximum in maximums]
         return {limit for limit in limits if limit is not None}
@@ -380,10 +380,10 @@ class Cache(Lookups):
         return former | hostnames
 
     def _place_of(self, key: Key) -> Place | None:
-        """The place of a resource or a hostname among its siblings; None if it does not count.
+        """A resource's or hostname's place among its siblings; None if it does not count.
 
         A document in force counts until it is removed, because otherwise a namespace could exceed its limits by
-        deletions that the removal limit halts, also if Listeners of another install have the names now.
+        deletions that the removal limit halts, also if another install's Listeners have the names now.
         """
         if key.kind == "Hostname":
             return self._place_of_hostname(key.namespace, key.name)
@@ -395,7 +395,7 @@ class Cache(Lookups):
         return (not is_published, created) if cached is not None or is_published else None
 
     def _place_of_hostname(self, namespace: str, hostname: str) -> Place | None:
-        """The place of a hostname among those of a namespace; None if it does not count.
+        """A hostname's place among its namespace's hostnames; None if it does not count.
 
         First come those in force that a Listener names, then those that have a Certificate already, then those that
         have only retired addresses or were given up, then the others.
@@ -460,7 +460,7 @@ class _Change(msgspec.Struct):
 
 
 def _read_by_others(parsed: object) -> tuple[object, ...]:
-    """The part of a class that plans of other keys read; ``parsed``: of its record, None without one."""
+    """The class fields that other keys' plans read; ``parsed``: from its record, None without one."""
     match parsed:
         case CachedResource(resource=resources.ListenerClass(spec=spec)):
             return parsed.uid, parsed.created, spec, parsed.fields.get(FINGERPRINT_FIELD), parsed.is_unserved
@@ -472,7 +472,7 @@ def _read_by_others(parsed: object) -> tuple[object, ...]:
 def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[str]:
     """The hostnames that a Listener names and that its stored status shows as its own.
 
-    The status of a Listener that had the address of its class until now may still show the class's hostname.
+    If a Listener had its class's address until now, its status may still show the class's hostname.
     """
     named = {address.hostname for address in cached.resource.spec.addresses}
     shown = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
@@ -482,7 +482,7 @@ def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[s
 
 
 def _declared(record: kinds.ResourceRecord | None) -> tuple[object, ...]:
-    """The part of a resource that users write, without its status."""
+    """A resource as users write it, without its status."""
     if record is None:
         return ()
     parsed = record.parsed
@@ -492,21 +492,21 @@ def _declared(record: kinds.ResourceRecord | None) -> tuple[object, ...]:
 
 
 def _tenant_ref(record: kinds.ResourceRecord | None) -> object:
-    """The Tenant that a Destination names, which is all that Listeners read of it; unique if it cannot be read."""
+    """The Tenant that a Destination names, which is all that Listeners read from it; unique if it cannot be read."""
     if record is None or not isinstance(record.parsed, CachedResource):
         return record
     return record.uid, record.parsed.resource.spec.tenant_ref
 
 
 def _needed_secrets(resource: resources.Resource | None) -> list[str]:
-    """The values of Secrets that a Listener or a Destination refers to: ``namespace/name/key``."""
+    """The Secret values that a Listener or a Destination refers to: ``namespace/name/key``."""
     if not isinstance(resource, resources.Listener | resources.Destination):
         return []
     return [f"{resource.metadata.namespace}/{name}/{key}" for name, key in types.secret_keys(resource.spec)]
 
 
 def _uses(listener: resources.Listener) -> set[tuple[Key, str]]:
-    """The Tenant and the Destinations to which a Listener refers, each with the name of its class."""
+    """The Tenant and the Destinations to which a Listener refers, each with its class name."""
     namespace, class_name = listener.metadata.namespace, listener.class_name
     destinations = [route.destination_ref.name for route in listener.spec.routes]
     used = [Key("Tenant", namespace, listener.spec.tenant_ref.name)]
@@ -522,7 +522,7 @@ def _subjects_of(claims: Iterable[Claim]) -> set[Subject]:
 
 
 def _subjects_of_child(child: kinds.ChildRecord) -> set[Subject]:
-    """The subjects of a child that other plans read: a document, its hostnames, or the route of a hostname."""
+    """The subjects in a child that other plans read: a document, its hostnames, or a hostname's route."""
     subjects: set[Subject] = {(child.key.kind, child.key.path)}
     hostnames = child.held.hostnames if child.held is not None else ()
     subjects |= _subjects_of_document(child.key, _published_document(child))
@@ -537,7 +537,7 @@ def _subjects_of_document(key: Key, document: documents.ListenerDocument | None)
 
 
 def _exposed_by(document: documents.ListenerDocument | None, created: str) -> dict[str, Place]:
-    """The place of a Listener at each hostname in its published document: first if it owns a live address there."""
+    """A Listener's place at each hostname in its published document: first if it owns a live address there."""
     if document is None:
         return {}
     own = {address.host for address in document.live_addresses if not address.is_class_address}
@@ -562,6 +562,6 @@ def _published_hosts(child: kinds.ChildRecord | None) -> set[str]:
 
 
 def _routed(child: kinds.ChildRecord | None) -> tuple[object, ...]:
-    """The fields of a published document on which hostnames and their children depend."""
+    """The published document's fields on which hostnames and their children depend."""
     document = _published_document(child)
     return (document.addresses, document.tenant.name, document.max_body_bytes) if document is not None else ()

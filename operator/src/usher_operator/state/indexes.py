@@ -37,7 +37,7 @@ class GroupIndex(Generic[Group]):
         self._groups: dict[Key, tuple[Group, ...]] = {}  # Tuples, because a set takes four times the memory
 
     def set(self, key: Key, groups: Iterable[Group]) -> None:
-        """Set the groups of a key; empty if it is in no group any more."""
+        """Set a key's groups; empty if it is in no group any more."""
         former, present = self.groups_of(key), frozenset(groups)
         for group in former - present:
             keys = self._keys[group]
@@ -57,11 +57,11 @@ class GroupIndex(Generic[Group]):
         return self._keys.keys()
 
     def groups_of(self, key: Key) -> frozenset[Group]:
-        """The groups of a key."""
+        """A key's groups."""
         return frozenset(self._groups.get(key, ()))
 
     def keys_of(self, group: Group) -> AbstractSet[Key]:
-        """The keys of a group. Do not keep or change the result."""
+        """A group's keys. Do not keep or change the result."""
         return self._keys.get(group, _NO_KEYS)
 
 
@@ -115,16 +115,16 @@ class ChildIndex:
         self._by_key: dict[Key, dict[ObjectRef, kinds.ChildRecord]] = {}
         self.by_hostname: GroupIndex[str] = GroupIndex()  # Listeners by the hostnames in their published document
         self.by_address: GroupIndex[str] = GroupIndex()
-        """Listeners by the paths (`address_path`) of the addresses in their published document."""
+        """Listeners by the address paths (`address_path`) in their published document."""
         self.by_class_hostname: GroupIndex[str] = GroupIndex()
-        """Listeners by the hostnames at which their published document has addresses of a class."""
+        """Listeners by the hostnames at which their published document has class addresses."""
         self.by_own_hostname: GroupIndex[tuple[str, str]] = GroupIndex()
-        """Listeners by namespace and hostname: the hostnames of their tenant in their published document."""
+        """Listeners by namespace and hostname: their tenant's hostnames in their published document."""
         self._in_force: GroupIndex[tuple[Kind, str]] = GroupIndex()
         """Keys whose document is in force, by kind and namespace."""
         self.tombstones: GroupIndex[str] = GroupIndex()  # Keys that have a tombstone, by namespace
         self._addresses: Counter[tuple[RemovalKind, str]] = Counter()
-        """Number of addresses of each namespace that are in force: ``Address`` counts those that are not retired."""
+        """Each namespace's number of addresses in force: ``Address`` counts those that are not retired."""
         self.listeners_in_force = 0  # Number of published documents of Listeners
         self.held = HolderIndex()  # The tenants that hold hostnames by a document or a tombstone
 
@@ -134,31 +134,31 @@ class ChildIndex:
         return self._by_key
 
     def of(self, key: Key) -> tuple[kinds.ChildRecord, ...]:
-        """The children of a key."""
+        """A key's children."""
         return tuple(self._by_key.get(key, {}).values())
 
     def config_of(self, key: Key) -> kinds.ChildRecord | None:
-        """The config Secret of a key, with a document or a tombstone."""
+        """A key's config Secret, with a document or a tombstone."""
         if key.kind not in {"Listener", "Destination"}:
             return None
         return next((child for child in self._by_key.get(key, {}).values() if child.is_config), None)
 
     def published(self, key: Key) -> PublishedDocument | None:
-        """The document in the config Secret of a key."""
+        """The document in a key's config Secret."""
         child = self.config_of(key)
         return child.published if child is not None else None
 
     def listener_document(self, key: Key) -> documents.ListenerDocument | None:
-        """The published document of a Listener."""
+        """A Listener's published document."""
         published = self.published(key)
         return published.listener if published is not None else None
 
     def namespaces_with(self, kind: Kind) -> frozenset[str]:
-        """The namespaces with a published document of a kind."""
+        """The namespaces where a kind has a published document."""
         return frozenset(namespace for kind_in_force, namespace in self._in_force.groups if kind_in_force == kind)
 
     def count_in_force(self, namespace: str) -> dict[RemovalKind, int]:
-        """Number of published documents of a namespace, and of addresses in them."""
+        """How many published documents a namespace has, and how many addresses they have."""
         return {
             "Listener": len(self._in_force.keys_of(("Listener", namespace))),
             "Destination": len(self._in_force.keys_of(("Destination", namespace))),
@@ -189,8 +189,8 @@ class ChildIndex:
     def _is_where_we_write(self, child: kinds.ChildRecord) -> bool:
         """True if a Secret has the place and the name that the operator gives it.
 
-        Any tenant can set labels and annotations, and an annotation may be 256 KiB long. Nothing of such a Secret is
-        kept.
+        Any tenant can set labels and annotations, and an annotation may be 256 KiB long. The cache keeps nothing from
+        such a Secret.
         """
         ref = child.state.ref
         if ref.kind != "Secret":
@@ -215,7 +215,7 @@ class ChildIndex:
             self._index_config(child.key)
 
     def _index_config(self, key: Key) -> None:
-        """Index the present config Secret of a key."""
+        """Index a key's present config Secret."""
         child, document = self.config_of(key), self.listener_document(key)
         addresses = document.addresses if document is not None else ()
         self.by_hostname.set(key, (address.host for address in addresses))
@@ -231,7 +231,7 @@ class ChildIndex:
 
 
 def _address_counts(child: kinds.ChildRecord) -> dict[tuple[RemovalKind, str], int]:
-    """The number of addresses in a document, and of retired ones."""
+    """How many addresses a document has, and how many are retired."""
     document = child.published.listener if child.published is not None else None
     if document is None:
         return {}
@@ -244,9 +244,9 @@ _MAX_VALUE_LENGTH = 2 * MAX_VALUE_BYTES  # Length in base64 of a value that is c
 
 
 class SecretIndex:
-    """The Secrets of agencies: values to which resources refer, and the absence of others.
+    """Agencies' Secrets: values to which resources refer, and which other Secrets are absent.
 
-    Nothing else of a Secret is kept, because anything else may be large.
+    It keeps nothing else from a Secret, because anything else may be large.
     """
 
     def __init__(self, clock: Callable[[], int]) -> None:
@@ -259,7 +259,7 @@ class SecretIndex:
         """Missing Secret -> its state, and when it was looked up; the longest ago first."""
 
     def access(self, namespace: str) -> SecretAccess:
-        """The operator's access to the Secrets of a namespace, or of all namespaces at once if the name is empty."""
+        """The operator's access to a namespace's Secrets, or to all namespaces at once if the name is empty."""
         everywhere = self._access.get("", "Unknown")
         return self._access.get(namespace, "Unknown") if everywhere == "Denied" else everywhere
 
@@ -277,7 +277,7 @@ class SecretIndex:
         return self._secrets.get(path)
 
     def state(self, path: str) -> SecretState | None:
-        """State of a Secret; None if it has to be looked up."""
+        """A Secret's state; None if it has to be looked up."""
         if path in self._secrets:
             return "Found"
         state, since = self._misses.get(path, (None, 0))
@@ -304,8 +304,8 @@ class SecretIndex:
     def set_needed(self, key: Key, values: Collection[str]) -> set[str]:
         """Set the values to which a resource refers; keep no value that nothing refers to any more.
 
-        If a value is needed that was not kept, the Secret is forgotten, so that a plan looks it up again. Returns the
-        paths of such Secrets.
+        If a value is needed that was not kept, the Secret is forgotten, so that a plan looks it up again. Returns such
+        Secrets' paths.
         """
         former, forgotten = self._needed.groups_of(key), set()
         for path in frozenset(values) - former:
@@ -322,12 +322,12 @@ class SecretIndex:
         return forgotten
 
     def note_missing(self, path: str, state: SecretState) -> None:
-        """Note the result of a lookup of a missing Secret."""
+        """Note a missing Secret's lookup result."""
         self._misses.pop(path, None)
         self._misses[path] = (state, self._clock())  # at the end, because missing() returns the first ones
 
     def missing(self, most: int) -> list[str]:
-        """Return missing Secrets, up to ``most`` of each namespace: those that were looked up longest ago."""
+        """Return missing Secrets, up to ``most`` per namespace: those that were looked up longest ago."""
         counts: Counter[str] = Counter()
         paths = []
         for path in self._misses:
@@ -338,12 +338,12 @@ class SecretIndex:
         return paths
 
     def forget_missing(self) -> None:
-        """Forget the results of all lookups."""
+        """Forget all lookup results."""
         self._misses.clear()
 
 
 def _cut(value: Any) -> Any:
-    """A value of a Secret, cut if it is so long that compile() refuses it anyway."""
+    """A Secret's value, cut if it is so long that compile() refuses it anyway."""
     return value[:_MAX_VALUE_LENGTH] if isinstance(value, str) else value
 
 
@@ -352,7 +352,7 @@ class OptionalApis:
 
     def __init__(self) -> None:
         self._objects: dict[tuple[str, str], Mapping[str, Any]] = {}
-        """IngressClasses and issuers by the name of their kind and their own name."""
+        """IngressClasses and issuers by kind and name."""
         self._served: set[str] = set()  # Names of the kinds of optional APIs that the cluster serves
         self.features = ClusterFeatures()
 
@@ -365,11 +365,11 @@ class OptionalApis:
         return self._refresh()
 
     def is_served(self, kind: kinds.WatchedKind) -> bool:
-        """True if the cluster serves a kind. Kinds of one API may appear one by one."""
+        """True if the cluster serves a kind. One API's kinds may appear one by one."""
         return not kind.feature or kind.name in self._served
 
     def set_served(self, kind: kinds.WatchedKind, *, served: bool) -> bool:
-        """Note whether the cluster serves a kind of an optional API; returns whether `features` changed."""
+        """Note whether the cluster serves an optional API's kind; returns whether `features` changed."""
         if served:
             self._served.add(kind.name)
         else:

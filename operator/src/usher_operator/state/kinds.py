@@ -1,7 +1,7 @@
-"""The kinds of objects that the operator watches, and how it parses their raw objects. Pure.
+"""The object kinds that the operator watches, and how it parses their raw objects. Pure.
 
 The first half lists the kinds, with their paths at the API server. The second half parses raw objects into the typed
-records that the cache keeps of custom resources and children, without unused fields.
+records that the cache keeps for custom resources and children, without unused fields.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ Feature = Literal["", "gateway_api", "cert_manager"]
 
 
 class WatchedKind(msgspec.Struct, frozen=True):
-    """One kind of object."""
+    """One object kind."""
 
     name: str
     group: str
@@ -45,21 +45,21 @@ class WatchedKind(msgspec.Struct, frozen=True):
 
     @property
     def api_version(self) -> str:
-        """`apiVersion` of a manifest."""
+        """A manifest's `apiVersion`."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def root(self) -> str:
-        """Path of the API group and version."""
+        """The API group and version as a path."""
         return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
 
     def collection(self, namespace: str = "") -> str:
-        """Path of all objects, or of the objects in one namespace."""
+        """Path to all objects, or to one namespace's objects."""
         where = f"/namespaces/{namespace}" if namespace else ""
         return f"{self.root}{where}/{self.plural}"
 
     def path(self, namespace: str, name: str) -> str:
-        """Path of one object."""
+        """Path to one object."""
         return f"{self.collection(namespace if self.namespaced else '')}/{name}"
 
 
@@ -81,7 +81,7 @@ SECRET = WatchedKind("Secret", "", "v1", "secrets", selector=child_labels.CHILD_
 INGRESS = WatchedKind("Ingress", "networking.k8s.io", "v1", "ingresses", selector=child_labels.CHILD_SELECTOR)
 # Names the Ingress controllers of the cluster.
 INGRESS_CLASS = WatchedKind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
-# A route of the Gateway API that the operator wrote.
+# A Gateway API route that the operator wrote.
 HTTP_ROUTE = WatchedKind(
     "HTTPRoute",
     "gateway.networking.k8s.io",
@@ -94,7 +94,7 @@ HTTP_ROUTE = WatchedKind(
 CERTIFICATE = WatchedKind(
     "Certificate", "cert-manager.io", "v1", "certificates", selector=child_labels.CHILD_SELECTOR, feature="cert_manager"
 )
-# Issues certificates in the namespace of the data plane.
+# Issues certificates in the data plane's namespace.
 ISSUER = WatchedKind("Issuer", "cert-manager.io", "v1", "issuers", feature="cert_manager")
 # Issues certificates in every namespace.
 CLUSTER_ISSUER = WatchedKind(
@@ -105,30 +105,30 @@ OWN = (LISTENER_CLASS, TENANT, LISTENER, DESTINATION)  # The custom resources
 CHILDREN = (SECRET, INGRESS, HTTP_ROUTE, CERTIFICATE)  # Objects that the operator writes
 
 # Objects that change often, and objects that users can create in their namespaces. The operator watches them itself,
-# because kopf needs 1 ms of CPU per event, and lists every namespace in pages that may have any size.
+# because kopf needs 1 ms CPU time per event, and lists every namespace in pages that may have any size.
 WATCHED_BY_REFLECTORS = (*OWN, *CHILDREN, ISSUER)
 
-# Objects of the platform, which change rarely. Kopf watches them.
+# The platform's objects, which change rarely. Kopf watches them.
 WATCHED_BY_KOPF = (NAMESPACE, INGRESS_CLASS, CLUSTER_ISSUER)
 
-# All kinds that the operator reads and watches, except the Secrets of agencies.
+# All kinds that the operator reads and watches, except agencies' Secrets.
 ALL = (*WATCHED_BY_REFLECTORS, *WATCHED_BY_KOPF)
 
 BY_NAME = {kind.name: kind for kind in (*ALL, AGENCY_SECRET)}  # Name of a kind -> the kind
 
-# Name of a kind -> the type of its resources.
+# Kind name -> its resource type.
 RESOURCES: dict[str, type[resources.Resource]] = {
     kind: resource_type for (_, kind), resource_type in resources.KINDS.items()
 }
 
 
 def ref_of(kind: WatchedKind, namespace: str, name: str) -> ObjectRef:
-    """Identify an object of a kind."""
+    """Identify an object by its kind and name."""
     return ObjectRef(kind.api_version, kind.name, namespace, name)
 
 
 def field_manager(controller_name: str) -> str:
-    """Owner of the fields that the operator of an install writes."""
+    """Owner name for the fields that an install's operator writes."""
     return f"{FIELD_MANAGER}-{config_secret.install_label(controller_name)}"
 
 
@@ -155,7 +155,7 @@ class ResourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     observed_generation: int = 0
     """``status.observedGeneration``."""
     times: dict[str, str] = {}
-    """Type of a condition -> its ``lastTransitionTime``."""
+    """Condition type -> its ``lastTransitionTime``."""
 
 
 class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,21 +166,21 @@ class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
     resource_version: str
     state: ChildState
     digest: str
-    """Digest of content, labels and annotations; a different one means that somebody edited the child."""
+    """Digest over content, labels and annotations; a different one means that somebody edited the child."""
     published: PublishedDocument | None = None
     """The document in a config Secret."""
     tombstone: str = ""
-    """When the operator published the tombstone of its document; `""`: it has none."""
+    """When the operator published its document's tombstone; `""`: it has none."""
     held: config_secret.HeldHostnames | None = None
-    """Hostnames that belong to the tenant of a Listener by its document or its tombstone."""
+    """Hostnames that belong to a Listener's tenant by its document or its tombstone."""
     is_config: bool = False
     owner_uid: str = ""
     owner_generation: int = 0
-    """Generation of the resource from which the document was compiled."""
+    """The resource generation from which the document was compiled."""
     counts_for: str = ""
-    """Namespace for which the hostname of a Certificate counts; ``""``: for none."""
+    """Namespace for which a Certificate's hostname counts; ``""``: for none."""
     unused_since: str = ""
-    """When the hostname of a Certificate was given up; ``""``: it is in use."""
+    """When a Certificate's hostname was given up; ``""``: it is in use."""
 
 
 def parse_resource(kind: str, raw: JsonObject, *, has_room: bool = True) -> ResourceRecord:
@@ -224,9 +224,9 @@ def _unreadable(raw: JsonObject, problem: str, common: dict[str, Any]) -> Unread
 
 
 def convert(raw: JsonObject, resource_type: type[ResourceT]) -> ResourceT:
-    """Convert the fields of a raw object that its type has, without metadata that no plan reads.
+    """Convert the raw object's fields that its type has, without metadata that no plan reads.
 
-    Users can put hundreds of kilobytes into the labels and annotations of each object.
+    Users can put hundreds of kilobytes into each object's labels and annotations.
 
     Raises:
         ValidationError: the object does not fit the type.
@@ -283,7 +283,7 @@ def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) 
 
 
 def is_foreign(raw: JsonObject, controller_name: str) -> bool:
-    """Return whether the operator of another install made an object."""
+    """Return whether another install's operator made an object."""
     labels = raw["metadata"].get("labels") or {}
     install = labels.get(config_secret.INSTALL_LABEL, "")
     return labels.get(config_secret.MANAGED_LABEL) == "true" and install not in {
@@ -304,7 +304,8 @@ def digest_of(manifest: JsonObject) -> str:
 def _envelope(raw: JsonObject, keys: model.Keys) -> config_secret.Envelope | None:
     """The envelope in a config Secret; None if it was changed, or another install key signed it.
 
-    After a rollback, a later release may have written it. What this release knows of it is the last good document.
+    After a rollback, a later release may have written it. The part that this release can read is the last good
+    document.
     """
     try:
         return config_secret.decode_data(raw.get("data"), keys.document, known_part=True)
@@ -313,7 +314,7 @@ def _envelope(raw: JsonObject, keys: model.Keys) -> config_secret.Envelope | Non
 
 
 def _share_defaults(document: config_secret.Document) -> config_secret.Document:
-    """The document with the shared object of default fields, which saves memory."""
+    """The document with one shared object for its default fields, which saves memory."""
     if isinstance(document, documents.ListenerDocument) and document.fields == documents.DEFAULT_FIELDS:
         return msgspec.structs.replace(document, fields=documents.DEFAULT_FIELDS)
     return document
@@ -335,5 +336,5 @@ def _api_version_and_kind(resource_type: type[Any]) -> tuple[str, str]:
 
 
 def _without_values(message: str) -> str:
-    """The message of msgspec without the values that it quotes."""
+    """The text from msgspec without the values that it quotes."""
     return re.sub(r"'[^']*'", "'…'", message)

@@ -1,7 +1,7 @@
-"""Everything that the operator knows of the cluster, and every question about it that plans and other parts ask.
+"""Everything that the operator knows about the cluster, and every question that plans and other parts ask.
 
-`Cache` adds the changes. A lookup of a plan is marked with `lookup`, so that `Reads` notes its answer. It costs no more
-than the size of its answer, because plan() makes thousands of them, for one key at a time.
+`Cache` adds the changes. A lookup that plans make is marked with `lookup`, so that `Reads` notes its answer. It costs
+no more than the size of its answer, because plan() makes thousands of them, for one key at a time.
 """
 
 import collections
@@ -55,12 +55,12 @@ _LISTENER_STATES = tuple(
 
 
 class Lookups:
-    """The present state of the cluster.
+    """The cluster's present state.
 
     Args:
         clock: monotonic microseconds.
         confirmed_clock: the time by which addresses end, in microseconds.
-        expect_event: called with the kind of an object when a write or a list shows a change that its watch has to
+        expect_event: called with an object's kind when a write or a list shows a change that its watch has to
             report.
         read_again: called with a kind whose objects have to be read, because their namespace has memory again.
     """
@@ -92,7 +92,7 @@ class Lookups:
         deleted ListenerClass counts until it is gone, because its Listeners need it."""
         self._edited: dict[Key, int] = {}  # Generation of each resource after its last edit while the operator runs
         self.classes: dict[str, CachedResource[resources.ListenerClass]] = {}
-        """Every ListenerClass that this version can parse, also those of other installs."""
+        """Every ListenerClass that this version can parse, also if another install serves it."""
         self._unreadable_classes: set[str] = set()
         self._order: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Listeners, Destinations and hostnames by (kind, namespace), in the order in which they count against a
@@ -103,22 +103,22 @@ class Lookups:
         """Listeners by the hostnames in their published document: with addresses of their own, then the oldest."""
         self._claims = ClaimIndex()
         self._uses: GroupIndex[tuple[Key, str]] = GroupIndex()
-        """Listeners by the Tenant and the Destinations that they refer to, each with the name of their class."""
+        """Listeners by the Tenant and the Destinations that they refer to, each with its Listeners' class names."""
         self.secrets = SecretIndex(clock)
         self.reads = Reads()  # The lookups of the last plan of each key
         self._granted: dict[str, tuple[Key, Owner]] = {}
         self._stored_holders = HolderIndex()  # The tenants that hold hostnames by the stored status of a Listener
         self._reported: dict[Key, config_secret.HeldHostnames] = {}
-        """The hostnames of documents that gateways run although their config Secrets are gone."""
+        """Hostnames in documents that gateways run although their config Secrets are gone."""
         self._reported_holders = HolderIndex()
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str], dict[str, Version]] = {}
-        """Name of a kind, and namespace -> name -> (uid, resourceVersion) of each object."""
+        """Kind name, and namespace -> name -> (uid, resourceVersion) for each object."""
         self.child_index = ChildIndex(settings)  # Every existing child of this install
         self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
-        """The uids of the objects that were deleted last."""
+        """The uids that were deleted last."""
         self._abandoned: set[str] = set()
-        """Names of the classes that this install served under another controllerName, until they are told so."""
+        """Classes that this install served under another controllerName, by name, until their status says so."""
         self._retirements: dict[Key, frozenset[str]] = {}
         """Addresses that the removal guard allowed to retire, until a document without them is published."""
         self._behind: dict[Key, int] = {}
@@ -127,7 +127,7 @@ class Lookups:
         self._changed_routes: set[str] = set()
         """Checked hostnames whose Ingress, HTTPRoute or Certificate changed since they were last taken."""
 
-    # The lookups of plan().
+    # The lookups for plan().
 
     @property
     def now(self) -> int:
@@ -136,12 +136,12 @@ class Lookups:
 
     @property
     def time(self) -> int:
-        """The time by which addresses end, in microseconds: no jump of a wall clock changes it."""
+        """The time by which addresses end, in microseconds: a jump in a wall clock does not change it."""
         return self._confirmed_clock()
 
     @property
     def features(self) -> ClusterFeatures:
-        """Optional APIs and objects of the cluster."""
+        """The cluster's optional APIs and objects."""
         return self.optional.features
 
     @lookup("Tenant")
@@ -167,7 +167,7 @@ class Lookups:
 
     @lookup()
     def ending(self, key: Key) -> UnreadableResource | None:
-        """A resource that was deleted and still exists, because finalizers keep it. It is taken out of service."""
+        """A resource that was deleted and still exists, because finalizers keep it. Its service ends."""
         record = self._ending.get(key)
         if record is None:
             return None
@@ -189,30 +189,30 @@ class Lookups:
 
     @lookup("Limit")
     def is_over_limit(self, key: Key, limit: int) -> bool:
-        """True if at least this many Listeners, Destinations or hostnames of its namespace come before one.
+        """True if at least this many Listeners, Destinations or hostnames come before one in its namespace.
 
-        Published ones count first, also deleted ones whose documents are in force; then the oldest. The Listeners of
-        other installs do not count. The key of a hostname is ``Key("Hostname", namespace, hostname)`` here.
+        Published ones count first, also deleted ones whose documents are in force; then the oldest. Other installs'
+        Listeners do not count. A hostname's key is ``Key("Hostname", namespace, hostname)`` here.
         """
         return self.rank(key) >= limit
 
     def rank(self, key: Key) -> int:
-        """How many Listeners, Destinations or hostnames of its namespace come before one."""
+        """How many Listeners, Destinations or hostnames come before one in its namespace."""
         return self._order.rank((key.kind, key.namespace), key)
 
     @lookup("Company")
     def tenants_of(self, company: str, limit: int) -> Sequence[str]:
-        """The first names of the Tenants of a company; ``company``: ``namespace/companyID``."""
+        """The first names among a company's Tenants; ``company``: ``namespace/companyID``."""
         return [key.name for _, key in self._companies.members(company)[:limit]]
 
     @lookup("Listeners")
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
-        """The Listeners of a Tenant, of all installs: the first names of each state, at most ``limit``."""
+        """A Tenant's Listeners in all installs: for each state the first names, at most ``limit``."""
         members = {state: self._summaries.members((tenant_path, state)) for state in _LISTENER_STATES}
         return {state: [key.name for _, key in of_state[:limit]] for state, of_state in members.items() if of_state}
 
     def classes_using(self, key: Key) -> Collection[str]:
-        """The names of the ListenerClasses of the Listeners that refer to a Tenant or a Destination.
+        """The ListenerClass names that the Listeners with a reference to a Tenant or a Destination use.
 
         ``""`` stands for those that do not exist. Not a lookup: `Cache` plans the keys again whose classes change.
         """
@@ -221,15 +221,15 @@ class Lookups:
 
     @lookup("Hostname")
     def claimants(self, hostname: str) -> Sequence[Key]:
-        """The oldest Listener of each namespace and class that names a hostname and whose Tenant and class exist.
+        """For each namespace and class, the oldest Listener that names a hostname and whose Tenant and class exist.
 
-        The oldest comes first. The Listeners of other installs are left out.
+        The oldest comes first. Other installs' Listeners are left out.
         """
         return self._oldest_claimants(hostname)
 
     @lookup("Hostname")
     def claimants_in(self, hostname: str, namespace: str) -> Sequence[Key]:
-        """As `claimants`, for one namespace, with the oldest Listener of a second Tenant of each class."""
+        """As `claimants`, for one namespace, with each class's oldest Listener under a second Tenant."""
         firsts = self._claims.firsts(hostname)
         return _in_order(firsts.get((namespace, class_name), ())[:2] for class_name in self._our_class_names())
 
@@ -244,7 +244,8 @@ class Lookups:
     def namers(self, address: str, tenant: str) -> Sequence[Key]:
         """The Listeners that name an address (`address_path`) with its path and may come first, in any order.
 
-        These are those of the namespace whose published documents have it, and the oldest of each class of the tenant.
+        These are the namespace's Listeners whose published documents have it, and the tenant's oldest one in each
+        class.
         """
         published = [
             key
@@ -257,8 +258,8 @@ class Lookups:
     def is_reserved(self, hostname: str) -> bool:
         """True if no Listener may name a hostname, because a class has it or had it.
 
-        A former one stays reserved while documents have addresses of the class there, unless a tenant holds it: an edit
-        of a class and its revert take no hostname from a tenant.
+        A former one stays reserved while documents have the class's addresses there, unless a tenant holds it: a class
+        edit and its revert take no hostname from a tenant.
         """
         if any(listener_class.resource.spec.hostname == hostname for listener_class in self.classes.values()):
             return True
@@ -266,7 +267,7 @@ class Lookups:
 
     @lookup("Hostname")
     def class_at(self, hostname: str) -> str:
-        """The ListenerClass of this install that the first Listener with a published document at a hostname has.
+        """This install's ListenerClass that the first Listener with a published document at a hostname has.
 
         First come the Listeners with an address of their own there that is not retired, then the oldest. ``""``: none.
         """
@@ -275,16 +276,16 @@ class Lookups:
         return next((name for name in names if self.our_class(name) is not None), "")
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
-        """The published documents that have an address at a hostname, in any order. Only for the plan of a Hostname.
+        """The published documents that have an address at a hostname, in any order. Only for a Hostname's plan.
 
-        Not a lookup, because the answer may be long: a change of a document always concerns its hostnames.
+        Not a lookup, because the answer may be long: a changed document always concerns its hostnames.
         """
         published = map(self.child_index.listener_document, self.child_index.by_hostname.keys_of(hostname))
         return [document for document in published if document is not None]
 
     @lookup("Address")
     def absent_with(self, address: str, tenant: str) -> Sequence[Key]:
-        """The Listeners of a tenant that cannot be found and whose published documents have an address."""
+        """A tenant's Listeners that cannot be found and whose published documents have an address."""
         absent = [key for key in self.child_index.by_address.keys_of(address) if not self._tenant_of(key)]
         published = ((key, self.child_index.listener_document(key)) for key in absent)
         return [key for key, document in published if document is not None and document.tenant.name == tenant]
@@ -296,7 +297,7 @@ class Lookups:
 
     @lookup("Hostname")
     def has_lost_listeners_at(self, hostname: str) -> bool:
-        """True if neither a document nor a tombstone has a hostname, but the stored status of a Listener has it."""
+        """True if neither a document nor a tombstone has a hostname, but a Listener's stored status has it."""
         lost = self._stored_holders.keys_of(hostname) or self._reported_holders.keys_of(hostname)
         return bool(lost) and not self.child_index.held.keys_of(hostname)
 
@@ -304,7 +305,7 @@ class Lookups:
     def holders(self, hostname: str) -> Collection[Owner]:
         """The tenants that have a hostname: by a document that is being written, or else by documents and tombstones.
 
-        If config Secrets are lost, the stored statuses of the Listeners that still name the hostname decide, and last
+        If config Secrets are lost, the statuses stored for Listeners that still name the hostname decide, and last
         the gateways that run documents without a config Secret.
         """
         return self._holders(hostname)
@@ -327,27 +328,27 @@ class Lookups:
 
     @lookup("Hostname")
     def shown_holders(self, hostname: str) -> Collection[Owner]:
-        """The tenants of the Listeners that name a hostname and whose stored status shows it as their own."""
+        """The tenants whose Listeners name a hostname and have a stored status that shows it as their own."""
         return self._stored_holders.holders(hostname)
 
     @lookup()
     def published(self, key: Key) -> PublishedDocument | None:
-        """The document in the config Secret of a Listener or Destination."""
+        """The document in a Listener's or Destination's config Secret."""
         return self.child_index.published(key)
 
     @lookup("Namespace")
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
-        """Labels of a namespace; empty if the namespace is not known."""
+        """A namespace's labels; empty if the namespace is not known."""
         return self._namespaces.get(namespace, {})
 
     @lookup("Namespace")
     def namespace_uid(self, namespace: str) -> str:
-        """``metadata.uid`` of a namespace; ``""`` if the namespace is not known."""
+        """A namespace's ``metadata.uid``; ``""`` if the namespace is not known."""
         return self.version_of(kinds.NAMESPACE, "", namespace)[0]
 
     @lookup("Namespace")
     def secret_access(self, namespace: str) -> SecretAccess:
-        """The operator's access to the Secrets of a namespace, or of all namespaces at once if the name is empty."""
+        """The operator's access to a namespace's Secrets, or to all namespaces at once if the name is empty."""
         return self.secrets.access(namespace)
 
     def kind_of(self, child: ObjectRef) -> kinds.WatchedKind:
@@ -362,7 +363,7 @@ class Lookups:
 
     @lookup("Secret")
     def secret_state(self, path: str) -> SecretState | None:
-        """State of a Secret; None if it has to be looked up."""
+        """A Secret's state; None if it has to be looked up."""
         return self.secrets.state(path)
 
     def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
@@ -380,11 +381,11 @@ class Lookups:
 
     @lookup()
     def children(self, key: Key) -> Collection[ChildState]:
-        """The existing children of a key that this install made, in any order."""
+        """A key's existing children that this install made, in any order."""
         return tuple(child.state for child in self.child_index.of(key))
 
     def behind_since(self, key: Key) -> int | None:
-        """Since when (microseconds) the plans of a key say ``is_behind``; None if the last plan did not."""
+        """Since when (microseconds) a key's plans say ``is_behind``; None if the last plan did not."""
         return self._behind.get(key)
 
     def lane_of(self, key: Key) -> str:
@@ -427,7 +428,7 @@ class Lookups:
         return name in self.classes and self.our_class(name) is None
 
     def confirmations(self) -> frozenset[str]:
-        """Digests of the removals that users confirmed on classes of this install."""
+        """Digests of removals that users confirmed on this install's classes."""
         digests = [
             confirmations_of(listener_class.resource.metadata.annotations) for listener_class in self.our_classes()
         ]
@@ -435,15 +436,15 @@ class Lookups:
 
     @property
     def removal_limit(self) -> int | None:
-        """The removal limit of the install; None means the usual one."""
+        """The install's removal limit; None means the usual one."""
         return smallest_limit(listener_class.resource.spec.removal_limit for listener_class in self.our_classes())
 
     def version_of(self, kind: kinds.WatchedKind, namespace: str, name: str) -> Version:
-        """(uid, resourceVersion) of an object in the cache; empty if it is not there."""
+        """An object's (uid, resourceVersion) in the cache; empty if it is not there."""
         return self._versions.get((kind.name, namespace), {}).get(name, NO_VERSION)
 
     def versions(self, kind: kinds.WatchedKind, namespace: str = "") -> dict[tuple[str, str], Version]:
-        """(namespace, name) -> (uid, resourceVersion) of every object of a kind; ``namespace``: of this one only."""
+        """(namespace, name) -> (uid, resourceVersion) for a kind's objects; ``namespace``: only in this one."""
         return {
             (place, name): version
             for (kind_name, place), versions in self._versions.items()
@@ -452,23 +453,23 @@ class Lookups:
         }
 
     def stale_uid(self, key: Key) -> str:
-        """The owner's uid of a document that a gateway runs without a config Secret; ``""`` if none does."""
+        """The owner's uid in a document that a gateway runs without a config Secret; ``""`` if none does."""
         uids = [gateway.stale.get(key, "") for gateway in self.gateways or () if gateway.reachable]
         return max(uids, default="")
 
     def vanished_tenant(self, key: Key) -> str:
-        """The Tenant of a Listener's document that gateways run although its Secret is gone; ``""``: they run none."""
+        """The Tenant in a Listener's document that gateways run although its Secret is gone; ``""``: they run none."""
         held = self._reported.get(key)
         return held.tenant if held is not None and self.child_index.config_of(key) is None else ""
 
     @lookup()
     def write_failure(self, key: Key) -> WriteFailure | None:
-        """Why the children of a key are not as planned; None if all of them were written."""
+        """Why a key's children are not as planned; None if all were written."""
         return self._write_failures.get(key)
 
     @lookup("Hostname")
     def reachability(self, hostname: str) -> Reachability | None:
-        """The last check of a hostname; None: not checked since the operator's start."""
+        """A hostname's last check; None: not checked since the operator's start."""
         return self.reachabilities.get(hostname)
 
     @property
@@ -504,7 +505,7 @@ class Lookups:
         return record.parsed
 
     def _tenant_of(self, key: Key) -> str:
-        """The name of the Tenant of a Listener; ``""`` if the Listener cannot be found."""
+        """A Listener's Tenant name; ``""`` if the Listener cannot be found."""
         cached = self._parsed(key, resources.Listener)
         return cached.resource.spec.tenant_ref.name if cached is not None else ""
 
@@ -515,7 +516,7 @@ class Lookups:
         return [listener_class.resource.metadata.name for listener_class in self.our_classes()]
 
     def _oldest_claimants(self, claim: Claim) -> list[Key]:
-        """The oldest Listener of each namespace and class with a claim and whose Tenant and class exist."""
+        """For each namespace and class, the oldest Listener with a claim and whose Tenant and class exist."""
         firsts = self._claims.firsts(claim).items()
         return _in_order(members[:1] for (_, name), members in firsts if self.our_class(name) is not None)
 
@@ -526,5 +527,5 @@ class Lookups:
 
 
 def _in_order(groups: Iterable[Members]) -> list[Key]:
-    """The keys of groups, the oldest first."""
+    """The groups' keys, the oldest first."""
     return [key for _, key in sorted(itertools.chain.from_iterable(groups))]

@@ -1,4 +1,4 @@
-"""Orders resources among their siblings: for limits of a namespace, owners of hostnames, and sums of a Tenant."""
+"""Orders resources among their siblings: for a namespace's limits, hostname owners, and a Tenant's sums."""
 
 import bisect
 from collections.abc import Hashable, Mapping, Sequence
@@ -15,14 +15,14 @@ Members = Sequence[tuple[Place, Key]]
 
 
 class OrderedGroups(Generic[Group]):
-    """Keys in groups, each of them in order. A change or a rank needs O(log n) comparisons in a group of n keys."""
+    """Keys in groups, each group in order. A change or a rank needs O(log n) comparisons in a group with n keys."""
 
     def __init__(self) -> None:
         self._groups: dict[Group, list[tuple[Place, Key]]] = {}
         self._places: dict[Key, Mapping[Group, Place]] = {}
 
     def set(self, key: Key, places: Mapping[Group, Place]) -> None:
-        """Set the groups of a key, with its place in each; empty if it is in no group any more."""
+        """Set a key's groups, with its place in each; empty if it is in no group any more."""
         former = self._places.get(key, {})
         for group, place in former.items():
             if places.get(group) != place:
@@ -39,16 +39,16 @@ class OrderedGroups(Generic[Group]):
             self._places.pop(key, None)
 
     def groups_of(self, key: Key) -> AbstractSet[Group]:
-        """The groups of a key."""
+        """A key's groups."""
         return self._places.get(key, {}).keys()
 
     def rank(self, group: Group, key: Key) -> int:
-        """The number of keys that come before a key; 0 if it is not in the group."""
+        """How many keys come before a key; 0 if it is not in the group."""
         place = self._places.get(key, {}).get(group)
         return bisect.bisect_left(self._groups[group], (place, key)) if place is not None else 0
 
     def members(self, group: Group) -> Members:
-        """The keys of a group in order, with their places. Do not keep or change the result."""
+        """A group's keys in order, with their places. Do not keep or change the result."""
         return self._groups.get(group, ())
 
 
@@ -59,15 +59,15 @@ ClaimGroup = tuple[Claim, str, str, str]  # Claim, namespace, class and Tenant
 class ClaimIndex:
     """The Listeners by what they name, their namespace, their class and their Tenant.
 
-    Whether one of them may have what it names depends on nothing else. So the oldest of each group is enough to find
-    the first claim, however many Listeners name the same. Users can name any number of classes and Tenants, so the
+    Whether one may have what it names depends on nothing else. So each group's oldest is enough to find
+    the first claim, however many Listeners name the same. Users can name arbitrarily many classes and Tenants, so the
     Listeners whose class or Tenant does not exist have the class ``""`` here, and no lookup goes through the Tenants.
     """
 
     def __init__(self) -> None:
         self._order: OrderedGroups[ClaimGroup] = OrderedGroups()
         self._firsts: dict[Claim, dict[tuple[str, str], list[tuple[Place, Key]]]] = {}
-        """Claim -> (namespace, class) -> the oldest Listener of each Tenant, in order."""
+        """Claim -> (namespace, class) -> each Tenant's oldest Listener, in order."""
 
     def set(self, key: Key, cached: CachedResource[resources.Listener] | None, class_name: str) -> None:
         """Index what a Listener names; None: it cannot be found. ``class_name``: `""` if it may have nothing."""
@@ -85,7 +85,7 @@ class ClaimIndex:
                 self._replace_first(group, former_first, first)
 
     def _replace_first(self, group: ClaimGroup, former: Members, present: Members) -> None:
-        """Replace the oldest Listener of a Tenant; both are empty or have one."""
+        """Replace a Tenant's oldest Listener; both are empty or have one."""
         claim, namespace, class_name, _ = group
         of_claim = self._firsts.setdefault(claim, {})
         firsts = of_claim.setdefault((namespace, class_name), [])
@@ -107,9 +107,9 @@ class ClaimIndex:
         return frozenset(claim for claim in self.of(key) if isinstance(claim, str))
 
     def firsts(self, claim: Claim) -> Mapping[tuple[str, str], Members]:
-        """The oldest Listener of each Tenant with a claim, by namespace and class. Do not keep or change the result."""
+        """Each Tenant's oldest Listener with a claim, by namespace and class. Do not keep or change the result."""
         return self._firsts.get(claim, {})
 
     def first_of(self, claim: Claim, namespace: str, class_name: str, tenant: str) -> Members:
-        """The oldest Listener of a Tenant and a class with a claim; empty without one."""
+        """The oldest Listener with a claim, a Tenant and a class; empty without one."""
         return self._order.members((claim, namespace, class_name, tenant))[:1]

@@ -14,29 +14,29 @@ from usher_gateway.resources.removal_limit import Removal
 
 ADDRESSES_FIELD = "addresses"  # Status field of a Listener: its addresses with shortened URLs
 
-# Status field of a ListenerClass: the fingerprint of the install key from which its URLs are derived.
+# A ListenerClass's status field: fingerprint of the install key from which its URLs are derived.
 FINGERPRINT_FIELD = "installKeyFingerprint"
 
 # Secret in the operator's namespace that holds the install key.
 INSTALL_KEY_SECRET = "usher-install-key"  # noqa: S105 - the name of an object
 
-# ClusterRole that the platform binds in the namespaces of agencies, and name of these bindings.
+# ClusterRole that the platform binds in agencies' namespaces, and the bindings' name.
 AGENCY_ROLE = "usher-agency"
 
 OPERATOR_ACCOUNT = "usher-operator"  # Service account of the operator, in its own namespace
 
-# Kinds of keys. `Hostname` is not a resource: it owns the children of one hostname.
+# Key kinds. `Hostname` is not a resource: it owns one hostname's children.
 Kind = Literal["ListenerClass", "Tenant", "Listener", "Destination", "Hostname"]
 
 
 class Key(msgspec.Struct, frozen=True, order=True):
-    """The unit of work of the queue: one resource, or one hostname."""
+    """The queue's unit of work: one resource, or one hostname."""
 
     kind: Kind
     namespace: str
     """``""`` for a ListenerClass and a Hostname."""
     name: str
-    """Name of the resource; for a Hostname the hostname itself."""
+    """The resource's name; for a Hostname the hostname itself."""
 
     @property
     def path(self) -> str:
@@ -45,17 +45,17 @@ class Key(msgspec.Struct, frozen=True, order=True):
 
 
 def hostname_key(hostname: str) -> Key:
-    """The key that owns the children of a hostname."""
+    """The key that owns a hostname's children."""
     return Key("Hostname", "", hostname)
 
 
 def address_path(namespace: str, address: documents.Address) -> str:
-    """Identify an address that Listeners of one namespace name."""
+    """Identify an address that Listeners in one namespace name."""
     return f"{namespace}/{address.host}{address.path}?{sorted(address.query)}"
 
 
 class ObjectRef(msgspec.Struct, frozen=True, order=True):
-    """Identifies an object of the API server."""
+    """Identifies an object in the API server."""
 
     api_version: str
     kind: str
@@ -200,7 +200,7 @@ class ResourceStatus(msgspec.Struct, frozen=True):
     """By type, because the API server rejects a status that has a type twice. In a fixed order. The writer removes the
     operator's conditions that are not in it."""
     fields: dict[str, Any] = {}
-    """The other fields of ``status``: ``addresses`` of a Listener, ``installKeyFingerprint`` of a ListenerClass."""
+    """Other ``status`` fields: a Listener's ``addresses``, a ListenerClass's ``installKeyFingerprint``."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -208,25 +208,25 @@ class Plan(msgspec.Struct, frozen=True):
 
     key: Key
     children: tuple[DesiredChild, ...] | None = ()
-    """All children of this key. The writer removes existing children that are not in it (a config Secret by way of a
+    """This key's children. The writer removes existing children that are not in it (a config Secret by way of a
     tombstone, under the removal limit). None: every child stays as it is."""
     status: ResourceStatus | None = None
     """None if no status is to be written: the resource is gone, another install owns it (``plan.ownership``), or the
     key is a Hostname."""
     is_behind: bool = False
-    """True if some gateway does not run the wanted document, or if no operator has written the status of a class. The
+    """True if some gateway does not run the wanted document, or if no operator has written a class's status. The
     cache remembers since when (Lookups.behind_since)."""
     again_at: int | None = None
     """When to plan again even if nothing changes, by Lookups.now; None: never."""
     unknown_secrets: tuple[str, ...] = ()
-    """``namespace/name`` of Secrets that the labelled watch does not report. The reconciler looks each up with one GET
+    """Secrets (``namespace/name``) that the labelled watch does not report. The reconciler looks each up with one GET
     and plans again before it writes this status."""
     unread_namespace: str = ""
-    """Namespace whose Secrets have to be read before the key can be planned. The rest of the plan is empty then."""
+    """Namespace whose Secrets have to be read before the key can be planned. All else in the plan is empty then."""
     staying: tuple[ObjectRef, ...] = ()
     """Existing children that are not wanted any more but stay for now."""
     retiring: Removal | None = None
-    """Addresses that the newest version of a Listener takes out of service. If the view does not allow that yet, the
+    """Addresses that a Listener's newest version retires or removes. If the view does not allow that yet, the
     published document stays."""
     ending: Removal | None = None
     """Retired addresses whose time is over. If the view does not allow that they end, the document still has them."""
@@ -252,11 +252,11 @@ class CachedResource(msgspec.Struct, Generic[ResourceT], frozen=True, kw_only=Tr
     conditions: tuple[StatusCondition, ...] = ()
     """The operator's conditions in its status, as last read or written."""
     fields: Mapping[str, Any] = {}
-    """The other fields of its status, such as ``installKeyFingerprint``."""
+    """Its other status fields, such as ``installKeyFingerprint``."""
 
     @property
     def key(self) -> Key:
-        """The key of a resource that is in a namespace."""
+        """The key for a resource that is in a namespace."""
         metadata = self.resource.metadata
         return Key(self.resource.kind_name, metadata.namespace, metadata.name)  # type: ignore[arg-type]
 
@@ -267,7 +267,7 @@ class CachedResource(msgspec.Struct, Generic[ResourceT], frozen=True, kw_only=Tr
 
     @property
     def is_unserved(self) -> bool:
-        """True if the status of a class says that no operator serves it. One that serves it replaces the status."""
+        """True if a class's status says that no operator serves it. One that serves it replaces the status."""
         return any(condition.reason == OperatorReason.NotServed for condition in self.conditions)
 
 
@@ -284,16 +284,16 @@ class UnreadableResource(msgspec.Struct, frozen=True, kw_only=True):
     controller_name: str = ""
     """The install that serves a ListenerClass; ``""``: not readable."""
     class_name: str = ""
-    """The ListenerClass of a Listener; ``""``: not readable."""
+    """A Listener's ListenerClass; ``""``: not readable."""
     conditions: tuple[StatusCondition, ...] = ()
     fields: Mapping[str, Any] = {}
 
 
 class ListenerReadiness(msgspec.Struct, frozen=True):
-    """The part of a Listener that its Tenant sums up."""
+    """The Listener fields that its Tenant sums up."""
 
     ready: ConditionStatus
-    """Status of its Ready; Unknown if it has none."""
+    """Its Ready status; Unknown if it has none."""
     is_held: bool
     """True if its stored Ready says that its deliveries are held."""
     is_suspended: bool
@@ -301,7 +301,7 @@ class ListenerReadiness(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, cached: CachedResource[resources.Listener]) -> "ListenerReadiness":
-        """The readiness of a Listener."""
+        """A Listener's readiness."""
         ready = next((condition for condition in cached.conditions if condition.type == ConditionType.Ready), None)
         return cls(
             ready=ready.status if ready is not None else "Unknown",
@@ -318,7 +318,7 @@ class PublishedDocument(msgspec.Struct, frozen=True):
     owner: DocumentOwner
     """The object that it was made for."""
     version: str = ""
-    """``resourceVersion`` of the config Secret."""
+    """The config Secret's ``resourceVersion``."""
 
     @property
     def listener(self) -> documents.ListenerDocument | None:
@@ -335,7 +335,7 @@ class ChildState(msgspec.Struct, frozen=True):
     """Annotation ``usher.dev/desired``; ``""`` if it is missing."""
     status: Mapping[str, Any] = {}
     ingress_class: str = ""
-    """``spec.ingressClassName`` of an Ingress; ``""``: it has none."""
+    """An Ingress's ``spec.ingressClassName``; ``""``: it has none."""
 
 
 # Found: the Secret has the label `usher.dev/watch`. The other states come from one GET. Forbidden: the operator may not
@@ -343,23 +343,23 @@ class ChildState(msgspec.Struct, frozen=True):
 SecretState = Literal["Found", "NotLabelled", "NotFound", "Forbidden"]
 
 
-# The operator's access to the Secrets of a namespace. Unknown: nothing has requested it yet.
+# The operator's access to a namespace's Secrets. Unknown: nothing has requested it yet.
 SecretAccess = Literal["Unknown", "Permitted", "Denied"]
 
 
 class ClusterFeatures(msgspec.Struct, frozen=True, kw_only=True):
-    """Optional APIs and objects of the cluster."""
+    """The cluster's optional APIs and objects."""
 
     gateway_api: bool = False
-    """HTTPRoute of gateway.networking.k8s.io/v1 is served."""
+    """HTTPRoute (gateway.networking.k8s.io/v1) is served."""
     cert_manager: bool = False
-    """Certificate of cert-manager.io/v1 is served."""
+    """Certificate (cert-manager.io/v1) is served."""
     ingress_classes: Mapping[str, str] = {}
     """Name -> ``spec.controller``."""
     default_ingress_class: str = ""
     """The IngressClass that is annotated as default; ``""`` if there is none."""
     issuers: frozenset[tuple[str, str]] | None = None
-    """(kind, name) of cert-manager's ClusterIssuers and of the Issuers in the data plane's namespace; None if the
+    """(kind, name) for cert-manager's ClusterIssuers and the Issuers in the data plane's namespace; None if the
     operator cannot list them."""
 
 
@@ -381,42 +381,42 @@ Moment = Annotated[datetime.datetime, msgspec.Meta(tz=True)]  # A time that a ga
 
 
 class ListenerReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One gateway's report about a listener, in the form of ``GET /api/config``."""
+    """One gateway's report about a listener, as ``GET /api/config`` has it."""
 
     receiving: str = "NoVisitYet"
     """``Receiving``, ``NoVisitYet`` or ``Silent``, since the gateway's start."""
     verified_addresses: tuple[str, ...] = ()
-    """``Address.id`` of each present address at which a visit was ever accepted."""
+    """Present addresses (``Address.id``) that ever accepted a visit."""
     probed_addresses: tuple[str, ...] = ()
-    """``Address.id`` of each present address that was probed since the gateway's start."""
+    """Present addresses (``Address.id``) that were probed since the gateway's start."""
     refusing: bool = False
     """True if the gateway refuses requests and accepted none in between."""
     refused_reason: str | None = None
     """Why it refused the last one."""
     quarantining: bool = False
-    """True if over 5 % of the arrivals of the last 15 minutes were quarantined, until half of that."""
+    """True if over 5 % of the last 15 minutes' arrivals were quarantined, until half of that."""
     degraded_routes: tuple[DegradedRoute, ...] = ()
     company_mismatch: bool = False
     held_deliveries: tuple[HeldRoute, ...] = ()
     times_untrusted: bool = False
     """True if many bodies had a time that is not trusted."""
     retired_arrivals: dict[str, Moment] = {}
-    """``Address.id`` of a retired address -> the end of the hour of its last arrival."""
+    """Retired address (``Address.id``) -> when the hour of its last arrival ended."""
 
 
 class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One gateway's report about a destination, in the form of ``GET /api/config``."""
+    """One gateway's report about a destination, as ``GET /api/config`` has it."""
 
     health: str = "NotTried"
-    """A reason of the condition Healthy."""
+    """A reason for the condition Healthy."""
     error: str | None = None
-    """Code of the last error while it is failing, such as ``ServerError``."""
+    """Last error code while it is failing, such as ``ServerError``."""
     status: int | None = None
-    """HTTP status of the last answer while it is failing."""
+    """Last answer's HTTP status while it is failing."""
 
 
 class AppliedDocument(msgspec.Struct, frozen=True):
-    """The version of a document that one gateway runs."""
+    """The document version that one gateway runs."""
 
     hash: str
     """``""`` if it runs none."""
@@ -437,26 +437,26 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
     """By ``namespace/name``."""
     destinations: dict[str, DestinationReport] = {}
     stale: Mapping[Key, str] = {}
-    """Documents of this install that the gateway runs although their config Secrets are gone for a while, with their
+    """This install's documents that the gateway runs although their config Secrets are gone for a while, with their
     owners' uids."""
     held: Mapping[Key, HeldHostnames] = {}
-    """Listeners of this install whose documents the gateway runs although their config Secrets are gone."""
+    """This install's Listeners whose documents the gateway runs although their config Secrets are gone."""
 
 
 class WriteFailure(msgspec.Struct, frozen=True):
-    """Why the children of a key could not be written at the last attempt."""
+    """Why the last attempt could not write a key's children."""
 
     error: str
     """Request, status and reason."""
     cause: Literal["Forbidden", "NameTaken", "Contested"] | None = None
-    """Forbidden: the API server refused it, so that another attempt does not help. NameTaken: an object that is not the
-    key's has the name of a child. Contested: another program changes a child again and again; ``error`` names both."""
+    """Forbidden: the API server refused it, so that another attempt does not help. NameTaken: another owner's object
+    has a child's name. Contested: another program changes a child again and again; ``error`` names both."""
 
 
 class Reachability(msgspec.Struct, frozen=True):
-    """Result of the last check of a hostname (`route_check`)."""
+    """A hostname's last check result (`route_check`)."""
 
     problem: str = ""
     """Why requests do not lead to a gateway, and what must be done; ``""`` if they do."""
     is_checked: bool = True
-    """False while the hostname has no route of Usher's with an address and a certificate, or no URL with a token."""
+    """False while the hostname has no Usher route with an address and a certificate, or no URL with a token."""
