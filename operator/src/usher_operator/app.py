@@ -1,4 +1,4 @@
-"""The composition root of the operator: builds every part, starts and stops them in order.
+"""The operator's composition root: builds every part, starts and stops them in order.
 
 Start: the admin port, then the Lease. The leader then reads the whole cluster, starts the workers, and starts kopf's
 watches. Stop, in the other order: the workers first, so that the operator writes nothing after it released the Lease;
@@ -45,7 +45,7 @@ _log = structlog.get_logger(__name__)
 _STOP_SECONDS = 1.0  # How long a cancelled task may take to end
 _KOPF_STOP_SECONDS = 5.0  # How long kopf may take to end by itself
 
-# Number of namespaces that together can occupy all workers. If one could alone, its writes would keep the API server so
+# How many namespaces together can occupy all workers. If one could alone, its writes would keep the API server so
 # busy that the events of others arrive late (docs/performance.md).
 _LANES_AT_ONCE = 4
 
@@ -65,7 +65,7 @@ _AGENCY_FIRST_ROWS = 4  # Because each Secret of an agency may have 1 MiB
 
 
 class Operator:
-    """The operator of one process. ``run`` ends after ``stop``, or when the Lease is lost."""
+    """The operator in one process. ``run`` ends after ``stop``, or when the Lease is lost."""
 
     def __init__(self, settings: OperatorSettings, environ: dict[str, str]) -> None:
         settings.check()
@@ -107,7 +107,7 @@ class Operator:
             ),
             count_request=self.metrics.count_request,
         )
-        """Reads the Secrets of agencies, with a connection for each namespace."""
+        """Reads agencies' Secrets, with a connection for each namespace."""
         self.lease = leader.LeaderLease(self.api, settings, clock=time.monotonic, confirmed_clock=self.clock)
         self.cache = Cache(
             settings,
@@ -236,7 +236,7 @@ class Operator:
         return self.installation.is_key_known and not self.gate.reasons
 
     def _kinds(self) -> tuple[kinds.WatchedKind, ...]:
-        """The kinds to watch: those of APIs that are switched off are left out."""
+        """The kinds to watch: kinds whose APIs are switched off are left out."""
         is_on = {"": True, "gateway_api": self.settings.gateway_api, "cert_manager": self.settings.cert_manager}
         return tuple(kind for kind in kinds.ALL if is_on[kind.feature])
 
@@ -347,7 +347,7 @@ class Operator:
         return is_there
 
     def _start_tasks(self) -> list[asyncio.Task[Any]]:
-        """Start the tasks of a leader; none of them ends by itself."""
+        """Start a leader's tasks; none ends by itself."""
         jobs: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "first pass": self.first_pass.run,
             "resync": lambda: self.resync.run(self.settings.timing.resync_seconds),

@@ -1,4 +1,4 @@
-"""The command line of ``usher-operator``."""
+"""The ``usher-operator`` command line."""
 
 import inspect
 import os
@@ -162,5 +162,5 @@ def check_install(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """The console script's entry point."""
     build()()

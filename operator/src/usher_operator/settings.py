@@ -1,4 +1,4 @@
-"""Settings of the operator: frozen, read once. docs/operator.md lists their flags and environment variables."""
+"""The operator's settings: frozen, read once. docs/operator.md lists their flags and environment variables."""
 
 import re
 import urllib.parse
@@ -22,7 +22,7 @@ class GatewayService(msgspec.Struct, frozen=True):
     namespace: str
     name: str
     port: str = ""
-    """Name or number of the port; ``""`` means the port called ``admin``, or the only port."""
+    """The port's name or number; ``""`` means the port called ``admin``, or the only port."""
 
 
 class BackendService(msgspec.Struct, frozen=True):
@@ -33,22 +33,22 @@ class BackendService(msgspec.Struct, frozen=True):
 
 
 class OperatorTiming(msgspec.Struct, frozen=True, kw_only=True):
-    """Intervals and time limits of the operator."""
+    """The operator's intervals and time limits."""
 
     resync_seconds: float = 600.0
     """Interval between complete lists of the cluster; jitter is added."""
     watch_check_seconds: float = 60.0
     """Interval between metadata-only lists that find what the watches missed; jitter is added."""
     removal_settle_seconds: float = 2.0
-    """Removals are decided this long after the last request, all of them together."""
+    """Removals are decided this long after the last request, all together."""
     max_removal_settle_seconds: float = 30.0
     """Removals are decided at the latest this long after the first request."""
     tombstone_seconds: float = 600.0
-    """Age at which a tombstone is deleted. The removals of a namespace within this time count together."""
+    """Age at which a tombstone is deleted. A namespace's removals within this time count together."""
     stale_document_seconds: float = 60.0
-    """A document of this install that a gateway runs without its config Secret for this long is removed there."""
+    """This install's document that a gateway runs without its config Secret for this long is removed there."""
     gateway_poll_seconds: float = 2.0
-    """Interval between two polls of the gateways while every document is in force everywhere. A hold shows in a
+    """How often the operator polls the gateways while every document is in force everywhere. A hold shows in a
     condition within 5 s."""
     gateway_poll_pending_seconds: float = 1.0
     """Interval between two polls while some ready gateway does not run a document yet."""
@@ -65,14 +65,14 @@ class OperatorTiming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of ``usher-operator run``."""
+    """Settings for ``usher-operator run``."""
 
     kubeconfig: Path | None = None
-    """None means the service account of the pod, else ``KUBECONFIG`` or ``~/.kube/config``."""
+    """None means the pod's service account, else ``KUBECONFIG`` or ``~/.kube/config``."""
     namespace: str = "usher-system"
     """The operator's own namespace: Lease, install key, admin tokens."""
     configuration_namespace: str = "usher-config"
-    """Namespace of the config Secrets."""
+    """The config Secrets' namespace."""
     data_plane_namespace: str = "usher-system"
     """Where Ingress, HTTPRoute and Certificate are written, and the gateway's GatewayService is."""
     controller_name: str = "usher.dev/usher"
@@ -90,9 +90,9 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     checks_routes: bool = False
     """Check whether each hostname leads to a gateway."""
     admin: AdminAddress = AdminAddress("127.0.0.1", 9091)
-    """Address of health and metrics."""
+    """Address for health and metrics."""
     workers: int = 16
-    """Number of keys reconciled at the same time."""
+    """How many keys are reconciled at the same time."""
     timing: OperatorTiming = OperatorTiming()
 
     @property

@@ -1,4 +1,4 @@
-"""The shared parts of all ``/api/`` handlers: query parameters and their names, JSON, and problems.
+"""What all ``/api/`` handlers share: query parameters and their names, JSON, and problems.
 
 Parameters are names, ids and times only, so that no personal data can get into a query string or the audit log.
 """
@@ -32,11 +32,11 @@ _PARAMETERS = tuple(flag.name for flag in listings.FILTERS)  # Of a query, besid
 _NAMES = ("namespace", "tenant", "listener", "route", "destination", "reason", "state")  # Parameters of limited length
 _NOT_STORED = {"probe", "refused", "suppressed"}  # Values of `countedAs` that no row of the ledger has
 
-# Path of a listing -> the reasons that a filter may have there.
+# Listing path -> the reasons that a filter may have there.
 REASONS: Mapping[str, frozenset[str]] = {
     "/api/visits": listings.VISIT_REASONS,
     "/api/quarantine": listings.QUARANTINE_REASONS,
-    # Of holds, of cancelled deliveries, of failed attempts, and of pending deliveries without an attempt.
+    # For holds, cancelled deliveries, failed attempts, and pending deliveries without an attempt.
     "/api/deliveries": frozenset[str](
         {
             *model.HoldReason.__members__,
@@ -77,7 +77,7 @@ def json_response(value: object, status: int = 200) -> web.Response:
 async def encode_each(values: Iterable[object]) -> list[msgspec.Raw]:
     """Return values as JSON, ready for `json_response`.
 
-    The values may be made as they are asked for. Between some of them arrivals get the event loop, because making and
+    The values may be made as they are asked for. Between some values, arrivals get the event loop, because making and
     encoding 10,000 listeners takes 0.3 s.
     """
     turns = timing.EventLoopTurns()
@@ -144,7 +144,7 @@ _SELECTING = (*_NAMES, "since", "until", "ids", "visit", "replay", "all")  # Fie
 
 
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """The body of a request that changes rows: which rows to change."""
+    """The body in a request that changes rows: which rows to change."""
 
     namespace: str | None = None
     tenant: str | None = None
@@ -159,9 +159,9 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     state: str | None = None
     ids: list[str] = []
     visit: str | None = None
-    """The id of the visit that the deliveries belong to."""
+    """The visit id that the deliveries belong to."""
     replay: str | None = None
-    """The id of the replay that created the deliveries."""
+    """The replay id that created the deliveries."""
     all: bool = False
     """Every row. Required if no other field selects rows."""
     dry_run: bool = False
@@ -183,7 +183,7 @@ def check_parameters(request: web.Request, parameters: Collection[str]) -> None:
 
 
 def read_filter(request: web.Request, only: Mapping[str, str] | None = None) -> Filter:
-    """Return the filter of a request's query string, limited to what the caller may see.
+    """Return the filter in a request's query string, limited to what the caller may see.
 
     Args:
         request: the request; its route says which parameters it may have.
@@ -196,12 +196,12 @@ def read_filter(request: web.Request, only: Mapping[str, str] | None = None) -> 
 
 
 def confine(request: web.Request, where: Filter) -> Filter:
-    """Limit a filter to what the caller of a request may see."""
+    """Limit a filter to what a request's caller may see."""
     return msgspec.structs.replace(where, permitted=request[CALLER].permitted)
 
 
 def parse_filter(query: Mapping[str, str]) -> Filter:
-    """Return the filter of a query string, which may have other parameters too.
+    """Return the filter in a query string, which may have other parameters too.
 
     Raises:
         ValueError: a parameter cannot be parsed.
@@ -222,7 +222,7 @@ _SelectionT = TypeVar("_SelectionT", bound=Selection)
 
 
 def decode(body: bytes, body_type: type[_BodyT], what: str) -> _BodyT:
-    """Decode the body of a request; an empty one is an empty object. ``what``: names what it should be.
+    """Decode a request's body; an empty one is an empty object. ``what``: names what it should be.
 
     Raises:
         ValueError: it is something else.
@@ -248,7 +248,7 @@ def parse_selection(body: bytes, selection_type: type[_SelectionT]) -> _Selectio
 
 
 def audited(selection: Selection, where: Filter) -> dict[str, object]:
-    """Return what the audit log records of a selection: checked names, of ids only how many, and what was parsed.
+    """Return what the audit log records about a selection: checked names, how many ids, and what was parsed.
 
     ``where``: the filter from the selection. A time or an id is recorded as parsed, not as it was written.
     """
@@ -265,7 +265,7 @@ def audited(selection: Selection, where: Filter) -> dict[str, object]:
 
 
 def filter_from_selection(selection: Selection) -> Filter:
-    """Return the store filter for a selection. `check_names` adds the namespace to the name of a destination.
+    """Return the store filter for a selection. `check_names` adds the namespace to a destination's name.
 
     Raises:
         ValueError: a name, an id or a time cannot be parsed.
@@ -298,7 +298,7 @@ def filter_from_selection(selection: Selection) -> Filter:
 
 
 def parse_limit(query: Mapping[str, str]) -> int:
-    """Return the number of rows of a page.
+    """Return how many rows a page has.
 
     Raises:
         ValueError: it is not a number in range.
@@ -317,10 +317,10 @@ _TIME_FORMS = "a time must look like 2026-11-25T12:00Z, 2026-11-25T12:00, 2026-1
 def parse_time(text: str, zone: datetime.tzinfo = datetime.UTC) -> int:
     """Parse a time as in RFC 3339, a date or a month, and return its first instant in microseconds.
 
-    Seconds may be absent, and the offset: without one the time is of the zone ``zone``.
+    Seconds may be absent, and the offset: without one the time is in ``zone``.
 
     Raises:
-        ValueError: ``text`` has none of these forms, or is outside of the years 1970 to 9998.
+        ValueError: ``text`` has none of these forms, or is outside the years 1970 to 9998.
     """
     if _TIME.fullmatch(text) is None or not "1970" <= text[:4] <= "9998":
         raise ValueError(_TIME_FORMS)
@@ -350,7 +350,7 @@ def parse_id_prefix(text: str) -> tuple[bytes, bytes]:
     """Return the lowest and the highest id that begins with some digits.
 
     Raises:
-        ValueError: ``text`` is not the beginning of an id.
+        ValueError: no id begins with ``text``.
     """
     digits = text.replace("-", "")
     if not re.fullmatch("[0-9a-fA-F]+", digits):

@@ -56,17 +56,17 @@ _NAMED_DELIVERIES = 20  # Most deliveries of a change that its entry names
 
 @dataclasses.dataclass
 class Changed:
-    """Counts the rows of a change while it runs."""
+    """Counts a change's rows while it runs."""
 
     count: int = 0
     """Rows."""
     id: bytes | None = None
-    """The id of the erasure or replay that it started."""
+    """The erasure or replay id that it started."""
     deliveries: list[bytes] = dataclasses.field(default_factory=list)
-    """Ids of changed deliveries; the entry names the first ones."""
+    """Changed deliveries' ids; the entry names the first ones."""
 
     def described(self, selection: Mapping[str, object]) -> Mapping[str, object]:
-        """Return a selection with the id, and with those of the first changed deliveries."""
+        """Return a selection with the id, and with the first changed deliveries' ids."""
         ids = {} if self.id is None else {"id": model.format_id(self.id)}
         named = [model.format_id(identifier) for identifier in self.deliveries[:_NAMED_DELIVERIES]]
         return {**selection, **ids, **({"deliveries": named} if named else {})}
@@ -103,7 +103,7 @@ class AuditLog:
         """Record what the block changes; it sets the count. An error is recorded too: a part may be done.
 
         The entry then has ``interrupted`` in its selection. One that cannot be stored is in the log alone. ``who``: who
-        changes it, if it is not the caller of the request.
+        changes it, if it is not the request's caller.
 
         Raises:
             ProblemError: limited tokens for these tenants cause too many entries. Nothing was changed then.

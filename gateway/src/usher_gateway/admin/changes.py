@@ -1,4 +1,4 @@
-"""Handlers that change stored rows: redrive, cancel and retry of deliveries, release of quarantined arrivals."""
+"""Handlers that change stored rows: redrive, cancel and retry deliveries, release quarantined arrivals."""
 
 import collections
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,10 +13,10 @@ from usher_gateway.admin.parts import Parts
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.store.base import UNRELEASED, Change, Filter
 
-# How many quarantined arrivals are parsed between two turns of the event loop; each may take some milliseconds.
+# How many quarantined arrivals are parsed between two event loop turns; each may take some milliseconds.
 _RELEASE_SLICE = 20
 
-# Why a change leaves out all deliveries of a selection.
+# Why a change leaves out all deliveries in a selection.
 _LEFT_OUT: Mapping[Change, str] = {
     "redrive": "their bodies are deleted, their time limits are over, a replay sent them since, or their persons are"
     " suppressed: `usher deliveries show ID` says that of one",
@@ -168,7 +168,7 @@ async def _read_selection(
 
 
 async def _why_none(parts: Parts, where: Filter, change: Change, left_out: int) -> str:
-    """Return why a change would change none of the selected deliveries."""
+    """Return why a change would change no selected delivery."""
     if left_out and change in _LEFT_OUT:
         return _LEFT_OUT[change]
     page = await parts.store.deliveries(msgspec.structs.replace(where, state=None), None, _LOOKED_AT)

@@ -15,7 +15,7 @@ _DAY = 86_400 * model.MICROSECONDS
 
 
 class EraseRequest(PersonQuestion, frozen=True):
-    """The body of ``POST /api/persons/erase``."""
+    """The ``POST /api/persons/erase`` body."""
 
     forward: bool = False
     """Ask the destinations that have got visits of the person, and declare how, to erase the person too."""
@@ -166,7 +166,7 @@ def _forwarded_row(answer: ForwardedErasure | None) -> dict[str, object] | None:
     return {"at": model.format_time(answer.at), "status": answer.status or None, "error": answer.error or None}
 
 
-# Names of OpenDSR.
+# OpenDSR names.
 _STATUSES = {
     ErasureState.Pending: "pending",
     ErasureState.InProgress: "in_progress",

@@ -1,4 +1,4 @@
-"""Logs when a fault of a listener or destination begins and when it ends."""
+"""Logs when a listener's or destination's fault begins and when it ends."""
 
 import asyncio
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _MAX_LINES = 100  # Lines about faults of listeners in a minute, because all may
 
 
 class FaultLog:
-    """Compares the faults of everything in force with those of a minute ago.
+    """Compares the faults in force with those a minute ago.
 
     Args:
         state: has what is in force.
@@ -32,7 +32,7 @@ class FaultLog:
     def __init__(self, *, state: RunState, tracker: HealthTracker, counters: ArrivalCounters, clock: Clock) -> None:
         self._state, self._tracker, self._counters, self._clock = state, tracker, counters, clock
         self._faults: dict[str, frozenset[states.ListenerFault]] = {}
-        """Listener -> its faults at the last call of `write`, without listeners that had none."""
+        """Listener -> its faults at the last `write` call, without listeners that had none."""
         self._failing: set[str] = set()  # Destinations that failed at the last call of `write`
 
     async def run(self) -> None:
@@ -42,7 +42,7 @@ class FaultLog:
             await self.write()
 
     async def write(self) -> None:
-        """Log each fault of a listener that began or ended since the last call, at most 100 of them."""
+        """Log each listener fault that began or ended since the last call, at most 100 of them."""
         former_faults, self._faults = self._faults, {}
         turns = timing.EventLoopTurns()
         changed = 0
@@ -84,7 +84,7 @@ class FaultLog:
     def _cause(
         self, fault: states.ListenerFault, state: states.ListenerState, document: documents.ListenerDocument
     ) -> dict[str, object]:
-        """Return what a line of the log says about a fault besides its name."""
+        """Return what a log line says about a fault besides its name."""
         counters = self._counters.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
         since = fault_since(fault, state, counters, self._clock)
         match fault:

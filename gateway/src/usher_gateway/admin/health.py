@@ -1,4 +1,4 @@
-"""Tracks the health of documents, listeners and destinations, for callers that poll it: the operator sets conditions.
+"""Tracks how healthy documents, listeners and destinations are, for callers that poll it: the operator sets conditions.
 
 The tracker compares every listener and destination with its last known state every few seconds, in slices, and keeps
 a journal of changes. So an answer costs only what changed since the caller's cursor, and no arrival waits for it.
@@ -35,7 +35,7 @@ UNTRUSTED_TIMES_FROM = 0.1
 # A share stays a fault until it has fallen to this part of its threshold, so that it does not begin and end often.
 FAULT_ENDS_AT = 0.5
 
-# Of fewer accepted arrivals no share of untrusted times is reported, because one odd body would be a large share.
+# Report no share of untrusted times for fewer accepted arrivals, because one odd body would be a large share.
 UNTRUSTED_TIMES_MINIMUM = 10
 
 REFUSING_FROM = 3  # This many refusals in a row, without an accepted arrival between them, are not an accident
@@ -63,7 +63,7 @@ class RecentWindow:
         self._totals: dict[str, RecentCounts] = {}
 
     def add(self, key: str, counts: RecentCounts) -> None:
-        """Count arrivals of the present minute."""
+        """Count arrivals in the present minute."""
         self._present[key] = self._present.get(key, _NOTHING).plus(counts)
         self._totals[key] = self._totals.get(key, _NOTHING).plus(counts)
 
@@ -81,7 +81,7 @@ class RecentWindow:
                 self._totals[key] = left
 
     def of(self, key: str) -> RecentCounts:
-        """Return the counts of a listener."""
+        """Return a listener's counts."""
         return self._totals.get(key, _NOTHING)
 
 
@@ -89,7 +89,7 @@ _NOTHING = RecentCounts()
 
 
 def are_times_untrusted(recent: RecentCounts, *, were_untrusted: bool) -> bool:
-    """Return whether enough of the recent bodies have a time that is not trusted to report it."""
+    """Return whether enough recent bodies have a time that is not trusted to report it."""
     has_enough = were_untrusted or recent.accepted >= UNTRUSTED_TIMES_MINIMUM
     return has_enough and is_share_high(recent.untrusted_times, recent, UNTRUSTED_TIMES_FROM, was_high=were_untrusted)
 
@@ -122,7 +122,7 @@ def fault_since(
 
 
 class HealthTracker:
-    """Tracks the health of everything that the gateway runs."""
+    """Tracks how healthy everything is that the gateway runs."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class HealthTracker:
         held_routes: Callable[[model.ListenerName], Iterable[HeldRoute]],
         take_changed_holds: Callable[[], Iterable[str]],
     ) -> None:
-        """``held_routes`` returns the routes of a listener whose deliveries are held.
+        """``held_routes`` returns a listener's routes whose deliveries are held.
 
         ``take_changed_holds`` returns the listeners (``namespace/name``) for which that changed since its last call.
         """
@@ -153,7 +153,7 @@ class HealthTracker:
         self._journal: ChangeJournal[states.Key, states.State] = ChangeJournal(secrets.token_hex(8))
         self._window = RecentWindow()
         self._high_shares: set[tuple[str, states.ListenerFault]] = set()
-        """(listener, fault) of the shares that are a fault: `FAULT_ENDS_AT`."""
+        """(listener, fault) for shares that are a fault: `FAULT_ENDS_AT`."""
         self._asked_at = self._swept_at = -math.inf
         self._sweeping = asyncio.Lock()
         self._touched: dict[tuple[config_secret.Kind, str], None] = {}
@@ -219,17 +219,17 @@ class HealthTracker:
             return self._journal.since(cursor)
 
     async def listener_states(self) -> dict[str, states.ListenerState]:
-        """Return the health of every listener by ``namespace/name``, at most some seconds old."""
+        """Return every listener's health by ``namespace/name``, at most some seconds old."""
         return states_of_type(await self.since(None), states.ListenerState)
 
     def document(self, kind: config_secret.Kind, key: str) -> states.DocumentState | None:
-        """Return the state of a document."""
+        """Return a document's state."""
         self._note_documents()
         state = self._journal.get(("document", kind, key))
         return state if isinstance(state, states.DocumentState) else None
 
     def _note_touched_documents(self) -> None:
-        """Note the documents that the source touched, and at once the health of what changed."""
+        """Note the documents that the source touched, and at once the changed objects' health."""
         self._note_documents()
         snapshot = self._state.snapshot
         for key in self._take_changed_holds():
@@ -257,7 +257,7 @@ class HealthTracker:
             self._window.add(name.key, counts)
 
     def listener(self, key: str, document: documents.ListenerDocument) -> states.ListenerState:
-        """Return the present health of a listener."""
+        """Return a listener's present health."""
         name = model.ListenerName(document.namespace, document.tenant.name, document.name)
         counts = self._counters.of(name)
         last, present = counts.last_accepted, [address.id for address in document.live_addresses]
@@ -306,7 +306,7 @@ class HealthTracker:
         return (live is not None and route in live.planner.too_slow) or self._worker.is_too_slow(listener, route)
 
     def destination(self, key: str, document: documents.DestinationDocument) -> states.DestinationState:
-        """Return the present health of a destination."""
+        """Return a destination's present health."""
         state, tried = self._dispatcher.scheduler.circuit_of(key).state, self._worker.activity.of(document)
         is_open = state is circuit.CircuitState.Open
         is_failing = is_open or activity.is_failing(tried, self._clock.now())
@@ -356,12 +356,12 @@ class HealthTracker:
         return state is not None and states.has_rejecting_error(state.health, state.error)
 
     def present_error(self, document: documents.DestinationDocument) -> dict[str, object] | None:
-        """Return the last error of a destination, if no attempt has succeeded since; else None."""
+        """Return a destination's last error, if no attempt has succeeded since; else None."""
         last = self.last_error(document)
         return None if last is None or last["recoveredAt"] else last
 
     def last_error(self, document: documents.DestinationDocument) -> dict[str, object] | None:
-        """Return the last error of a destination: when, what, how often; None if no attempt failed."""
+        """Return a destination's last error: when, what, how often; None if no attempt failed."""
         tried = self._worker.activity.of(document)
         if not tried.failures:
             return None
@@ -379,10 +379,10 @@ _S = TypeVar("_S", bound=states.State)
 
 
 def states_of_type(changes: Changes[states.Key, states.State], state_type: type[_S]) -> dict[str, _S]:
-    """Return the states of one type by ``namespace/name``."""
+    """Return one type's states by ``namespace/name``."""
     return {key: state for (_, _, key), state in changes.present.items() if isinstance(state, state_type)}
 
 
 def document_states(changes: Changes[states.Key, states.State]) -> list[states.DocumentState]:
-    """Return the states of documents as a list, because a listener and a destination may have the same name."""
+    """Return document states as a list, because a listener and a destination may have the same name."""
     return [state for state in changes.present.values() if isinstance(state, states.DocumentState)]

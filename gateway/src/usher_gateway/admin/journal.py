@@ -22,14 +22,14 @@ class Changes(msgspec.Struct, Generic[_Key, _Value], frozen=True):
 
 
 class ChangeJournal(Generic[_Key, _Value]):
-    """The newest state of each key, in the order of the changes. Pure.
+    """Each key's newest state, ordered by change. Pure.
 
-    The journal is not a log: it returns only the last state of a key that changed twice. It answers a cursor with every
+    The journal is not a log: it returns only the last state if a key changed twice. It answers a cursor with every
     key if another process issued the cursor, or if it no longer remembers the removals after it.
     """
 
     def __init__(self, incarnation: str) -> None:
-        """`incarnation` marks the cursors of this process."""
+        """`incarnation` marks this process's cursors."""
         self._incarnation = incarnation
         self._revision = 0
         self._oldest = 0  # A cursor below this revision may have missed removals that the journal forgot
@@ -38,16 +38,16 @@ class ChangeJournal(Generic[_Key, _Value]):
 
     @property
     def present(self) -> dict[_Key, _Value]:
-        """The state of every key."""
+        """Every key's state."""
         return {key: value for key, (_, value) in self._present.items()}
 
     def get(self, key: _Key) -> _Value | None:
-        """The newest state of a key; None if there is none."""
+        """A key's newest state; None if there is none."""
         entry = self._present.get(key)
         return None if entry is None else entry[1]
 
     def note(self, key: _Key, value: _Value | None) -> None:
-        """Note the state of a key; None: it is removed. An equal state changes nothing."""
+        """Note a key's state; None: it is removed. An equal state changes nothing."""
         entry = self._present.get(key)
         if value is None:
             self._note_removed(key, entry is not None)
@@ -84,7 +84,7 @@ class ChangeJournal(Generic[_Key, _Value]):
         return Changes(f"{self._incarnation}.{self._revision}", cursor_revision is None, present, removed)
 
     def _revision_of(self, cursor: str | None) -> int | None:
-        """Return the revision of a cursor from which an answer can continue; None if it cannot."""
+        """Return a cursor's revision from which an answer can continue; None if it cannot."""
         incarnation, _, number = (cursor or "").partition(".")
         if incarnation != self._incarnation or not number.isdecimal() or len(number) > 18:
             return None

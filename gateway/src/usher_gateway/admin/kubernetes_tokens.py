@@ -1,8 +1,8 @@
-"""Tokens of Kubernetes at the admin port: the API server knows their users, and what these may do.
+"""Kubernetes tokens at the admin port: the API server knows their users, and what these may do.
 
-A TokenReview says whose a token is. SubjectAccessReviews say what the user may do: the scope ``persons:find`` is the
-verb ``find`` on the virtual resource ``persons`` of the group ``usher.dev``. Where the user has that right in the whole
-cluster, it sees all; else it sees the namespaces in which it has the right. No verb is one of Kubernetes' own (``get``,
+A TokenReview names a token's user. SubjectAccessReviews say what the user may do: the scope ``persons:find`` is the
+verb ``find`` on the virtual resource ``persons`` in the group ``usher.dev``. Where the user has that right in the whole
+cluster, it sees all; else it sees the namespaces in which it has the right. No verb is Kubernetes' own (``get``,
 ``list``), so that a role that may read every resource does not give personal data.
 
 The gateway keeps each decision about a token and a scope for a minute. It keeps digests and not the tokens.
@@ -36,7 +36,7 @@ _DECISION_SECONDS = 10.0
 
 _KEPT_SECONDS = 60.0
 _MAX_DECISIONS = 1_000
-# Reviews of tokens, for a scope each, that run, or were rejected in the last minute. More tokens have to wait.
+# Token reviews, for a scope each, that run, or were rejected in the last minute. More tokens have to wait.
 _MAX_STRANGERS = 100
 
 _MAX_NAME_LENGTH = 400  # A service account's name has at most 339 characters
@@ -49,7 +49,7 @@ _FORBIDDEN_HINT = "the gateway's account needs the rights in operator/rbac/optio
 
 class _User(msgspec.Struct, frozen=True):
     username: str = ""
-    """Empty in the review of a token that is not valid."""
+    """Empty if the reviewed token is not valid."""
     uid: str = ""
     groups: list[str] = []
     extra: dict[str, list[str]] = {}
@@ -66,7 +66,7 @@ class _AccessStatus(msgspec.Struct, frozen=True):
 
 
 class _Decision(NamedTuple):
-    """A decision of the API server about a token and a scope; the task runs until it is there."""
+    """The API server's decision about a token and a scope; the task runs until it is there."""
 
     task: asyncio.Task[Caller | None]
     expires_at: float
@@ -81,7 +81,7 @@ _Status = TypeVar("_Status")
 
 
 class KubernetesTokens:
-    """Finds the caller of a request that has a token of Kubernetes. Use it inside ``async with``.
+    """Finds the caller whose request has a Kubernetes token. Use it inside ``async with``.
 
     Args:
         client: asks the API server; it is opened and closed here.
@@ -154,7 +154,7 @@ class KubernetesTokens:
                 del self._decisions[key]
 
     def _refuse_strangers(self, digest: bytes) -> None:
-        """Refuse a token that was accepted for no scope, if too many of them came in the last minute."""
+        """Refuse a token that was accepted for no scope, if too many came in the last minute."""
         accepted = {token_digest for (token_digest, _), decision in self._decisions.items() if decision.is_accepted}
         strangers = sum(token_digest not in accepted for token_digest, _ in self._decisions)
         if digest not in accepted and strangers >= _MAX_STRANGERS:
@@ -162,7 +162,7 @@ class KubernetesTokens:
             raise ProblemError(429, "TooManyTokens", detail, "try again in a minute; the gateway's own tokens work")
 
     def _make_room(self, key: tuple[bytes, Scope]) -> None:
-        """Make room for a new decision in place of an older one of the same key, or of the one used longest ago."""
+        """Make room for a new decision in place of an older one with the same key, or the one used longest ago."""
         self._decisions.pop(key, None)
         while len(self._decisions) >= _MAX_DECISIONS:
             del self._decisions[next(iter(self._decisions))]
@@ -185,7 +185,7 @@ class KubernetesTokens:
         raise ProblemError(503, "KubernetesUnavailable", detail, _FORBIDDEN_HINT if is_forbidden else _HINT)
 
     async def _review(self, token: str) -> _User | None:
-        """Return the user of a token; None if it has none, or one whose name an audit log cannot show."""
+        """Return a token's user; None if it has none, or an audit log cannot show the user's name."""
         spec: dict[str, Any] = {"token": token}
         if self._audience is not None:
             spec["audiences"] = [self._audience]

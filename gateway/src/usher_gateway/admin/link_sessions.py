@@ -1,6 +1,6 @@
-"""Links for customers: who opens one sees the pages of one tenant, read-only, in one browser and for some days.
+"""Links for customers: who opens one sees one tenant's pages, read-only, in one browser and for some days.
 
-The address of a link has a token of 256 random bits, of which the store has the digest. The first browser that opens it
+A link's address has a token with 256 random bits, and the store has its digest. The first browser that opens it
 gets a cookie, which has the link's id in a seal. The cookie proves nothing by itself: each page looks the link up, so
 that a link which is revoked or expired, or whose tenant is gone, shows nothing from the next request on.
 """
@@ -23,7 +23,7 @@ _USE_EVERY = 60 * model.MICROSECONDS  # How exact the last use of a link is: eac
 
 
 class LinkState(enum.Enum):
-    """The present state of a link."""
+    """A link's present state."""
 
     Unknown = "unknown"
     """No link has this token."""
@@ -35,7 +35,7 @@ class LinkState(enum.Enum):
 
 
 class LinkCookie(NamedTuple):
-    """The content of the cookie of a link."""
+    """The content of a link's cookie."""
 
     value: str
     seconds: int
@@ -68,11 +68,11 @@ class LinkSessions:
         """The configuration that was asked last, and its tenants with a listener, as ``namespace/name``."""
 
     async def find(self, token: str) -> Link | None:
-        """Return the link of a token; None if there is none."""
+        """Return the link for a token; None if there is none."""
         return await self._store.find_link_by_digest(digest_of(token))
 
     async def open(self, request: web.Request, link: Link) -> LinkCookie | None:
-        """Open a link; return the cookie of its browser, or None if another request was faster."""
+        """Open a link; return its browser's cookie, or None if another request was faster."""
         selection, now = {"id": link.id, "tenant": link.tenant}, self._now()
         async with self._audit.change(request, "open link", selection, who=_caller_of(link).name) as changed:
             changed.count = int(await self._store.open_link(link.id, now))
@@ -82,18 +82,18 @@ class LinkSessions:
         return LinkCookie(self._seals.seal(_SESSION, link.id, seconds), seconds)
 
     async def of_cookie(self, cookie: str) -> Link | None:
-        """Return the link of a cookie; None for another cookie."""
+        """Return the link for a cookie; None for another cookie."""
         identifier = self._seals.open(_SESSION, cookie)
         return None if identifier is None else await self._store.find_link(identifier)
 
     async def record_use(self, link: Link) -> None:
-        """Record that a customer looks at the pages of an open link."""
+        """Record that a customer looks at an open link's pages."""
         now = self._now()
         if link.used_at < now - _USE_EVERY:
             await self._store.use_link(link.id, now)
 
     def token(self, link: Link) -> str:
-        """Return a token of a minute for the API that shows what the link shows."""
+        """Return an API token, valid for a minute, that shows what the link shows."""
         return seal_caller(self._seals, _caller_of(link))
 
     def state_of(self, link: Link | None) -> LinkState:

@@ -1,4 +1,4 @@
-"""The handlers of ``/api/links``, which create, show and revoke links for customers."""
+"""The handlers for ``/api/links``, which create, show and revoke links for customers."""
 
 import secrets
 
@@ -17,13 +17,13 @@ _MOST_DAYS = 400
 
 
 class LinkRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """The body of ``POST /api/links``."""
+    """The ``POST /api/links`` body."""
 
     tenant: str
     """``namespace/name``."""
     days: int = 30
     last_visits: bool = False
-    """Show the last visits too, with the initials of visitors."""
+    """Show the last visits too, with visitors' initials."""
 
 
 async def list_links(parts: Parts, request: web.Request) -> web.StreamResponse:
@@ -88,7 +88,7 @@ def _row(parts: Parts, link: Link) -> dict[str, object]:
 
 
 def _parse(body: bytes) -> LinkRequest:
-    """Parse the body of a request for a link."""
+    """Parse the body that requests a link."""
     asked = api.decode(body, LinkRequest, "a request for a link")
     if asked.tenant.count("/") != 1 or not all(asked.tenant.split("/")) or len(asked.tenant) > 300:
         raise ValueError("tenant must be NAMESPACE/NAME")

@@ -1,4 +1,4 @@
-"""The page of metrics, which needs no token and is expensive with many tenants."""
+"""The metrics page, which needs no token and is expensive with many tenants."""
 
 import asyncio
 import time
@@ -14,10 +14,10 @@ _METRICS_SHARE = 0.1
 
 
 class MetricsPage:
-    """The text of ``/metrics``.
+    """The ``/metrics`` text.
 
-    One text is made at a time, and requests meanwhile and for a while after it get the same one. So the requests of a
-    stranger take at most ``_METRICS_SHARE`` of a core from arrivals.
+    One text is made at a time, and requests meanwhile and for a while after it get the same one. So a stranger's
+    requests take at most ``_METRICS_SHARE`` of a core from arrivals.
 
     Args:
         collect: yields families. It runs on the event loop, because other threads could see values change.
@@ -50,7 +50,7 @@ class MetricsPage:
 
 
 def _write(families: list[metrics.Family]) -> tuple[bytes, float]:
-    """Return the metrics as text, and the seconds of CPU time that this took."""
+    """Return the metrics as text, and the CPU seconds that this took."""
     started = time.thread_time()
     text = (metrics.process_text() + metrics.write(families)).encode()
     return text, time.thread_time() - started

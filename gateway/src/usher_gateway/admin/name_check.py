@@ -17,7 +17,7 @@ _SHOWN_CANDIDATES = 5
 
 
 async def check_names(parts: Parts, where: Filter) -> Filter:
-    """Check that every name of a filter exists, or existed; return it with the destination's ``namespace/name``.
+    """Check that every name in a filter exists, or existed; return it with the destination's ``namespace/name``.
 
     Raises:
         ProblemError: 404; the hint has the name that was probably meant. 400: several destinations have the name.
@@ -58,7 +58,7 @@ def _is_permitted(permitted: Filter, listener: model.ListenerName) -> bool:
 
 
 def _with_namespace(destination: str | None, existing: Iterable[str]) -> str | None:
-    """Return the ``namespace/name`` of the only destination that has a name; other names as they are."""
+    """Return the ``namespace/name`` for the only destination that has a name; other names as they are."""
     if destination is None or "/" in destination:
         return destination
     candidates = sorted(key for key in existing if key.partition("/")[2] == destination)

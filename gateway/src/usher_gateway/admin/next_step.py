@@ -1,4 +1,4 @@
-"""Describes the next step of a delivery in sentences for people. Pure."""
+"""Describes a delivery's next step in sentences for people. Pure."""
 
 import datetime
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ HOLDS: Mapping[model.HoldReason, tuple[str, str]] = {
 
 
 class Step(NamedTuple):
-    """The next event of a delivery."""
+    """A delivery's next event."""
 
     text: str
     command: str | None = None
@@ -43,12 +43,12 @@ def next_step(
     """Return what happens next with a delivery, and when.
 
     Args:
-        delivery: a row of ``GET /api/deliveries``.
-        destination: its row of ``GET /api/destinations``; None if it is not in force.
+        delivery: a ``GET /api/deliveries`` row.
+        destination: its ``GET /api/destinations`` row; None if it is not in force.
         now: microseconds.
         body_days: how long the tenant's bodies are kept; 0 if it is not known.
         held_detail: which Secret a held delivery waits for, or how its expression failed; ``""`` if it is not known.
-        when: the filter of its route as it is now; ``""`` if it has none or is not in force.
+        when: its route's filter as it is now; ``""`` if it has none or is not in force.
     """
     identifier = delivery["id"][:SHORT_ID]
     match delivery["state"]:
@@ -83,7 +83,7 @@ def destination_warning(key: str, destination: Mapping[str, object], count: int)
 
     Args:
         key: ``namespace/name``.
-        destination: its row of ``GET /api/destinations``.
+        destination: its ``GET /api/destinations`` row.
         count: deliveries that would go there.
     """
     health = destination.get("health")
@@ -156,12 +156,12 @@ def _end(delivery: Row, destination: Mapping[str, object]) -> str:
 
 
 def retried_until(delivery: Row, destination: Mapping[str, object]) -> str:
-    """Return when the retries of a pending delivery end, in the form of JSON."""
+    """Return when a pending delivery's retries end, as JSON has it."""
     started_at = datetime.datetime.fromisoformat(delivery["startedAt"])
     ends_at = started_at + datetime.timedelta(seconds=int(str(destination["retryMaxAgeSeconds"])))
     return model.format_time(round(ends_at.timestamp() * 1_000) * 1_000)
 
 
 def moment(text: object) -> str:
-    """Return a time of JSON as people read it: UTC, to the second."""
+    """Return a JSON time as people read it: UTC, to the second."""
     return f"{str(text)[:19].replace('T', ' ')} UTC"

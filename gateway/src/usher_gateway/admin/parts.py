@@ -1,4 +1,4 @@
-"""The parts of the gateway that its admin port shows and changes. Every handler takes them, and so do the metrics."""
+"""The gateway parts that its admin port shows and changes. Every handler takes them, and so do the metrics."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""The file with what is stored of a person, as an export gives it to the person."""
+"""The file with what is stored about a person, as an export gives it to the person."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,8 +15,8 @@ def encode(visits: Sequence[Mapping[str, Any]], reference: str, now: int, suppre
     gets it.
 
     Args:
-        visits: rows of ``POST /api/persons/export``.
-        reference: the caller's own id of the request; may be empty.
+        visits: ``POST /api/persons/export`` rows.
+        reference: the caller's own id for the request; may be empty.
         now: microseconds.
         suppressed_at: the tenants at which the person is suppressed.
     """

@@ -6,10 +6,10 @@ from typing import Any
 
 from usher_gateway.admin import listings
 
-# An id as the lists show it, and no value of a person: whole, or its beginning (RFC 9562 §5.7).
+# An id as the lists show it, and not a person's value: whole, or its beginning (RFC 9562 §5.7).
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
 
-# Kind of a person's value -> its name.
+# A person value's kind -> its name.
 FIELDS = {"user": "Purple user id", "email": "e-mail address", "mobile": "mobile number", "device": "device MAC"}
 
 KINDS = {"device": "mac"}  # Kind of a person's value -> its name in `--as`, if that is another one
@@ -22,7 +22,7 @@ NO_VISIT = "No readable visit has this value."  # After a search for a person th
 
 NOT_SEARCHED = "Bodies that could not be read are not searched: `usher quarantine` lists them."
 
-# On a receipt of a store on PostgreSQL.
+# On a receipt from a store on PostgreSQL.
 ROWS_ON_DISK = (
     "PostgreSQL keeps deleted rows on its disks and those of its standbys until the next vacuum, and in the write-ahead"
     " log and its archives as long as the server is set to keep these."
@@ -36,7 +36,7 @@ NOT_SENT = (
 
 
 def suppressed_at(tenants: Sequence[str], searched: int) -> str:
-    """Return at which of the searched tenants a person is suppressed, such as ``1 of 3 tenants: agency/acme``."""
+    """Return at which searched tenants a person is suppressed, such as ``1 of 3 tenants: agency/acme``."""
     if searched == 1:
         return tenants[0]
     if len(tenants) == searched:
@@ -45,7 +45,7 @@ def suppressed_at(tenants: Sequence[str], searched: int) -> str:
 
 
 def nothing_stored(answer: Mapping[str, Any], field: str | None, no_visit: str = NO_VISIT) -> str:
-    """Return that no visit of a person is found, where the person is suppressed, and what else to look for."""
+    """Return that no visit by a person is found, where the person is suppressed, and what else to look for."""
     texts = [no_visit]
     if answer["suppressedAt"]:
         where = suppressed_at(answer["suppressedAt"], answer["tenants"])
@@ -67,7 +67,7 @@ def suppressed(answer: Mapping[str, Any]) -> str:
 
 
 def unsuppressed(answer: Mapping[str, Any]) -> str:
-    """Return at how many tenants the suppression of a person was lifted."""
+    """Return at how many tenants a person's suppression was lifted."""
     return _changed(answer["unsuppressed"], answer["tenants"], "Unsuppressed", "not suppressed")
 
 
@@ -100,6 +100,6 @@ def left_to_do(sent: Mapping[str, Any]) -> str:
 
 
 def _has_later_visit(sent: Mapping[str, Any]) -> bool:
-    """Return whether a destination that was asked to erase the person perhaps got a visit of the person after that."""
+    """Return whether a destination that was asked to erase the person perhaps got the person's visit after that."""
     last_at, asked_at = sent["lastAt"], sent["forwarded"]["at"]
     return last_at is not None and str(last_at) > str(asked_at)  # both are times in the same form

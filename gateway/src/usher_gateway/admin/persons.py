@@ -1,4 +1,4 @@
-"""Handlers over persons: find or export the visits of one person, and suppress the person."""
+"""Handlers over persons: find or export one person's visits, and suppress the person."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,26 +17,26 @@ _EXPORTED_BYTES = 1024 * 1024
 
 
 class FindRequest(PersonQuestion, frozen=True):
-    """The body of ``POST /api/persons/find``."""
+    """The ``POST /api/persons/find`` body."""
 
     cursor: str | None = None
     limit: int = 100
 
 
 class ExportRequest(PersonQuestion, frozen=True):
-    """The body of ``POST /api/persons/export``."""
+    """The ``POST /api/persons/export`` body."""
 
     cursor: str | None = None
 
 
 class SuppressRequest(PersonQuestion, frozen=True):
-    """The body of ``POST /api/persons/suppress``."""
+    """The ``POST /api/persons/suppress`` body."""
 
     dry_run: bool = False
 
 
 async def find(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``POST /api/persons/find`` with the arrivals of a person, newest first, of all tenants or of one.
+    """Answer ``POST /api/persons/find`` with a person's arrivals, newest first, at all tenants or at one.
 
     The audit log records that somebody looked for a person, by which field, and how many rows the answer has.
     """
@@ -60,7 +60,7 @@ async def find(parts: Parts, request: web.Request) -> web.StreamResponse:
 
 
 async def export(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``POST /api/persons/export`` with a part of what is stored of a person: visits, bodies, deliveries."""
+    """Answer ``POST /api/persons/export`` with a part of what is stored about a person: visits, bodies, deliveries."""
     with api.parsing():
         question = await parse(request, ExportRequest)
     person = await find_person(parts, request, question)
@@ -81,7 +81,7 @@ async def export(parts: Parts, request: web.Request) -> web.StreamResponse:
 
 
 async def _exported(parts: Parts, visit: Mapping[str, object]) -> tuple[Mapping[str, object], int]:
-    """Return a visit with its body and its deliveries, and the length of the body."""
+    """Return a visit with its body and its deliveries, and the body's length."""
     identifier = api.parse_id(str(visit["id"]))
     try:
         body, content_type = await parts.store.body(identifier)
@@ -95,7 +95,7 @@ async def _exported(parts: Parts, visit: Mapping[str, object]) -> tuple[Mapping[
 
 
 async def suppress(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``POST /api/persons/suppress``: store and send nothing more of a person at all tenants or at one.
+    """Answer ``POST /api/persons/suppress``: store and send nothing more about a person at all tenants or at one.
 
     With ``dryRun`` only count what would change.
     """
@@ -129,7 +129,7 @@ async def _suppress(parts: Parts, request: web.Request, person: Person) -> tuple
 
 
 async def unsuppress(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``POST /api/persons/unsuppress``: store and send visits of a person again."""
+    """Answer ``POST /api/persons/unsuppress``: store and send a person's visits again."""
     with api.parsing():
         question = await parse(request, PersonQuestion)
     person = await find_person(parts, request, question)

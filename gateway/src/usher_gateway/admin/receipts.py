@@ -1,7 +1,7 @@
-"""Receipts of erasure: what became of a request, as JSON that the install signs.
+"""Erasure receipts: what became of a request, as JSON that the install signs.
 
-The signature is one of Ed25519 (RFC 8032) over the canonical JSON (RFC 8785) of all other fields. Its key is derived
-from the install key. So every gateway of an install makes the same signature, and who has only the public key can
+The signature is Ed25519 (RFC 8032) over all other fields as canonical JSON (RFC 8785). Its key is derived
+from the install key. So every gateway in an install makes the same signature, and who has only the public key can
 verify it without the gateway.
 """
 
@@ -50,7 +50,7 @@ def sign(row: Mapping[str, object], keys: model.Keys) -> dict[str, object]:
 
 
 def public_key(keys: model.Keys) -> str:
-    """Return the key that verifies the receipts of an install: 32 bytes in base64."""
+    """Return the key that verifies an install's receipts: 32 bytes in base64."""
     return base64.b64encode(_private_key(keys).public_key().public_bytes_raw()).decode()
 
 
@@ -83,12 +83,12 @@ def parse_public_key(text: str) -> "ed25519.Ed25519PublicKey":
 
 
 def is_intact(receipt: Mapping[str, Any]) -> bool:
-    """Return whether the holder of the key inside of a receipt has signed exactly this receipt.
+    """Return whether the key inside a receipt has signed exactly this receipt.
 
-    Whose key it is, the caller has to know.
+    The caller has to know whose key it is.
 
     Raises:
-        ValueError: the key inside of the receipt is none.
+        ValueError: the receipt's key is not valid.
     """
     from cryptography import exceptions
 

@@ -22,12 +22,12 @@ _DAY = 24 * _HOUR
 
 _INITIALS = 20  # Visits that are shown with initials
 
-# Parts of a selection that lead to a request of a person, a replay or a row, and so come first.
+# Selection parts that lead to a person's request, a replay or a row, and so come first.
 _FIRST_AUDITED = frozenset({"reference", "id"})
 
 
 async def list_rows(listing: listings.Listing, parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer a request for the rows of a listing."""
+    """Answer a request for a listing's rows."""
     with api.parsing():
         where = api.read_filter(request, listing.only)
         limit = api.parse_limit(request.query)
@@ -42,7 +42,7 @@ async def list_rows(listing: listings.Listing, parts: Parts, request: web.Reques
 
 
 async def _add_companies(parts: Parts, rows: list[listings.Row]) -> None:
-    """Add which other company the bodies of arrivals name, and which it should be, as far as that still exists."""
+    """Add which other company arrivals' bodies name, and which it should be, as far as that still exists."""
     for row in rows:
         listener = _listener_of(parts, row)
         row["expectedCompany"] = None
@@ -57,7 +57,7 @@ async def _add_companies(parts: Parts, rows: list[listings.Row]) -> None:
 
 
 def _listener_of(parts: Parts, row: listings.Row) -> LiveListener | None:
-    """Return the listener of an arrival; None if it is not in force any more."""
+    """Return an arrival's listener; None if it is not in force any more."""
     listener = parts.registry.listeners.get(f"{row['namespace']}/{row['listener']}")
     return listener if listener is not None and listener.name.tenant == row["tenant"] else None
 
@@ -105,9 +105,9 @@ async def list_initials(parts: Parts, request: web.Request) -> web.StreamRespons
 
 
 async def count_delivered(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/deliveries/delivered``: how many deliveries of the last 24 hours each destination took.
+    """Answer ``GET /api/deliveries/delivered``: how many deliveries each destination took in the last 24 hours.
 
-    Of these, the newest 1,000 are counted; ``areMore``: there are others; ``lastHour``: of the last hour.
+    The newest 1,000 are counted; ``areMore``: there are others; ``lastHour``: in the last hour.
     """
     with api.parsing():
         where = await name_check.check_names(parts, api.read_filter(request))
@@ -204,7 +204,7 @@ async def list_attempts(parts: Parts, request: web.Request) -> web.StreamRespons
 
 
 async def _find_visit(parts: Parts, request: web.Request) -> tuple[bytes, listings.Row]:
-    """Return the id and the row of the arrival of a request. One that the caller may not see seems not to exist."""
+    """Return the id and the row of a request's arrival. One that the caller may not see seems not to exist."""
     with api.parsing():
         identifier = api.parse_id(request.match_info["id"])
     rows = (await parts.store.visits(api.confine(request, Filter(ids=(identifier,))), None, 1)).rows
@@ -224,7 +224,7 @@ async def _find_delivery(parts: Parts, request: web.Request) -> tuple[bytes, lis
 
 
 def _next_step(parts: Parts, delivery: listings.Row, of_visit: Sequence[listings.Row]) -> next_step.Step:
-    """Return what happens next with a delivery. ``of_visit``: the deliveries of its visit, the newest first."""
+    """Return what happens next with a delivery. ``of_visit``: its visit's deliveries, the newest first."""
     destination = status.destination_state(parts, delivery["destination"])
     live = parts.registry.listeners.get(f"{delivery['namespace']}/{delivery['listener']}")
     body_days = live.document.tenant.body_days if live is not None else 0
@@ -245,7 +245,7 @@ def _missing(parts: Parts, delivery: listings.Row) -> str:
 
 
 def _audited(row: listings.Row) -> Row:
-    """Return what the audit log records of a look at a row."""
+    """Return what the audit log records when a caller looks at a row."""
     return {name: row[name] for name in ("id", "namespace", "tenant")}
 
 

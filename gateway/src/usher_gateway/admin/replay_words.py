@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from usher_gateway.admin import listings
 
-# States of deliveries that a replay may select; its other results are skip reasons.
+# Delivery states that a replay may select; its other results are skip reasons.
 STATES = ("delivered", "dead", "cancelled")
 
 # Why a replay leaves deliveries out. Source: `leftOut` in docs/api.md.
@@ -21,7 +21,7 @@ _LEFT_OUT = {
 
 
 def left_out(counts: Mapping[str, int]) -> list[str]:
-    """Return what a replay leaves out, by reason. ``counts``: ``leftOut`` of the API."""
+    """Return what a replay leaves out, by reason. ``counts``: ``leftOut`` from the API."""
     return [f"{listings.counted(count, 'delivery')} {_LEFT_OUT[name]}" for name, count in counts.items() if count]
 
 
@@ -32,5 +32,5 @@ def selection(row: listings.Row) -> str:
 
 
 def waiting(row: listings.Row) -> int:
-    """Return how many deliveries of a replay wait: the end of the replay cancels them."""
+    """Return how many deliveries from a replay wait: ending the replay cancels them."""
     return int(row["deliveries"].get("pending", 0) + row["deliveries"].get("held", 0))

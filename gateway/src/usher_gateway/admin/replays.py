@@ -1,4 +1,4 @@
-"""The handlers of ``/api/replays``: deliver again what routes skipped, delivered, or could not deliver."""
+"""The handlers for ``/api/replays``: deliver again what routes skipped, delivered, or could not deliver."""
 
 import msgspec
 from aiohttp import web
@@ -23,7 +23,7 @@ _MOST_PER_SECOND = 1_000
 
 _RESULTS = frozenset([*listings.SKIP_REASONS, *replay_words.STATES])  # All that a replay may select
 
-# Result -> what a replay of it means for the filter of the route.
+# Result -> what replaying it means for the route's filter.
 _FILTER_NOTES = {
     "Filter": "The filter `when` is not asked again: a replay sends what it excluded, whatever it says now.",
     "cancelled": "The filter `when` is not asked again of cancelled deliveries, except of those that were cancelled "
@@ -34,7 +34,7 @@ Row = dict[str, object]
 
 
 class ReplaySelection(api.Selection, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """The body of ``POST /api/replays``. ``reason`` and ``state`` may have several values, with commas between."""
+    """The ``POST /api/replays`` body. ``reason`` and ``state`` may have several values, with commas between."""
 
     per_second: int = _DEFAULT_PER_SECOND
     ignore_once_per: bool = False
@@ -90,7 +90,7 @@ async def _why_none(parts: Parts, replay_request: ReplayRequest, preview: Replay
 
 
 async def _parse(parts: Parts, request: web.Request, selection: ReplaySelection) -> ReplayRequest:
-    """Return the request of a selection; one without a reason and a state selects all that can be replayed."""
+    """Return a selection's request; one without a reason and a state selects all that can be replayed."""
     reasons, states = (
         [name for name in (text or "").split(",") if name] for text in (selection.reason, selection.state)
     )
@@ -139,7 +139,7 @@ async def show(parts: Parts, request: web.Request) -> web.StreamResponse:
 
 
 async def cancel(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``POST /api/replays/{id}/cancel``: end a replay, and cancel those of its deliveries that wait."""
+    """Answer ``POST /api/replays/{id}/cancel``: end a replay, and cancel its waiting deliveries."""
     replay = await _find(parts, request)
     async with parts.audit.change(request, "cancel replay", {"id": model.format_id(replay.id)}) as changed:
         await parts.store.cancel_replay(replay, parts.clock.now())
@@ -192,7 +192,7 @@ def _may_see(request: web.Request, replay: Replay) -> bool:
 
 
 def _not_cancelled(replay: Replay) -> api.ProblemError:
-    """Return the error of a replay that cannot be resumed, with the state that it has."""
+    """Return the error for a replay that cannot be resumed, with the state that it has."""
     hint, cancelled = "", replay.deliveries.get("cancelled", 0)
     if replay.state is ReplayState.Done and cancelled:
         short = model.format_id(replay.id)[: listings.SHORT_ID]

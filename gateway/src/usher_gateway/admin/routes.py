@@ -1,4 +1,4 @@
-"""The routes of the admin port: which scope and which parameters each one has, and the function that answers it."""
+"""The admin port's routes: which scope and which parameters each one has, and the function that answers it."""
 
 import functools
 from collections.abc import Awaitable, Callable
@@ -40,7 +40,7 @@ async def _show_health(*_: object) -> web.StreamResponse:
 
 
 async def _show_caller(_: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/whoami``: the name, the scopes and the limits of the caller's token."""
+    """Answer ``GET /api/whoami``: the caller's token with its name, scopes and limits."""
     caller = request[api.CALLER]
     is_known, permitted = not caller.has_unknown_scopes, caller.permitted
     answer = {
@@ -51,7 +51,7 @@ async def _show_caller(_: Parts, request: web.Request) -> web.StreamResponse:
     return api.json_response(answer)
 
 
-# Every route except those of the pages. docs/api.md has the same list.
+# Every route except the pages' routes. docs/api.md has the same list.
 ROUTES: tuple[AdminRoute[PartsHandler], ...] = (
     AdminRoute("GET", "/healthz", None, _show_health),
     AdminRoute("GET", "/readyz", None, status.readyz),
@@ -154,7 +154,7 @@ def make_routes(parts: Parts) -> tuple[AdminRoute[api.Handler], ...]:
 
 
 def make_waiting_routes(reason: Callable[[], str]) -> tuple[AdminRoute[api.Handler], ...]:
-    """Return the routes of a gateway that waits for its database: alive, and not ready for a reason."""
+    """Return the routes for a gateway that waits for its database: alive, and not ready for a reason."""
 
     async def readyz(_: web.Request) -> web.StreamResponse:
         answer = {"ready": False, "reasons": [f"the store is away: {reason()}"], "warnings": []}

@@ -30,7 +30,7 @@ class RunState:
         """Return whether a listener has been in force, and has accepted nothing, for longer than it may be silent.
 
         Args:
-            key: ``namespace/name`` of the listener.
+            key: the listener's ``namespace/name``.
             document: its document.
             last_accepted: when it accepted something last (microseconds); 0: never.
             now: the present time in microseconds.

@@ -17,7 +17,7 @@ class _SampleQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     listener: str | None = None
     route: str | None = None
     body: str | None = None
-    """The body to send; None: a visit of a person who does not exist."""
+    """The body to send; None: a visit by a person who does not exist."""
 
 
 async def send_sample(parts: Parts, request: web.Request) -> web.StreamResponse:
@@ -49,7 +49,7 @@ async def send_sample(parts: Parts, request: web.Request) -> web.StreamResponse:
 
 
 def _not_sent_because(parts: Parts, listener: documents.ListenerDocument, route: documents.Route) -> list[str]:
-    """Return why a route sends no visits now: its state, and the reasons of its held deliveries."""
+    """Return why a route sends no visits now: its state, and why its deliveries are held."""
     name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
     states = [] if route.state == "Active" else [route.state]
     return [*states, *[held.reason for held in parts.held_routes.of(name) if held.route == route.name]]

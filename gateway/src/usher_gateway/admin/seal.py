@@ -1,7 +1,7 @@
 """Seals: values that a browser or an address may carry, and that only this install can read. They end by themselves.
 
 A seal is AES-256-GCM with a sub-key of the install key. Each has a purpose, so that one made for a purpose is worthless
-for another. Nothing is stored, so every gateway of the install opens the seals of the others.
+for another. Nothing is stored, so every gateway in the install opens the others' seals.
 """
 
 import base64
@@ -30,13 +30,13 @@ class Seals:
         self._key, self._cipher, self._now = key, aead.AESGCM(key), now
 
     def seal(self, purpose: str, content: str, seconds: float) -> str:
-        """Return a seal, in the letters of URLs, that holds for some seconds."""
+        """Return a seal, in URL letters, that holds for some seconds."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         plain = int(self._now() + seconds).to_bytes(_TIME_BYTES) + content.encode()
         return base64.urlsafe_b64encode(nonce + self._cipher.encrypt(nonce, plain, purpose.encode())).decode()
 
     def open(self, purpose: str, sealed: str) -> str | None:
-        """Return the content of a seal; None if it is none of this install and purpose, or has ended.
+        """Return a seal's content; None if another install or purpose made it, or it has ended.
 
         A seal has one spelling, because callers count what a browser does by its seal.
         """
@@ -51,6 +51,6 @@ class Seals:
         return None if is_over else plain[_TIME_BYTES:].decode()
 
     def digest(self, purpose: str, text: str) -> str:
-        """Return a keyed digest of a text for a purpose, which only this install can make: 43 letters."""
+        """Return a text's keyed digest for a purpose, which only this install can make: 43 letters."""
         digest = hmac.digest(self._key, f"{purpose}\0{text}".encode(), hashlib.sha256)
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")

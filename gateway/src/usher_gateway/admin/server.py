@@ -1,9 +1,9 @@
-"""The HTTP server of the admin port, which checks the token of each request before its handler.
+"""The admin port's HTTP server, which checks each request's token before its handler.
 
 The port limits what its callers can take from the gateway:
 
 - Connections: the one that has waited longest for a request gives way to a new one (`ConnectionLimit`).
-- Memory of answers: requests with a token take turns, shared fairly among the tenants that their tokens permit.
+- Memory for answers: requests with a token take turns, shared fairly among the tenants that their tokens permit.
 - Time: a reader that does not take its answer within ``_WRITE_SECONDS`` is disconnected.
 """
 
@@ -55,7 +55,7 @@ class AdminRoute(NamedTuple, Generic[HandlerT]):
     is_confined: bool = False
     """The handler shows and changes only the tenants that the caller's token permits. Others refuse a limited token."""
     parameters: frozenset[str] | None = frozenset()
-    """Names that the query of a request with a scope may have; None: any."""
+    """Names that a request's query with a scope may have; None: any."""
 
 
 def _check_sender(request: web.Request) -> None:
@@ -117,7 +117,7 @@ class AdminServer:
     """Serves the admin port during an ``async with`` block.
 
     It answers only requests that name it by an IP address, ``localhost`` or one of ``hosts``. Otherwise a web page
-    could point its own name at this port, and read it through the browser of a user (DNS rebinding).
+    could point its own name at this port, and read it through a user's browser (DNS rebinding).
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class AdminServer:
 
     @property
     def url(self) -> str:
-        """The address of the port from this machine."""
+        """The port's address from this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._endpoint.host, self._endpoint.host)  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 

@@ -20,7 +20,7 @@ from usher_gateway.store.base import Filter, UsageRow
 
 _DAY = 86_400 * model.MICROSECONDS
 
-# If the API server has answered nothing for this long, neither the watch nor the check of each minute works.
+# If the API server has answered nothing for this long, neither the watch nor the check each minute works.
 _SILENCE_MICROSECONDS = 120 * model.MICROSECONDS
 
 _State = TypeVar("_State", bound=states.State)
@@ -78,7 +78,7 @@ async def _not_ready_reasons(parts: Parts) -> list[str]:
 
 
 async def show_config(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/config``: the whole state, or what changed ``since`` the cursor of an earlier answer."""
+    """Answer ``GET /api/config``: the whole state, or what changed ``since`` an earlier answer's cursor."""
     status = parts.source.status()
     changes = await parts.health.since(request.query.get("since"))
     listener_states = health.states_of_type(changes, states.ListenerState)
@@ -107,7 +107,7 @@ async def show_config(parts: Parts, request: web.Request) -> web.StreamResponse:
 
 
 async def list_listeners(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/listeners``: each listener in force with its health and its counts of today (UTC)."""
+    """Answer ``GET /api/listeners``: each listener in force with its health and today's counts (UTC)."""
     where = await _read_names(parts, request)
     today = parts.clock.now() // _DAY * _DAY
     metered = await parts.store.usage(today, today + _DAY, where, "day")
@@ -215,7 +215,7 @@ async def _faults_by_tenant(parts: Parts, where: Filter) -> dict[TenantKey, tena
 
 
 def _first_fault(parts: Parts, key: str, fault: states.ListenerFault, state: states.ListenerState) -> JsonObject:
-    """Return which listener has a fault, and of some faults the reason and since when."""
+    """Return which listener has a fault, and for some faults the reason and since when."""
     live = parts.registry.listeners.get(key)
     reason = None
     match fault:
@@ -228,7 +228,7 @@ def _first_fault(parts: Parts, key: str, fault: states.ListenerFault, state: sta
 
 
 async def refusing_listeners(parts: Parts, where: Filter) -> list[str]:
-    """Return the listeners of a filter, as ``namespace/name``, that refuse every arrival now."""
+    """Return a filter's listeners, as ``namespace/name``, that refuse every arrival now."""
     listener_states = await parts.health.listener_states()
     return [
         key
@@ -249,7 +249,7 @@ async def _read_names(parts: Parts, request: web.Request) -> Filter:
 async def list_destinations(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``GET /api/destinations``: those in force, and those that deliveries still wait for.
 
-    Of a selected tenant, only its own deliveries count; ``nextDueAt`` is that of all.
+    For a selected tenant, only its own deliveries count; ``nextDueAt`` covers all.
     """
     where = await _read_names(parts, request)
     await parts.health.merge_activity(parts.store)
@@ -286,7 +286,7 @@ async def list_destinations(parts: Parts, request: web.Request) -> web.StreamRes
 
 
 def destination_state(parts: Parts, key: str) -> JsonObject | None:
-    """Return the health of a destination, its next trial and its limit of retries; None if it is not in force."""
+    """Return a destination's health, its next trial and its retry limit; None if it is not in force."""
     document = parts.state.snapshot.destinations.get(key)
     if document is None:
         return None
@@ -319,7 +319,7 @@ def _tenants_by_destination(parts: Parts, where: Filter) -> dict[str, set[str]]:
 
 
 def _last_failure(parts: Parts, key: str) -> JsonObject:
-    """Return the present error of a destination, and what to do about it; none of one that was just removed."""
+    """Return a destination's present error, and what to do about it; none for one that was just removed."""
     document = parts.state.snapshot.destinations.get(key)
     if document is None:
         return {"lastError": None, "hint": None}
@@ -352,7 +352,7 @@ def _destination_health(parts: Parts, key: str, document: documents.DestinationD
 
 
 def listener_row(live: LiveListener) -> dict[str, object]:
-    """Return what may be shown of a listener: its URLs are credentials, so their secret parts are cut."""
+    """Return what callers may see of a listener: its URLs are credentials, so their secret parts are cut."""
     document = live.document
     return {
         "namespace": document.namespace,

@@ -1,10 +1,10 @@
-"""The troubles of a tenant in words, made from a row of ``GET /api/tenants``. Pure."""
+"""A tenant's troubles in words, made from a ``GET /api/tenants`` row. Pure."""
 
 from usher_gateway.admin import listings
 
 _QUOTA_NEAR = 0.9  # From this share of its quota on, a tenant is in trouble; the alert QuotaNear has the same
 
-# Fault of a listener -> how the troubles of its tenant name it: docs/reasons.md, Troubles.
+# Listener fault -> how its tenant's troubles name it: docs/reasons.md, Troubles.
 LISTENER_TROUBLES = {
     "Refusing": "refuses all",
     "AuthenticationUnresolved": "lacks a Secret",
@@ -25,7 +25,7 @@ NO_TROUBLE = len(URGENT_FIRST)
 
 
 def trouble_kinds(row: listings.Row) -> list[str]:
-    """Return the kinds of trouble that need a person, the most urgent first."""
+    """Return the trouble kinds that need a person, the most urgent first."""
     kinds = set(row["faults"])
     others = {"destinations": row["failingDestinations"], "held": row["held"], "dead": row["dead"]}
     kinds.update(kind for kind, counted in others.items() if counted)
@@ -35,7 +35,7 @@ def trouble_kinds(row: listings.Row) -> list[str]:
 
 
 def tenant_troubles(row: listings.Row) -> dict[str, str]:
-    """Return what needs a person, the most urgent first: the kind of trouble and its words."""
+    """Return what needs a person, the most urgent first: the trouble kind and its words."""
     return {kind: _words(kind, row) for kind in trouble_kinds(row)}
 
 
@@ -54,7 +54,7 @@ def _words(kind: str, row: listings.Row) -> str:
 
 
 def _fault_words(fault: str, count: int, row: listings.Row) -> str:
-    """Return the words for a fault that ``count`` listeners of a tenant have."""
+    """Return the words for a fault that ``count`` listeners have."""
     times = f"({count})" if count > 1 else None
     refused = f"{row['today']['refused']} today" if fault == "Refusing" else None
     return " ".join(filter(None, (LISTENER_TROUBLES[fault], row["causes"].get(fault), times, refused)))
@@ -66,5 +66,5 @@ def is_tenant_failing(row: listings.Row) -> bool:
 
 
 def urgency(row: listings.Row) -> int:
-    """Return the rank of a tenant's most urgent trouble: 0 is the most urgent, ``NO_TROUBLE`` says that it has none."""
+    """Return how a tenant's most urgent trouble ranks: 0 is the most urgent, ``NO_TROUBLE`` says that it has none."""
     return next((URGENT_FIRST.index(kind) for kind in trouble_kinds(row)), NO_TROUBLE)

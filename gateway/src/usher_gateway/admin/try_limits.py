@@ -1,4 +1,4 @@
-"""Bounds what tries take: the size of a request, and how many run at once."""
+"""Bounds what tries take: a request's size, and how many run at once."""
 
 import asyncio
 import collections
@@ -19,7 +19,7 @@ class TryTurns:
         self.compiling = expression_turns.compiling_turns()
         self._running = asyncio.Lock()
         self._turn_of: dict[frozenset[str] | None, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
-        """The tenants that a token is limited to -> held by the try of theirs that runs or is the next."""
+        """The tenants that a token is limited to -> lock, held by their try that runs or is the next."""
         self._tries_of: collections.Counter[frozenset[str] | None] = collections.Counter()
         """The same -> their tries that run or wait."""
 
@@ -28,7 +28,7 @@ class TryTurns:
         """Wait until no other try runs.
 
         Raises:
-            ProblemError: too many tries of these tenants wait.
+            ProblemError: too many tries for these tenants wait.
         """
         if self._tries_of[tenants] >= _MOST_TRIES:
             detail = f"{_MOST_TRIES} tries of these tenants run or wait on this gateway"

@@ -21,7 +21,7 @@ _MAX_USAGE_ROWS = 50_000
 
 _VENUES_SECONDS = 20.0  # The longest time that counting by venue may take; the client waits for 30 s
 
-# How many bodies are parsed between two turns of the event loop; each takes 20 microseconds to 3 milliseconds.
+# How many bodies are parsed between two event loop turns; each takes 20 microseconds to 3 milliseconds.
 _VENUES_SLICE = 20
 
 _SETTLED = 60 * model.MICROSECONDS  # How long after a slot ended its meters are complete
@@ -41,14 +41,14 @@ _USAGE_COUNTERS = (
     Counter.attempts,
 )
 
-# Value of `by` -> the period of the rows that are read. For `tenant` they are added up to one row per tenant.
+# `by` -> the period for the rows that are read. For `tenant` they are added up to one row per tenant.
 _PERIODS: Mapping[str, Period] = {"slot": "slot", "day": "day", "month": "month", "tenant": "month", "venue": "month"}
 
 Row = dict[str, object]
 
 
 class UsageRange(msgspec.Struct, frozen=True):
-    """The time that a caller wants usage of; microseconds at slot borders."""
+    """The time for which a caller wants usage; microseconds at slot borders."""
 
     since: int
     until: int
@@ -57,7 +57,7 @@ class UsageRange(msgspec.Struct, frozen=True):
 
 
 def parse_zone(text: str) -> datetime.tzinfo:
-    """Parse the name of a time zone.
+    """Parse a time zone's name.
 
     Raises:
         ValueError: the time zone does not exist.
@@ -69,12 +69,12 @@ def parse_zone(text: str) -> datetime.tzinfo:
 
 
 def parse_range(query: Mapping[str, str], now: int, zone: datetime.tzinfo = datetime.UTC) -> UsageRange:
-    """Parse the time and the period of a usage query; the default is this month until now, by day.
+    """Parse a usage query's time and period; the default is this month until now, by day.
 
     Args:
         query: the parameters.
         now: microseconds.
-        zone: days and months without an offset are those of this time zone.
+        zone: days and months without an offset are in this time zone.
 
     Raises:
         ValueError: a time or the period cannot be parsed.
@@ -103,7 +103,7 @@ _TENANT_ZONE = "tenant"  # The value of `zone` for the time zone of each tenant
 
 
 async def show_usage(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/usage``. Days and months are those of ``zone``, which may be that of each tenant.
+    """Answer ``GET /api/usage``. Days and months are in ``zone``, which may be each tenant's own.
 
     ``together`` adds up the listeners. Its rows have no open deliveries, which cost a look at all later counts.
     """
@@ -132,7 +132,7 @@ async def show_usage(parts: Parts, request: web.Request) -> web.StreamResponse:
 
 
 async def _read_together(parts: Parts, where: Filter, span: UsageRange, by: str) -> list[Row]:
-    """Return a row for each period, or for each tenant, with the counts of all selected listeners."""
+    """Return a row for each period, or for each tenant, with the counts for all selected listeners."""
     if by == "tenant":
         usage = await parts.store.usage(span.since, span.until, where, span.period, span.zone)
         rows = _tenant_rows(parts, usage_rows(usage, {}, span.period, span.zone), where, span)
@@ -201,7 +201,7 @@ def _tenant_rows(parts: Parts, rows: Iterable[Row], where: Filter, span: UsageRa
 
 
 async def _read_by_zone(parts: Parts, where: Filter, query: Mapping[str, str]) -> list[Row]:
-    """Read the usage of each tenant in its time zone; a tenant that is gone counts in UTC."""
+    """Read each tenant's usage in its time zone; a tenant that is gone counts in UTC."""
     listeners = parts.state.snapshot.listeners.values()
     tenants = {(listener.namespace, listener.tenant.name): listener.tenant for listener in listeners}
     zones = {name: tenant.time_zone for name, tenant in tenants.items() if where.selects(*name)}
@@ -253,7 +253,7 @@ def usage_rows(
     period: Period,
     zone: datetime.tzinfo = datetime.UTC,
 ) -> list[Row]:
-    """Return rows for JSON in the given order, and carry the number of open deliveries from row to row."""
+    """Return rows for JSON in the given order, and carry the open deliveries' number from row to row."""
     running = dict(open_before)
     rows: list[Row] = []
     for row in usage:
@@ -268,7 +268,7 @@ def usage_rows(
 
 
 def total_of(usage: Iterable[UsageRow]) -> Row:
-    """Return the sum of the meters of listeners."""
+    """Return the sum over listeners' meters."""
     total: model.Counts = {}
     for row in usage:
         for counter, count in row.counts.items():
@@ -277,7 +277,7 @@ def total_of(usage: Iterable[UsageRow]) -> Row:
 
 
 def _sum_rows(rows: Iterable[Row]) -> Row:
-    """Return the sum of rows of usage_rows()."""
+    """Return the sum over rows from usage_rows()."""
     total = _counts({})
     for row in rows:
         for name, value in total.items():
@@ -290,7 +290,7 @@ def _sum_rows(rows: Iterable[Row]) -> Row:
 
 
 def _open_deliveries(rows: Iterable[Row]) -> Row:
-    """Return the open deliveries before the first row and after the last one of each listener."""
+    """Return each listener's open deliveries before its first row and after its last one."""
     first_open: dict[tuple[object, ...], int] = {}
     last_open: dict[tuple[object, ...], int] = {}
     for row in rows:
@@ -308,7 +308,7 @@ def _counts(counts: model.Counts) -> Row:
 
 
 def name_period(first_second: int, period: Period, zone: datetime.tzinfo = datetime.UTC) -> str:
-    """Format a period: a month or a day of a time zone, or the first instant of a quarter of an hour (UTC)."""
+    """Format a period: a month or a day in a time zone, or a slot's first instant (UTC)."""
     if period == "slot":
         return f"{model.format_time(first_second * model.MICROSECONDS)[:19]}Z"
     day = datetime.datetime.fromtimestamp(first_second, zone).date().isoformat()

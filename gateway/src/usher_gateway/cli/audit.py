@@ -47,7 +47,7 @@ def _selection(row: listings.Row) -> str:
 
 
 def _short_selection(row: listings.Row) -> str:
-    """Return the selection with the first part of each id, because columns are narrow."""
+    """Return the selection with each id's first part, because columns are narrow."""
     return _UUID.sub(lambda identifier: identifier[0][: listings.SHORT_ID], _selection(row))
 
 
@@ -112,7 +112,7 @@ def show_audit(
 
 
 def _all_rows(client: AdminClient, asked: dict[str, str | None]) -> Iterator[listings.Row]:
-    """Yield the rows of all pages."""
+    """Yield the rows from all pages."""
     cursor: str | None = None
     while True:
         page = client.get("/api/audit", limit=_PAGE, cursor=cursor, **asked)

@@ -55,7 +55,7 @@ _PENDING_STATE = dataclasses.replace(STATE, help="pending (held ones too) or hel
 def select(
     client: AdminClient, group: str, ids: list[str] | None, filters: Mapping[str, str | None], *, everything: bool
 ) -> Row:
-    """Return the selection of a request. If it has no more than a state, it needs ``everything``.
+    """Return a request's selection. If it has no more than a state, it needs ``everything``.
 
     ``group``: what the ids belong to, as in `AdminClient.full_id`.
     """
@@ -75,7 +75,7 @@ def select(
 def _change_command(
     group: str, path: str, *flags: FilterFlag, state: str | None = None
 ) -> Callable[[Callable[[Row], str]], Callable[..., None]]:
-    """Make a command that changes selected rows of a function that returns what an answer says.
+    """Make a command that changes selected rows from a function that returns what an answer says.
 
     ``group``: as in `select`. ``flags``: select the rows. ``state``: selects them too.
     """
@@ -131,7 +131,7 @@ def change_selected(
     return dict(client.post(path, selection))
 
 
-# Fields of a preview that people read.
+# Preview fields that people read.
 _PRINTED = ("reasons", "unfit", "leftOut", "tenants", "destinations")
 
 
@@ -146,7 +146,7 @@ _SAMPLE_COLUMNS: tuple[listings.Column, ...] = (
 
 
 def print_preview(preview: Row, output: OutputFormat = "text") -> None:
-    """Print what a change or a replay would do, as the API answers it; of counts by name the highest ones."""
+    """Print what a change or a replay would do, as the API answers it; for counts by name the highest ones."""
     for warning in preview.get("warnings", ()):
         tables.print_text(warning, err=True)
     if output == "json":

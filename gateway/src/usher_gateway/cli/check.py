@@ -1,4 +1,4 @@
-"""``usher check``: lists every problem of manifests at once."""
+"""``usher check``: lists every problem in manifests at once."""
 
 import os
 import pathlib
@@ -136,9 +136,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _listeners(configuration: "FileConfiguration") -> "Iterator[documents.ListenerDocument]":
-    """Yield every valid listener of the manifests: those that would run, and those whose Tenant or class is elsewhere.
+    """Yield every valid listener in the manifests: those that would run, and those whose Tenant or class is elsewhere.
 
-    How a listener reads a body depends on neither, except for the company of the Tenant.
+    How a listener reads a body depends on neither, except for the Tenant's company.
     """
     from usher_gateway import documents, resources
     from usher_gateway.resources import compiler
@@ -179,7 +179,7 @@ def _expensive(configuration: "FileConfiguration") -> "Iterator[conditions.Probl
 
 
 def _shared_companies(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
-    """Yield a warning for each Tenant whose ``companyID`` another Tenant of its namespace has as well."""
+    """Yield a warning for each Tenant whose ``companyID`` another Tenant in its namespace has as well."""
     from usher_gateway import resources
 
     first: dict[tuple[str, str], LoadedObject] = {}
@@ -197,7 +197,7 @@ def _shared_companies(configuration: "FileConfiguration") -> "Iterator[condition
 
 
 def _different_periods(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
-    """Yield an error for each rule ``oncePer`` whose period is not that of another listener's rule of the same name."""
+    """Yield an error for each rule ``oncePer`` whose period differs from another listener's rule with the same name."""
     from usher_gateway import resources
 
     first: dict[tuple[str, str, str], tuple[str, str]] = {}
@@ -220,7 +220,7 @@ _PLACEHOLDERS = {"replace-me": "`replace-me`", "cmVwbGFjZS1tZ": "`replace-me` in
 
 
 def _placeholders(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
-    """Yield a warning for each field in which the placeholder of a recipe was left."""
+    """Yield a warning for each field in which a recipe's placeholder was left."""
     import msgspec
 
     for loaded in configuration.objects.values():
@@ -233,7 +233,7 @@ def _placeholders(configuration: "FileConfiguration") -> "Iterator[conditions.Pr
 
 
 def _texts(value: object, path: str) -> "Iterator[tuple[str, str]]":
-    """Yield every text inside of a value, with its path."""
+    """Yield every text inside a value, with its path."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
@@ -298,7 +298,7 @@ def _load_old(path: pathlib.Path, keys: "model.Keys") -> "FileConfiguration":
 def _inherited_urls(old: "FileConfiguration", configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
     """Yield the listeners that return under another Tenant of the same name, as the `uid` in exported manifests shows.
 
-    A token depends on names only, so such a listener has the URL that the former owner of the namespace knows.
+    A token depends on names only, so such a listener has the URL that the namespace's former owner knows.
     """
     from usher_gateway import resources
 
@@ -383,7 +383,7 @@ def _print_next_step(
 
 
 def _names(problem: "conditions.Problem") -> tuple[str, str]:
-    """Return the values of ``because`` in problems that this one causes."""
+    """Return the ``because`` values in problems that this one causes."""
     return problem.resource, problem.file_and_line
 
 

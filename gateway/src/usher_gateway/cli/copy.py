@@ -1,4 +1,4 @@
-"""``usher copy``: copies all data of a store to another one, of any engine."""
+"""``usher copy``: copies all data from a store to another one, with any engine."""
 
 import asyncio
 import contextlib
@@ -34,12 +34,12 @@ class _Place(msgspec.Struct, frozen=True):
 
     flag: str
     address: str
-    """A folder, or the address of a database."""
+    """A folder, or a database address."""
     password_file: pathlib.Path | None
 
     @property
     def folder(self) -> pathlib.Path | None:
-        """The folder of an SQLite store; None for a database."""
+        """An SQLite store's folder; None for a database."""
         return None if "://" in self.address else pathlib.Path(self.address)
 
 
@@ -132,7 +132,7 @@ def _run(places: list[_Place], data: pathlib.Path | None, *, yes: bool) -> None:
 
 
 def _key_fingerprint(places: list[_Place], data: pathlib.Path | None) -> str:
-    """Return the fingerprint of the install key, which both stores need."""
+    """Return the install key's fingerprint, which both stores need."""
     from usher_gateway import model
     from usher_gateway.config import install_key
 

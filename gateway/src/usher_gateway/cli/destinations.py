@@ -76,7 +76,7 @@ def _deliveries(row: listings.Row, space: str = " ") -> str:
 
 
 def _health(row: listings.Row) -> str:
-    """Return the health of a destination, or the state of one that is not active."""
+    """Return a destination's health, or its state if it is not active."""
     return str(row.get("health") or "") if row["state"] == "Active" else str(row["state"])
 
 
@@ -174,7 +174,7 @@ _OUTCOMES = {
 }
 
 
-# Why the route of a sample sends no visits now -> a sentence; other reasons hold its deliveries.
+# Why a sample's route sends no visits now -> a sentence; other reasons hold its deliveries.
 _NOT_SENT = {
     "Paused": "This route is paused: its visits are skipped.",
     "Shadow": "This route is in shadow mode: its visits are skipped.",

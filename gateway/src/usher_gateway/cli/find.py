@@ -1,4 +1,4 @@
-"""``usher find``: finds the visits of one person, or one visit or delivery by its id."""
+"""``usher find``: finds one person's visits, or one visit or delivery by its id."""
 
 import dataclasses
 import re
@@ -123,7 +123,7 @@ def _print_limits(answer: Any, *, err: bool) -> None:
 
 
 def _rows_of_id(client: AdminClient, identifier: str) -> list[listings.Row]:
-    """Return the visits whose id is, or begins with, this one, or else those of the deliveries with such an id."""
+    """Return the visits whose id is, or begins with, this one, or else those whose deliveries have such an id."""
     rows, _ = client.rows("/api/visits", row_limit(None, 100), None, id=identifier)
     if rows:
         return rows

@@ -18,7 +18,7 @@ def is_listener_failing(row: listings.Row) -> bool:
 
 
 def _fault_detail(fault: str, row: listings.Row) -> str:
-    """Return more about a fault of a listener."""
+    """Return more about a listener's fault."""
     match fault:
         case "Refusing" if not row["missing"]:
             source = f" from {row['unexpectedSource']}" if row["refusedReason"] == "SourceNotAllowed" else ""
@@ -47,7 +47,7 @@ def _fault_detail(fault: str, row: listings.Row) -> str:
 
 
 def faults(row: listings.Row) -> list[str]:
-    """Return the faults of a listener with their causes, the most urgent first."""
+    """Return a listener's faults with their causes, the most urgent first."""
     texts: list[str] = []
     for fault in row["faults"]:
         if fault == "DeliveriesHeld":

@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _add_group(app: typer.Typer, name: str, text: str, listing: listings.Listing) -> typer.Typer:
-    """Add a group of commands, with ``list``."""
+    """Add a command group, with ``list``."""
     group = typer.Typer(cls=ListingGroup, help=text, epilog=LIST_IS_IMPLIED)
     _add(group, "list", _list_command(listing), listing.example)
     app.add_typer(group, name=name)
@@ -78,7 +78,7 @@ def _add(group: typer.Typer, name: str, command: Callable[..., None], example: s
 
 
 def _list_command(listing: listings.Listing) -> Callable[..., None]:
-    """Return the command that prints the rows of a listing."""
+    """Return the command that prints a listing's rows."""
 
     @with_filters(*listing.filters)
     def list_rows(
@@ -171,7 +171,7 @@ def _write_bytes(content: bytes) -> None:
 
 
 def _find_row(client: AdminClient, group: str, identifier: str) -> listings.Row:
-    """Return a row of ``usher visits`` or ``usher deliveries``."""
+    """Return a row for ``usher visits`` or ``usher deliveries``."""
     rows, _ = client.rows(f"/api/{group}", 1, None, id=identifier)
     if not rows:
         hint = client.hint_of_other_kind(group, identifier) or f"use an id from `usher {group} list`"
@@ -216,7 +216,7 @@ def show_delivery(
     _print_row(facts | {"lastAttempts": [_attempt(attempt) for attempt in tried["rows"]] or None}, output)
 
 
-# Fields of a delivery that the sentence above them already has, for its circuit and its route too.
+# Delivery fields that the sentence above them already has, for its circuit and its route too.
 _TOLD = frozenset({"dueAt", "expiresAt", "retriedUntil"})
 
 

@@ -1,4 +1,4 @@
-"""The command ``usher``: each module of this package registers its own commands, and is imported when one is called."""
+"""The command ``usher``: each module in this package registers its own commands, and is imported when one is called."""
 
 import importlib
 import inspect
@@ -10,7 +10,7 @@ import typer.main
 
 import usher_gateway
 
-# Command -> the module that registers it, in the order of the help.
+# Command -> the module that registers it, in the help's order.
 _MODULES = {
     "run": "run",
     "migrate": "database",
@@ -41,10 +41,10 @@ _MODULES = {
 
 
 class _Commands(typer.core.TyperGroup):
-    """The commands of ``usher``. Importing all of their modules takes longer than most commands run."""
+    """The ``usher`` commands. Importing all their modules takes longer than most commands run."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer gives it
-        """Return the names of all commands."""
+        """Return all command names."""
         return list(_MODULES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - typer gives it
@@ -85,9 +85,9 @@ def build() -> typer.Typer:
 
 
 def _set_help(app: typer.Typer) -> None:
-    """Put each paragraph of a help text on one line, because typer keeps line breaks in a narrow terminal.
+    """Put each paragraph in a help text on one line, because typer keeps line breaks in a narrow terminal.
 
-    The list of commands shows the whole first sentence; without ``short_help``, typer would cut it.
+    The command list shows the whole first sentence; without ``short_help``, typer would cut it.
     """
     for command in app.registered_commands:
         paragraphs = [" ".join(part.split()) for part in (inspect.getdoc(command.callback) or "").split("\n\n")]
@@ -100,5 +100,5 @@ def _set_help(app: typer.Typer) -> None:
 
 
 def main() -> None:
-    """Run the command line; the entry point of the console script."""
+    """Run the command line; the console script's entry point."""
     build()()

@@ -1,4 +1,4 @@
-"""The value of a person, as the commands about persons ask for it."""
+"""A person's value, as the commands about persons ask for it."""
 
 import sys
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def read_value() -> str:
 
 
 def field_of(kind: str | None) -> str | None:
-    """Return the API's name of a kind of value."""
+    """Return the API's name for a value's kind."""
     return "device" if kind == "mac" else kind
 
 
@@ -47,7 +47,7 @@ def no_visit(answer: Mapping[str, Any], kind: str | None) -> str:
 
 
 def question(kind: str | None, tenant: str | None, namespace: str | None, reference: str) -> dict[str, Any]:
-    """Read the value; return the body of a request about the person."""
+    """Read the value; return the body for a request about the person."""
     return {
         "value": read_value(),
         "field": field_of(kind),

@@ -137,7 +137,7 @@ def _joined(values: list[str] | None) -> str | None:
 
 
 def _watch(client: AdminClient, replay: listings.Row) -> None:
-    """Print the progress of a replay until it has created all its deliveries."""
+    """Print a replay's progress until it has created all its deliveries."""
     identifier = replay["id"]
     short = identifier[: listings.SHORT_ID]
     tables.print_text(
@@ -211,7 +211,7 @@ def cancel_replay(
 
 
 def _state(row: listings.Row) -> str:
-    """Return the state of a replay, and since when, if it has ended."""
+    """Return a replay's state, and since when, if it has ended."""
     return f"{row['state']} since {listings.time_cell('endedAt')(row)} UTC" if row["endedAt"] else str(row["state"])
 
 

@@ -67,7 +67,7 @@ _TENANTS = overview.Overview(
 
 _TenantName = Annotated[str, typer.Argument(help="NAME or NAMESPACE/NAME of a tenant.", metavar="TENANT")]
 
-# Name of a daily count -> its noun in the singular; empty if it has none.
+# Daily count (name) -> its noun in the singular; empty if it has none.
 _SHOWN_TODAY = {
     "arrivals": "arrival",
     "visits": "visit",
@@ -124,7 +124,7 @@ def _print_tenant(row: listings.Row) -> None:
     tables.print_facts(facts)
 
 
-# Kind of trouble -> what to do or look at next.
+# Trouble kind -> what to do or look at next.
 _GO_ON = {
     "AuthenticationUnresolved": "create the Secret",
     "CompanyMismatch": "`usher visits --reason CompanyMismatch {}` for the visits; correct the webhook in the portal, "
@@ -149,7 +149,7 @@ _AFTER_REFUSALS = {
 
 
 def next_steps(row: listings.Row) -> str:
-    """Return what to do or look at next about the troubles of a tenant."""
+    """Return what to do or look at next about a tenant's troubles."""
     steps = []
     for kind in tenant_troubles(row):
         if kind == "Refusing":
@@ -185,7 +185,7 @@ def _print_troubles(client: AdminClient, row: listings.Row) -> None:
 
 
 def _allowed_sources(listener: listings.Row) -> list[str]:
-    """Return ``allowedSources`` of a listener that refuses arrivals because of them."""
+    """Return a listener's ``allowedSources`` if it refuses arrivals because of them."""
     if listener["refusedReason"] != "SourceNotAllowed":
         return []
     allowed = listener["allowedSources"]
@@ -193,7 +193,7 @@ def _allowed_sources(listener: listings.Row) -> list[str]:
 
 
 def _print_retention(retention: listings.Row | None) -> None:
-    """Print how long the data of a tenant is kept; None: it is not in force any more."""
+    """Print how long a tenant's data is kept; None: it is not in force any more."""
     if retention is None:
         return
     reaches = {

@@ -1,6 +1,7 @@
-"""``usher top``: the tenants of a gateway on one screen, refreshed every few seconds.
+"""``usher top``: a gateway's tenants on one screen, refreshed every few seconds.
 
-The screen is drawn from the admin port's listings alone. Rates are differences between two readings of the last minute.
+The screen is drawn from the admin port's listings alone. Rates are differences between two readings within the last
+minute.
 """
 
 import collections
@@ -45,7 +46,7 @@ _SHORTEST_RATE_SECONDS = 20.0  # Two readings that are closer give no rate, beca
 
 
 class TenantLine(msgspec.Struct, frozen=True):
-    """A tenant as a line of the screen."""
+    """A tenant as a line on the screen."""
 
     name: str  # namespace/name
     rate: float | None  # visits per minute since a reading 20 to 60 s ago; None without such a reading
@@ -64,7 +65,7 @@ class TenantLine(msgspec.Struct, frozen=True):
 
 
 def lines_of(answer: listings.Row, earlier: listings.Row | None) -> list[TenantLine]:
-    """Return the lines for an answer of ``GET /api/tenants``, with rates since an earlier answer."""
+    """Return the lines for an answer from ``GET /api/tenants``, with rates since an earlier answer."""
     now = _moment(answer["now"])
     earlier_visits = {overview.path_of(row): row["today"]["visits"] for row in earlier["rows"]} if earlier else {}
     seconds = now - _moment(earlier["now"]) if earlier else 0.0
@@ -95,7 +96,7 @@ def _line(row: listings.Row, now: float, visits_before: int | None, seconds: flo
 
 
 def _failing_since(row: listings.Row) -> str | None:
-    """Return when the most urgent trouble of a tenant began; None: there is none, or that is not known."""
+    """Return when a tenant's most urgent trouble began; None: there is none, or that is not known."""
     kind, *_ = [*troubles.trouble_kinds(row), ""]
     if kind == "destinations":
         errors = {each["name"]: each["lastError"] for each in row["destinations"]}
@@ -147,7 +148,7 @@ def draw_screen(
 def draw_table(
     lines: list[TenantLine], width: int, *, sort: SortKey, only_failing: bool, has_rates: bool
 ) -> "rich.text.Text":
-    """Return the table of tenants, with a mark at the column of its order."""
+    """Return the tenants' table, with a mark at the column that orders it."""
     import rich.text
 
     columns = _columns(lines, sort=sort, only_failing=only_failing, has_rates=has_rates)
@@ -167,7 +168,7 @@ _TenantColumn = tuple[str, SortKey | None, Callable[[TenantLine], str]]
 
 
 def _columns(lines: list[TenantLine], *, sort: SortKey, only_failing: bool, has_rates: bool) -> list[_TenantColumn]:
-    """Return the columns. Of failing tenants alone, FOR takes the place of LAG unless LAG is the order."""
+    """Return the columns. For failing tenants alone, FOR replaces LAG unless LAG is the order."""
     namespaces = {line.name.partition("/")[0] for line in lines}
     prefix = f"{''.join(namespaces)}/" if len(namespaces) == 1 else ""
     columns: list[_TenantColumn] = [("TENANT", "name", lambda line: line.name.removeprefix(prefix))]
@@ -186,7 +187,7 @@ def _columns(lines: list[TenantLine], *, sort: SortKey, only_failing: bool, has_
 
 
 def title_of(lines: list[TenantLine], now: str) -> str:
-    """Return two lines: how many tenants there are and need a look, and the sums of all. ``now``: RFC 3339."""
+    """Return two lines: how many tenants there are and need a look, and the sums over all. ``now``: RFC 3339."""
     failing = sum(line.is_failing for line in lines)
     silent = sum(line.silent > 0 for line in lines)
     rates = [line.rate for line in lines if line.rate is not None]
@@ -210,10 +211,10 @@ class _Reader:
         self._client, self._tenant = client, tenant
         self._sort, self._only_failing = sort, only_failing
         self._answers: collections.deque[listings.Row] = collections.deque()
-        """The answers of the last minute, from which the rates are."""
+        """The last minute's answers, from which the rates are."""
 
     def read(self) -> tuple[str, list[TenantLine]]:
-        """Return the title of a new reading, and its lines in order."""
+        """Return a new reading's title, and its lines in order."""
         answer = self._client.get("/api/tenants", tenant=self._tenant)
         while self._answers and _moment(answer["now"]) - _moment(self._answers[0]["now"]) > _RATE_SECONDS:
             self._answers.popleft()

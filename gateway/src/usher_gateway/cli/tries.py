@@ -57,7 +57,7 @@ _COLUMNS: tuple[listings.Column, ...] = (
 
 
 class ChangeLimit(msgspec.Struct, frozen=True):
-    """A limit of --fail-on, for each route."""
+    """A --fail-on limit, for each route."""
 
     text: str
     """As it was given."""
@@ -279,7 +279,7 @@ def _print_listener(listener: listings.Row, since: str, *, has_diffs: bool) -> N
 
 
 def _details(route: listings.Row) -> Iterator[str]:
-    """Yield what the numbers of a route mean, with examples."""
+    """Yield what a route's numbers mean, with examples."""
     before, now, examples = route["before"], route["now"], route["examples"]
     if before is None:
         yield "this route is new"

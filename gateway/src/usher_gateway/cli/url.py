@@ -87,7 +87,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _ask(client: admin_client.AdminClient, **names: str | None) -> list[dict[str, str]]:
-    """Return the rows of a tenant or a listener, as a gateway has them; unknown names end the command."""
+    """Return a tenant's or listener's rows, as a gateway has them; unknown names end the command."""
     rows = []
     for listener in client.get("/api/listeners", **names)["rows"]:
         name = {"namespace": listener["namespace"], "tenant": listener["tenant"], "listener": listener["name"]}

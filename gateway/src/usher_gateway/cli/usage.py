@@ -68,7 +68,7 @@ _Check = Annotated[
     ),
 ]
 
-# Heading and count, in the order of their importance.
+# Heading and count, in order of importance.
 _NUMBERS = (
     ("VISITS", "visits"),
     ("DELIV.", "delivered"),
@@ -170,19 +170,19 @@ def _print_check(answer: Any, output: tables.OutputFormat) -> None:
 
 
 def first_row(cursor: str | None) -> int:
-    """Return the number of the row with which a page begins; a cursor is this number."""
+    """Return the row number with which a page begins; a cursor is this number."""
     if cursor is not None and not cursor.isdecimal():
         fail(f"{cursor!r} is not a cursor", "use the one that the previous page printed", USAGE)
     return int(cursor or 0)
 
 
 def _with_sums(row: listings.Row) -> listings.Row:
-    """Return a row of the books with the skips of all reasons together."""
+    """Return a row in the books with the skips for all reasons together."""
     return {**row, "skipped": sum(row.get("skipped", {}).values())}
 
 
 def print_text(answer: Any, context: typer.Context, limit: int | None, begin: int) -> None:
-    """Print a page of the books as a table, with the total of all pages."""
+    """Print a page of the books as a table, with the total over all pages."""
     rows, by, total = [_with_sums(row) for row in answer["rows"]], answer["by"], _with_sums(answer["total"])
     limit = row_limit(limit, len(rows))
     if not rows:
@@ -215,7 +215,7 @@ def _name_columns(rows: Any, by: str) -> tuple[tuple[listings.Column, ...], tupl
 
 
 def _shortest_names(rows: Any) -> Callable[[listings.Row], str]:
-    """Return a function for the name of a row's listener: with namespace or tenant only if that distinguishes rows."""
+    """Return a function for a row's listener name: with namespace or tenant only if that distinguishes rows."""
     several = len({row["namespace"] for row in rows}) > 1
     short = listings.listener_key if several else listings.text_cell("listener")
     is_clear = len({short(row) for row in rows}) == len({listings.listener_of(row) for row in rows})

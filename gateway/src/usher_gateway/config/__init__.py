@@ -1,4 +1,4 @@
-"""Where configuration comes from: the interface of its sources, files and a cluster, and the values they return."""
+"""Where configuration comes from: its sources' interface, files and a cluster, and the values they return."""
 
 from collections.abc import AsyncGenerator, Mapping
 from typing import Literal, Protocol
@@ -12,7 +12,7 @@ Origin = Literal["files", "cluster", "cache"]
 
 
 class DocumentStatus(msgspec.Struct, frozen=True):
-    """The status of one document."""
+    """One document's status."""
 
     hash: str | None  # Hash of the document in force; None: there is none
     rejected: str | None = None  # Why a newer version is not in force
@@ -20,7 +20,7 @@ class DocumentStatus(msgspec.Struct, frozen=True):
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The status of a source of configuration."""
+    """A configuration source's status."""
 
     origin: Origin | None  # Where the configuration in force came from; None: there is none yet
     rejected: tuple[conditions.Problem, ...] = ()  # Problems that keep something from being in force as written
@@ -48,4 +48,4 @@ class Source(Protocol):
         """The status now."""
 
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
-        """The status of each document that may have changed since the last call; None: removed."""
+        """Each document's status that may have changed since the last call; None: removed."""

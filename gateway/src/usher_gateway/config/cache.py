@@ -1,7 +1,7 @@
 """The last good set of documents, encrypted on disk: a gateway starts with it while the API server is away.
 
 There is one file, and each write replaces it as a whole. It is encrypted by AES-256-GCM with a sub-key of the install
-key and a new nonce for each write. The first line of the file is authenticated too, so that a file of another format or
+key and a new nonce for each write. The file's first line is authenticated too, so that a file with another format or
 another key is recognised.
 """
 
@@ -36,13 +36,13 @@ _decoder = msgspec.json.Decoder(CachedSet)
 
 
 def seal(cached: CachedSet, key: bytes, nonce: bytes) -> bytes:
-    """Encrypt the content of the file. `key`: `Keys.cache`; `nonce`: 12 bytes never used with this key before."""
+    """Encrypt the file's content. `key`: `Keys.cache`; `nonce`: 12 bytes never used with this key before."""
     packed = zlib.compress(msgspec.json.encode(cached), 1)
     return _HEAD + nonce + aead.AESGCM(key).encrypt(nonce, packed, _HEAD)
 
 
 def unseal(content: bytes, key: bytes) -> CachedSet:
-    """Decrypt the content of the file. `key`: `Keys.cache`.
+    """Decrypt the file's content. `key`: `Keys.cache`.
 
     Raises:
         ConfigurationError: the file has another key or format, or is damaged.

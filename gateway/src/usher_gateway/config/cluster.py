@@ -1,13 +1,13 @@
 """Configuration from a cluster: a stream of snapshots, at most a second behind the config Secrets.
 
-The watch reports changes. Once a minute the source also compares names and versions of all Secrets with the API server,
+The watch reports changes. Once a minute the source also compares all Secrets' names and versions with the API server,
 because a watch can miss changes, for example after a restore of etcd. The list counts: an older document in it replaces
 the one in force.
 
 Nothing here can stop a gateway. While the API server is away, the configuration in force stays in force, and a gateway
 that starts meanwhile begins with the cache on its own disk.
 
-A document with new expressions comes into force once these are compiled, in turns with those of other namespaces.
+A document with new expressions comes into force once these are compiled, in turns with other namespaces.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from usher_gateway.timing import EventLoopTurns
 
 _log = structlog.get_logger(__name__)
 
-# Bounds of a client that reads config Secrets: each has at most 1 MiB of data.
+# Bounds for a client that reads config Secrets: each has at most 1 MiB of data.
 CLIENT_LIMITS = ClientLimits(connections=2, line_bytes=4 * 1024 * 1024, request_seconds=60.0)
 
 _LOGGED = 50
@@ -49,7 +49,7 @@ _KEY_HINT = (
 
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the configuration of a cluster is, and how the gateway follows it."""
+    """Where a cluster's configuration is, and how the gateway follows it."""
 
     keys: model.Keys
     namespace: str
@@ -65,7 +65,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterSource:
-    """Follows the config Secrets of one namespace."""
+    """Follows one namespace's config Secrets."""
 
     def __init__(
         self,
@@ -98,13 +98,13 @@ class ClusterSource:
         )
         self._turns = compiling_turns()
         self._waiting: dict[str, published.DecodedSecret] = {}
-        """Name of a Secret -> its newest version, while the expressions of that are not compiled."""
+        """Secret name -> its newest version, while that version's expressions are not compiled."""
         self._compiling: dict[str, asyncio.Task[None]] = {}  # Namespace -> the task that compiles its waiting documents
         self._has_mark = False
         """True once the operator had published everything once, or if the cache in use was complete."""
         self._is_cache_complete = False
         self._due: set[str] = set()
-        """Names of Secrets that came before the mark and whose expressions are not compiled yet."""
+        """Secrets (names) that came before the mark and whose expressions are not compiled yet."""
         self._was_complete = False
         self._origin: Origin | None = None
         self._heard_at = 0
@@ -114,7 +114,7 @@ class ClusterSource:
         self._listed = asyncio.Event()
         self._cache_is_old = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
-        """The last write of the cache, because a thread cannot be cancelled."""
+        """The cache's last write, because a thread cannot be cancelled."""
 
     def status(self) -> SourceStatus:
         """See Source."""
@@ -218,7 +218,7 @@ class ClusterSource:
         await self._listed.wait()
 
     async def _list(self) -> str:
-        """Read all Secrets; returns the version of the list. A list that fails half way changes nothing."""
+        """Read all Secrets; returns the list's version. A list that fails half way changes nothing."""
         secrets: list[published.PublishedSecret] = []
         version = ""
         pages = self._client.pages(self._path, published.PublishedSecret, selector=config_secret.SELECTOR, attempts=1)
@@ -284,7 +284,7 @@ class ClusterSource:
         )
 
     def _versions(self) -> dict[str, str]:
-        """The version of each Secret that was last read, also of those that wait."""
+        """Each Secret's version that was last read, also for those that wait."""
         return {**self._published.versions, **{name: decoded.secret.version for name, decoded in self._waiting.items()}}
 
     def _on_event(self, event: WatchEvent[published.PublishedSecret]) -> None:
@@ -334,7 +334,7 @@ class ClusterSource:
             self._compiling[namespace] = asyncio.create_task(compiling, name="compile expressions")
 
     async def _compile_waiting(self, namespace: str) -> None:
-        """Compile the expressions of a namespace's waiting documents, and take each document once that is done."""
+        """Compile the expressions in a namespace's waiting documents, and take each document once that is done."""
         try:
             while True:
                 decoded = next((waiting for waiting in self._waiting.values() if waiting.namespace == namespace), None)

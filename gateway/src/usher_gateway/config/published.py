@@ -1,4 +1,4 @@
-"""The documents of the configuration namespace: which of them are in force, rejected, or without a Secret. Pure.
+"""The documents in the configuration namespace: which are in force, rejected, or without a Secret. Pure.
 
 A document that cannot be used leaves the last good one in force. Only a tombstone removes a document: if a Secret just
 disappears, its document stays in force and counts as vanished.
@@ -52,7 +52,7 @@ class DecodedSecret(msgspec.Struct, frozen=True):
 
     @property
     def namespace(self) -> str:
-        """The namespace of the document's resource; `""` if it cannot be read."""
+        """The resource's namespace; `""` if it cannot be read."""
         return self.envelope.owner.namespace if self.envelope is not None else ""
 
     @property
@@ -62,7 +62,7 @@ class DecodedSecret(msgspec.Struct, frozen=True):
 
     @property
     def expressions(self) -> list[expressions.Source]:
-        """The expressions of the document."""
+        """The document's expressions."""
         document = self.document
         sources: list[expressions.Source] = []
         if isinstance(document, documents.DestinationDocument):
@@ -98,8 +98,8 @@ class PublishedDocuments:
     def __init__(self, *, key: bytes, check: DocumentCheck, trusted_proxies: tuple[str, ...] = ()) -> None:
         """Start with nothing in force.
 
-        ``key``: `Keys.document`, which verifies the hash of each document. ``check`` tries a document before it comes
-        into force. ``trusted_proxies``: this gateway's own, added to those of each Listener.
+        ``key``: `Keys.document`, which verifies each document's hash. ``check`` tries a document before it comes
+        into force. ``trusted_proxies``: this gateway's own, added to each Listener's.
         """
         self._key = key
         self._check = check
@@ -109,7 +109,7 @@ class PublishedDocuments:
         self._listeners: dict[str, documents.ListenerDocument] = {}
         self._destinations: dict[str, documents.DestinationDocument] = {}
         self._identities: dict[str, config_secret.Identity] = {}
-        """Name of a Secret -> the document of it that is in force."""
+        """Secret name -> its document in force."""
         self._versions: dict[str, str] = {}
         self._rejected: dict[str, RejectedDocument] = {}
         self._vanished: dict[config_secret.Identity, int] = {}
@@ -123,7 +123,7 @@ class PublishedDocuments:
 
     @property
     def lacks_listener(self) -> bool:
-        """True if a rejected document may declare an address, and no former version of it is in force."""
+        """True if a rejected document may declare an address, and no former version is in force."""
         return any(
             rejected.identity is None
             or (rejected.identity[0] == "Listener" and rejected.identity not in self._in_force)
@@ -137,7 +137,7 @@ class PublishedDocuments:
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """The version of each Secret that was last read, by name."""
+        """Each Secret's version that was last read, by name."""
         return self._versions
 
     @property
@@ -169,7 +169,7 @@ class PublishedDocuments:
         return {key: self._listeners[key].without_places(taken) for key in vanished}
 
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
-        """The status of each document that may have changed since the last call; None: removed."""
+        """Each document's status that may have changed since the last call; None: removed."""
         rejected = {document.identity: document for document in self._rejected.values()}
         touched = self._touched
         self._touched = set()
@@ -186,7 +186,7 @@ class PublishedDocuments:
         )
 
     def restore(self, envelope: config_secret.Envelope) -> bool:
-        """Start with a document of the cache; returns whether this release can run it."""
+        """Start with a document from the cache; returns whether this release can run it."""
         try:
             self._try(envelope)
         except model.ConfigurationError:
@@ -311,7 +311,7 @@ class PublishedDocuments:
 
 
 def _claimed_identity(secret: PublishedSecret) -> config_secret.Identity | None:
-    """The document that the owner annotation names, if the name of the Secret agrees."""
+    """The document that the owner annotation names, if the Secret's name agrees."""
     owner = secret.metadata.annotations.get(config_secret.OWNER_ANNOTATION, "")
     for kind in config_secret.KINDS:
         if secret.metadata.name == config_secret.secret_name(kind, owner):

@@ -1,8 +1,8 @@
-"""The removal limit for files: the removals of one reading are decided together, by namespace. Pure.
+"""The removal limit for files: one reading's removals are decided together, by namespace. Pure.
 
 A document whose removal waits stays in the snapshot, so the next reading asks for its removal again. ``RemovalHistory``
 holds everything else that the next reading has to know. A restart forgets it, and uses the files as they are.
-While retired addresses may not end, edits of their Listener go on.
+While retired addresses may not end, edits to their Listener go on.
 """
 
 from collections import Counter
@@ -34,12 +34,12 @@ class RemovalHistory(msgspec.Struct, frozen=True):
     """The removals that later readings have to know."""
 
     messages: Mapping[str, tuple[HaltedRemovals, ...]] = {}
-    """``RemovalDecision.messages`` of each namespace whose removals wait."""
+    """``RemovalDecision.messages`` for each namespace whose removals wait."""
     ignored: frozenset[str] = frozenset()
     """Hashes in annotations that are older than the message with the same hash: they confirmed earlier removals."""
     recent: tuple[tuple[float, Removal], ...] = ()
-    """Removals within ``WINDOW_SECONDS``, with their times (monotonic seconds); of addresses the last ones of each
-    Listener, unless they were confirmed."""
+    """Removals within ``WINDOW_SECONDS``, with their times (monotonic seconds); for addresses each Listener's last
+    ones, unless they were confirmed."""
 
     @property
     def halted(self) -> tuple[HaltedRemovals, ...]:
@@ -64,9 +64,9 @@ def limit_removals(
 ) -> RemovalHistory:
     """Decide about the documents and addresses that a reading would take out of service.
 
-    ``history``: the result of the previous reading. ``declared``: the documents of the files. ``classes`` have
-    confirmations and limits. ``limit`` None means that of the classes, or the usual one. ``seconds``: time of the
-    reading, by a monotonic clock; ``time``: by the gateway's, in microseconds.
+    ``history``: the previous reading's result. ``declared``: the files' documents. ``classes`` have
+    confirmations and limits. ``limit`` None means the classes' limit, or the usual one. ``seconds``: the reading's
+    time, by a monotonic clock; ``time``: by the gateway's, in microseconds.
     """
     limit = smallest_limit(listener_class.spec.removal_limit for listener_class in classes) if limit is None else limit
     confirmed = frozenset().union(
@@ -196,7 +196,7 @@ def halt_problems(history: RemovalHistory, objects: ObjectsByIdentity) -> list[P
 
 
 def _count(snapshot: documents.Snapshot, namespace: str) -> Counter[RemovalKind]:
-    """Return how many documents and addresses of a namespace are in force."""
+    """Return how many documents and addresses a namespace has in force."""
     counts: Counter[RemovalKind] = Counter()
     for listener in snapshot.listeners.values():
         if listener.namespace == namespace:

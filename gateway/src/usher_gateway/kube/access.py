@@ -46,23 +46,23 @@ class ApiConnection(msgspec.Struct, frozen=True, kw_only=True):
     server: str
     """URL without a trailing slash."""
     authorization: str = ""
-    """Value of the `Authorization` header; `""`: no header."""
+    """The `Authorization` header's value; `""`: no header."""
     authorities: bytes = b""
-    """PEM certificates of the CA; `b""`: the system's CAs."""
+    """The CA's certificates in PEM; `b""`: the system's CAs."""
     server_name: str = ""
-    """Name that the server's certificate must have; `""`: the host of the URL."""
+    """Name that the server's certificate must have; `""`: the URL's host."""
     verify: bool = True
     certificate: bytes = b""
     """PEM client certificate chain; `b""`: none."""
     key: bytes = b""
-    """PEM private key of the client certificate."""
+    """The client certificate's private key in PEM."""
 
     def headers(self) -> dict[str, str]:
         """The headers that authenticate a request."""
         return {"Authorization": self.authorization} if self.authorization else {}
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """The TLS settings of the client; None for plain http.
+        """The client's TLS settings; None for plain http.
 
         Raises:
             ConfigurationError: a certificate, key or CA is invalid.
@@ -125,7 +125,7 @@ class Access:
             return self._connection
 
     def reject(self) -> None:
-        """Load again before one of the next requests, because the API server answered 401."""
+        """Load again before a next request, because the API server answered 401."""
         self._is_rejected = True
 
 
@@ -153,7 +153,7 @@ def default_kubeconfig(environ: Mapping[str, str]) -> str:
 
 
 def load_service_account(environ: Mapping[str, str]) -> ApiConnection:
-    """The connection of a pod.
+    """A pod's connection.
 
     Raises:
         ConfigurationError: this is not a pod, or it has no token.
@@ -170,7 +170,7 @@ def load_service_account(environ: Mapping[str, str]) -> ApiConnection:
 
 
 class Kubeconfig:
-    """Loads the current context of kubeconfig files. Reuses a plugin's token until five minutes before it expires."""
+    """Loads the current context from kubeconfig files. Reuses a plugin's token until five minutes before it expires."""
 
     def __init__(self, paths: str) -> None:
         """`paths`: one path, or several joined by `os.pathsep`, as in `KUBECONFIG`."""
@@ -227,7 +227,7 @@ class Kubeconfig:
                     key=_optional(configuration.key_file),
                 )
             except Exception as error:  # noqa: BLE001
-                # Plugins and OIDC providers fail with the errors of several libraries, whose texts may hold a token.
+                # Plugins and OIDC providers fail with several libraries' errors, whose texts may hold a token.
                 raise _unusable(f"the credentials cannot be loaded: {type(error).__name__}") from None
         if context.has_user and not connection.authorization and not connection.certificate and context.is_https:
             raise _unusable("its user gives no token and no client certificate", _KUBECTL_HINT)
@@ -236,7 +236,7 @@ class Kubeconfig:
 
 
 class _Context(msgspec.Struct, frozen=True):
-    """The current context, as far as error messages and the reuse of tokens need it."""
+    """The current context, as far as error messages and token reuse need it."""
 
     server: str
     has_user: bool
@@ -249,7 +249,7 @@ class _Context(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, paths: str) -> "_Context":
-        """Read the files, the first one of which wins.
+        """Read the files; the first one wins.
 
         Raises:
             ConfigurationError: they cannot be read, or lack something; the message names it and holds no secret.

@@ -1,4 +1,4 @@
-"""Keeps up with one collection of the API server: reads all of it, then watches it, for as long as the task runs.
+"""Keeps up with one collection in the API server: reads all of it, then watches it, for as long as the task runs.
 
 A watch that ends continues from the last version that it sent. Everything is read again only if the server no longer
 knows that version (410), does not know the kind (404), forbids the watch (403), sends something unreadable, or if its
@@ -6,8 +6,8 @@ versions went backwards. Failures back off exponentially with jitter, and never 
 `Retry-After`.
 
 Versions go backwards when etcd is restored from a backup. A watch from a later version than the server has gets no
-error: it just receives nothing, not even bookmarks. So before a watch continues, the reflector asks for the present
-version of the collection.
+error: it just receives nothing, not even bookmarks. So before a watch continues, the reflector asks for the
+collection's present version.
 """
 
 import asyncio
@@ -56,8 +56,8 @@ class Reflector(Generic[Item]):
     ) -> None:
         """`read` reads the whole collection and returns its resourceVersion; `""`: not complete, so read again.
 
-        `on_event` is called for each change after that, and for each bookmark; `on_failure` with the error and the
-        number of failures in a row before it.
+        `on_event` is called for each change after that, and for each bookmark; `on_failure` with the error and how many
+        failures in a row came before it.
         """
         self._client = client
         self._path = path

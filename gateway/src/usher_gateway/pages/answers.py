@@ -1,4 +1,4 @@
-"""Headers of all answers of the pages, which let a browser only show them; the stylesheet, the script and the icon."""
+"""Headers in all the pages' answers, which let a browser only show them; the stylesheet, the script and the icon."""
 
 import functools
 import importlib.resources

@@ -1,4 +1,4 @@
-"""Tells in one sentence why a tenant needs a person, and names the next step. Pure; it takes rows of the API."""
+"""Tells in one sentence why a tenant needs a person, and names the next step. Pure; it takes rows from the API."""
 
 import datetime
 import re
@@ -11,11 +11,11 @@ from usher_gateway.pages import requests
 from usher_gateway.pages.api import Row
 from usher_gateway.pages.rendering import path_to
 
-# Reason of a hold -> why that holds deliveries, and what ends it.
+# Hold reason -> why that holds deliveries, and what ends it.
 HOLDS = {reason.name: text for reason, text in next_step.HOLDS.items()}
 
 
-# Fault of a listener whose sentence is always the same -> that sentence, and the next step.
+# Listener fault whose sentence is always the same -> that sentence, and the next step.
 FAULTS = {
     "CompanyMismatch": (
         "Visits of another company arrive here.",
@@ -50,7 +50,7 @@ class Need(NamedTuple):
     step: str
     """The next step."""
     path: str
-    """The URL of the page that the next step names."""
+    """The page URL that the next step names."""
     since: str | None = None
     """RFC 3339; None: it is not known."""
 
@@ -67,7 +67,7 @@ def of_tenant(tenant: Row, now: datetime.datetime) -> Attention:
     """Return what a tenant needs most.
 
     Args:
-        tenant: a row of ``GET /api/tenants``.
+        tenant: a ``GET /api/tenants`` row.
         now: with a time zone.
     """
     needs = needs_of_tenant(tenant, now)
@@ -90,7 +90,7 @@ def _quiet(tenant: Row, now: datetime.datetime) -> str:
 
 
 def nothing_yet(row: Row) -> str:
-    """Say that nothing was accepted yet at a tenant or listener. ``row``: of the API, with the counts of ``today``."""
+    """Say that a tenant or listener has accepted nothing yet. ``row``: from the API, with the counts in ``today``."""
     refused = row["today"]["refused"]
     return f"Nothing accepted yet; {refused:,} refused today." if refused else "No arrival yet."
 
@@ -112,7 +112,7 @@ def quarantine_step(reason: str | None, source: str | None) -> str:
     """Return what to do about quarantined arrivals.
 
     Args:
-        reason: of the last one; None: it is not known.
+        reason: the last one's; None: it is not known.
         source: the address that sent it, if that is known.
     """
     match reason:
@@ -129,12 +129,12 @@ def quarantine_step(reason: str | None, source: str | None) -> str:
 
 
 def quarantine_path(tenant: str, listener: str = "") -> str:
-    """Return the path of the list of quarantined arrivals. ``tenant``: ``namespace/name``."""
+    """Return the path to the list of quarantined arrivals. ``tenant``: ``namespace/name``."""
     return requests.link("/ui/visits", {"tenant": tenant, "listener": listener, "countedAs": "quarantined"})
 
 
 def _with_separators(words: str) -> str:
-    """Return the words of a trouble, such as ``1200 dead``, with separators of thousands."""
+    """Return a trouble's words, such as ``1200 dead``, with thousands separators."""
     return re.sub(r"^\d+(?= (dead|held)\b)", lambda number: f"{int(number[0]):,}", words)
 
 
@@ -143,7 +143,7 @@ def _key(tenant: Row) -> str:
 
 
 def _of_fault(fault: str, tenant: Row, sentence: str, step: str) -> Need:
-    """Return the need of a fault; its page is that of the first listener that has it."""
+    """Return the need for a fault; its page shows the first listener that has it."""
     first = tenant["firstFaults"].get(fault)
     path = path_to("listeners", first["listener"]) if first else path_to("tenants", _key(tenant))
     return Need(sentence, step, path, first["since"] if first else None)
@@ -237,7 +237,7 @@ def _constant(fault: str) -> Callable[[Row, datetime.datetime], Need]:
     return lambda tenant, _: _of_fault(fault, tenant, *FAULTS[fault])
 
 
-# Kind of trouble (`troubles.tenant_troubles`) -> the need.
+# Trouble kind (`troubles.tenant_troubles`) -> the need.
 _TEXTS = {
     "destinations": _destinations,
     "Refusing": _refusing,

@@ -32,12 +32,12 @@ async def show(api: Api, request: web.Request) -> Values:
 
 
 def _midnight(request: web.Request) -> str:
-    """Return the beginning of the viewer's day, as the field of the form has it."""
+    """Return when the viewer's day began, as the form field has it."""
     return f"{datetime.datetime.now(requests.viewer_zone(request)):%Y-%m-%d}T00:00"
 
 
 def _with_links(row: listings.Row, chosen: Mapping[str, str], zone: datetime.tzinfo) -> listings.Row:
-    """Return an entry with its selection in words, and with links to others of its caller and of its action."""
+    """Return an entry with its selection in words, and with links to others with its caller and with its action."""
     return row | {
         "selected": _selection(row["selection"], zone),
         "of_who": requests.link("/ui/audit", {**chosen, "who": row["who"]}),
@@ -46,7 +46,7 @@ def _with_links(row: listings.Row, chosen: Mapping[str, str], zone: datetime.tzi
 
 
 def _selection(selection: Mapping[str, object], zone: datetime.tzinfo) -> str:
-    """Return what an entry selected, such as ``fields email, tenants 2``; times are of the zone."""
+    """Return what an entry selected, such as ``fields email, tenants 2``; times are in the zone."""
     times = {name: time_text(str(selection[name]), zone) for name in ("since", "until") if selection.get(name)}
     return ", ".join([f"{name} {_text(value)}" for name, value in {**selection, **times}.items() if value is not None])
 

@@ -23,11 +23,11 @@ class Logo(msgspec.Struct, frozen=True):
 
 
 class Brand(msgspec.Struct, frozen=True):
-    """Name, colour, logo and contact of the agency, for the pages of customers."""
+    """The agency's name, colour, logo and contact, for customers' pages."""
 
     name: str = "Usher"
     colour: str = "#6b2fa0"
-    """The colour of a line above the page and of charts. Text keeps its own colours, so that it stays readable."""
+    """The colour for charts and a line above the page. Text keeps its own colours, so that it stays readable."""
     contact: str = ""
     """Whom to ask: a name, an address or a telephone number."""
     logo: Logo | None = None
@@ -53,7 +53,7 @@ class _BrandFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_brand(path: Path | None) -> Brand:
-    """Return the brand of a file; without one, Usher's own.
+    """Return the brand in a file; without one, Usher's own.
 
     Raises:
         ConfigurationError: the file or the logo cannot be used.

@@ -1,7 +1,7 @@
 """Charts as SVG, made on the server. Each has a title and a description for people who cannot see it.
 
-The bars are stretched to the width of the page. Their labels are outside of the stretched part, so that they keep their
-size: the scale is HTML, and the labels below the bars have a drawing of their own, with positions in percent.
+The bars are stretched to the page's width. Their labels are outside the stretched part, so that they keep their
+size: the scale is HTML, and the labels below the bars have their own drawing, with positions in percent.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ def bar_chart(title: str, unit: str, bars: Sequence[Bar], labelled: int = 6) -> 
 
     Args:
         title: what the chart shows; screen readers read it.
-        unit: of the values, such as ``visits``.
+        unit: the values' unit, such as ``visits``.
         bars: from left to right; none give a sentence instead of a chart.
-        labelled: how many bars have their label below them; half of them on a phone.
+        labelled: how many bars have their label below them; half as many on a phone.
     """
     highest = max((bar.value for bar in bars), default=0.0)
     if highest <= 0:

@@ -1,4 +1,4 @@
-"""The pages of a customer who has a link: one tenant, read-only, without the agency's pages.
+"""The pages for a customer who has a link: one tenant, read-only, without the agency's pages.
 
 A mail program or a chat may load an address that it shows, so a link is opened by a button and not by its address.
 """
@@ -45,7 +45,7 @@ class CustomerPages:
     """Serves the pages below ``/my/``.
 
     Args:
-        links: of customers.
+        links: customers' links.
         proxies: know whether a browser came by https.
         brand: the agency.
         now: returns monotonic seconds.
@@ -123,7 +123,7 @@ class CustomerPages:
         return response
 
     async def _show(self, request: web.Request, make_api: MakeApi) -> web.StreamResponse:
-        """Show the tenant of the browser's link."""
+        """Show the tenant behind the browser's link."""
         link = await self._links.of_cookie(request.cookies.get(COOKIE, ""))
         state = self._links.state_of(link)
         if link is None or state is not LinkState.Open:
@@ -164,7 +164,7 @@ class CustomerPages:
 
 
 def _is_of_another_site(request: web.Request) -> bool:
-    """Return whether the page of another site sent a form. Over plain http a browser may name only its origin."""
+    """Return whether another site's page sent a form. Over plain http a browser may name only its origin."""
     site = request.headers.get("Sec-Fetch-Site")
     if site is None:
         origin = request.headers.get("Origin")
@@ -173,7 +173,7 @@ def _is_of_another_site(request: web.Request) -> bool:
 
 
 async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Values:
-    """Ask the API for the values of the page."""
+    """Ask the API for the page's values."""
     names = {"tenant": tenant}
     answer = await api.get("/api/tenants", names)
     if len(answer["rows"]) != 1:
@@ -212,24 +212,24 @@ async def _read(api: Api, tenant: str, *, shows_visits: bool) -> Values:
 
 
 async def _nothing() -> None:
-    """Take the place of a question that is not asked."""
+    """Replace a question that is not asked."""
 
 
 _COUNTS = ("visits", "repeats", "delivered", "died")
 
-# Count of `GET /api/usage` -> words for a customer.
+# Count in `GET /api/usage` -> words for a customer.
 _KINDS = {"visits": "visits", "delivered": "delivered", "died": "deliveries that failed for good"}
 
 
 def _by_month(rows: Sequence[Row]) -> list[list[str | int]]:
-    """Return the months that something was counted in, the newest first, with the counts of all listeners."""
+    """Return the months with a count, the newest first, with the counts over all listeners."""
     months = sorted({row["period"] for row in rows}, reverse=True)
     return [
         [month, *periods.sums([row for row in rows if row["period"] == month], _COUNTS).values()] for month in months
     ]
 
 
-# Hold reason -> the end of the hold; the other reasons are mistakes in settings.
+# Hold reason -> when the hold ends; the other reasons are mistakes in settings.
 _HELD_UNTIL = {
     "TenantSuspended": "until the suspension ends",
     "ListenerSuspended": "until the suspension ends",
@@ -239,7 +239,7 @@ _HELD_UNTIL = {
 
 
 def sentences(tenant: Row, now: datetime.datetime) -> list[str]:
-    """Say how a tenant is, in the words of a customer. Pure; ``tenant``: a row of ``GET /api/tenants``."""
+    """Say how a tenant is, in a customer's words. Pure; ``tenant``: a ``GET /api/tenants`` row."""
     if tenant["state"] != "Active":
         lines = ["Visits are suspended."]
     elif tenant["lastArrival"] is None:

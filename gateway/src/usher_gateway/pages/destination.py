@@ -11,7 +11,7 @@ from usher_gateway.pages.rendering import path_to
 
 _SHOWN = 20  # Deliveries on one page
 
-# `health` of `GET /api/destinations` -> what it means.
+# `health` in `GET /api/destinations` -> what it means.
 HEALTH = {
     "Healthy": "It takes deliveries.",
     "NotTried": "Nothing was sent to its present URL yet.",
@@ -29,7 +29,7 @@ _CIRCUITS = {
     "Recovering": "recovering: Usher sends more at once with each success",
 }
 
-# Error of an attempt -> the effect of an answer rule.
+# Attempt's error -> an answer rule's effect.
 _RULES = {
     "RetriedByRule": "A rule of `http.answers` says: try again.",
     "ThrottledByRule": "A rule of `http.answers` says: try again, and send fewer.",
@@ -37,7 +37,7 @@ _RULES = {
     "RuleFailed": "A rule of `http.answers` cannot be evaluated.",
 }
 
-# `outcome` of `POST /api/destinations/test` -> what would become of a visit.
+# `outcome` in `POST /api/destinations/test` -> what would become of a visit.
 OUTCOMES = {
     "Delivered": "A visit would be delivered.",
     "Retry": "A visit would be tried again.",
@@ -48,7 +48,7 @@ _REDIRECTION_FROM = 300
 
 
 async def show(api: Api, request: web.Request) -> Values:
-    """Return the values. Query: ``tenant`` and ``state`` of the listed deliveries, and ``cursor`` (older ones)."""
+    """Return the values. Query: ``tenant`` and ``state`` for the listed deliveries, and ``cursor`` (older ones)."""
     namespace = request.match_info["namespace"]
     destination = find_row(
         (await api.get("/api/destinations", {"namespace": namespace}))["rows"], "destination", request
@@ -92,14 +92,14 @@ async def send_sample(api: Api, request: web.Request, _: Form) -> tuple[str, Val
 
 
 def meaning(destination: Row) -> str:
-    """Return what the health of a destination means. ``destination``: a row of ``GET /api/destinations``."""
+    """Return what a destination's health means. ``destination``: a ``GET /api/destinations`` row."""
     if destination["isRejecting"]:
         return "It rejects deliveries: they fail for good at the first attempt."
     return HEALTH.get(destination.get("health", ""), "It is not in force.")
 
 
 def limit_sentences(limits: Row) -> list[str]:
-    """Return the limits of a destination's manifest in words. ``limits``: of ``GET /api/destinations``."""
+    """Return the limits in a destination's manifest in words. ``limits``: from ``GET /api/destinations``."""
     sentences = [f"At most {listings.counted(limits['concurrency'], 'attempt')} at the same time."]
     if limits["requests"]:
         shared = f", together with others that share `{limits['sharedBy']}`" if limits["sharedBy"] else ""
@@ -113,7 +113,7 @@ def limit_sentences(limits: Row) -> list[str]:
 
 
 def rule_effect(delivery: Row) -> str:
-    """Return what an answer rule made of a delivery's last answer; empty if none decided."""
+    """Return how an answer rule took a delivery's last answer; empty if none decided."""
     if delivery["state"] == "delivered" and (delivery["status"] or 0) >= _REDIRECTION_FROM:
         return "A rule of `http.answers` says: delivered."
     return _RULES.get(delivery["error"] or "", "")

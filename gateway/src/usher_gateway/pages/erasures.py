@@ -1,4 +1,4 @@
-"""The list of erasures, and one of them: its progress, its receipt, and the form that ends it."""
+"""The list of erasures, and one erasure: its progress, its receipt, and the form that ends it."""
 
 import json
 from typing import Any
@@ -16,13 +16,13 @@ _STATUSES = {"pending": "waiting", "in_progress": "in progress"}
 
 
 async def list_erasures(api: Api, _: web.Request) -> Values:
-    """Return the values of the list."""
+    """Return the list's values."""
     rows = (await api.get("/api/persons/erasures"))["rows"]
     return {"title": "Erasures", "rows": [_with_words(row) for row in rows]}
 
 
 async def show(api: Api, request: web.Request) -> Values:
-    """Return the values of one erasure."""
+    """Return one erasure's values."""
     row = await api.get(_path(request))
     return {
         "title": f"Erasure, {_with_words(row)['status_text']}",
@@ -58,7 +58,7 @@ async def download_json(api: Api, request: web.Request) -> Download:
 
 
 async def download_page(api: Api, request: web.Request) -> Download:
-    """Return the page of the signed receipt, as `usher person receipt ID --html` writes it."""
+    """Return the signed receipt's page, as `usher person receipt ID --html` writes it."""
     receipt = await _receipt(api, request)
     return Download(f"receipt-{receipt['id']}.html", receipt_page.render(receipt).encode(), "text/html")
 

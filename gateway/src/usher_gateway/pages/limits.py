@@ -1,4 +1,4 @@
-"""Limits how often customers load the pages of links, because a view may look through the deliveries of a day."""
+"""Limits how often customers load links' pages, because a view may look through a day's deliveries."""
 
 import math
 from collections import Counter
@@ -8,11 +8,11 @@ _SECONDS = 60.0
 
 
 class ViewLimit:
-    """Counts views in windows of a minute, of each link and of all. Refused ones do not count.
+    """Counts views in one-minute windows, for each link and for all. Refused ones do not count.
 
     Args:
-        of_link: how many a link has.
-        of_all: how many there may be together.
+        of_link: how many views a link has.
+        of_all: how many views there may be together.
         now: returns monotonic seconds.
     """
 

@@ -12,7 +12,7 @@ _REVOCABLE = {"unopened", "open"}
 
 
 async def list_links(api: Api, request: web.Request) -> Values:
-    """Return the values of the list. Query: ``tenant``, which the form has already."""
+    """Return the list's values. Query: ``tenant``, which the form has already."""
     return await _listed(api, requests.texts(request, "tenant").get("tenant", ""))
 
 

@@ -24,17 +24,17 @@ _AFTER_REFUSALS = {
 
 
 class Fault(NamedTuple):
-    """A fault of a listener."""
+    """A listener's fault."""
 
     sentence: str
     step: str
     """The next step."""
     path: str = ""
-    """The URL of the page that the next step names; empty: none."""
+    """The page URL that the next step names; empty: none."""
 
 
 class Progress(NamedTuple):
-    """How far the set-up of a listener in the portal is."""
+    """How far a listener's set-up in the portal is."""
 
     check: str
     """A sentence about the portal's check, or why none can succeed; empty once visits arrive."""
@@ -76,7 +76,7 @@ async def _values(api: Api, request: web.Request) -> dict[str, Any]:
 
 
 def progress(listener: Row, now: datetime.datetime) -> Progress:
-    """Return how far the set-up of a listener is. ``listener``: a row of ``GET /api/listeners``."""
+    """Return how far a listener's set-up is. ``listener``: a ``GET /api/listeners`` row."""
     verified, addresses = len(listener["verifiedAddresses"]), len(listener["addressIds"])
     if verified >= addresses:
         return Progress("", "", is_waiting=False)
@@ -95,7 +95,7 @@ def progress(listener: Row, now: datetime.datetime) -> Progress:
 
 
 def fault_sentences(listener: Row, now: datetime.datetime) -> list[Fault]:
-    """Return the faults of a listener, the most urgent first. That it waits for its first visit is not one of them."""
+    """Return a listener's faults, the most urgent first. Waiting for the first visit is not a fault."""
     faults: list[Fault] = []
     for fault in listener["faults"]:
         if fault == "DeliveriesHeld":
@@ -142,7 +142,7 @@ def _fault(fault: str, listener: Row, now: datetime.datetime) -> Fault:
 
 
 def _fact(fault: str, listener: Row) -> str:
-    """Return what is known of one listener about a fault with a constant sentence; empty: nothing."""
+    """Return what is known about one listener's fault that has a constant sentence; empty: nothing."""
     match fault:
         case "CompanyMismatch" if listener["otherCompany"]:
             return f"{listener['otherCompany']} instead of {listener['companyID']}"

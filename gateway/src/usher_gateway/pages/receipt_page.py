@@ -1,4 +1,4 @@
-"""The page of a receipt: one HTML file for people, which has the signed receipt in it."""
+"""A receipt's page: one HTML file for people, which has the signed receipt in it."""
 
 import datetime
 import html
@@ -23,7 +23,7 @@ _SIGNED = re.compile(r'<pre id="receipt">(.*?)</pre>', re.DOTALL)
 
 
 def render(receipt: Mapping[str, Any]) -> str:
-    """Return the page of a signed receipt. It loads nothing and has no script."""
+    """Return a signed receipt's page. It loads nothing and has no script."""
     from usher_gateway.pages import rendering  # late, because most commands do without its library
 
     values = {
@@ -41,13 +41,13 @@ def render(receipt: Mapping[str, Any]) -> str:
 
 
 def _lines(receipt: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the fields as JSON, one on each line, and nothing outside of ASCII."""
+    """Yield the fields as JSON, one on each line, and only in ASCII."""
     for number, (name, value) in enumerate(receipt.items(), 1):
         yield f"{json.dumps(name)}: {json.dumps(value)}{',' if number < len(receipt) else ''}"
 
 
 def facts(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what was asked, when, and of which store; also of a request that has not ended."""
+    """Return what was asked, when, and in which store; also for a request that has not ended."""
     ended_at = receipt["completedAt"]
     fields = ", ".join([person_words.FIELDS.get(field, field) for field in receipt["fields"]])
     rows = [
@@ -67,17 +67,17 @@ def facts(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _oldest(since: str | None) -> str:
-    """Return when the oldest stored visit of all persons came; for a token with a limit, at its tenants."""
+    """Return when the oldest stored visit came, whoever's it is; for a token with a limit, at its tenants."""
     return f"{_time(since)} UTC; nothing older is stored" if since else "not stated"
 
 
 def deliveries(receipt: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Return the states that deleted deliveries had before, in words, each with the number of deliveries."""
+    """Return the states that deleted deliveries had before, in words, each with its number of deliveries."""
     return [(_STATES.get(state, state), count) for state, count in receipt["deliveries"].items()]
 
 
 def copies(receipt: Mapping[str, Any]) -> list[str]:
-    """Return what copies of the store may still have, in sentences; none if no visit was erased."""
+    """Return what store copies may still have, in sentences; none if no visit was erased."""
     if receipt["status"] == "completed" and not receipt["arrivals"]:
         return []
     sentences = []
@@ -105,6 +105,6 @@ def _time(value: str | None) -> str:
 
 
 def signed_text(page: str) -> str:
-    """Return the receipt inside of a page; a text without a page is returned unchanged."""
+    """Return the receipt inside a page; a text without a page is returned unchanged."""
     match = _SIGNED.search(page)
     return html.unescape(match[1]) if match else page

@@ -14,7 +14,7 @@ _FILTERS = ("tenant", "destination")
 
 
 async def show(api: Api, request: web.Request) -> Values:
-    """Return the values. Query: ``tenant``, ``destination``, ``since``, ``until``, or the id of a ``delivery``.
+    """Return the values. Query: ``tenant``, ``destination``, ``since``, ``until``, or a ``delivery`` id.
 
     With a selection the page counts what would be redriven; nothing changes.
     """
@@ -57,14 +57,14 @@ async def start(api: Api, _: web.Request, form: Form) -> str | tuple[str, Values
 
 
 async def _tenants_with_dead(api: Api) -> list[tuple[str, int]]:
-    """Return the tenants of which deliveries failed for good, with how many, most first."""
+    """Return the tenants whose deliveries failed for good, with how many, most first."""
     troubled = await api.get("/api/tenants", {"order": "urgency", "troubled": "true", "limit": str(_LOOKED_AT)})
     counts = [(f"{row['namespace']}/{row['name']}", row["dead"]) for row in troubled["rows"] if row["dead"]]
     return sorted(counts, key=lambda pair: -pair[1])
 
 
 def _selection(chosen: Mapping[str, str]) -> dict[str, Any]:
-    """Return the body of a request that redrives dead deliveries."""
+    """Return the body for a request that redrives dead deliveries."""
     selection: dict[str, Any] = {name: value for name, value in chosen.items() if name != "delivery"}
     if "delivery" in chosen:
         selection["ids"] = [chosen["delivery"]]

@@ -1,4 +1,4 @@
-"""Renders templates: every value is escaped, and times are those of the viewer's zone."""
+"""Renders templates: every value is escaped, and times are in the viewer's zone."""
 
 import datetime
 import functools
@@ -34,7 +34,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _without_control_characters(value: object) -> object:
-    """Return a value of a template; the text of a macro is markup, whose line feeds stay."""
+    """Return a template's value; a macro's text is markup, whose line feeds stay."""
     if isinstance(value, Markup):
         return Markup("\n".join([printable(line) for line in value.split("\n")]))  # noqa: S704 - it is markup already
     return printable(value) if isinstance(value, str) else value
@@ -46,17 +46,17 @@ def prose(text: str) -> Markup:
 
 
 def sentence(text: str) -> str:
-    """Return a text of the API with a capital letter."""
+    """Return a text from the API with a capital letter."""
     return text[:1].upper() + text[1:]
 
 
 def path_to(kind: str, key: str) -> str:
-    """Return the path of the page about an object: ``kind`` as in ``/ui/tenants/``, ``key`` as in ``agency/acme``."""
+    """Return the path to the page about an object: ``kind`` as in ``/ui/tenants/``, ``key`` as in ``agency/acme``."""
     return f"/ui/{kind}/{quote_key(key)}"
 
 
 def quote_key(key: str) -> str:
-    """Return ``namespace/name`` as a part of a path."""
+    """Return ``namespace/name`` as part of a path."""
     return "/".join([urllib.parse.quote(part, safe="") for part in key.split("/", 1)])
 
 
@@ -72,5 +72,5 @@ def time_text(text: str, zone: datetime.tzinfo) -> str:
 
 
 def count_text(number: int) -> str:
-    """Return a number with separators of thousands."""
+    """Return a number with thousands separators."""
     return f"{number:,}"

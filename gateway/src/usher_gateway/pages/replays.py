@@ -10,13 +10,13 @@ _IGNORED = {"oncePer": "rules oncePer", "expiry": "time limits", "pause": "pause
 
 
 async def list_replays(api: Api, _: web.Request) -> Values:
-    """Return the values of the list."""
+    """Return the list's values."""
     answer = await api.get("/api/replays")
     return {"title": "Replays", "rows": [_with_words(row) for row in answer["rows"]]}
 
 
 async def show(api: Api, request: web.Request) -> Values:
-    """Return the values of one replay."""
+    """Return one replay's values."""
     row = await api.get(f"/api/replays/{requests.path_id(request)}")
     return {
         "title": f"Replay, {row['state']}",

@@ -14,7 +14,7 @@ from usher_gateway.pages.api import Api, ApiProblemError
 
 ZONE_COOKIE = "usher_zone"
 
-# Scheme and host of the pages as the browser knows them, such as `https://usher.example.com`.
+# The pages' scheme and host as the browser knows them, such as `https://usher.example.com`.
 ORIGIN: web.RequestKey[str] = web.RequestKey("origin", str)
 
 
@@ -41,7 +41,7 @@ def viewer_zone(request: web.Request) -> datetime.tzinfo:
 
 
 async def tenant_zone(api: Api, tenant: str) -> datetime.tzinfo | None:
-    """Return the time zone of a tenant: ``namespace/name`` or a name; None if it is not in force, or not the only one.
+    """Return a tenant's time zone: ``namespace/name`` or a name; None if it is not in force, or not the only one.
 
     Raises:
         ApiProblemError: the tenant does not exist, and has no counts.
@@ -52,10 +52,10 @@ async def tenant_zone(api: Api, tenant: str) -> datetime.tzinfo | None:
 
 
 def path_id(request: web.Request) -> str:
-    """Return the id in the path of a page.
+    """Return the id in a page's path.
 
     Raises:
-        ApiProblemError: it is none.
+        ApiProblemError: it is not an id.
     """
     try:
         return model.format_id(model.parse_id(request.match_info["id"]))
@@ -76,10 +76,10 @@ def texts(request: web.Request, *names: str) -> dict[str, str]:
 
 
 def times(request: web.Request, *names: str) -> dict[str, str]:
-    """Return query parameters that are times, in the form of the API. One without an offset is in the viewer's zone.
+    """Return query parameters that are times, in the API's form. One without an offset is in the viewer's zone.
 
     Raises:
-        ApiProblemError: one of them is not a time.
+        ApiProblemError: a value is not a time.
     """
     zone = viewer_zone(request)
     parsed = {}
@@ -95,7 +95,7 @@ def times(request: web.Request, *names: str) -> dict[str, str]:
 
 
 def field_times(request: web.Request, moments: Mapping[str, str]) -> dict[str, str]:
-    """Return times of `times` as the fields of a form have them: without an offset, in the viewer's zone."""
+    """Return times from `times` as form fields have them: without an offset, in the viewer's zone."""
     zone = viewer_zone(request)
     return {
         name: datetime.datetime.fromisoformat(text).astimezone(zone).replace(tzinfo=None).isoformat(timespec="minutes")
@@ -108,7 +108,7 @@ def page_links(
 ) -> dict[str, str]:
     """Return the paths ``first`` and ``next`` for the macro `pager`; empty for a page that does not exist.
 
-    ``cursor``: the parameter of the present page.
+    ``cursor``: the present page's parameter.
     """
     return {
         "first": link(path, parameters) if cursor else "",

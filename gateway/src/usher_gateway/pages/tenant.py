@@ -16,7 +16,7 @@ from usher_gateway.pages.visits import with_cells
 _VISITS = 20  # The newest visits on the page
 _MOST_ROWS = 1_000  # The newest held and dead deliveries that are looked at, of each
 
-# Count of `GET /api/usage` -> what kind of arrivals it counts.
+# Count in `GET /api/usage` -> which arrivals it counts.
 ARRIVALS = {
     "visits": "visits",
     "repeats": "repeats of a visit",
@@ -43,14 +43,14 @@ class Held(NamedTuple):
     reason: str
     deliveries: int
     since: str | None
-    """Since when the oldest of the rows is held; RFC 3339."""
+    """Since when the oldest row is held; RFC 3339."""
     cause: str
     end: str
     """The event that ends the hold."""
 
 
 async def show(api: Api, request: web.Request) -> Values:
-    """Return the values of the page."""
+    """Return the page's values."""
     key = f"{request.match_info['namespace']}/{request.match_info['name']}"
     selection = {"tenant": key}
     answer = await api.get("/api/tenants", selection)
@@ -103,7 +103,7 @@ def held_reasons(counts: Mapping[str, int], rows: Sequence[Row]) -> list[Held]:
     """Return the held deliveries by reason, most first.
 
     Args:
-        counts: reason -> how many, of ``GET /api/tenants``.
+        counts: reason -> how many, from ``GET /api/tenants``.
         rows: the newest held deliveries.
     """
     held = []

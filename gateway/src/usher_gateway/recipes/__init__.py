@@ -1,4 +1,4 @@
-"""Manifests of destinations for known systems, each with what its account needs and what it sends."""
+"""Destination manifests for known systems, each with what its account needs and what it sends."""
 
 import importlib.resources
 import re
@@ -8,7 +8,7 @@ _NAMESPACE, _TENANT = "agency", "acme"  # The names in the files
 
 
 def names() -> list[str]:
-    """Return the names of all recipes."""
+    """Return all recipe names."""
     return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
 
 
@@ -26,8 +26,8 @@ def sends(name: str) -> str:
 def filled(name: str, namespace: str, tenant: str) -> str:
     """Return a recipe for a tenant.
 
-    Its names begin with the tenant's, because a Secret of the same name would replace that of another tenant of the
-    namespace, and a rate limit of the same name would be shared with it.
+    Its names begin with the tenant's, because a Secret with the same name would replace another tenant's in the
+    namespace, and a rate limit with the same name would be shared with it.
     """
     system = name.partition("-")[0]
     text = re.sub(rf"\b(name|sharedBy): ({system}\b)", rf"\1: {tenant}-\2", _text(name))

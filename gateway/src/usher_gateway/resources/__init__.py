@@ -1,9 +1,9 @@
-"""The custom resources as types, their manifests, and the compiler that makes documents of them. Pure: no I/O.
+"""The custom resources as types, their manifests, and the compiler that makes documents from them. Pure: no I/O.
 
 - ``types.py`` holds the types and rules that all kinds share. Each kind has one module, with its type and defaults, and
   with the checks and the part of a document that depend on this kind alone.
 - ``manifests.py`` and ``yaml_reader.py`` read YAML into resources, with every problem and its line.
-- ``compiler.py`` makes documents and conditions of resources; ``hostnames.py`` decides who gets which address.
+- ``compiler.py`` makes documents and conditions from resources; ``hostnames.py`` decides who gets which address.
 """
 
 from usher_gateway.resources.destination import Destination

@@ -26,7 +26,7 @@ class AddressMove(msgspec.Struct, frozen=True):
 
 
 def addresses_of(listeners: Mapping[str, documents.ListenerDocument]) -> list[KnownAddress]:
-    """Return the addresses of documents, without those that are retired already."""
+    """Return documents' addresses, without those that are retired already."""
     return [
         KnownAddress(key, document.tenant.name, address.id, documents.shorten_url(address.url))
         for key, document in listeners.items()
@@ -37,7 +37,7 @@ def addresses_of(listeners: Mapping[str, documents.ListenerDocument]) -> list[Kn
 def find_moves(
     former: Iterable[KnownAddress], listeners: Mapping[str, documents.ListenerDocument]
 ) -> list[AddressMove]:
-    """Return each former address that its listener does not have in ``listeners``, in the order of ``former``."""
+    """Return each former address that its listener does not have in ``listeners``, in ``former``'s order."""
     former = list(former)
     old = {(address.listener, address.id) for address in former}
     now = {address.id: key for key, document in listeners.items() for address in document.live_addresses}

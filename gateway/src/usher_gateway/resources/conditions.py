@@ -1,4 +1,4 @@
-"""Findings about resources, and the forms in which users see them: problems of files, conditions, and the status.
+"""Findings about resources, and the forms in which users see them: file problems, conditions, and the status.
 
 The compiler returns findings. ``usher check`` and the file source show them as problems with file and line. The
 operator writes them as conditions into the status.
@@ -22,7 +22,7 @@ class Problem(msgspec.Struct, frozen=True, order=True):
     """A mistake in a file, or a warning or a notice about it.
 
     ``line`` counts from 1; 0 means the file as a whole. ``path`` is a field such as ``spec.routes[0]``. Messages never
-    repeat values of Secrets.
+    repeat Secret values.
     """
 
     file: str
@@ -37,7 +37,7 @@ class Problem(msgspec.Struct, frozen=True, order=True):
 
     @property
     def file_and_line(self) -> str:
-        """The place of the problem: ``file:line``, only the file if the line is 0, or ``-``."""
+        """The problem's place: ``file:line``, only the file if the line is 0, or ``-``."""
         if not self.file:
             return "-"
         return f"{self.file}:{self.line}" if self.line else self.file
@@ -61,7 +61,7 @@ def did_you_mean(word: str, known_words: Iterable[str]) -> str:
 def nearest(word: str, known_words: Iterable[str]) -> str | None:
     """Return the known word that was probably meant; None if no word is similar.
 
-    Of words like ``namespace/name``, both parts must be similar: a long namespace would make any two names similar.
+    In words like ``namespace/name``, both parts must be similar: a long namespace would make any two names similar.
     """
     word = word.lower()
     lowered = {candidate.lower(): candidate for candidate in sorted(known_words)}
@@ -92,7 +92,7 @@ def _common_start(first: str, second: str) -> int:
 
 
 def has_errors(problems: "Iterable[Problem | Finding]") -> bool:
-    """Return True if any of the problems or findings is an error."""
+    """Return True if any problem or finding is an error."""
     return any(problem.severity == "error" for problem in problems)
 
 
@@ -133,7 +133,7 @@ _REFERENCES = frozenset(
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One result of compiling a resource. Messages name no other namespace and no secret."""
+    """One result from compiling a resource. Messages name no other namespace and no secret."""
 
     kind: str
     key: str
@@ -142,12 +142,12 @@ class Finding(msgspec.Struct, frozen=True):
     message: str
     severity: Severity = "error"
     missing: tuple[str, str] | None = None
-    """(kind, key) of an object that the resource refers to and that does not exist."""
+    """(kind, key) for an object that the resource refers to and that does not exist."""
     hint: str = ""  # How to correct it, if the message does not say so
 
     @property
     def condition(self) -> Literal["Accepted", "ResolvedRefs"]:
-        """The type of the condition that the finding belongs to."""
+        """The condition type that the finding belongs to."""
         return "ResolvedRefs" if self.reason in _REFERENCES else "Accepted"
 
     @property
@@ -297,7 +297,7 @@ class DestinationStatus(Status, frozen=True, kw_only=True):
     ) = None
 
 
-# Kind -> type of its status.
+# Kind -> its status type.
 STATUSES: dict[str, type[Status]] = {
     "ListenerClass": ListenerClassStatus,
     "Tenant": Status,

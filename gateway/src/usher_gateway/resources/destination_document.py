@@ -21,7 +21,7 @@ _Unresolved = Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabel
 def destination_document(
     destination: Destination, resolver: SecretResolver, previous: documents.DestinationDocument | None, now: int
 ) -> tuple[documents.DestinationDocument | None, list[conditions.Finding]]:
-    """Return the document of a destination, and the findings.
+    """Return a destination's document, and the findings.
 
     A value that is not supported keeps the previous document in force. If a Secret disappeared, the last known
     credentials stay, together with the URL that they were given for. ``now``: microseconds; 0: unknown.
@@ -108,7 +108,7 @@ def _headers(http: Http, resolver: SecretResolver) -> tuple[tuple[str, str], ...
 
 
 class _ServiceAccount(msgspec.Struct):
-    """The parts of a Google service account's JSON that a token request needs."""
+    """The fields in a Google service account's JSON that a token request needs."""
 
     client_email: str
     private_key: str
@@ -238,13 +238,13 @@ def _unsupported_values(
 
 
 def _origin(url: str) -> str:
-    """Return scheme, host and port of a URL as it is written."""
+    """Return a URL's scheme, host and port as written."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{re.split('[/?]', rest, maxsplit=1)[0].lower()}"
 
 
 def _template_problems(url: str, variables: list[UrlVariable]) -> Iterator[str]:
-    """Yield what is wrong with the variables of a URL."""
+    """Yield what is wrong with a URL's variables."""
     used = set(documents.URL_VARIABLE.findall(url))
     declared = {variable.name for variable in variables}
     if set("{}") & set(documents.URL_VARIABLE.sub("", url)):
@@ -258,7 +258,7 @@ def _template_problems(url: str, variables: list[UrlVariable]) -> Iterator[str]:
 
 
 def _rules_without_use(http: Http) -> Iterator[tuple[str, str]]:
-    """Yield the path of each rule for answers that never applies, and why."""
+    """Yield the path to each answer rule that never applies, and why."""
     taken: dict[int | None, int] = {}  # Status -> the rule that takes every answer with it; None: every answer
     for index, rule in enumerate(http.answers):
         earlier_rules = [taken.get(status, taken.get(None)) for status in rule.status or (None,)]

@@ -1,10 +1,9 @@
-"""Decides which listener may have which address: hostnames that a class allows, owners of hostnames, paths taken.
+"""Decides which listener may have which address: hostnames that a class allows, hostname owners, paths taken.
 
-The hostname of a ListenerClass is reserved for its listeners without ``addresses``. Every other hostname belongs to one
-tenant: to the one that holds it already, else to the first that asks. A tenant holds a hostname while a document of
-it has an address there, whether or not its resources exist at this moment. An address at its class's hostname gives a
-tenant no hold on that hostname. Within a hostname an address (path and query) belongs to the first listener that takes
-it.
+A ListenerClass's hostname is reserved for its listeners without ``addresses``. Every other hostname belongs to one
+tenant: to the one that holds it already, else to the first that asks. A tenant holds a hostname while its document has
+an address there, whether or not its resources exist at this moment. An address at its class's hostname gives a tenant
+no hold on that hostname. Within a hostname an address (path and query) belongs to the first listener that takes it.
 """
 
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
@@ -19,7 +18,7 @@ Owner = tuple[str, str]  # (namespace, tenant)
 
 
 class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """A ListenerClass as the listeners of one namespace see it."""
+    """A ListenerClass as one namespace's listeners see it."""
 
     spec: listener_class.ListenerClassSpec
     namespace_labels: Mapping[str, str]
@@ -28,7 +27,7 @@ class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def permits_namespace(self) -> bool:
-        """True if listeners of this namespace may use the class."""
+        """True if listeners in this namespace may use the class."""
         return permits(self.spec.namespaces, self.namespace_labels)
 
     def refusal(self, hostname: str) -> conditions.Reason | None:
@@ -43,18 +42,18 @@ class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
         return conditions.Reason.HostnameNotAllowed
 
     def can_claim(self, hostname: str) -> bool:
-        """Return True if a listener of this namespace may claim a hostname."""
+        """Return True if a listener in this namespace may claim a hostname."""
         return self.permits_namespace and self.refusal(hostname) is None
 
 
 class AddressClaims:
-    """The owners of hostnames, and the addresses that listeners have taken so far."""
+    """Who owns hostnames, and the addresses that listeners have taken so far."""
 
     def __init__(self, owners: Mapping[str, Owner], is_over_limit: Callable[[str, str, int], bool]) -> None:
         """Prepare the claims.
 
         ``owners`` has the tenant to which each hostname belongs. ``is_over_limit`` takes (namespace, hostname, limit),
-        and returns True if as many hostnames of the namespace come before this one.
+        and returns True if as many hostnames in the namespace come before this one.
         """
         self._owners, self._is_over_limit = owners, is_over_limit
         self._taken: dict[documents.Place, str] = {}
@@ -82,7 +81,7 @@ def owners_of(
 ) -> dict[str, Owner]:
     """Return which tenant gets each claimed hostname. The claims are in order of precedence.
 
-    ``holders`` has the tenants that have a hostname now. One of them keeps it, even if none of them claims it.
+    ``holders`` has the tenants that have a hostname now. One of them keeps it, even if none claims it.
     """
     owners: dict[str, Owner] = {}
     for hostname, owner in claims:
@@ -99,7 +98,7 @@ def matches(pattern: str, hostname: str) -> bool:
 
 
 def first_overlap(patterns: Iterable[str], others: Collection[str]) -> str | None:
-    """Return the first pattern that allows a hostname that one of the others allows too; None if none does."""
+    """Return the first pattern that allows a hostname that another one allows too; None if none does."""
     suffixes = {other[2:] for other in others if other.startswith("*.")}
     parents_of_others = {parent for other in others for parent in _parents(other.removeprefix("*."))}
     for pattern in patterns:
@@ -117,7 +116,7 @@ def _parents(hostname: str) -> list[str]:
 
 
 def permits(namespaces: listener_class.Namespaces, labels: Mapping[str, str]) -> bool:
-    """Return True if ``namespaces`` of a ListenerClass selects a namespace with these labels."""
+    """Return True if a ListenerClass's ``namespaces`` selects a namespace with these labels."""
     if namespaces.from_ == "All":
         return True
     selector = namespaces.selector or listener_class.LabelSelector()

@@ -55,14 +55,14 @@ def _is_time(text: str) -> bool:
 
 
 def declared_addresses(listener: Listener, install_key: bytes, declared: AddressSpec) -> list[documents.Address]:
-    """Return the addresses of one declared address: one with its own path, or one per token."""
+    """Return the addresses that one declared address stands for: one with its own path, or one per token."""
     if declared.path is None:
         return token_addresses(listener, install_key, declared.hostname, declared.query_pairs)
     return [documents.Address(declared.hostname, declared.path, declared.query_pairs)]
 
 
 def fixed_addresses(listener: Listener) -> list[documents.Address]:
-    """Return the declared addresses with a path of their own. Other listeners may name them too, unlike tokens."""
+    """Return the declared addresses with their own path. Other listeners may name them too, unlike tokens."""
     return [
         documents.Address(declared.hostname, declared.path, declared.query_pairs)
         for declared in listener.spec.addresses
@@ -78,7 +78,7 @@ def check_listener(listener: Listener) -> list[conditions.Finding]:
 
 
 def _value_problems(listener: Listener) -> Iterator[tuple[str, str]]:
-    """Yield the path of each value that is not supported, and why."""
+    """Yield each unsupported value's path, and why."""
     spec = listener.spec
     zone = spec.fields.occurred_at_zone
     if zone and not types.is_time_zone(zone):
@@ -111,9 +111,9 @@ def listener_document(
     class_spec: listener_class.ListenerClassSpec,
     trusted_proxies: tuple[str, ...],
 ) -> documents.ListenerDocument:
-    """Return the document of a listener for which ``check_listener`` returned no error, every default filled in.
+    """Return the document for a listener for which ``check_listener`` returned no error, every default filled in.
 
-    ``trusted_proxies`` (``--trusted-proxies``) are added to those of the class.
+    ``trusted_proxies`` (``--trusted-proxies``) are added to the class's.
     """
     spec, dedupe, maximums = listener.spec, listener.spec.dedupe, class_spec.maximums
     proxies = (*class_spec.client_address.trusted_proxies, *trusted_proxies)
@@ -148,7 +148,7 @@ def routes_of(listener: Listener) -> tuple[documents.Route, ...]:
     return tuple(_route(listener, route) for route in listener.spec.routes)
 
 
-# (attribute, name) of each field of a body that a listener may override; looked up once because that is slow.
+# (attribute, name) for each body field that a listener may override; looked up once because that is slow.
 _FIELD_NAMES = tuple(
     (field.name, field.encode_name)
     for field in msgspec.structs.fields(Fields)
@@ -157,7 +157,7 @@ _FIELD_NAMES = tuple(
 
 
 def _fields(fields: Fields) -> dict[str, tuple[str, ...]]:
-    """Return the default places of a body's fields with the listener's overrides."""
+    """Return the default places for a body's fields with the listener's overrides."""
     merged = dict(documents.DEFAULT_FIELDS)
     for attribute, name in _FIELD_NAMES:
         pointer = getattr(fields, attribute)

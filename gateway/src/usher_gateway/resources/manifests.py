@@ -1,7 +1,7 @@
 """Loads typed resources from YAML and reports every problem at once. Pure: it reads no file.
 
-``load_manifests`` turns the bytes of one file into objects and problems. ``merge_manifests`` makes one set of several
-files. ``locate`` turns the findings of the compiler into problems with a file and a line.
+``load_manifests`` turns one file's bytes into objects and problems. ``merge_manifests`` makes several files one set.
+``locate`` turns the compiler's findings into problems with a file and a line.
 """
 
 import functools
@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 32 * 1024 * 1024  # Largest file that is read; it holds about 4
 MAX_OBJECT_BYTES = 1_500_000  # Largest object, as JSON: etcd accepts no more
 MAX_SECRET_BYTES = 1024 * 1024  # Largest Secret, all values together: an API server accepts no more
 
-# Most bytes in all annotations of an object, keys and values together: an API server accepts no more.
+# Most bytes in an object's annotations, keys and values together: an API server accepts no more.
 MAX_ANNOTATION_BYTES = 256 * 1024
 
 # Most hints that are searched for in one pass, because each search compares a name with every known name.
@@ -44,7 +44,7 @@ class _Loader(_BASE):  # type: ignore[misc]  # which of the two loaders it is, i
 
 
 class LoadedObject(msgspec.Struct, frozen=True):
-    """A valid object with its file, its line, and the line of each field."""
+    """A valid object with its file, its line, and each field's line."""
 
     resource: resources.Resource
     file: str
@@ -52,7 +52,7 @@ class LoadedObject(msgspec.Struct, frozen=True):
     lines: dict[str, int]
 
     def line_of(self, path: str) -> int:
-        """Return the line of a field, or of the nearest field around it."""
+        """Return a field's line, or the line of the nearest field around it."""
         while path and path not in self.lines:
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.lines.get(path, self.line)
@@ -68,7 +68,7 @@ ObjectsByIdentity = Mapping[tuple[str, str], LoadedObject]  # (kind, key) -> obj
 
 
 class Manifests(msgspec.Struct, frozen=True):
-    """The content of files."""
+    """Files' content."""
 
     objects: tuple[LoadedObject, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -85,7 +85,7 @@ class Manifests(msgspec.Struct, frozen=True):
 
 
 def load_manifests(content: bytes, file: str) -> Manifests:
-    """Return the objects and problems of one file."""
+    """Return one file's objects and problems."""
     if len(content) > MAX_FILE_BYTES:
         return _unreadable(file, 1, f"the file is larger than {MAX_FILE_BYTES} bytes", "split it")
     try:
@@ -132,7 +132,7 @@ def _unreadable(file: str, line: int, message: str, hint: str) -> Manifests:
 
 
 class _Collector:
-    """Collects the objects of one file."""
+    """Collects one file's objects."""
 
     def __init__(self, file: str) -> None:
         self._file = file
@@ -153,7 +153,7 @@ class _Collector:
         return merge_manifests([manifests])
 
     def stop_at(self, error: Exception) -> None:
-        """Report that the rest of the file cannot be parsed."""
+        """Report that the file cannot be parsed from here on."""
         self._complete = False
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
@@ -166,7 +166,7 @@ class _Collector:
         self._note(line, "", f"not readable as YAML: {reason}", hint)
 
     def add(self, node: yaml.Node | None) -> None:
-        """Add one document, or one item of a List."""
+        """Add one document, or one List item."""
         if node is None or (isinstance(node, yaml.ScalarNode) and yaml_reader.value_of(node) is None):
             return
         fields = _fields(node)
@@ -205,9 +205,9 @@ class _Collector:
             self._complete = False
 
     def _add_other(self, node: yaml.Node, api_version: str, kind: str, fields: dict[str, yaml.Node]) -> None:
-        """Handle an object that is not a resource of Usher.
+        """Handle an object that is not an Usher resource.
 
-        Keep the labels of a Namespace, ignore other API groups with a notice, and report mistakes.
+        Keep a Namespace's labels, ignore other API groups with a notice, and report mistakes.
         """
         line = yaml_reader.line_of(fields.get("kind") or node)
         kinds = {name: version for version, name in resources.KINDS}
@@ -269,7 +269,7 @@ def _name(fields: dict[str, yaml.Node], field: str) -> str:
 
 
 def _key(fields: dict[str, yaml.Node], *, namespaced: bool) -> str:
-    """Return the key of an object that may be invalid; ``""`` if it has no name."""
+    """Return an object's key, though the object may be invalid; ``""`` if it has no name."""
     name = _name(fields, "name")
     if not name or not namespaced:
         return name
@@ -277,7 +277,7 @@ def _key(fields: dict[str, yaml.Node], *, namespaced: bool) -> str:
 
 
 def locate(findings: Iterable[conditions.Finding], objects: ObjectsByIdentity, manifests: Manifests) -> list[Problem]:
-    """Return findings of the compiler as problems: with file and line, a hint, and the problem that caused them.
+    """Return the compiler's findings as problems: with file and line, a hint, and the problem that caused them.
 
     ``objects`` are those in force, ``manifests`` the files as they are now.
     """

@@ -26,7 +26,7 @@ class Overlay(msgspec.Struct, frozen=True):
     changed: documents.Snapshot
     findings: tuple[conditions.Finding, ...]  # The mistakes. With any of them, `changed` lacks documents.
     changed_listeners: tuple[str, ...]
-    """The listeners whose document, or one of whose destinations, would be another one."""
+    """The listeners whose document, or a destination's document, would be another one."""
 
 
 class _PlaceholderResolver(SecretResolver):
@@ -92,7 +92,7 @@ def _tenant_key(document: documents.ListenerDocument) -> str:
 def _listener(
     listener: resources.Listener, tenant: documents.TenantDocument, present: documents.ListenerDocument | None
 ) -> documents.ListenerDocument:
-    """Return the document of a listener, with what depends on its class and its Secrets as in ``present``."""
+    """Return a listener's document, with what depends on its class and its Secrets as in ``present``."""
     document = listener_document(
         listener,
         tenant=tenant,
@@ -117,7 +117,7 @@ def _listener(
 def _bound(
     document: documents.ListenerDocument, destinations: Mapping[str, documents.DestinationDocument]
 ) -> documents.ListenerDocument:
-    """Return a document whose routes mean the destinations that are in force, and else those of the manifests."""
+    """Return a document whose routes mean the destinations that are in force, and else the manifests'."""
     uids = {key: destination.uid for key, destination in destinations.items()}
     routes = tuple(
         msgspec.structs.replace(route, destination_uid=uids.get(route.destination, msgspec.UNSET))

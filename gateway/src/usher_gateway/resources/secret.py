@@ -38,7 +38,7 @@ class Secret(types.ResourceBase, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """Bytes of all values together, as an API server counts them.
+        """All values together in bytes, as an API server counts them.
 
         A value that is not valid base64 counts with its length as written.
         """
@@ -72,11 +72,11 @@ class SecretResolver:
         return next((finding for finding in self.findings if finding.severity == "error"), None)
 
     def text(self, ref: types.SecretKeyRef, path: str) -> str:
-        """Return the value of one key as text that fits into a header; ``""`` if it is missing."""
+        """Return one key's value as text that fits into a header; ``""`` if it is missing."""
         return self._value(ref.name, ref.key, path)
 
     def document(self, ref: types.SecretKeyRef, path: str) -> str:
-        """Return the value of one key as text of several lines, such as a PEM key; ``""`` if it is missing."""
+        """Return one key's value as text with several lines, such as a PEM key; ``""`` if it is missing."""
         return self._value(ref.name, ref.key, path, allowed=_LINES, form="printable ASCII")
 
     def basic(self, ref: types.SecretRef, path: str) -> str:
@@ -134,7 +134,7 @@ class SecretResolver:
         severity: conditions.Severity = "error",
         missing: str = "",
     ) -> str:
-        """Add a finding once, and return the value of what is missing."""
+        """Add a finding once, and return the value for what is missing."""
         absent = (Secret.kind_name, missing) if missing else None
         finding = conditions.Finding(self._kind, self._key, path, reason, message, severity, absent)
         if finding not in self.findings:

@@ -1,6 +1,6 @@
-"""Checks certificates and keys of Secrets before a gateway uses them, so that a condition can say what is wrong.
+"""Checks certificates and keys from Secrets before a gateway uses them, so that a condition can say what is wrong.
 
-No message shows a part of a certificate but its end, and none shows a part of a key.
+No message shows any part of a certificate except when it ends, and none shows any part of a key.
 """
 
 import datetime
@@ -13,7 +13,7 @@ _MAX_RSA_BITS = 4096  # A signature takes 6 ms on the gateway's event loop, and 
 
 
 def authority_problem(pem: str, now: int) -> str | None:
-    """Return what is wrong with the certificates of authorities; None if nothing is. ``now``: microseconds, or 0."""
+    """Return what is wrong with authorities' certificates; None if nothing is. ``now``: microseconds, or 0."""
     from cryptography import x509  # most destinations do not need it
 
     try:
@@ -43,7 +43,7 @@ def client_problem(chain: str, key: str, now: int) -> str | None:
 
 
 def signing_problem(key: str) -> str | None:
-    """Return what is wrong with the private key of a JWT bearer; None if nothing is."""
+    """Return what is wrong with a JWT bearer's private key; None if nothing is."""
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     loaded = _load_key(key)
@@ -55,7 +55,7 @@ def signing_problem(key: str) -> str | None:
 def _load_key(pem: str) -> "types.PrivateKeyTypes | str":
     """Return a private key, or what is wrong with it.
 
-    Whether the factors of an RSA key are prime is not checked, because that takes 0.3 s for 4,096 bits.
+    It does not check whether an RSA key's factors are prime, because that takes 0.3 s for 4,096 bits.
     """
     from cryptography import exceptions
     from cryptography.hazmat.primitives import serialization

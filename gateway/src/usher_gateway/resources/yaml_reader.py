@@ -25,7 +25,7 @@ _NUMBERS_BEGIN = frozenset("+-.0123456789")
 
 
 def plain_value(text: str) -> object:
-    """Return the value of an unquoted scalar: None, bool, int, float or str."""
+    """Return an unquoted scalar's value: None, bool, int, float or str."""
     if text in NULL:
         return None
     if text in _TRUE:
@@ -84,7 +84,7 @@ _WORDS = {bool: "true or false", int: "a number", float: "a number", str: "text"
 
 
 class NodeReader:
-    """Reads one object, and collects its problems and the line of every field."""
+    """Reads one object, and collects its problems and each field's line."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -102,7 +102,7 @@ class NodeReader:
         return INVALID
 
     def read(self, node: yaml.Node, expected: inspect.Type, path: str) -> object:
-        """Return the plain value of a node, or INVALID."""
+        """Return a node's plain value, or INVALID."""
         self.lines[path] = line_of(node)
         return INVALID if self._is_too_much(node, path, 1) else self._read(node, expected, path)
 
@@ -221,7 +221,7 @@ class NodeReader:
         if isinstance(expected, inspect.BoolType):
             return value if isinstance(value, bool) else self.report(node, path, "must be true or false")
         if not isinstance(value, str):
-            # never repeat the values of a Secret
+            # never repeat a Secret's values
             shown = "" if self.resource.startswith("Secret") else f': "{node.value}"'
             hint = "leave the field out" if value is None else f"put it in quotes{shown}"
             message = f"must be {_what(expected)}, but YAML reads this as {_WORDS[type(value)]}"
@@ -317,12 +317,12 @@ def line_of(node: yaml.Node) -> int:
 
 
 def value_of(node: yaml.ScalarNode) -> object:
-    """Return the value of a scalar: text if it is quoted or a block, else the value that an API server reads."""
+    """Return a scalar's value: text if it is quoted or a block, else the value that an API server reads."""
     return node.value if node.style else plain_value(node.value)
 
 
 def join(path: str, name: str) -> str:
-    """Return the path of a field inside ``path``."""
+    """Return a field's path inside ``path``."""
     return f"{path}.{name}" if path else name
 
 
@@ -352,7 +352,7 @@ _NAMES: dict[type[inspect.Type], str] = {
 
 
 def _what(expected: inspect.Type) -> str:
-    """Return the description of a type for messages."""
+    """Return a type's description for messages."""
     if isinstance(expected, inspect.Metadata):
         return _what(expected.type)
     if isinstance(expected, inspect.LiteralType):

@@ -1,4 +1,4 @@
-"""The outcome of each request, the sender's own books, and the verdict: would this listener survive Purple? Pure.
+"""Each request's outcome, the sender's own books, and the verdict: would this listener survive Purple? Pure.
 
 Source: docs/purple.md, The webhook: only 200 with ``wifiWebhookListener: 1`` within 10 s is success.
 """
@@ -37,7 +37,7 @@ class RequestOutcome(enum.Enum):
 
 
 class RequestResult(msgspec.Struct, frozen=True, gc=False):
-    """The result of a request. ``seconds`` counts from the connection's start; ``status`` is 0 without an answer."""
+    """A request's result. ``seconds`` counts from the connection's start; ``status`` is 0 without an answer."""
 
     outcome: RequestOutcome
     status: int = 0
@@ -45,7 +45,7 @@ class RequestResult(msgspec.Struct, frozen=True, gc=False):
     cause: str = ""
     """Why there was no connection, and to which address."""
     header_name: str = ""
-    """The name of the success header as the answer has it, with its upper and lower case."""
+    """The success header's name as the answer has it, with its upper and lower case."""
 
     @property
     def is_wrong(self) -> bool:
@@ -73,7 +73,7 @@ class Hook:
         self.disabled = False
 
     def succeeded(self) -> None:
-        """Record a success, which ends the time of failures."""
+        """Record a success, which ends a time with failures."""
         self._failing_since = None
 
     def failed(self, now: float) -> bool:
@@ -86,7 +86,7 @@ class Hook:
 
 
 class Validation(msgspec.Struct, frozen=True):
-    """One call of the portal's "Save and Validate"."""
+    """One "Save and Validate" call from the portal."""
 
     shape: str
     """``GET``, ``HEAD``, ``POST empty``, ``POST {}`` or ``POST sample visit``."""
@@ -106,7 +106,7 @@ SAMPLE_SHAPE = "POST sample visit"  # The only validation call that is a visit f
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Seconds from the start of the connection to the end of the answer, for requests with an answer."""
+    """Seconds from the connection's start to the answer's end, for requests with an answer."""
 
     p50: float = 0.0
     p99: float = 0.0
@@ -118,9 +118,9 @@ class SenderBooks(msgspec.Struct, kw_only=True):
 
     name: str
     visits: int = 0
-    """Planned: first authentications of a visitor at a venue within the hour."""
+    """Planned: a visitor's first authentications at a venue within the hour."""
     repeats: int = 0
-    """Planned: authentications within the hour of such a visit."""
+    """Planned: authentications within an hour after such a visit."""
     redeliveries: int = 0
     """Planned: acknowledged authentications that the sender sends again with the same bytes."""
     hang_ups: int = 0
@@ -154,19 +154,19 @@ class SenderBooks(msgspec.Struct, kw_only=True):
     never_sent: int = 0
     """Unacknowledged authentications that the sender never sent: it was interrupted, not validated, or disabled."""
     header_name: str = ""
-    """The name of the success header as the last answer with it had it."""
+    """The success header's name as the last answer with it had it."""
     disabled: bool = False
     """Purple has disabled the hook; a user must validate it again in the portal."""
     behind_seconds: float = 0.0
     """The longest delay behind the plan, because the sender was busy or at its concurrency limit."""
     latency: Latency = Latency()
     timed_out_markers: list[str] = []
-    """Markers (schedule.marker) of requests that timed out or were hung up on at least once."""
+    """Markers (schedule.marker) for requests that timed out or were hung up on at least once."""
     unacknowledged_markers: list[str] = []
 
     @property
     def authentications(self) -> int:
-        """The number of planned authentications."""
+        """How many authentications are planned."""
         return self.visits + self.repeats
 
     @property
@@ -177,7 +177,7 @@ class SenderBooks(msgspec.Struct, kw_only=True):
 
     @property
     def sample_visits(self) -> int:
-        """Visits that the listener counts in addition to the plan: the sample of the validation."""
+        """Visits that the listener counts in addition to the plan: the validation's sample."""
         return sum(each.shape == SAMPLE_SHAPE and each.passed for each in self.validations)
 
     @property
@@ -187,7 +187,7 @@ class SenderBooks(msgspec.Struct, kw_only=True):
 
 
 class SimulationBooks(msgspec.Struct, kw_only=True):
-    """The books of all listeners, in the order of the settings."""
+    """All listeners' books, in the settings' order."""
 
     listeners: list[SenderBooks]
     real_seconds: float = 0.0
@@ -200,7 +200,7 @@ class SimulationBooks(msgspec.Struct, kw_only=True):
 
 
 def total_of(listeners: Iterable[SenderBooks]) -> SenderBooks:
-    """Return the counts of all listeners added up; of the latencies, the worst of each kind."""
+    """Return all listeners' counts added up; for each latency kind, the worst."""
     total = SenderBooks(name="all")
     for each in listeners:
         for field in each.__struct_fields__:
@@ -245,7 +245,7 @@ def record_answer(listener: SenderBooks, result: RequestResult) -> None:
 
 
 def latency_of(seconds: "array.array[float]") -> Latency:
-    """Return the quantiles (nearest rank) of the measured seconds."""
+    """Return the quantiles (nearest rank) for the measured seconds."""
     if not seconds:
         return Latency()
     ordered = sorted(seconds)

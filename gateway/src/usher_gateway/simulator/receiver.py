@@ -22,7 +22,7 @@ _HANG_SECONDS = 3_600.0
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A received request. Header names are in lower case; of several values the last one is kept."""
+    """A received request. Header names are in lower case; if there are several values, the last one is kept."""
 
     path: str
     """With the query, as sent."""
@@ -36,7 +36,7 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class ReceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of a receiver. A signature may be from any of ``secrets``; without secrets nothing is verified."""
+    """A receiver's settings. A signature may be from any secret in ``secrets``; without secrets nothing is verified."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -115,16 +115,16 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        """The URL of the receiver, without a path."""
+        """The receiver's URL, without a path."""
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return f"{'https' if self._settings.tls_certificate else 'http'}://{host}:{self.port}"
 
     def counts(self, path: str) -> receiving.PathCounts:
-        """Return the counts of a path (without query)."""
+        """Return a path's counts (without query)."""
         return self._tally.counts.get(path) or receiving.PathCounts()
 
     def all_counts(self) -> dict[str, receiving.PathCounts]:
-        """Return the counts of every path, in the order of their first request."""
+        """Return every path's counts, in the order of their first request."""
         return dict(self._tally.counts)
 
     def taken_ids(self, path: str) -> dict[str, int]:
@@ -132,7 +132,7 @@ class Receiver:
         return self._tally.taken_ids(path)
 
     def kept(self, path: str) -> list[Received]:
-        """Return the kept requests of a path (without query)."""
+        """Return the kept requests to a path (without query)."""
         return [each for each in self._kept if each.path.partition("?")[0] == path]
 
     def set_behaviour(
@@ -143,13 +143,13 @@ class Receiver:
         after_seconds: float = 0.0,
         for_seconds: float | None = None,
     ) -> None:
-        """Set the behaviour of a path (or ``*``), optionally after a delay and for a limited time."""
+        """Set a path's behaviour (or ``*``), optionally after a delay and for a limited time."""
         begins = time.monotonic() + after_seconds
         ends = float("inf") if for_seconds is None else begins + for_seconds
         self._rules.add(path, receiving.Rule(behaviour=behaviour, begins=begins, ends=ends))
 
     def command(self, command: receiving.Command) -> receiving.Behaviour:
-        """Apply a command of the control endpoint; fields that it omits keep their value.
+        """Apply a command from the control endpoint; fields that it omits keep their value.
 
         Raises:
             ConfigurationError: no answer can have this behaviour.

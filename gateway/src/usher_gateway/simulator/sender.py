@@ -36,7 +36,7 @@ Progress = Callable[[books.SimulationBooks], None]
 class Simulator:
     """Plays Purple for several listeners.
 
-    If the gateway runs in the same process, pass its ``clock``, because the bodies carry times of this clock.
+    If the gateway runs in the same process, pass its ``clock``, because the bodies carry this clock's times.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class _ListenerSender:
         return self._stopping or self._hook.disabled
 
     def _now(self) -> float:
-        """Return the real seconds since the start of the plan."""
+        """Return the real seconds since the plan's start."""
         return asyncio.get_running_loop().time() - self._start
 
     def _real(self, simulated_seconds: float) -> float:
@@ -255,7 +255,7 @@ class _ListenerSender:
             return
         if result.outcome in {books.RequestOutcome.TimedOut, books.RequestOutcome.HungUp}:
             self._uncertain[schedule.marker(body)] = None
-        # A hang-up is the sender's own and not a failure of the listener.
+        # A hang-up is the sender's own and not the listener's failure.
         if result.outcome is not books.RequestOutcome.HungUp and self._hook.failed(
             self._now() * self._settings.time_scale
         ):
@@ -317,13 +317,13 @@ def _planned(name: str, events: list[schedule.Event]) -> books.SenderBooks:
 class PurpleClient:
     """Sends single requests to one listener, as Purple does.
 
-    A request has one time limit from the start of the connection, and follows no redirects.
+    A request has one time limit from the connection's start, and follows no redirects.
     Use it as an async context manager.
     """
 
     def __init__(self, target: SimulatorTarget, settings: SimulatorSettings) -> None:
         url = _parse_url(target.url)
-        # Host and SNI keep the host of the URL.
+        # Host and SNI keep the URL's host.
         self._url = url.with_host(settings.connect[0]).with_port(settings.connect[1]) if settings.connect else url
         self._tls = tls_context(settings) if url.scheme == "https" else None
         self._server_name = url.host if self._tls else None
@@ -410,7 +410,7 @@ def _parse_url(url: str) -> yarl.URL:
 
 
 def _success_header_name(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the name of the success header as the listener or a proxy in front of it wrote it, or ``""``."""
+    """Return the success header's name as the listener or a proxy in front of it wrote it, or ``""``."""
     names = (name.decode(errors="replace") for name, _ in headers)
     return next((name for name in names if name.lower() == books.SUCCESS_HEADER.lower()), "")
 

@@ -1,4 +1,4 @@
-"""The settings of a simulation, and the parsers for what a user types. They never print a credential."""
+"""A simulation's settings, and the parsers for what a user types. They never print a credential."""
 
 import base64
 import os
@@ -14,29 +14,29 @@ from usher_gateway.simulator import books, schedule
 
 
 class SimulatorTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """One listener to post to, with the company of its visitors."""
+    """One listener to post to, with its visitors' company."""
 
     url: str
     name: str = ""
     """Its name in the books; empty: a shortened URL."""
     company: schedule.Company = schedule.Company()
     pattern: schedule.Pattern | None = None
-    """The contents of its plan; None: those of the settings."""
+    """Its plan's contents; None: as in the settings."""
     headers: tuple[tuple[str, str], ...] = ()
     """The portal's credentials as headers. Their values are never printed."""
 
 
 class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of a simulation. ``time_scale`` scales simulated seconds, and never the time limits of requests."""
+    """A simulation's settings. ``time_scale`` scales simulated seconds, and never requests' time limits."""
 
     targets: tuple[SimulatorTarget, ...]
     pattern: schedule.Pattern = schedule.Pattern()
     time_scale: float = 1.0
     connect: tuple[str, int] | None = None
-    """Connect to this host and port instead of those of the URLs."""
+    """Connect to this host and port instead of those in the URLs."""
     tls: Literal["Verify", "Insecure"] = "Verify"
     ca: str = ""
-    """File with the certificate authority of the listener's certificate; empty: those of the system."""
+    """File with the authority for the listener's certificate; empty: the system's authorities."""
     concurrency: int = 256
     """The most requests at the same time per listener."""
     limit_seconds: float = books.LIMIT_SECONDS
@@ -47,12 +47,12 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     patience_seconds: float = 60.0
     """In real seconds. After everything was sent, the run ends if this time would pass without an acknowledgement."""
     validate: bool = True
-    """Begin with the portal's "Save and Validate" in each of its shapes."""
+    """Begin with the portal's "Save and Validate" in each shape."""
     validate_only: bool = False
 
 
 def tls_context(settings: SimulatorSettings) -> ssl.SSLContext:
-    """Return the TLS context of the sender. Purple posts only to listeners with a valid certificate.
+    """Return the sender's TLS context. Purple posts only to listeners with a valid certificate.
 
     Raises:
         ConfigurationError: the CA file cannot be used.
@@ -114,7 +114,7 @@ def credentials(basic: str, headers: list[str]) -> tuple[tuple[str, str], ...]:
 
     Args:
         basic: a source of ``user:password``, or empty.
-        headers: texts of the form ``NAME=SOURCE``.
+        headers: texts such as ``NAME=SOURCE``.
 
     Raises:
         ConfigurationError: a source does not exist, or a name is not valid for a header.

@@ -1,4 +1,4 @@
-"""Runs the simulator and the receiver for a user: lines of progress on standard error, results at the end."""
+"""Runs the simulator and the receiver for a user: progress on standard error, results at the end."""
 
 import asyncio
 import collections
@@ -40,7 +40,7 @@ def books_table(result: books.SimulationBooks) -> rich.table.Table:
 
 
 def total_table(result: books.SimulationBooks) -> rich.table.Table:
-    """Return the sums of the books of many listeners as a table."""
+    """Return the sums over many listeners' books as a table."""
     table = rich.table.Table("", rich.table.Column("all", justify="right"))
     disabled = sum(each.disabled for each in result.listeners)
     total = books.total_of(result.listeners)
@@ -50,7 +50,7 @@ def total_table(result: books.SimulationBooks) -> rich.table.Table:
 
 
 def validation_table(listener: books.SenderBooks) -> rich.table.Table:
-    """Return the results of the portal's "Save and Validate" as a table."""
+    """Return what the portal's "Save and Validate" found as a table."""
     table = rich.table.Table("call", "answer", "seconds", "")
     for each in listener.validations:
         explained = books.explain(each.outcome, each.status)
@@ -59,7 +59,7 @@ def validation_table(listener: books.SenderBooks) -> rich.table.Table:
 
 
 def counts_table(counts: dict[str, receiving.PathCounts], *, signatures: bool) -> rich.table.Table:
-    """Return the counts of a receiver as a table with one row per path."""
+    """Return a receiver's counts as a table with one row per path."""
     table = rich.table.Table(rich.table.Column("path", overflow="fold"))
     names = ["received", "taken", "distinct ids", "duplicates", "without id"]
     for name in [*names, *(["bad signatures"] if signatures else []), "last seen (UTC)"]:
@@ -157,7 +157,7 @@ def _on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The output of ``usher simulate --output json``."""
+    """What ``usher simulate --output json`` prints."""
 
     survives: bool
     verdicts: tuple[books.Verdict, ...]
@@ -210,7 +210,7 @@ def _print_verdict(console: rich.console.Console, name: str, judged: books.Verdi
 
 
 def _show_summary(console: rich.console.Console, result: Report, *, validate_only: bool) -> None:
-    """Print the books of many listeners as sums: those with something to say, and then how many got which verdict."""
+    """Print many listeners' books as sums: those with something to say, and then how many got which verdict."""
     if not validate_only:
         _print_line(console, "The sender's books")
         console.print(total_table(result.books))
@@ -236,7 +236,7 @@ def _show_summary(console: rich.console.Console, result: Report, *, validate_onl
 
 
 def _print_line(console: rich.console.Console, text: str, style: str = "") -> None:
-    """Print a line as it is: never broken at the width of the terminal, so that a URL stays whole."""
+    """Print a line as it is: never broken at the terminal's width, so that a URL stays whole."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 

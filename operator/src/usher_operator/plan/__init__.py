@@ -22,7 +22,7 @@ _PLANS: dict[Kind, Callable[[Lookups, Key], Plan]] = {
 
 
 def plan(view: Lookups, key: Key) -> Plan:
-    """The plan of one key, without a status if another install owns the resource. Takes at most about a millisecond."""
+    """The plan for one key, without a status if another install owns the resource. It takes at most about 1 ms."""
     planned = _PLANS[key.kind](view, key)
     if planned.status is None or ownership.owner_of(view, key) == view.settings.controller_name:
         return planned
@@ -33,7 +33,7 @@ def plan(view: Lookups, key: Key) -> Plan:
 
 
 def plan_and_note(view: Lookups, key: Key) -> Plan:
-    """Plan a key, and note in the view what the plan reads, so that a change of that plans the key again."""
+    """Plan a key, and note in the view what the plan reads, so that a change to it plans the key again."""
     with view.reads.of_plan(key):
         planned = plan(view, key)
     if not planned.children and not view.exists(key):

@@ -1,4 +1,4 @@
-"""Shared by the plans of several kinds: conditions and statuses, absent resources, publishing of documents. Pure.
+"""What several kinds' plans share: conditions and statuses, absent resources, how documents are published. Pure.
 
 ``ConditionBuilder`` makes the conditions and adds them up to Ready. ``publishing_state()`` says whether anything may be
 published now, and ``publish()`` puts a compiled document into its config Secret.
@@ -51,7 +51,7 @@ class ConditionState(msgspec.Struct, frozen=True):
 
 
 def blocked_write(failure: WriteFailure | None) -> ConditionState | None:
-    """The state of an object whose write is refused, or that another program changes again and again."""
+    """The state when an object's write is refused, or that another program changes again and again."""
     if failure is not None and failure.cause == "Forbidden":
         message = (
             f"the API server refuses a write of the operator ({failure.error}): the operator's account must have the "
@@ -68,7 +68,7 @@ def blocked_write(failure: WriteFailure | None) -> ConditionState | None:
 
 
 class ConditionBuilder:
-    """Builds the conditions and the status of one resource. ``previous``: the conditions of the stored status."""
+    """Builds one resource's conditions and status. ``previous``: the conditions in the stored status."""
 
     def __init__(self, generation: int, previous: Iterable[StatusCondition]) -> None:
         self._generation = generation
@@ -91,11 +91,11 @@ class ConditionBuilder:
         return self._condition(condition_type, "Unknown", PENDING, message)
 
     def from_state(self, condition_type: str, state: ConditionState) -> StatusCondition:
-        """A condition with the status, reason and message of a state."""
+        """A condition with a state's status, reason and message."""
         return self._condition(condition_type, state.status, state.reason, state.message)
 
     def from_findings(self, findings: Iterable[conditions.Finding], types: Iterable[str]) -> list[StatusCondition]:
-        """The conditions that follow from the findings of compile().
+        """The conditions that follow from compile()'s findings.
 
         With an error, a condition is False with the first reason and every message. Else it is True with the warnings.
         """
@@ -121,12 +121,12 @@ class ConditionBuilder:
         return [msgspec.structs.replace(condition, observed_generation=self._generation) for condition in stored]
 
     def previous_if_current(self, condition_type: str) -> StatusCondition | None:
-        """The stored condition if it is of the present generation."""
+        """The stored condition if it has the present generation."""
         stored = self._previous.get(condition_type)
         return stored if stored is not None and stored.observed_generation == self._generation else None
 
     def kept(self, types: Iterable[str]) -> list[StatusCondition]:
-        """The stored conditions of some types, unchanged; pending where one was never stored."""
+        """The stored conditions with some types, unchanged; pending where one was never stored."""
         return [
             self.previous(condition_type) or self.pending(condition_type, "not known yet; the other conditions say why")
             for condition_type in types
@@ -166,9 +166,9 @@ class ConditionBuilder:
 
 
 def plan_absent(view: Lookups, key: Key, needed: Iterable[str]) -> Plan:
-    """The plan of a resource that no lookup finds.
+    """The plan for a resource that no lookup finds.
 
-    If the resource is gone, its children go too. The garbage collector deletes those in the namespace of the resource,
+    If the resource is gone, its children go too. The garbage collector deletes those in the resource's namespace,
     because the resource owns them; the operator may have lost its permission there when the namespace is deleted. If
     the resource exists but this version cannot read it, the children and conditions except Accepted stay as they are.
     """
@@ -193,7 +193,7 @@ def plan_absent(view: Lookups, key: Key, needed: Iterable[str]) -> Plan:
 
 
 def _ending_status(view: Lookups, key: Key) -> ResourceStatus | None:
-    """The status of a resource that was deleted and still exists; None if it is gone."""
+    """The status for a resource that was deleted and still exists; None if it is gone."""
     ending = view.ending(key)
     if ending is None:
         return None
@@ -211,8 +211,8 @@ def plan_unpublished(
 ) -> Plan | None:
     """The plan while nothing is published: children and conditions except Accepted stay as they are.
 
-    That is while the install key is absent or another one, and where the operator may not use the Secrets of the
-    namespace, or has not read them yet. Otherwise None.
+    That is while the install key is absent or another one, and where the operator may not use the namespace's Secrets,
+    or has not read them yet. Otherwise None.
     """
     state = publishing_state(view)
     access = view.secret_access(key.namespace) if needs_secrets else "Permitted"
@@ -252,7 +252,7 @@ def publishing_state(view: Lookups) -> ConditionState | None:
 
 @functools.lru_cache(maxsize=1)
 def _fingerprint(install_key: bytes) -> str:
-    """Fingerprint of the install key, cached because deriving it took a quarter of the time of each plan."""
+    """The install key's fingerprint, cached because deriving it took 25 % of each plan's time."""
     return model.key_fingerprint(install_key)
 
 
@@ -270,14 +270,14 @@ class WantedDocument(msgspec.Struct, frozen=True):
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """Result of publishing a compiled document."""
+    """What publishing a compiled document resulted in."""
 
     child: DesiredChild | None = None
     """Its config Secret."""
     wanted: WantedDocument | None = None
     """The document that gateways should run."""
     document: config_secret.Document | None = None
-    """The same; None if gateways should run none of this object, though they may still run that of a former one."""
+    """The same; None if gateways should run none for this object, though they may still run a former object's."""
     stays: bool = False
     """True if every child stays as it is."""
     accepted: StatusCondition | None = None
@@ -309,7 +309,7 @@ def publish(
 
 
 def leave(view: Lookups, cached: compiling.DocumentResource) -> Publication:
-    """Leave in force what is published. Of a former object it counts for nothing."""
+    """Leave in force what is published. A former object's document counts for nothing."""
     published = versions.own_version(view, cached)
     if published is None:
         return Publication(stays=True)

@@ -1,7 +1,7 @@
 """Compiles one listener or destination, with just the other resources that it needs. Pure.
 
 A hostname belongs to the tenant that holds it (``Lookups.holders``), else to the oldest listener that claims it.
-If several listeners of a tenant want the same address, or a namespace has more than its limit, the ones that are
+If a tenant's listeners want the same address, or a namespace has more than its limit, the ones that are
 already published come first, then the oldest (creationTimestamp, then uid).
 """
 
@@ -31,9 +31,9 @@ class CompiledDocument(msgspec.Struct, frozen=True):
     is_blocked: bool = False
     """True if an unreadable resource prevents compiling, so that the published document stays."""
     held: documents.ListenerDocument | None = None
-    """The document that is in force while that of a Listener made again cannot be."""
+    """The document that is in force while a Listener made again cannot have its own."""
     ended: tuple[str, ...] = ()
-    """``Address.id`` of each retired address whose time is over. The document has it while the view does not allow that
+    """Retired addresses (``Address.id``) whose time is over. The document has it while the view does not allow that
     it ends."""
 
 
@@ -204,7 +204,7 @@ def compile_destination(
 
 
 def _unreadable_class(view: Lookups, destination: Key) -> str | None:
-    """The name of a ListenerClass that this version cannot read, among those of the listeners with a route to it."""
+    """The name for a ListenerClass that this version cannot read, among those of the listeners with a route to it."""
     names = view.classes_using(destination)
     return next((name for name in sorted(names) if view.unreadable(Key("ListenerClass", "", name)) is not None), None)
 
@@ -271,7 +271,7 @@ def _claims(
     previous: documents.ListenerDocument | None,
     keys: model.Keys,
 ) -> hostnames.AddressClaims:
-    """The owners of the hostnames that a listener names, and the addresses of it that other listeners have already."""
+    """Who owns the hostnames that a listener names, and which of its addresses other listeners have already."""
     listener = cached.resource
     hosts = {address.hostname for address in listener.spec.addresses if not view.is_reserved(address.hostname)}
     staying = {host for host in hosts if _is_alone_at(view, cached.key, host)}
@@ -309,13 +309,13 @@ def _owner_of(view: Lookups, host: str) -> hostnames.Owner | None:
     if not holders:
         claims = (claimant.resource for claimant in _listeners(view, view.claimants(host)))
         return next((claim.owner for claim in claims if _can_claim(view, claim, host)), None)
-    # only the status of the tenant that has the hostname shows it, also after somebody put back an older document
+    # only the status under the tenant that has the hostname shows it, also after somebody put back an older document
     confirmed = [holder for holder in view.shown_holders(host) if holder in holders]
     return confirmed[0] if len(confirmed) == 1 else _oldest_of(view, holders, host) or min(holders)
 
 
 def _oldest_of(view: Lookups, holders: Collection[hostnames.Owner], host: str) -> hostnames.Owner | None:
-    """The one of several holders with the oldest claim; None if none of them may claim the hostname."""
+    """The holder with the oldest claim; None if no holder may claim the hostname."""
     claims = itertools.chain.from_iterable(_listeners(view, view.claimants_of(host, *holder)) for holder in holders)
     oldest = min(
         (claimant for claimant in claims if _can_claim(view, claimant.resource, host)),
@@ -326,9 +326,9 @@ def _oldest_of(view: Lookups, holders: Collection[hostnames.Owner], host: str) -
 
 
 def awaits_gateways(view: Lookups, listener: resources.Listener) -> bool:
-    """True if tenants compete for a hostname that a gateway may still serve for one of them.
+    """True if tenants compete for a hostname that a gateway may still serve for one tenant.
 
-    That is possible after a loss of config Secrets and statuses, until the operator has asked the gateways once.
+    That is possible after config Secrets and and statuses, until the operator has asked the gateways once.
     """
     if view.gateways is not None:
         return False
@@ -337,10 +337,10 @@ def awaits_gateways(view: Lookups, listener: resources.Listener) -> bool:
 
 
 def _is_contested(view: Lookups, listener: resources.Listener, host: str) -> bool:
-    """True if a listener may claim a hostname, and a listener of another tenant too."""
+    """True if a listener may claim a hostname, and another tenant's listener too."""
     if not _can_claim(view, listener, host):
         return False
-    # the claims of the own namespace too, because the oldest one hides those of its other tenants
+    # the own namespace's claims too, because the oldest one hides those of its other tenants
     claims = itertools.chain(view.claimants(host), view.claimants_in(host, listener.metadata.namespace))
     others = (claimant.resource for claimant in _listeners(view, claims) if claimant.resource.owner != listener.owner)
     return any(_can_claim(view, other, host) for other in others)
@@ -373,11 +373,11 @@ def _take_before(
     *,
     is_fixed: bool,
 ) -> None:
-    """Give an address to another listener of the tenant that names it and comes first.
+    """Give an address to the tenant's other listener that names it and comes first.
 
     If this listener does not name it any more (``is_fixed``), another one comes first once its own document has the
     address. Until then this listener's document keeps it, because a gateway reads one document after the other, and
-    the address must be in one of them while listeners swap their hostnames.
+    the address must be in one document while listeners swap their hostnames.
     """
     place = address.place
     mine = _precedence(view, cached, place)
@@ -392,7 +392,7 @@ def _take_before(
 
 
 def _serves(view: Lookups, cached: CachedResource[resources.Listener], place: documents.Place) -> bool:
-    """True if the published document of a listener has an address that is not retired."""
+    """True if a listener's published document has an address that is not retired."""
     document = _published(view, cached)
     return document is not None and any(address.place == place for address in document.live_addresses)
 
@@ -400,14 +400,14 @@ def _serves(view: Lookups, cached: CachedResource[resources.Listener], place: do
 def _take_for_absent(
     view: Lookups, listener: resources.Listener, address: documents.Address, claims: hostnames.AddressClaims
 ) -> None:
-    """Leave an address to a listener of the tenant that does not exist now and whose document is in force."""
+    """Leave an address to the tenant's listener that does not exist now and whose document is in force."""
     namespace, tenant = listener.owner
     for absent in view.absent_with(address_path(namespace, address), tenant):
         claims.take(address, absent.path)
 
 
 def _published(view: Lookups, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
-    """The document that is published under the name of a listener, also if it is a former listener's."""
+    """The document that is published under a listener's name, also if it is a former listener's."""
     published = view.published(cached.key)
     return published.listener if published is not None else None
 

@@ -34,7 +34,7 @@ _NEEDED = (_Type.ResolvedRefs, _Type.CertificateReady, _Type.Exposed, _Type.Prog
 
 
 def plan(view: Lookups, key: Key) -> Plan:
-    """The plan of a Listener."""
+    """The plan for a Listener."""
     cached = view.listener(key.path)
     if cached is None:
         return common.plan_absent(view, key, _NEEDED)
@@ -111,9 +111,9 @@ def _may_have_vanished(view: Lookups, compiled: compiling.CompiledDocument, key:
 def _keeps_vanished(
     view: Lookups, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
 ) -> bool:
-    """True if gateways run a document of the same Tenant whose Secret is gone, and the new one is worse for now.
+    """True if gateways run a document from the same Tenant whose Secret is gone, and the new one is worse for now.
 
-    That is while a cluster is made again from Git, and a Tenant, a class or a credential comes late.
+    That happens while a cluster is made again from Git, and a Tenant, a class or a credential comes late.
     """
     listener = cached.resource
     own_class = view.our_class(listener.class_name)
@@ -166,7 +166,7 @@ def _unchanged(
 
 
 def _name_taken(view: Lookups, key: Key, builder: ConditionBuilder) -> StatusCondition | None:
-    """The condition if a Secret with the name of the URL Secret exists that the operator did not write."""
+    """The condition if a Secret with the URL Secret's name exists that the operator did not write."""
     name = child_labels.url_secret_name(key.name)
     path = f"{key.namespace}/{name}"
     is_own = any(child.ref.kind == "Secret" and child.ref.name == name for child in view.children(key))
@@ -199,7 +199,7 @@ def _reported_suspension(
 
 
 def suspension(view: Lookups, listener: resources.Listener) -> str:
-    """Why the deliveries of a listener are held; ``""`` if they are not."""
+    """Why a listener's deliveries are held; ``""`` if they are not."""
     if listener.spec.state == "Suspended":
         return "`state` is Suspended: visits are accepted and their deliveries are held"
     tenant = view.tenant(f"{listener.metadata.namespace}/{listener.spec.tenant_ref.name}")
@@ -209,7 +209,7 @@ def suspension(view: Lookups, listener: resources.Listener) -> str:
 
 
 def _write_state(view: Lookups, host: str) -> ConditionState | None:
-    """Why the route and the certificate of a hostname are not as planned; None if they were written."""
+    """Why a hostname's route and certificate are not as planned; None if they were written."""
     failure = view.write_failure(Key("Hostname", "", host))
     blocked = common.blocked_write(failure)
     if failure is None or blocked is not None:
@@ -224,7 +224,7 @@ def _write_state(view: Lookups, host: str) -> ConditionState | None:
 
 
 class _HostnameStates(msgspec.Struct, frozen=True):
-    """The worst state of the hostnames of one listener."""
+    """The worst state among one listener's hostnames."""
 
     certificate: ConditionState | None
     exposed: ConditionState | None
@@ -236,7 +236,7 @@ class _HostnameStates(msgspec.Struct, frozen=True):
     def of(
         cls, view: Lookups, listener: resources.Listener, document: documents.ListenerDocument | None
     ) -> "_HostnameStates":
-        """The states of every hostname in a document."""
+        """The states for every hostname in a document."""
         own_class = view.our_class(listener.class_name)
         if document is None or own_class is None:
             return cls(None, None)

@@ -1,20 +1,19 @@
 """Says which install owns a resource. Only the owner writes its status and its Events. Pure.
 
-Every install computes the owner from the same resources, and an install knows of another one only the controllerName in
-its classes:
+Every install computes the owner from the same resources, and an install knows only the controllerName in another
+install's classes:
 
-- A ListenerClass names its install. A Listener belongs to the install of its class.
-- A Tenant or a Destination belongs to the install of the oldest ListenerClass among those of the Listeners that refer
-  to it.
-- If no class is left by that, the oldest class that permits the namespace decides, else the oldest class of all.
+- A ListenerClass names its install. A Listener belongs to its class's install.
+- A Tenant or a Destination belongs to an install by its Listeners: the oldest ListenerClass that they use decides.
+- If no class is left by that, the oldest class that permits the namespace decides, else the oldest class overall.
 - A class whose status says that no operator serves it decides nothing beside other classes, because nobody would write
   the statuses.
 
-Classes of the same second are ordered by name. Each install publishes the documents that its own gateways need, also
-for resources whose status another install writes.
+Classes made in the same second are ordered by name. Each install publishes the documents that its own gateways need,
+also for resources whose status another install writes.
 
-Without any ListenerClass each install counts as the owner, because nothing tells them apart. Installs of two versions
-may disagree while one of them cannot read a class. ``RewriteBackoff`` bounds what these two cases cost.
+Without any ListenerClass each install counts as the owner, because nothing tells them apart. Installs with two versions
+may disagree while one cannot read a class. ``RewriteBackoff`` bounds what these two cases cost.
 """
 
 from collections.abc import Iterable
@@ -28,7 +27,7 @@ _Class = CachedResource[resources.ListenerClass]
 
 
 def owner_of(view: Lookups, key: Key) -> str:
-    """The controllerName of the install that owns a resource."""
+    """The controllerName for the install that owns a resource."""
     unreadable = view.unreadable(key) or view.ending(key)
     match key.kind:
         case "ListenerClass":
@@ -51,7 +50,7 @@ def owner_of(view: Lookups, key: Key) -> str:
 
 
 def is_foreign_namespace(view: Lookups, namespace: str) -> bool:
-    """True if only classes of other installs permit a namespace, so that its tenants belong to those installs."""
+    """True if only other installs' classes permit a namespace, so that its tenants belong to those installs."""
     names = {each.resource.spec.controller_name for each in _permitting(view, view.classes.values(), namespace)}
     return bool(names) and view.settings.controller_name not in names
 

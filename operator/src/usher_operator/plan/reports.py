@@ -107,7 +107,7 @@ _MISMATCH = "bodies of another company arrive; the portal's webhook or the Tenan
 
 
 class Programmed(msgspec.Struct, frozen=True):
-    """The condition Programmed, and the fields of the plan that belong to it."""
+    """The condition Programmed, and the plan fields that belong to it."""
 
     condition: StatusCondition
     is_behind: bool = False
@@ -115,7 +115,7 @@ class Programmed(msgspec.Struct, frozen=True):
 
 
 def programmed(view: Lookups, key: Key, document: WantedDocument | None, builder: ConditionBuilder) -> Programmed:
-    """The condition Programmed of one document. ``document``: None if there is none."""
+    """The condition Programmed for one document. ``document``: None if there is none."""
     if document is None:
         return Programmed(
             builder.pending(_Type.Programmed, "there is no document to run; the other conditions say why")
@@ -190,7 +190,7 @@ def of_listener(
 ) -> list[StatusCondition]:
     """Verified and Receiving; the conditions that exist only while they are True, except AddressRetired.
 
-    The user has to paste the URLs of the addresses into the portal. ``is_unchanged``: True if the stored conditions are
+    The user has to paste the addresses' URLs into the portal. ``is_unchanged``: True if the stored conditions are
     about the same addresses.
     """
     if view.gateways is None:
@@ -264,7 +264,7 @@ def address_retired(
 
 
 def _next_step(reports: list[ListenerReport], path: str, addresses: Sequence[documents.Address]) -> str:
-    """Say what a person has to do at the portal for the first of these addresses."""
+    """Say what a person has to do at the portal for the first address here."""
     if not addresses:
         return _NO_URL_YET
     probed = {address for report in reports for address in report.probed_addresses}

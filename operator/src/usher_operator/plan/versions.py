@@ -1,17 +1,18 @@
-"""Says which published document is a previous version of an object. Pure.
+"""Says which published document is an object's previous version. Pure.
 
 An object is what has one uid. Its name may be made again: for another tenant, by another agency in a namespace that was
-deleted and made again, or for the same tenant, as a rebuild of a cluster does, which gives every object a new uid.
+deleted and made again, or for the same tenant, as a cluster rebuild does, which gives every object a new uid.
 
-- The document of the same object is its previous version, with its URL, its credentials and its addresses.
+- The same object's document is its previous version, with its URL, its credentials and its addresses.
 - A Listener that was made again for its tenant keeps its addresses and the credential that Purple sends. Until it is
   valid itself, its deliveries are held, so that nothing is sent by the former routes.
-- Any other document is somebody else's. It may stay in force until the removal guard lets it go, but nothing of it gets
-  into a new document.
+- Any other document is somebody else's. It may stay in force until the removal guard lets it go, but nothing from it
+    gets into a new document.
 
-A document has the uid of its Destination, and a route that of the Destination that it means. A gateway holds deliveries
-where the two differ. So a Listener whose removal is halted sends nothing to a Destination that somebody made again,
-and a new Listener sends nothing to a Destination whose removal is halted, whichever document a gateway reads first.
+A document has its Destination's uid, and a route has the uid of the Destination that it means. A gateway holds
+deliveries where the two differ. So a Listener whose removal is halted sends nothing to a Destination that somebody made
+again, and a new Listener sends nothing to a Destination whose removal is halted, whichever document a gateway reads
+first.
 """
 
 from typing import Any
@@ -27,17 +28,17 @@ _NOT_VALID_YET = 0  # Generation in the document of a Listener that was made aga
 
 
 def own_version(view: Lookups, cached: CachedResource[Any]) -> PublishedDocument | None:
-    """The published document of this very object."""
+    """This very object's published document."""
     published = view.published(cached.key)
     if published is None or published.owner.uid != cached.uid:
         return None
-    # they differ if the operator heard of the new namespace after it had published the document
+    # they differ if the operator saw the new namespace after it had published the document
     namespace_uids = {published.owner.namespace_uid, view.namespace_uid(cached.resource.metadata.namespace)}
     return published if len(namespace_uids - {""}) <= 1 else None
 
 
 def held_version(view: Lookups, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
-    """The document of a Listener that was made again for its tenant, while it is not valid; None for any other one."""
+    """The document for a Listener that was made again for its tenant, while it is not valid; None for any other one."""
     listener, published = cached.resource, view.published(cached.key)
     document = published.listener if published is not None else None
     if published is None or document is None:
@@ -57,7 +58,7 @@ def hold(document: documents.ListenerDocument) -> documents.ListenerDocument:
 
 
 def is_of_present_namespace(view: Lookups, key: Key) -> bool:
-    """False if the published document of a name is of a namespace that was deleted and made again since."""
+    """False if a name's published document comes from a namespace that was deleted and made again since."""
     published = view.published(key)
     return published is None or published.owner.namespace_uid in {"", view.namespace_uid(key.namespace)}
 
@@ -65,7 +66,7 @@ def is_of_present_namespace(view: Lookups, key: Key) -> bool:
 def bind_routes(
     view: Lookups, document: documents.ListenerDocument, own: documents.ListenerDocument | None
 ) -> documents.ListenerDocument:
-    """Return a document whose routes have the uids of their Destinations.
+    """Return a document whose routes have their Destinations' uids.
 
     If a Destination is absent, the Listener that used it until now (``own``) stays bound to it, because its removal may
     be halted.
@@ -81,7 +82,7 @@ def _destinations(document: documents.ListenerDocument) -> dict[str, None]:
 
 
 def _uid_of(view: Lookups, path: str) -> str:
-    """The uid of a Destination, also of one that this version cannot read; ``""`` if it is absent."""
+    """A Destination's uid, also if this version cannot read it; ``""`` if it is absent."""
     namespace, _, name = path.partition("/")
     present = view.destination(path) or view.unreadable(Key("Destination", namespace, name))
     return present.uid if present is not None else ""

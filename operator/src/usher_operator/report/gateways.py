@@ -1,6 +1,6 @@
-"""Asks the admin port of every ready gateway which documents it runs.
+"""Asks every ready gateway's admin port which documents it runs.
 
-A document is in force when every ready gateway runs it. So the operator asks each endpoint of the Service, and not the
+A document is in force when every ready gateway runs it. So the operator asks each endpoint in the Service, and not the
 Service, which would answer for one gateway.
 """
 
@@ -75,7 +75,7 @@ _decode = msgspec.json.Decoder(ConfigReport).decode
 
 
 class GatewayAnswers:
-    """The answers of one gateway so far."""
+    """One gateway's answers so far."""
 
     def __init__(self, url: str, settings: OperatorSettings) -> None:
         self._install, self._stale_seconds = settings.install_label, settings.timing.stale_document_seconds
@@ -129,7 +129,7 @@ class GatewayAnswers:
         return report.applied.get(key), reports.get(key.path), report.stale.get(key)
 
     def _is_stale(self, vanished: _Vanished, now: datetime.datetime | None) -> bool:
-        """Return whether a document of this install vanished long ago, by the gateway's own clock."""
+        """Return whether this install's document vanished long ago, by the gateway's own clock."""
         if vanished.since is None or now is None or not vanished.uid or vanished.install != self._install:
             return False
         return (now - vanished.since).total_seconds() >= self._stale_seconds
@@ -252,7 +252,7 @@ class GatewayObserver:
         return set()
 
     async def _admin_urls(self) -> tuple[str, ...] | None:
-        """URLs of the admin ports of all ready gateways; None if the operator could not list them yet."""
+        """Admin port URLs for all ready gateways; None if the operator could not list them yet."""
         service = self._settings.gateway_service
         if service is None:
             return self._settings.gateways
@@ -286,9 +286,9 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
 
 
 def admin_urls(slices: Iterable[dict[str, Any]], port: str) -> set[str]:
-    """Admin URLs of the ready endpoints in the EndpointSlices of one Service.
+    """Admin URLs for the ready endpoints in one Service's EndpointSlices.
 
-    ``port``: name or number of the port; ``""`` means the port called ``admin``, or the only port.
+    ``port``: the port's name or number; ``""`` means the port called ``admin``, or the only port.
     """
     urls = set()
     for endpoint_slice in slices:

@@ -38,8 +38,8 @@ _CONNECT_SECONDS = 5.0
 # request to the API server.
 _AT_ONCE = 32
 
-# Hostnames of one namespace that are checked at the same time, so that its name server or its firewall does not delay
-# the checks of other namespaces.
+# One namespace's hostnames that are checked at the same time, so that its name server or its firewall does not delay
+# other namespaces' checks.
 _OF_NAMESPACE_AT_ONCE = 2
 
 
@@ -76,7 +76,7 @@ class RouteChecker:
     """Checks every hostname that should lead to a gateway, and puts the results into the cache.
 
     Args:
-        authority: certificates in PEM that Purple is taken to trust; ``""``: those of the system.
+        authority: certificates in PEM that Purple is taken to trust; ``""``: the system's.
         lookup_seconds: after this time a name server counts as away. The lookup goes on, because no thread can be
             cancelled.
     """
@@ -150,7 +150,7 @@ class RouteChecker:
             lookup.exception()
 
     def _note(self, hostname: str, check: _Check, problem: str | None) -> None:
-        """Note the result of a check. ``problem``: see `_problem`."""
+        """Note a check's result. ``problem``: see `_problem`."""
         now = self._clock()
         if problem is None:
             if self._cache.reachability(hostname) == Reachability():  # what was known stays
@@ -209,7 +209,7 @@ class RouteChecker:
         return f"the controller of IngressClass `{name}`" if name else "the Ingress controller"
 
     async def _ask(self, hostname: str, address: str, contexts: list[MeteredContext]) -> str:
-        """Ask for the header of a gateway; return what is in the way.
+        """Ask for a gateway's header; return what is in the way.
 
         Raises:
             ssl.SSLCertVerificationError: the certificate is not trusted.
@@ -261,7 +261,7 @@ class RouteChecker:
         return f"{answers}, but not from a gateway: something in front answers, such as a login or a firewall"
 
     def _behind(self) -> str:
-        """Say why a controller has no answer of a gateway."""
+        """Say why a controller has no answer from a gateway."""
         return f", and {reports.NO_GATEWAY_READY}" if self._cache.gateways == () else _BEHIND
 
 

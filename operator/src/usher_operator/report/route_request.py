@@ -1,7 +1,7 @@
-"""One HTTPS request to a hostname: whether its answer has the header of a gateway.
+"""One HTTPS request to a hostname: whether its answer has a gateway's header.
 
-The peer may be anybody's, so little of its answer is read: heads of up to ``_MAX_HEAD_BYTES``, and nothing behind the
-final one.
+The peer may be anybody's, so the operator reads little from its answer: heads of up to ``_MAX_HEAD_BYTES``, and nothing
+behind the final one.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _GATEWAY_HEADER = re.compile(rb"\r\n%s:" % re.escape(documents.ROUTE_CHECK_HEADE
 
 
 class RouteAnswer(NamedTuple):
-    """The answer of a hostname to the route check."""
+    """A hostname's answer to the route check."""
 
     status: int
     is_of_gateway: bool
@@ -38,7 +38,7 @@ class Contexts:
     """TLS contexts for each curve, with and without verification."""
 
     def __init__(self, authority: str = "") -> None:
-        """``authority``: certificates in PEM that are trusted; ``""``: those of the system."""
+        """``authority``: certificates in PEM that are trusted; ``""``: the system's."""
         self.verifying = [metered_tls.client_context(authority, curve) for curve in metered_tls.CURVES]
         self.trusting_all = [metered_tls.client_context(authority, curve) for curve in metered_tls.CURVES]
         for context in self.trusting_all:
@@ -48,7 +48,7 @@ class Contexts:
 async def ask(
     hostname: str, address: str, port: int, contexts: list[metered_tls.MeteredContext], connect_seconds: float
 ) -> RouteAnswer:
-    """Ask the gateway behind a hostname. The caller limits the time of the whole.
+    """Ask the gateway behind a hostname. The caller limits the total time.
 
     Raises:
         ssl.SSLCertVerificationError: the certificate is not trusted.

@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics of the operator, on its admin port. No endpoint shows a secret."""
+"""The operator's liveness, readiness and metrics, on its admin port. No endpoint shows a secret."""
 
 import asyncio
 import collections
@@ -35,11 +35,11 @@ class Health:
         self._not_ready: dict[str, str] = {"start": "the operator is starting"}
 
     def expect_event(self, kind: str) -> None:
-        """Note that an object of a kind was changed, so that its watch has to report an event."""
+        """Note that a kind's object was changed, so that its watch has to report an event."""
         self._expected.setdefault(kind, self._clock())
 
     def saw_event(self, kind: str) -> None:
-        """Note that the watch of a kind reported an event."""
+        """Note that a kind's watch reported an event."""
         self._expected.pop(kind, None)
         self._seen_at[kind] = self._clock()
 
@@ -52,7 +52,7 @@ class Health:
         self._listed_at.pop(kind, None)
 
     def set_ready(self, topic: str, reason: str = "") -> None:
-        """Set the reason of a topic not to be ready; ``""`` withdraws it."""
+        """Set a topic's reason not to be ready; ``""`` withdraws it."""
         if reason:
             self._not_ready[topic] = reason
         else:
@@ -63,7 +63,7 @@ class Health:
         return [*self._not_ready.values(), *self._gate.reasons.values(), *self._unknown_kinds()]
 
     def _unknown_kinds(self) -> list[str]:
-        """Kinds of which neither a watch nor the list of each minute told anything for long."""
+        """Kinds for which neither a watch nor the list each minute has reported anything for long."""
         now, reasons = self._clock(), []
         for kind, listed_at in self._listed_at.items():
             silent_seconds = now - max(listed_at, self._seen_at.get(kind, listed_at))
@@ -95,7 +95,7 @@ class Health:
 
 
 class OperatorMetrics:
-    """Every metric of the operator. docs/operator.md lists them; a single one has a series for each tenant."""
+    """Every operator metric. docs/operator.md lists them; a single one has a series for each tenant."""
 
     def __init__(self) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -202,7 +202,7 @@ def _replace(gauge: prometheus_client.Gauge, values: Mapping[tuple[str, str], in
 
 
 class HealthServer:
-    """Serves the admin port for the time of an ``async with`` block.
+    """Serves the admin port during an ``async with`` block.
 
     Args:
         address: where to listen; port 0 picks a free port.

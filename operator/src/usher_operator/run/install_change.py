@@ -1,4 +1,4 @@
-"""The work of the first leader after a change of the install's settings, before anything is reconciled.
+"""What the first leader does after the install's settings changed, before it reconciles anything.
 
 Each leader saves its configuration namespace and its `controllerName` in the Lease. If the namespace changed, this one
 copies the documents that the previous namespace still has, because they alone know retired addresses and the last good
@@ -36,7 +36,7 @@ _NOT_FOUND_HINT = (
 
 
 async def apply_change(api: Client, cache: Cache, previous: SavedInstall) -> bool:
-    """Take over the documents of the previous configuration namespace; returns whether that needs no other start."""
+    """Take over the previous configuration namespace's documents; returns whether that needs no other start."""
     settings, is_complete = cache.settings, True
     if previous.controller_name not in {"", settings.controller_name}:
         _log.error("controller_name_changed", previous=previous.controller_name, present=settings.controller_name)
@@ -72,7 +72,7 @@ async def _take_over(api: Client, cache: Cache, namespace: str) -> bool:
 
 
 async def _copy(api: Client, cache: Cache, raw: JsonObject) -> bool:
-    """Copy a config Secret of this install, unless the configuration namespace has it."""
+    """Copy this install's config Secret, unless the configuration namespace has it."""
     metadata, namespace = raw["metadata"], cache.settings.configuration_namespace
     is_present = kinds.ref_of(kinds.SECRET, namespace, metadata["name"]) in cache.child_index.by_ref
     is_config = config_secret.CONFIG_LABEL in (metadata.get("labels") or {})

@@ -1,4 +1,4 @@
-"""Checks of a running install, each with the rights of the account that runs them. `helm test` uses them."""
+"""Checks a running install, each check with the rights of the account that runs it. `helm test` uses them."""
 
 from collections.abc import AsyncIterator, Iterable
 from typing import Literal
@@ -19,7 +19,7 @@ CheckName = Literal["definitions", "ready", "tenant"]
 
 
 class CheckResult(msgspec.Struct, frozen=True):
-    """The result of one check."""
+    """One check's result."""
 
     name: str
     problem: str = ""

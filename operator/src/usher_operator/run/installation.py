@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 KEY_ENTRY = "install.key"  # Entry of the install key's Secret: base64 on one line, as in a gateway's data folder
 
-# Secret with the tokens of the gateways' admin ports, in the operator's namespace.
+# Secret with the tokens for the gateways' admin ports, in the operator's namespace.
 TOKENS_SECRET = "usher-admin-tokens"  # noqa: S105 - a name
 
 OBSERVE_ENTRY = "observe.token"  # Entry with the token that reads configuration and usage; the operator uses it
@@ -61,7 +61,7 @@ class Installation:
 
     @property
     def is_key_known(self) -> bool:
-        """True if the key matches the fingerprint in every class of this install. Otherwise nothing is removed."""
+        """True if the key matches the fingerprint in this install's classes. Otherwise nothing is removed."""
         if self._key is None:
             return False
         recorded = fingerprints(self._cache)
@@ -120,7 +120,7 @@ class Installation:
         return key
 
     async def _has_published(self) -> bool:
-        """True if documents of this install exist, which proves that there was a key."""
+        """True if this install's documents exist, which proves that there was a key."""
         settings = self._cache.settings
         mine = f"{config_secret.INSTALL_LABEL}={settings.install_label},{config_secret.SELECTOR}"
         path = kinds.SECRET.collection(settings.configuration_namespace)
@@ -145,7 +145,7 @@ class Installation:
         return _decoded(raw) if raw is not None else None
 
     async def _create(self, name: str, data: dict[str, bytes]) -> dict[str, bytes]:
-        """Create a Secret; if another replica was faster, return the data of its Secret."""
+        """Create a Secret; if another replica was faster, return its Secret's data."""
         labels = {config_secret.INSTALL_LABEL: self._cache.settings.install_label}
         body = {
             "apiVersion": "v1",
@@ -167,7 +167,7 @@ class Installation:
 
 
 def fingerprints(cache: Cache) -> set[str]:
-    """Fingerprints of install keys in the statuses of this install's classes."""
+    """Install key fingerprints in the statuses of this install's classes."""
     recorded = {str(listener_class.fields.get(FINGERPRINT_FIELD, "")) for listener_class in cache.our_classes()}
     return recorded - {""}
 

@@ -1,7 +1,7 @@
-"""Leader election by a Lease: one replica works, and another takes over when the leader stops renewing the Lease.
+"""Leader election with a Lease: one replica works, and another takes over when the leader stops renewing the Lease.
 
 A replica counts the age of the Lease by its own monotonic clock, from the moment at which it saw the record change. It
-never reads the times in the record, so clocks of machines may differ by a minute. Source: client-go's leaderelection.
+never reads the times in the record, so machines' clocks may differ by a minute. Source: client-go's leaderelection.
 
 Each renewal also saves the leader's confirmed time (`confirmed_clock`), from which the next leader goes on, and the
 settings by which the next leader sees that the install changed (`install_change`).
@@ -32,7 +32,7 @@ _CONFIGURATION_NAMESPACE_ANNOTATION = "usher.dev/configuration-namespace"
 
 # Requests that fit into the renew deadline if each takes its whole time. So one request without an answer does not cost
 # the Lease. The limit holds for each request, not for a reading and a write together, so that a replica leads also
-# while the server is slow. Source: client-go's clients of leader election.
+# while the server is slow. Source: client-go's leader election clients.
 _REQUESTS = 2
 
 _RELEASE_SECONDS = 1.5
@@ -45,14 +45,14 @@ _NO_NAMESPACE = "the namespace that --namespace names must exist"
 
 
 class SavedInstall(msgspec.Struct, frozen=True):
-    """Settings of the leader that the Lease has; ``""``: it has none."""
+    """The leader's settings in the Lease; ``""``: it has none."""
 
     controller_name: str = ""
     configuration_namespace: str = ""
 
 
 class LeaseRecord(msgspec.Struct, frozen=True):
-    """The fields of a Lease on which a decision depends."""
+    """The Lease fields on which a decision depends."""
 
     holder: str = ""
     duration_seconds: float = 0.0
@@ -102,7 +102,7 @@ class ObservedLease:
 
 
 def read_lease(raw: dict[str, Any]) -> LeaseRecord:
-    """Read the record of a Lease as the server sends it."""
+    """Read a Lease's record as the server sends it."""
     spec, annotations = raw.get("spec") or {}, raw["metadata"].get("annotations") or {}
     return LeaseRecord(
         holder=spec.get("holderIdentity") or "",
@@ -144,7 +144,7 @@ class LeaderLease:
         self._confirmed_clock = confirmed_clock
         self._install = SavedInstall(settings.controller_name, settings.configuration_namespace)
         self.saved_install = SavedInstall()
-        """The settings in the Lease: those of the previous leader, until `save_install`."""
+        """The settings in the Lease: the previous leader's, until `save_install`."""
         self._namespace = settings.namespace
         self.identity = settings.identity
         self._observed = ObservedLease(self.identity)
@@ -221,8 +221,8 @@ class LeaderLease:
     async def _may_retry(self, error: Exception) -> bool:
         """Return True to try again after a failed renewal.
 
-        After a conflict it reads the Lease and renews it at once, because the other write may be an earlier renewal of
-        this replica whose answer was lost.
+        After a conflict it reads the Lease and renews it at once, because the other write may be this replica's earlier
+        renewal whose answer was lost.
         """
         if not isinstance(error, ApiError):
             return True

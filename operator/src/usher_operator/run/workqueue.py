@@ -3,10 +3,9 @@
 A key is in the queue at most once and is never processed twice at the same time: keys added while they are processed
 become ready again when their worker is done. A key that failed is retried later and later.
 
-The queue is fair among namespaces. Each key waits in the lane of its namespace, lanes take turns, and the keys of one
-lane never occupy all workers. So the flood of one agency delays another agency's key by a few keys, and not by all keys
-of the flood. The queue takes the time and the random numbers as arguments, so that tests need not wait; only ``get``
-waits.
+The queue is fair among namespaces. Each key waits in its namespace's lane, lanes take turns, and one lane's keys never
+occupy all workers. So one agency's flood delays another agency's key by a few keys, and not by all keys in the flood.
+The queue takes the time and the random numbers as arguments, so that tests need not wait; only ``get`` waits.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Lanes(Generic[ItemT]):
-    """Items in lanes, which take turns: one item of each lane, then the next one of each."""
+    """Items in lanes, which take turns: one item from each lane, then the next one from each."""
 
     def __init__(self) -> None:
         self._lanes: OrderedDict[str, deque[ItemT]] = OrderedDict()
@@ -41,11 +40,11 @@ class Lanes(Generic[ItemT]):
         return lane in self._lanes
 
     def add(self, lane: str, item: ItemT) -> None:
-        """Add an item at the end of a lane."""
+        """Add an item at a lane's end."""
         self._lanes.setdefault(lane, deque()).append(item)
 
     def take(self, blocked: Collection[str] = ()) -> ItemT | None:
-        """Remove and return the next item, of a lane that is not blocked; None if there is none."""
+        """Remove and return the next item, from a lane that is not blocked; None if there is none."""
         name = next((name for name in self._lanes if name not in blocked), None)
         if name is None:
             return None
@@ -58,7 +57,7 @@ class Lanes(Generic[ItemT]):
         return item
 
     def depth(self, lane: str) -> int:
-        """Number of items in a lane."""
+        """How many items a lane has."""
         return len(self._lanes.get(lane, ()))
 
 
@@ -68,7 +67,7 @@ class Workqueue(Generic[K]):
     Args:
         clock: monotonic seconds.
         random: returns a number from 0 to below 1, for jitter.
-        max_per_lane: how many keys of one lane may be processed at the same time.
+        max_per_lane: how many keys in one lane may be processed at the same time.
         observe_wait: called with the seconds for which a key was ready before a worker took it.
         count_retry: called for each key that is retried after a failure.
     """
@@ -124,7 +123,7 @@ class Workqueue(Generic[K]):
         self._wake.set()
 
     def retry(self, key: K) -> float:
-        """Schedule the next try of a key that failed; returns the delay in seconds."""
+        """Schedule a failed key's next try; returns the delay in seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         self._count_retry()
@@ -184,11 +183,11 @@ class Workqueue(Generic[K]):
 
     @property
     def depth(self) -> int:
-        """Number of keys that are ready and wait for a worker."""
+        """How many keys are ready and wait for a worker."""
         return len(self._since)
 
     def is_busy(self, lane: str) -> bool:
-        """Return whether a key of a lane waits for a worker or is processed."""
+        """Return whether a key in a lane waits for a worker or is processed."""
         return lane in self._workers or lane in self._waiting
 
     @property
@@ -221,7 +220,7 @@ class PauseGate:
         self._open.clear()
 
     def resume(self, topic: str) -> None:
-        """Withdraw the reason of a topic."""
+        """Withdraw a topic's reason."""
         if self.reasons.pop(topic, None) is not None:
             _log.info("reconciling_resumed", topic=topic)
         if not self.reasons:

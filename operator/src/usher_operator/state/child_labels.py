@@ -7,17 +7,17 @@ from usher_operator.state.view import Key, Kind
 
 CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"  # Label selector of every child
 
-# Value of the watch label on `<listener>-url`, so that one watch reports both kinds of Secrets of a namespace.
+# The watch label's value on `<listener>-url`, so that one watch reports both Secret kinds in a namespace.
 URL_VALUE = "url"
 
 URL_SUFFIX = "-url"  # End of the name of a Secret with the URLs of a listener
 OWNER_KIND_ANNOTATION = "usher.dev/owner-kind"  # Kind of the key that owns a child
 
-# Namespace for which the hostname of a Certificate counts, whether the Certificate is in use or not; only if the class
-# limits the hostnames of a namespace.
+# Namespace for which a Certificate's hostname counts, whether the Certificate is in use or not; only if the class
+# limits a namespace's hostnames.
 COUNTS_FOR_ANNOTATION = "usher.dev/counts-for"
 
-# Time at which the hostname of a Certificate was given up (RFC 3339); missing while the Certificate is in use.
+# When a Certificate's hostname was given up (RFC 3339); missing while the Certificate is in use.
 UNUSED_SINCE_ANNOTATION = "usher.dev/unused-since"
 
 _KINDS: dict[str, Kind] = {"Listener": "Listener", "Destination": "Destination", "Hostname": "Hostname"}
@@ -26,7 +26,7 @@ CLASS_ADDRESS = "class"  # Name of the only address of a listener without `addre
 
 
 def labels(controller_name: str, owner_uid: str = "") -> dict[str, str]:
-    """The labels of a child that is not a config Secret."""
+    """The labels for a child that is not a config Secret."""
     common = {
         config_secret.MANAGED_LABEL: "true",
         config_secret.INSTALL_LABEL: config_secret.install_label(controller_name),
@@ -35,7 +35,7 @@ def labels(controller_name: str, owner_uid: str = "") -> dict[str, str]:
 
 
 def annotations(key: Key) -> dict[str, str]:
-    """The annotations of a child without ``usher.dev/desired``, which finish() adds."""
+    """A child's annotations without ``usher.dev/desired``, which finish() adds."""
     return {config_secret.OWNER_ANNOTATION: key.path, OWNER_KIND_ANNOTATION: key.kind}
 
 
@@ -56,5 +56,5 @@ def owner_of(found_annotations: Mapping[str, str]) -> Key | None:
 
 
 def url_secret_name(listener: str) -> str:
-    """Name of the Secret with the URLs of a listener."""
+    """Name for the Secret with a listener's URLs."""
     return f"{listener}{URL_SUFFIX}"

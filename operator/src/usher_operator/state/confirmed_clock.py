@@ -1,8 +1,8 @@
 """The time by which retired addresses, tombstones and unused Certificates end.
 
-It is the last time that a leader saved in the Lease, plus the steady time since. So a wall clock that jumps, of this
-machine or of another one, ends nothing, restarts add up, and time in which no operator runs does not count. Only the
-first leader of an install starts from its wall clock.
+It is the last time that a leader saved in the Lease, plus the steady time since. So a wall clock that jumps, on this
+machine or another one, ends nothing, restarts add up, and time in which no operator runs does not count. Only an
+install's first leader starts from its wall clock.
 """
 
 import time
@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 
 def steady_microseconds() -> int:
-    """Microseconds of a clock that never jumps."""
+    """Microseconds by a clock that never jumps."""
     return time.monotonic_ns() // 1000
 
 
 def wall_microseconds() -> int:
-    """Microseconds since the epoch, by the clock of this machine."""
+    """Microseconds since the epoch, by this machine's clock."""
     return time.time_ns() // 1000
 
 

@@ -1,4 +1,4 @@
-"""How much memory the resources of each namespace take. Pure.
+"""How much memory each namespace's resources take. Pure.
 
 Who may edit a namespace may fill it with resources: 500 Listeners with long expressions took 500 MB. A resource over
 the limit is treated as one that cannot be read: the operator keeps only its status, and its document stays in force.
@@ -9,7 +9,7 @@ from typing import Any
 
 from usher_operator.state.view import Key, Kind
 
-# Of the specs of a namespace: those of 2,600 customers with two routes and two Destinations each.
+# For a namespace's specs: enough for 2,600 customers with two routes and two Destinations each.
 MOST_BYTES = 32 * 1024 * 1024
 
 # The part that must be free before what was left out is read again: not every edit at the limit causes a reading.
@@ -28,7 +28,7 @@ class NamespaceMemory:
         self._left_out: dict[str, set[Key]] = {}
 
     def admit(self, key: Key, spec: object) -> bool:
-        """Return whether there is room for the spec of a resource, in place of what it had before."""
+        """Return whether there is room for a resource's spec, in place of its previous one."""
         self.forget(key)
         size = _OBJECT_BYTES + _bytes_of(spec)
         if self._used.get(key.namespace, 0) + size > self._most_bytes:
@@ -39,20 +39,20 @@ class NamespaceMemory:
         return True
 
     def forget(self, key: Key) -> None:
-        """Free the memory of a resource."""
+        """Free a resource's memory."""
         self._left_out.get(key.namespace, set()).discard(key)
         self._used[key.namespace] = self._used.get(key.namespace, 0) - self._bytes.pop(key, 0)
         if not self._used[key.namespace]:
             del self._used[key.namespace]
 
     def take_readable(self, namespace: str) -> set[Kind]:
-        """Return, once, the kinds of what was left out, if there is room now."""
+        """Return, once, the kinds that were left out, if there is room now."""
         has_room = self._used.get(namespace, 0) <= self._most_bytes * (1 - _FREE_PART)
         return {key.kind for key in self._left_out.pop(namespace, set())} if has_room else set()
 
 
 def _bytes_of(value: Any) -> int:
-    """The memory of a JSON value. One emoji makes each character of its text take four bytes."""
+    """A JSON value's memory. One emoji makes each character of its text take four bytes."""
     match value:
         case dict():
             return sum(_bytes_of(name) + _bytes_of(member) for name, member in value.items())

@@ -1,14 +1,13 @@
-"""Notes the lookups of plans, so that a change plans again exactly the keys whose plans it may alter.
+"""Notes the lookups that plans make, so that a change plans again exactly the keys whose plans it may alter.
 
-Each lookup of a plan is about one subject: a resource, a Secret, a namespace, a hostname or an address. `Reads` keeps
+Each lookup is about one subject: a resource, a Secret, a namespace, a hostname or an address. `Reads` keeps
 its answer, and the keys whose last plan asked for it. After a change the cache names the subjects that it may concern.
 The lookups about them are made again, and where the answer differs, the keys that read it are planned again. Every
 other plan would give the same result.
 
 A plan also reads values without a lookup. The code that changes such a value returns or queues the keys: `Cache`
-for the classes and who uses them, the optional APIs and the halted removals, `gateways.GatewayObserver` for the
-reports of gateways, and `installation.Installation` for the install key. A plan that depends on the time sets
-``Plan.again_at``.
+for the classes and who uses them, the optional APIs and the halted removals, `gateways.GatewayObserver` for gateways'
+reports, and `installation.Installation` for the install key. A plan that depends on the time sets ``Plan.again_at``.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from usher_operator.state.indexes import GroupIndex
 from usher_operator.state.view import Key, Kind
 
-# Limit: the place of a key below a limit. Listeners: those of a Tenant.
+# Limit: a key's place below a limit. Listeners: a Tenant's.
 SubjectKind = Kind | Literal["Namespace", "Secret", "Address", "Company", "Limit", "Listeners"]
 
 # Kind, and the key or its path, such as `namespace/name`, the hostname, or `view.address_path`.
@@ -29,7 +28,7 @@ MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 
 class Lookup(NamedTuple):
-    """A question about a subject: a method of the cache and its arguments."""
+    """A question about a subject: a cache method and its arguments."""
 
     subject: Subject
     method: Callable[..., Any]
@@ -37,7 +36,7 @@ class Lookup(NamedTuple):
 
 
 class Reads:
-    """The lookups of the last plan of each key, with their answers."""
+    """The lookups in each key's last plan, with their answers."""
 
     def __init__(self) -> None:
         self._lookups: GroupIndex[Lookup] = GroupIndex()  # The keys whose last plan made each lookup
@@ -47,7 +46,7 @@ class Reads:
 
     @contextlib.contextmanager
     def of_plan(self, key: Key) -> Iterator[None]:
-        """Note the lookups that are made until the end of the block, as those of the plan of a key."""
+        """Note the lookups that are made until the block ends, as those for a key's plan."""
         self._planned, self._noted = key, {}
         try:
             yield
@@ -58,18 +57,18 @@ class Reads:
     def note(self, lookup: Lookup, answer: Any) -> None:
         """Note a lookup, if a plan is being made.
 
-        Lookups about the planned resource itself are left out: it is planned after each change of it anyway.
+        Lookups about the planned resource itself are left out: it is planned after each change to it anyway.
         """
         planned = self._planned
         if planned is not None and (planned.kind == "Hostname" or lookup.subject != (planned.kind, planned.path)):
             self._noted[lookup] = answer
 
     def forget(self, key: Key) -> None:
-        """Forget what the plan of a key read, because nothing is left of it."""
+        """Forget what a key's plan read, because the key is gone."""
         self._replace(key, {})
 
     def changed(self, view: object, subjects: Iterable[Subject]) -> frozenset[Key]:
-        """The keys whose last plan read an answer about one of these subjects that is another one now."""
+        """The keys whose last plan read an answer about these subjects that is another one now."""
         concerned: set[Key] = set()
         for subject in subjects:
             answers = self._answers.get(subject, {})
@@ -92,12 +91,12 @@ class Reads:
 
 
 def lookup(kind: SubjectKind | None = None) -> Callable[[MethodT], MethodT]:
-    """Mark a method of the cache as a lookup about the subject that its first argument names.
+    """Mark a cache method as a lookup about the subject that its first argument names.
 
     The answer must be comparable, and must not change afterwards. The arguments are positional.
 
     Args:
-        kind: of the subject; None: the first argument is a `Key`.
+        kind: the subject's kind; None: the first argument is a `Key`.
     """
 
     def decorate(method: MethodT) -> MethodT:

@@ -1,1 +1,1 @@
-"""News of the cluster: watches, and the readings that find what they missed."""
+"""News from the cluster: watches, and the readings that find what they missed."""

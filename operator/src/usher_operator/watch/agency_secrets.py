@@ -1,12 +1,12 @@
-"""Reads and watches the Secrets of agencies, in the namespaces that the platform admitted.
+"""Reads and watches agencies' Secrets, in the namespaces that the platform admitted.
 
-The operator may read the Secrets of a namespace if the platform bound the ClusterRole `usher-agency` there. When a plan
-first needs the Secrets of a namespace, the operator asks the API server whether it may read them
-(SelfSubjectAccessReview), lists them, and watches them from then on. If the platform bound the role in all namespaces
-at once, one list and one watch serve them all.
+The operator may read a namespace's Secrets if the platform bound the ClusterRole `usher-agency` there. When a plan
+first needs a namespace's Secrets, the operator asks the API server whether it may read them (SelfSubjectAccessReview),
+lists them, and watches them from then on. If the platform bound the role in all namespaces at once, one list and one
+watch serve them all.
 
-The operator notices a binding that comes or goes because it watches the bindings with the name of the role. While
-namespaces are not admitted, it also asks again for one of them every few seconds, because a binding may have any name.
+The operator notices a binding that comes or goes because it watches the bindings with the role's name. While
+namespaces are not admitted, it also asks again for one every few seconds, because a binding may have any name.
 """
 
 import asyncio
@@ -40,20 +40,20 @@ _CONCURRENT_READS = 4  # Namespaces that are listed at the same time; each needs
 
 
 class AgencySecrets:
-    """Keeps the Secrets of the admitted namespaces in the cache."""
+    """Keeps the admitted namespaces' Secrets in the cache."""
 
     def __init__(self, *, client: Client, cache: Cache, queue: Workqueue[Key], handler: EventHandler) -> None:
         self._client, self._cache, self._queue, self._handler = client, cache, queue, handler
         self._requested: asyncio.Queue[str] = asyncio.Queue()
         self._tasks: dict[str, asyncio.Task[None] | None] = {}
-        """The watch of each requested namespace; None until it starts."""
+        """Each requested namespace's watch; None until it starts."""
         self._reflectors: dict[str, Reflector[JsonObject]] = {}
         self._denied: dict[str, None] = {}  # Namespaces that are not admitted; the first one is asked about next
         self._reads = asyncio.Semaphore(_CONCURRENT_READS)
         self._start_version = ""
 
     async def read_start(self) -> None:
-        """Read the Secrets of all namespaces if all are admitted. Otherwise plans request them one by one."""
+        """Read all namespaces' Secrets if all are admitted. Otherwise plans request them one by one."""
         while True:
             try:
                 is_admitted = await self._is_admitted(_EVERYWHERE)
@@ -119,7 +119,7 @@ class AgencySecrets:
         await reflector.run()
 
     async def _read(self, namespace: str) -> str:
-        """List the Secrets of a namespace into the cache; returns the resourceVersion of the list.
+        """List a namespace's Secrets into the cache; returns the list's resourceVersion.
 
         The list is right about every Secret that did not change in the cache meanwhile, even if the cache has a later
         version, as after a restore of etcd.
@@ -197,7 +197,7 @@ class AgencySecrets:
                 self._requested.put_nowait(namespace)
 
     async def _watch_bindings(self, plural: str) -> None:
-        """Ask again for a namespace whenever its binding with the name of the role changes."""
+        """Ask again for a namespace whenever its binding with the role's name changes."""
         path, loop = f"{_BINDINGS}/{plural}", asyncio.get_running_loop()
         selector = f"metadata.name={AGENCY_ROLE}"
 

@@ -3,7 +3,7 @@
 The operator reads all kinds at its start and every ten minutes, and one kind whenever its watch may have missed
 something. Only a list that ended without an error proves that an object is gone.
 
-Every minute the check lists only the metadata of each kind, and compares uid and resourceVersion with the cache. It
+Every minute the check lists only each kind's metadata, and compares uid and resourceVersion with the cache. It
 finds objects that were deleted while kopf's watch was down, which kopf never reports, and whatever else a watch missed.
 If it finds a difference, the operator reads that kind completely.
 
@@ -33,7 +33,7 @@ from usher_operator.state.view import Key
 
 _log = structlog.get_logger(__name__)
 
-# The event of a change may arrive shortly after a list. An object that still differs after this time was missed.
+# A change's event may arrive shortly after a list. An object that still differs after this time was missed.
 _GRACE_SECONDS = 1.0
 
 _RETRY_SECONDS = 5.0
@@ -157,7 +157,7 @@ class Resync:
         self._queue.add_all(sorted(self._cache.all_keys(), key=_rank))
 
     def collection(self, kind: kinds.WatchedKind) -> str:
-        """Path of the objects of a kind that matter."""
+        """Path to a kind's objects that matter."""
         return kind.collection(self._namespaces[kind])
 
     async def read(self, kind: kinds.WatchedKind, *, is_start: bool = False) -> str:
@@ -232,7 +232,7 @@ class Resync:
             self._on_missed_changes()
 
     def _see_list(self, kind: kinds.WatchedKind, version: str, last_version: str) -> str:
-        """Note and return the version of a list. If the last version before it is a later one, etcd was restored."""
+        """Note and return a list's version. If the last version before it is a later one, etcd was restored."""
         if is_older(version, last_version):
             _log.error("older_versions_found", kind=kind.name, known=last_version, present=version)
             self._gate.pause(_RESTORE, "versions went backwards, as after a restore of etcd: everything is read again")

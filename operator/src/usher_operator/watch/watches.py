@@ -1,14 +1,14 @@
-"""Watches of the cluster: events change the cache and add keys to the queue.
+"""Watches on the cluster: events change the cache and add keys to the queue.
 
-Kopf watches the CRDs and the other objects of the platform, which change rarely. The operator uses only its public
-`on.event` handlers, so kopf writes no finalizer and no annotation to any object. Kopf swallows exceptions of handlers,
-so handlers do no I/O.
+Kopf watches the CRDs and the platform's other objects, which change rarely. The operator uses only its public
+`on.event` handlers, so kopf writes no finalizer and no annotation to any object. Kopf swallows handlers' exceptions, so
+handlers do no I/O.
 
 Reflectors watch the custom resources and the operator's children, because kopf needs 1 ms of CPU for each event. With
-kopf, one agency that changed its listeners as fast as it could delayed the changes of every other agency by seconds,
-because all of them arrive in one stream. Reflectors also watch Issuers, and only those of the data plane's namespace,
-because kopf would list the Issuers of all namespaces, in pages of any size. Reflectors also watch kinds whose CRD
-appears while the operator runs, because kopf looks for a new CRD only once, often before the API server serves it.
+kopf, one agency that changed its listeners as fast as it could delayed every other agency's changes by seconds,
+because all arrive in one stream. Reflectors also watch Issuers, and only those in the data plane's namespace, because
+kopf would list the Issuers in all namespaces, in pages of any size. Reflectors also watch kinds whose CRD appears while
+the operator runs, because kopf looks for a new CRD only once, often before the API server serves it.
 
 After a watch expired (410), kopf lists again and does not report the objects that were deleted in between. The check in
 resync.py finds them. Kopf does not notice that versions went backwards, so the operator then starts it again.
@@ -78,7 +78,7 @@ class EventHandler:
         self._queue.add_all(keys)
 
     def saw_event(self, kind: kinds.WatchedKind) -> None:
-        """Note that the watch of a kind is alive."""
+        """Note that a kind's watch is alive."""
         self._health.saw_event(kind.name)
         self._metrics.saw_watch(kind.name)
 
@@ -146,7 +146,7 @@ class CrdHandler:
     """Handles CRDs that appear, change or disappear.
 
     Args:
-        on_crd_deleted: called with the namespaces of documents that depend on one of Usher's own CRDs when it is
+        on_crd_deleted: called with the namespaces whose documents depend on an Usher CRD when it is
             deleted, because its objects go without being meant to.
     """
 
@@ -164,7 +164,7 @@ class CrdHandler:
         self._watcher, self._gate, self._on_crd_deleted = watcher, gate, on_crd_deleted
 
     def handle(self, event_type: str | None, raw: JsonObject) -> None:
-        """Handle one event of a CRD; `event_type` None: kopf listed it."""
+        """Handle one CRD event; `event_type` None: kopf listed it."""
         metadata, spec = raw["metadata"], raw.get("spec") or {}
         plural, group = (spec.get("names") or {}).get("plural"), spec.get("group")
         kind = next(
@@ -202,7 +202,7 @@ def _is_established(raw: JsonObject) -> bool:
 
 
 class KopfRunner:
-    """Runs kopf, which watches the objects of the platform.
+    """Runs kopf, which watches the platform's objects.
 
     Raises:
         ConfigurationError: kopf cannot use the connection.
@@ -221,13 +221,13 @@ class KopfRunner:
     async def run(self, *, on_started: Callable[[], None]) -> None:
         """Run kopf until `stop`. If kopf fails, run it again after a delay, which doubles with each failure in a row.
 
-        Kopf fails if the API server answers 404 or 410 to one of its requests. Meanwhile the checks in resync.py find
+        Kopf fails if the API server answers 404 or 410 to a request. Meanwhile the checks in resync.py find
         changes, and if they find some that kopf does not report, the operator counts as not alive.
 
-        Not `kopf.operator`, which at its end cancels all tasks of the event loop that began after it.
+        Not `kopf.operator`, which at its end cancels all event loop tasks that began after it.
 
         Args:
-            on_started: called after each start of kopf, which installs its own signal handlers.
+            on_started: called after each kopf start, which installs its own signal handlers.
         """
         delay = _FIRST_KOPF_DELAY_SECONDS
         while not self._is_stopping:
@@ -237,7 +237,7 @@ class KopfRunner:
                 registry=self._registry,
                 settings=_kopf_settings(),
                 standalone=True,
-                # Unused, but by default kopf looks up the name of its user, and the user of the container has none.
+                # Unused, but by default kopf looks up its user's name, and the container's user has none.
                 identity="usher-operator",  # type: ignore[arg-type]  # kopf does not export the type
                 clusterwide=True,
                 stop_flag=self._end,
@@ -285,13 +285,13 @@ class KopfRunner:
 
 
 async def _cancel_orphans() -> None:
-    """Cancel the watches that kopf leaves running when one of them fails. When it is cancelled, it leaves none."""
+    """Cancel the watches that kopf leaves running when one fails. When it is cancelled, it leaves none."""
     for _ in range(_CANCEL_ROUNDS):
         orphans = [task for task in asyncio.all_tasks() if _is_of_kopf(task)]
         if not orphans:
             return
         for task in orphans:
-            # A watch takes the end of its pause-waiter for a pause, and begins again instead of ending. So only the
+            # A watch takes its pause-waiter's end for a pause, and begins again instead of ending. So only the
             # watch is cancelled, which then cancels its pause-waiter.
             if not task.get_name().startswith("pause-waiter"):
                 task.cancel()
@@ -346,7 +346,7 @@ def _registry(
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
-    """Stores no previous state of an object, because no handler compares states."""
+    """Stores no object's previous state, because no handler compares states."""
 
     def build(self, **_: Any) -> Any:
         return {}

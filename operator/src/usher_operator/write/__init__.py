@@ -1,1 +1,1 @@
-"""Writers that make the cluster as planned: children, statuses, Events, and the guard of removals."""
+"""Writers that make the cluster as planned: children, statuses, Events, and the removal guard."""

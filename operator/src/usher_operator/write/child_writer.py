@@ -1,14 +1,14 @@
-"""Makes the children of a key match its plan. ``ChildWriter`` applies the wanted ones, ``ChildRemover`` removes others.
+"""Makes a key's children match its plan. ``ChildWriter`` applies the wanted ones, ``ChildRemover`` removes others.
 
-A Certificate that counts against the hostnames of a namespace stays for 7 days after its hostname was given up, marked
-with the time. Otherwise a namespace could use up the certificates of an issuer by giving up hostnames for others.
+A Certificate that counts against a namespace's hostnames stays for 7 days after its hostname was given up, marked
+with the time. Otherwise a namespace could use up an issuer's certificates by giving up hostnames for others.
 
 The operator removes a document in two steps. Once the removal guard allows the removal, the config Secret becomes a
 tombstone; when the tombstone is old enough, the remover deletes it.
 
 A gateway that was away for longer than a tombstone stays may run documents that have no config Secret any more. The
 remover writes tombstones for them too, under the removal limit, because after a restore of etcd a gateway may be the
-last to have listeners that users still want. A wrong report of a gateway removes no document that has a config Secret
+last to have listeners that users still want. A gateway's wrong report removes no document that has a config Secret
 or that a plan wants.
 """
 
@@ -36,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 _INVALID = 422
 
-# Reason of the error if an object that is not the key's has the name of a child. It is never written.
+# The error's reason if another owner's object has a child's name. It is never written.
 NAME_TAKEN = "NameTaken"
 
 # Delay before a hostname is reconciled after one of its documents changed, so that changes of many documents of one
@@ -79,7 +79,7 @@ class ChildWriter:
         self._metrics = metrics
         self._on_published, self._on_applied, self._clock = on_published, on_applied, clock
         self._verified: dict[ObjectRef, str] = {}
-        """Digest of each child as it was after our last write, or when it was first found to be as wanted."""
+        """Each child's digest as it was after our last write, or when it was first found to be as wanted."""
         self._unverified: set[ObjectRef] = set()
         self._rewrites: RewriteBackoff[ObjectRef] = RewriteBackoff()
         self._desired: dict[ObjectRef, str] = {}  # `DesiredChild.desired` of the last write of each child
@@ -129,7 +129,7 @@ class ChildWriter:
         return existing.digest if existing is not None else ""
 
     def conflict_of(self, plan: Plan) -> str:
-        """Name what changes a child of a plan again and again; ``""`` if nothing does."""
+        """Name what changes a plan's child again and again; ``""`` if nothing does."""
         for child in plan.children or ():
             seconds = self._rewrites.conflict_seconds_left(child.ref, self._clock())
             if seconds > 0:
@@ -158,10 +158,10 @@ class ChildWriter:
         return self._verified.setdefault(child.ref, existing.digest) == existing.digest
 
     async def write(self, key: Key, ref: ObjectRef, manifest: dict[str, Any]) -> None:
-        """Write one child of a key.
+        """Write one child for a key.
 
         Raises:
-            ApiError: the API server did not accept it, or an object of somebody else has its name (`NAME_TAKEN`).
+            ApiError: the API server did not accept it, or somebody else's object has its name (`NAME_TAKEN`).
         """
         kind = self._cache.kind_of(ref)
         path = kind.path(ref.namespace, ref.name)
@@ -217,7 +217,7 @@ class ChildWriter:
             _log.info("child_applied", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
     async def _delete_unwritable(self, path: str, manifest: dict[str, Any]) -> bool:
-        """Delete one of our Secrets if it is immutable or has another type, since no write can change either.
+        """Delete our Secret if it is immutable or has another type, since no write can change either.
 
         Gateways keep serving its document until it is written again. Returns whether the Secret was deleted.
         """
@@ -231,7 +231,7 @@ class ChildWriter:
         return True
 
     async def _refuse_foreign(self, path: str, ref: ObjectRef, key: Key) -> None:
-        """Raise if an object of that name exists that this operator did not make, or made for another hostname.
+        """Raise if an object with that name exists that this operator did not make, or made for another hostname.
 
         An object whose labels were removed but that this operator applied earlier is ours. The configuration namespace
         belongs to the operator alone, so this is not called for it.
@@ -251,7 +251,7 @@ class ChildWriter:
             raise _name_taken(path, "the object of another hostname has this name")
 
     def _note_taken(self, ref: ObjectRef) -> None:
-        """Note that a Secret has the name of a child, so that the next plan says so instead of writing it."""
+        """Note that a Secret has a child's name, so that the next plan says so instead of writing it."""
         if self._cache.kind_of(ref) is kinds.AGENCY_SECRET:
             self._queue.add_all(self._cache.note_missing(f"{ref.namespace}/{ref.name}", "NotLabelled"))
 

@@ -54,7 +54,7 @@ def conditions_to_report(
 ) -> list[StatusCondition]:
     """The conditions that get an Event when ``status`` replaces the stored one in ``record``.
 
-    The message of each says what changed, and why: `Ready is False (was True): ...`. ``was_ready``: whether Ready was
+    Each message says what changed, and why: `Ready is False (was True): ...`. ``was_ready``: whether Ready was
     True before it became Unknown, as it does while a deleted Ingress is written again.
     """
     stored = {condition.type: condition for condition in record.parsed.conditions}

@@ -1,4 +1,4 @@
-"""Tells gateways when everything that the cluster declared at the start of a leader was published once.
+"""Tells gateways when everything that the cluster declared at a leader's start was published once.
 
 An operator publishes documents one by one. A new gateway cannot tell a URL that does not exist from one whose document
 is still missing, so it answers 503 at unknown addresses until it reads the mark, and 404 from then on. The mark is a
@@ -53,7 +53,7 @@ class FirstPass:
         self._left = {key for key in keys if key.kind in {"Listener", "Destination"}}
 
     def done(self, key: Key) -> None:
-        """Note that the children of a key are as planned."""
+        """Note that a key's children are as planned."""
         if key in self._left:
             self._left.discard(key)
             self._progress.set()

@@ -28,7 +28,7 @@ _LOOKUP_INTERVAL_SECONDS = 5.0
 _LOOKUPS_PER_NAMESPACE = 10  # Most missing Secrets of a namespace that are looked up before those of others come again
 _LOOKUP_PAUSE_SECONDS = 0.05  # Pause between two lookups: it limits the requests, however many Secrets are missing
 
-# Answers of an API server that a repetition does not change: no permission, a quota, a policy, an invalid object.
+# API server answers that a repetition does not change: no permission, a quota, a policy, an invalid object.
 _REFUSALS = frozenset({400, 403, 413, 422})
 
 _CONCURRENT_LOOKUPS = 4  # Secrets that are looked up at the same time, because each may have 1 MiB
@@ -36,7 +36,7 @@ _MAX_LOOKUPS = 3  # How often a plan may ask for Secrets before its status is wr
 
 
 class Reconciler:
-    """Makes the cluster match the plans of the queued keys.
+    """Makes the cluster match the queued keys' plans.
 
     Args:
         read_secrets: called with the namespace whose Secrets a plan needs first.
@@ -94,7 +94,7 @@ class Reconciler:
             self._metrics.reconcile_seconds.labels(key.kind).observe(time.perf_counter() - begun)
 
     async def reconcile(self, key: Key) -> None:
-        """Make the cluster match the plan of a key.
+        """Make the cluster match a key's plan.
 
         Raises:
             ApiError: a part failed; the other parts were written.
@@ -125,7 +125,7 @@ class Reconciler:
             raise failures[0]
 
     async def _check_expressions(self, key: Key) -> float:
-        """Check the expressions of a resource; returns the seconds to wait if its namespace has to wait."""
+        """Check a resource's expressions; returns the seconds to wait if its namespace has to wait."""
         declared: list[types.DeclaredExpression] = []
         if key.kind == "Listener" and (listener := self._cache.listener(key.path)):
             declared = listener.resource.expressions
@@ -135,7 +135,7 @@ class Reconciler:
         return await self._turns.take(key.namespace, sources)
 
     def _with_failure(self, planned: Plan, failures: list[ApiError]) -> Plan:
-        """Note whether the children of a plan could be written; returns a plan whose status says so."""
+        """Note whether a plan's children could be written; returns a plan whose status says so."""
         failure = None
         if failures:
             failure = WriteFailure(str(failures[0]), "Forbidden" if failures[0].status in _REFUSALS else None)
@@ -159,9 +159,9 @@ class Reconciler:
         return planned
 
     async def look_up_missing_secrets(self) -> None:
-        """Look up some missing Secrets of each namespace at an interval, until cancelled.
+        """Look up some missing Secrets in each namespace at an interval, until cancelled.
 
-        Many of one namespace do not delay another's.
+        One namespace's many Secrets do not delay another's.
         """
         while True:
             await asyncio.sleep(_LOOKUP_INTERVAL_SECONDS)

@@ -4,13 +4,13 @@ A plan that no longer wants a document requests its removal, and so does an edit
 The guard waits until a namespace has requested nothing further for a while and has no key in the queue. Then it decides
 about all requests of that namespace together, by the rule in ``usher_gateway.resources.removal_limit``.
 
-A halted removal waits until a user confirms it or until a plan wants the document again. Later requests of the same
+A halted removal waits until a user confirms it or until a plan wants the document again. Later requests in the same
 namespace join it. Other namespaces never wait for it.
 
-An edit of a Listener itself takes addresses out of service at once, if it stays within the limit. An edit of a class
+An edit to a Listener itself takes addresses out of service at once, if it stays within the limit. An edit to a class
 may concern many Listeners, so it waits until the namespace is decided as a whole.
 
-A tombstone stays as long as removals count together. So the tombstones of a namespace are its recent removals, also
+A tombstone stays as long as removals count together. So a namespace's tombstones are its recent removals, also
 after a restart.
 """
 
@@ -38,21 +38,21 @@ _RESUME_SECONDS = 120.0
 
 
 class _NamespaceRemovals(msgspec.Struct):
-    """The removals that plans of one namespace request."""
+    """The removals that one namespace's plans request."""
 
     requested: dict[Identity, Removal] = {}
     """Removals that are not yet decided, or halted."""
     allowed: dict[Identity, Removal] = {}
     """Removals that may go ahead, until they are done or a plan wants what they remove."""
     retired: dict[Identity, tuple[float, int]] = {}
-    """When addresses of a Listener last went out of service (monotonic seconds), and how many; without a
+    """When a Listener's addresses last went out of service (monotonic seconds), and how many; without a
     confirmation."""
     messages: tuple[HaltedRemovals, ...] = ()
     """``RemovalDecision.messages``."""
     undecided_since: float | None = None
-    """Monotonic seconds of the first change after the last decision; None if nothing has changed."""
+    """When the first change after the last decision came (monotonic seconds); None if nothing has changed."""
     changed_at: float = 0.0
-    """Monotonic seconds of the last change."""
+    """When the last change came (monotonic seconds)."""
 
     @property
     def is_empty(self) -> bool:
@@ -148,7 +148,7 @@ class RemovalGuard:
         return False
 
     def withdraw(self, key: Key) -> None:
-        """Forget the removal of a document, because it is done or because a plan does not want it any more."""
+        """Forget a document's removal, because it is done or because a plan does not want it any more."""
         self._withdraw(key.namespace, _identity_of(key))
 
     def _withdraw(self, namespace: str, identity: Identity) -> None:
@@ -160,7 +160,7 @@ class RemovalGuard:
         self._drop_if_empty(namespace)
 
     def review_retirement(self, plan: Plan) -> bool:
-        """Request what a plan of a Listener would take out of service.
+        """Request what a Listener's plan would take out of service.
 
         If it is allowed, the cache allows it from now on, and this returns True: the plan has to be made again.
         """
@@ -179,7 +179,7 @@ class RemovalGuard:
         return not was_allowed
 
     def _may_retire_now(self, retiring: Removal) -> bool:
-        """Allow an edit of a Listener itself, if it stays within the limit and nothing of its namespace waits."""
+        """Allow an edit to a Listener itself, if it stays within the limit and nothing in its namespace waits."""
         pending = self._of(retiring.namespace)
         if pending.messages or not self._cache.is_edited(_key_of(retiring)):
             return False
@@ -190,7 +190,7 @@ class RemovalGuard:
         return True
 
     def is_waiting(self, key: Key) -> bool:
-        """True if the removal of a document is halted or not yet decided."""
+        """True if a document's removal is halted or not yet decided."""
         pending = self._namespaces.get(key.namespace)
         return pending is not None and _identity_of(key) in pending.requested
 
@@ -201,9 +201,9 @@ class RemovalGuard:
             pending.messages = pending.messages or (HaltedRemovals(namespace, "", ()),)
 
     def resume_halts(self) -> None:
-        """Halt again what waited for a confirmation before a restart, also if little of it is left.
+        """Halt again what waited for a confirmation before a restart, also if it became small.
 
-        The conditions of the classes name the namespaces. If one requests nothing soon, its resources are back.
+        The classes' conditions name the namespaces. If one requests nothing soon, its resources are back.
         """
         conditions = [stored for listener_class in self._cache.our_classes() for stored in listener_class.conditions]
         messages = tuple(stored.message for stored in conditions if stored.reason == OperatorReason.RemovalsHalted)
@@ -293,7 +293,7 @@ class RemovalGuard:
         return sum(index.published(key) is not None for key in leaving) == index.listeners_in_force
 
     def _announce(self, halt: HaltedRemovals) -> None:
-        """Log a halt, and post an Event about one of its objects, because an agency sees no ListenerClass."""
+        """Log a halt, and post an Event about one object in it, because an agency sees no ListenerClass."""
         described = removal_limit.describe_removals(halt)
         _log.error(
             "removals_halted", namespace=halt.namespace, count=halt.count, removals=described, digest=halt.digest

@@ -1,4 +1,4 @@
-"""The delay between writes of an object that something else changes again and again after this operator wrote it. Pure.
+"""The delay between writes to an object that something else changes again and again after this operator wrote it. Pure.
 
 Only the install that owns an object writes it, so two installs never take turns. Another controller may, and without a
 delay both would write as fast as the API server answers.
@@ -33,7 +33,7 @@ class _LastWrite(msgspec.Struct, frozen=True):
 
 
 class RewriteBackoff(Generic[KeyT]):
-    """Remembers the last write of each object. ``now``: monotonic seconds."""
+    """Remembers each object's last write. ``now``: monotonic seconds."""
 
     def __init__(self) -> None:
         self._writes: dict[KeyT, _LastWrite] = {}

@@ -95,7 +95,7 @@ class StatusWriter:
         self._metrics.status_updates.labels(plan.key.kind, result).inc()
 
     async def _write(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord, *, is_released: bool) -> str:
-        """Write a status; returns the label of the metric."""
+        """Write a status; returns the metric's label."""
         if status.observed_generation < record.observed_generation <= record.generation:
             return "newer"  # a generation above that of the object itself is wrong, as after a restore of its status
         changed = differences(status, record)
@@ -229,7 +229,7 @@ def _starts_or_ends_hold(status: ResourceStatus, record: kinds.ResourceRecord) -
 
 
 def differences(status: ResourceStatus, record: kinds.ResourceRecord) -> frozenset[str]:
-    """Types of the conditions that differ, plus ``status`` if anything else differs."""
+    """Condition types that differ, plus ``status`` if anything else differs."""
     stored = {condition.type: condition for condition in record.parsed.conditions}
     types_of_both = stored.keys() | status.conditions.keys()
     differing = {
@@ -253,7 +253,7 @@ def leftover_types(raw: dict[str, Any], status: ResourceStatus) -> frozenset[str
 
 
 def merge_of(raw: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    """The body of the merge that does what an apply would do, to the version in ``raw``."""
+    """The merge body that does what an apply would do, to the version in ``raw``."""
     stored = (raw.get("status") or {}).get("conditions") or ()
     theirs = [condition for condition in stored if condition["type"] not in {*ConditionType}]
     status = {**body["status"], "conditions": [*theirs, *body["status"]["conditions"]]}
@@ -261,14 +261,14 @@ def merge_of(raw: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_leftovers(raw: dict[str, Any], status: ResourceStatus) -> dict[str, Any]:
-    """The body of the merge that removes these conditions from the version that the answer shows."""
+    """The merge body that removes these conditions from the version that the answer shows."""
     leftovers = leftover_types(raw, status)
     conditions = [condition for condition in raw["status"]["conditions"] if condition["type"] not in leftovers]
     return {"metadata": {"resourceVersion": raw["metadata"]["resourceVersion"]}, "status": {"conditions": conditions}}
 
 
 def body_of(key: Key, status: ResourceStatus, record: kinds.ResourceRecord, now: str) -> dict[str, Any]:
-    """The body of the apply request. ``lastTransitionTime`` changes only if the condition's status does."""
+    """The apply request's body. ``lastTransitionTime`` changes only if the condition's status does."""
     stored = {condition.type: condition.status for condition in record.parsed.conditions}
     conditions = []
     for condition in status.conditions.values():
