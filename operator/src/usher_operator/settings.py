@@ -46,7 +46,7 @@ class OperatorTiming(msgspec.Struct, frozen=True, kw_only=True):
     tombstone_seconds: float = 600.0
     """Age at which a tombstone is deleted. A namespace's removals within this time count together."""
     stale_document_seconds: float = 60.0
-    """This install's document that a gateway runs without its config Secret for this long is removed there."""
+    """A document of this install that a gateway runs without its config Secret for this long is removed there."""
     gateway_poll_seconds: float = 2.0
     """How often the operator polls the gateways while every document is in force everywhere. A hold shows in a
     condition within 5 s."""

@@ -1,4 +1,4 @@
-"""What all ``/api/`` handlers share: query parameters and their names, JSON, and problems.
+"""The shared parts of all ``/api/`` handlers: query parameters and their names, JSON, and problems.
 
 Parameters are names, ids and times only, so that no personal data can get into a query string or the audit log.
 """

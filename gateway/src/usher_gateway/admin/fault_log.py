@@ -20,7 +20,7 @@ _MAX_LINES = 100  # Lines about faults of listeners in a minute, because all may
 
 
 class FaultLog:
-    """Compares the faults in force with those a minute ago.
+    """Compares the faults of everything in force with those of a minute ago.
 
     Args:
         state: has what is in force.

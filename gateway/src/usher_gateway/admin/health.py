@@ -1,4 +1,4 @@
-"""Tracks how healthy documents, listeners and destinations are, for callers that poll it: the operator sets conditions.
+"""Tracks the health of documents, listeners and destinations, for callers that poll it: the operator sets conditions.
 
 The tracker compares every listener and destination with its last known state every few seconds, in slices, and keeps
 a journal of changes. So an answer costs only what changed since the caller's cursor, and no arrival waits for it.
@@ -122,7 +122,7 @@ def fault_since(
 
 
 class HealthTracker:
-    """Tracks how healthy everything is that the gateway runs."""
+    """Tracks the health of everything that the gateway runs."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ class Changes(msgspec.Struct, Generic[_Key, _Value], frozen=True):
 
 
 class ChangeJournal(Generic[_Key, _Value]):
-    """Each key's newest state, ordered by change. Pure.
+    """Each key's newest state, in the order of the changes. Pure.
 
     The journal is not a log: it returns only the last state if a key changed twice. It answers a cursor with every
     key if another process issued the cursor, or if it no longer remembers the removals after it.

@@ -81,7 +81,7 @@ _Status = TypeVar("_Status")
 
 
 class KubernetesTokens:
-    """Finds the caller whose request has a Kubernetes token. Use it inside ``async with``.
+    """Finds the caller of a request with a Kubernetes token. Use it inside ``async with``.
 
     Args:
         client: asks the API server; it is opened and closed here.

@@ -1,4 +1,4 @@
-"""Links for customers: who opens one sees one tenant's pages, read-only, in one browser and for some days.
+"""Links for customers: a link shows one tenant's pages, read-only, in one browser and for some days.
 
 A link's address has a token with 256 random bits, and the store has its digest. The first browser that opens it
 gets a cookie, which has the link's id in a seal. The cookie proves nothing by itself: each page looks the link up, so

@@ -9,7 +9,7 @@ from usher_gateway.admin import listings
 # An id as the lists show it, and not a person's value: whole, or its beginning (RFC 9562 §5.7).
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)
 
-# A person value's kind -> its name.
+# Kind of a person's value -> its name.
 FIELDS = {"user": "Purple user id", "email": "e-mail address", "mobile": "mobile number", "device": "device MAC"}
 
 KINDS = {"device": "mac"}  # Kind of a person's value -> its name in `--as`, if that is another one

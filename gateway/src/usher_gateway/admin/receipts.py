@@ -1,8 +1,8 @@
 """Erasure receipts: what became of a request, as JSON that the install signs.
 
 The signature is Ed25519 (RFC 8032) over all other fields as canonical JSON (RFC 8785). Its key is derived
-from the install key. So every gateway in an install makes the same signature, and who has only the public key can
-verify it without the gateway.
+from the install key. So every gateway in an install makes the same signature, and anyone with the public key can verify
+it without the gateway.
 """
 
 import base64

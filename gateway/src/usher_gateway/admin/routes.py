@@ -40,7 +40,7 @@ async def _show_health(*_: object) -> web.StreamResponse:
 
 
 async def _show_caller(_: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/whoami``: the caller's token with its name, scopes and limits."""
+    """Answer ``GET /api/whoami``: the name, the scopes and the limits of the caller's token."""
     caller = request[api.CALLER]
     is_known, permitted = not caller.has_unknown_scopes, caller.permitted
     answer = {

@@ -36,7 +36,7 @@ class Seals:
         return base64.urlsafe_b64encode(nonce + self._cipher.encrypt(nonce, plain, purpose.encode())).decode()
 
     def open(self, purpose: str, sealed: str) -> str | None:
-        """Return a seal's content; None if another install or purpose made it, or it has ended.
+        """Return a seal's content; None if it is from another install, for another purpose, or has ended.
 
         A seal has one spelling, because callers count what a browser does by its seal.
         """

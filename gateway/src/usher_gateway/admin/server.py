@@ -55,7 +55,7 @@ class AdminRoute(NamedTuple, Generic[HandlerT]):
     is_confined: bool = False
     """The handler shows and changes only the tenants that the caller's token permits. Others refuse a limited token."""
     parameters: frozenset[str] | None = frozenset()
-    """Names that a request's query with a scope may have; None: any."""
+    """Names that the query of a request with a scope may have; None: any."""
 
 
 def _check_sender(request: web.Request) -> None:

@@ -106,7 +106,7 @@ class DestinationHealth(enum.StrEnum):
     """It answered 410."""
     AddressForbidden = "AddressForbidden"
     SecretNotFound = "SecretNotFound"
-    """A Secret or one value in it is missing."""
+    """A Secret or a value in it is missing."""
     TokenFailed = "TokenFailed"
     """Its token endpoint issues no token."""
     CircuitOpen = "CircuitOpen"
@@ -136,7 +136,7 @@ class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
     error: str | None
     """Its last error code while it is failing."""
     status: int | None
-    """That answer's HTTP status; None: there was none."""
+    """HTTP status of the answer with that error; None: there was no answer."""
     unresolved: str | None
     """A sentence about a Secret: what it must have; None: nothing is missing."""
 

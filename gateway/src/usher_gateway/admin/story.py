@@ -1,4 +1,4 @@
-"""Tells one arrival's way in time order, in sentences for people made from stored rows. Pure."""
+"""Tells what happened to one arrival, in order, in sentences for people made from stored rows. Pure."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ class StoryEvent(msgspec.Struct, frozen=True):
     """RFC 3339."""
     text: str
     visit: str | None = None
-    """The earlier visit's id that the text names."""
+    """The id of the earlier visit that the text names."""
 
 
 class NextStep(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ class Story(msgspec.Struct, frozen=True):
 
 @dataclasses.dataclass(frozen=True)
 class DeliveryPart:
-    """The arrival's delivery, with what the store and the gateway know about it."""
+    """A delivery of the arrival, with what the store and the gateway know about it."""
 
     row: Row
     """The row as ``GET /api/deliveries`` has it."""

@@ -80,8 +80,8 @@ class TenantRows:
         faults: for each tenant that has some.
         receipt_days: days that receipts are kept.
         backup_days: days that store backups are kept; 0: not stated.
-        destinations: destination keys in force.
-        last_failure: returns an active destination's last error, and what to do about it.
+        destinations: keys of the destinations in force.
+        last_failure: returns the last error of a destination in force, and what to do about it.
     """
 
     def __init__(

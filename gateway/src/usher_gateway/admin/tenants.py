@@ -87,7 +87,7 @@ class DeliveryCounts(msgspec.Struct):
 async def count_deliveries(
     store: Store, where: Filter, names_of: Callable[[model.RouteDefinition], tuple[_Key, str]]
 ) -> dict[_Key, DeliveryCounts]:
-    """Count the deliveries for a filter's tenants that wait, are held or are dead.
+    """Count the deliveries of a filter's tenants that wait, are held or are dead.
 
     ``names_of`` returns a route's tenant and destination name, or the destination and the tenant.
     """
@@ -124,7 +124,7 @@ class TenantTracker:
         is_rejecting: returns whether deliveries to a failing destination die at their first attempt.
         store: the store.
         clock: the clock.
-        quota_used: each tenant's used quota share (``delivery.holds.QuotaCounter.used``).
+        quota_used: the used share of each tenant's quota (``delivery.holds.QuotaCounter.used``).
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from usher_gateway.store.base import Filter
 
 
 async def show(parts: Parts, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/listeners/{namespace}/{name}/urls`` with an active listener's URLs that are not retired.
+    """Answer ``GET /api/listeners/{namespace}/{name}/urls`` with the URLs of a listener in force that are not retired.
 
     A listener that the caller may not see gets the same answer as one that does not exist.
     """

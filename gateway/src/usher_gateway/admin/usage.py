@@ -253,7 +253,7 @@ def usage_rows(
     period: Period,
     zone: datetime.tzinfo = datetime.UTC,
 ) -> list[Row]:
-    """Return rows for JSON in the given order, and carry the open deliveries' number from row to row."""
+    """Return rows for JSON in the given order, and carry the number of open deliveries from row to row."""
     running = dict(open_before)
     rows: list[Row] = []
     for row in usage:
@@ -268,7 +268,7 @@ def usage_rows(
 
 
 def total_of(usage: Iterable[UsageRow]) -> Row:
-    """Return the sum over listeners' meters."""
+    """Return the sum of listeners' meters."""
     total: model.Counts = {}
     for row in usage:
         for counter, count in row.counts.items():
@@ -277,7 +277,7 @@ def total_of(usage: Iterable[UsageRow]) -> Row:
 
 
 def _sum_rows(rows: Iterable[Row]) -> Row:
-    """Return the sum over rows from usage_rows()."""
+    """Return the sum of rows from usage_rows()."""
     total = _counts({})
     for row in rows:
         for name, value in total.items():

@@ -75,7 +75,7 @@ def select(
 def _change_command(
     group: str, path: str, *flags: FilterFlag, state: str | None = None
 ) -> Callable[[Callable[[Row], str]], Callable[..., None]]:
-    """Make a command that changes selected rows from a function that returns what an answer says.
+    """Turn a function that returns what an answer says into a command that changes selected rows.
 
     ``group``: as in `select`. ``flags``: select the rows. ``state``: selects them too.
     """

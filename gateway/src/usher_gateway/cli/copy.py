@@ -1,4 +1,4 @@
-"""``usher copy``: copies all data from a store to another one, with any engine."""
+"""``usher copy``: copies all data of a store to another one, of any engine."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Lists all objects with one kind: shared by `usher tenants`, `usher listeners` and `usher destinations`."""
+"""Lists all objects of a kind: shared by `usher tenants`, `usher listeners` and `usher destinations`."""
 
 import dataclasses
 import inspect
@@ -35,7 +35,7 @@ _FLAGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Overview:
-    """A list with every object that a gateway runs for one kind."""
+    """A list of all objects of a kind that a gateway runs."""
 
     path: str
     """The endpoint's path."""

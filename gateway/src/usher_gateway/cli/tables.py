@@ -155,7 +155,7 @@ class _TableColumn:
 def table_rows(
     heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, essential: int
 ) -> tuple[list[list[str]], Sequence[str]]:
-    """Return each row's lines in a table, the heads first, and the column heads that have no room.
+    """Return the lines of each row, the heads first, and the heads of the columns that have no room.
 
     The columns are in order of importance: the last ones are left out if they have no room, but for the first
     ``essential`` ones. A cell that is wider than its column goes on in further lines. Numbers are right-aligned, and
@@ -217,7 +217,7 @@ def print_facts(row: Row) -> None:
 def wrapped(text: str, width: int) -> list[str]:
     """Return a text as lines with at most ``width`` terminal cells, broken between words, but not inside a command.
 
-    A command stands between backticks. Whole, it can be pasted.
+    A command stands between backticks. On one line, it can be pasted.
     """
     whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", FIXED_SPACE), listings.printable(text))
     return [line.replace(FIXED_SPACE, " ") for line in _filled(re.findall(" *[^ ]+ *", whole), width)]

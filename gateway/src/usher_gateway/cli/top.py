@@ -148,7 +148,7 @@ def draw_screen(
 def draw_table(
     lines: list[TenantLine], width: int, *, sort: SortKey, only_failing: bool, has_rates: bool
 ) -> "rich.text.Text":
-    """Return the tenants' table, with a mark at the column that orders it."""
+    """Return the table of tenants, with a mark at the column that orders it."""
     import rich.text
 
     columns = _columns(lines, sort=sort, only_failing=only_failing, has_rates=has_rates)

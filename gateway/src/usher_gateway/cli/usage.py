@@ -177,7 +177,7 @@ def first_row(cursor: str | None) -> int:
 
 
 def _with_sums(row: listings.Row) -> listings.Row:
-    """Return a row in the books with the skips for all reasons together."""
+    """Return a row of the books that adds up the skips for all reasons."""
     return {**row, "skipped": sum(row.get("skipped", {}).values())}
 
 

@@ -1,4 +1,4 @@
-"""Where configuration comes from: its sources' interface, files and a cluster, and the values they return."""
+"""Where configuration comes from: the interface of its sources, files and a cluster, and the values they return."""
 
 from collections.abc import AsyncGenerator, Mapping
 from typing import Literal, Protocol
@@ -48,4 +48,4 @@ class Source(Protocol):
         """The status now."""
 
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
-        """Each document's status that may have changed since the last call; None: removed."""
+        """The status of each document that may have changed since the last call; None: removed."""

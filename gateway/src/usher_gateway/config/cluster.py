@@ -284,7 +284,7 @@ class ClusterSource:
         )
 
     def _versions(self) -> dict[str, str]:
-        """Each Secret's version that was last read, also for those that wait."""
+        """The last version read of each Secret, also of those that wait."""
         return {**self._published.versions, **{name: decoded.secret.version for name, decoded in self._waiting.items()}}
 
     def _on_event(self, event: WatchEvent[published.PublishedSecret]) -> None:

@@ -52,7 +52,7 @@ class DecodedSecret(msgspec.Struct, frozen=True):
 
     @property
     def namespace(self) -> str:
-        """The resource's namespace; `""` if it cannot be read."""
+        """Namespace of the document's resource; `""` if it cannot be read."""
         return self.envelope.owner.namespace if self.envelope is not None else ""
 
     @property
@@ -137,7 +137,7 @@ class PublishedDocuments:
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Each Secret's version that was last read, by name."""
+        """The last version read of each Secret, by name."""
         return self._versions
 
     @property
@@ -169,7 +169,7 @@ class PublishedDocuments:
         return {key: self._listeners[key].without_places(taken) for key in vanished}
 
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
-        """Each document's status that may have changed since the last call; None: removed."""
+        """The status of each document that may have changed since the last call; None: removed."""
         rejected = {document.identity: document for document in self._rejected.values()}
         touched = self._touched
         self._touched = set()

@@ -125,7 +125,7 @@ class Access:
             return self._connection
 
     def reject(self) -> None:
-        """Load again before a next request, because the API server answered 401."""
+        """Load again before one of the next requests, because the API server answered 401."""
         self._is_rejected = True
 
 

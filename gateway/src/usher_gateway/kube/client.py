@@ -43,8 +43,8 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
     first_page_rows: int = 500
     """Rows in the first page. Where objects may be large, a small number avoids reading a page that is too long."""
     page_bytes: int = 64 * 1024 * 1024
-    """A page that is longer is requested again with half as many rows. After a page below a quarter, the next one has
-    twice as many."""
+    """A page that is longer is requested again with half as many rows. After a page of less than a quarter, the next
+    one has twice as many."""
     line_bytes: int = 16 * 1024 * 1024
     """Longest line in a watch. An object has at most 1.5 MiB in etcd; its JSON is longer."""
     connect_seconds: float = 5.0
@@ -298,7 +298,7 @@ class Client:
             raise UnreadableAnswerError(str(request), str(error)) from None
 
     async def apply(self, path: str, body: JsonObject, *, is_status: bool = False) -> JsonObject:
-        """Apply an object on the server. This client owns the fields; equal content changes nothing."""
+        """Apply an object with server-side apply. This client owns the fields; equal content changes nothing."""
         verb, path = ("apply_status", f"{path}/status") if is_status else ("apply", path)
         query = {"fieldManager": self._field_manager, "force": "true"}
         return await self._request_object(
@@ -306,7 +306,7 @@ class Client:
         )
 
     async def merge_status(self, path: str, body: JsonObject) -> JsonObject:
-        """Merge a body into the status if the version is the one that it names; status 409 if there is a newer one."""
+        """Merge a body into the status of the version that it names; status 409 if there is a newer one."""
         query = {"fieldManager": self._field_manager}
         return await self._request_object(
             _Request("merge_status", "PATCH", f"{path}/status", query, body, is_fenced=True, content_type=_MERGE)
@@ -478,7 +478,7 @@ class LineSplitter:
 
 
 def _event(line: bytes, decode: Callable[[msgspec.Raw], Item]) -> WatchEvent[Item]:
-    """One watch line.
+    """One line of a watch.
 
     Raises:
         ApiError: the server ends the watch.

@@ -112,7 +112,7 @@ def quarantine_step(reason: str | None, source: str | None) -> str:
     """Return what to do about quarantined arrivals.
 
     Args:
-        reason: the last one's; None: it is not known.
+        reason: that of the last arrival; None: it is not known.
         source: the address that sent it, if that is known.
     """
     match reason:
@@ -143,7 +143,7 @@ def _key(tenant: Row) -> str:
 
 
 def _of_fault(fault: str, tenant: Row, sentence: str, step: str) -> Need:
-    """Return the need for a fault; its page shows the first listener that has it."""
+    """Return the need of a fault; its page shows the first listener that has it."""
     first = tenant["firstFaults"].get(fault)
     path = path_to("listeners", first["listener"]) if first else path_to("tenants", _key(tenant))
     return Need(sentence, step, path, first["since"] if first else None)

@@ -37,7 +37,7 @@ def _midnight(request: web.Request) -> str:
 
 
 def _with_links(row: listings.Row, chosen: Mapping[str, str], zone: datetime.tzinfo) -> listings.Row:
-    """Return an entry with its selection in words, and with links to others with its caller and with its action."""
+    """Return an entry with its selection in words, and with links to other entries of its caller and of its action."""
     return row | {
         "selected": _selection(row["selection"], zone),
         "of_who": requests.link("/ui/audit", {**chosen, "who": row["who"]}),

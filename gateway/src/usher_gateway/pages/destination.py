@@ -99,7 +99,7 @@ def meaning(destination: Row) -> str:
 
 
 def limit_sentences(limits: Row) -> list[str]:
-    """Return the limits in a destination's manifest in words. ``limits``: from ``GET /api/destinations``."""
+    """Return the limits of a destination's manifest in words. ``limits``: from ``GET /api/destinations``."""
     sentences = [f"At most {listings.counted(limits['concurrency'], 'attempt')} at the same time."]
     if limits["requests"]:
         shared = f", together with others that share `{limits['sharedBy']}`" if limits["sharedBy"] else ""
@@ -113,7 +113,7 @@ def limit_sentences(limits: Row) -> list[str]:
 
 
 def rule_effect(delivery: Row) -> str:
-    """Return how an answer rule took a delivery's last answer; empty if none decided."""
+    """Return what an answer rule made of a delivery's last answer; empty if none decided."""
     if delivery["state"] == "delivered" and (delivery["status"] or 0) >= _REDIRECTION_FROM:
         return "A rule of `http.answers` says: delivered."
     return _RULES.get(delivery["error"] or "", "")

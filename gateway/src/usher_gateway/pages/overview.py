@@ -74,7 +74,7 @@ async def show(api: Api, request: web.Request) -> Values:
 
 
 def _listed(counted_as: str, midnight: datetime.datetime) -> str:
-    """Return the path to the list with one kind of arrivals since midnight in the viewer's zone."""
+    """Return the path to the list of one kind of arrivals since midnight in the viewer's zone."""
     return requests.link("/ui/visits", {"countedAs": counted_as}, since=f"{midnight:%Y-%m-%dT%H:%M}")
 
 
@@ -101,7 +101,7 @@ def _usual(weeks: Sequence[Sequence[Row]]) -> dict[str, int] | None:
 
 
 def _chart(rows: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> str:
-    """Return visits a minute for each 15 minutes in the last day."""
+    """Return the visits per minute in each slot (15 minutes) of the last day."""
     visits = {datetime.datetime.fromisoformat(row["period"]): row["visits"] for row in rows}
     quarter = datetime.timedelta(minutes=15)
     last = now.replace(minute=now.minute // 15 * 15, second=0, microsecond=0)

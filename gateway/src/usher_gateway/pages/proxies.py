@@ -80,7 +80,7 @@ class Proxies:
         """Return a source of API tokens that last a minute, with a user's rights.
 
         Raises:
-            ApiProblemError: no user group has a role.
+            ApiProblemError: none of the user's groups has a role.
         """
         values = request.headers.getall(self._groups_header, [])
         caller = self.caller_of(user, values[0] if len(values) == 1 else "")

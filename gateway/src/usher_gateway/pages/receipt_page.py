@@ -67,7 +67,7 @@ def facts(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _oldest(since: str | None) -> str:
-    """Return when the oldest stored visit came, whoever's it is; for a token with a limit, at its tenants."""
+    """Return when the oldest stored visit of all persons came; for a token with a limit, at its tenants."""
     return f"{_time(since)} UTC; nothing older is stored" if since else "not stated"
 
 

@@ -37,7 +37,7 @@ from usher_gateway.pages.sessions import COOKIE, FIELD_SEAL, Sessions
 Page = Callable[[Api, web.Request], Awaitable[Values | Download]]  # Returns the values of a page's template, or a file
 
 # Does what a form asks for. Returns the path of the page to show next, a template with its values, or a file. The value
-# `status` is the answer's, if it is not 200.
+# `status` is the HTTP status of the answer, if it is not 200.
 Action = Callable[[Api, web.Request, Form], Awaitable[str | tuple[str, Values] | Download]]
 
 # Path -> template and page; a file's template is `""`.
@@ -188,7 +188,7 @@ class PageServer:
     def _respond(
         self, request: web.Request, template: str, values: Values, caller: Values | None = None, status: int = 200
     ) -> web.Response:
-        """Return a page. ``caller``: ``GET /api/whoami``'s answer; None: the menu shows every link."""
+        """Return a page. ``caller``: the answer of ``GET /api/whoami``; None: the menu shows every link."""
         scopes = caller["scopes"] if caller else None
         zone = viewer_zone(request)
         common = {
@@ -272,7 +272,7 @@ class PageServer:
 
 
 def _form_path(request: web.Request) -> str:
-    """Return the page path that a request came from, as its own path tells: the overview if it does not."""
+    """Return the path of the page that a request came from, as its own path tells: the overview if it does not."""
     resource, path = request.match_info.route.resource, request.rel_url.raw_path
     pattern = resource.canonical if resource else ""
     if request.method == "GET" and not request.query_string:

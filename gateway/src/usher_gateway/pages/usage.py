@@ -75,7 +75,7 @@ def change(now: int, then: int) -> str:
 
 
 async def show(api: Api, request: web.Request) -> Values:
-    """Return the values. Query: ``tenant``, ``month`` (default: this one), ``page`` in the tenants, ``zone=viewer``."""
+    """Return the values. Query: ``tenant``, ``month`` (default: this one), ``page`` of the tenants, ``zone=viewer``."""
     chosen = requests.texts(request, "tenant", "month", "zone")
     of_tenant = {"tenant": chosen["tenant"]} if "tenant" in chosen else {}
     zone = await _zone(api, request, chosen)
@@ -146,7 +146,7 @@ async def show(api: Api, request: web.Request) -> Values:
 
 
 async def download(api: Api, request: web.Request) -> Download:
-    """Return a month's books, or with ``by=month`` a whole year's that ends with it, as `usher usage -o csv` does."""
+    """Return the books of a month, or with ``by=month`` of the year that ends with it, as `usher usage -o csv` does."""
     chosen = requests.texts(request, "tenant", "zone", "by", "month")
     month, by = parse_month(chosen.pop("month", "")), chosen.get("by", "day")
     first = month.plus(1 - _MONTHS) if by == "month" else month
@@ -175,7 +175,7 @@ async def _by_tenant(api: Api, period: Mapping[str, str], of_tenant: Mapping[str
 
 
 def _same_time_before(month: Month, now: datetime.datetime, zone: datetime.tzinfo) -> str:
-    """Return when the part of the previous month ends that is compared: as much time as this month has had."""
+    """Return when the compared part of the previous month ends: after as much time as this month has had."""
     earlier, end = month.plus(-1).begin(zone), month.begin(zone)
     passed = now - end
     if passed < datetime.timedelta() or now >= month.plus(1).begin(zone):

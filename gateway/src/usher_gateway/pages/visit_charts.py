@@ -25,7 +25,7 @@ def days(now: datetime.datetime, zone: datetime.tzinfo) -> list[datetime.date]:
 
 
 def by_hour(slots: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> Markup:
-    """Return the chart by hour. ``slots``: rows by slot, since `hours` begins."""
+    """Return the chart by hour. ``slots``: rows by slot, since the first of `hours`."""
     visits: Counter[datetime.datetime] = Counter()
     for row in slots:
         visits[_hour_of(datetime.datetime.fromisoformat(row["period"]), zone)] += row["visits"]
@@ -34,7 +34,7 @@ def by_hour(slots: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo)
 
 
 def by_day(rows: Sequence[Row], now: datetime.datetime, zone: datetime.tzinfo) -> Markup:
-    """Return the chart by day. ``rows``: by day in the zone, since `days` begins."""
+    """Return the chart by day. ``rows``: by day in the zone, since the first of `days`."""
     visits: Counter[str] = Counter()
     for row in rows:
         visits[row["period"]] += row["visits"]

@@ -97,7 +97,7 @@ class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompiledResources(msgspec.Struct, frozen=True):
-    """What compiling a whole set returns."""
+    """The result of compiling a whole set."""
 
     snapshot: documents.Snapshot
     findings: tuple[Finding, ...]
@@ -303,7 +303,7 @@ def compile_listener(
     expression is not valid, the previous document stays in force. A new listener with an invalid expression does get a
     document: the gateway accepts its visits and holds their deliveries.
 
-    ``claims`` has the owners for the hostnames that it names, and the addresses that others have before it.
+    ``claims`` has the owners of the hostnames that it names, and the addresses that others have before it.
     ``is_over_limit`` returns True if at least this many listeners in the namespace come before this one.
     """
     previous = _previous(listener, context)

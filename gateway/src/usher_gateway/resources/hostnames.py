@@ -47,7 +47,7 @@ class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AddressClaims:
-    """Who owns hostnames, and the addresses that listeners have taken so far."""
+    """The owners of hostnames, and the addresses that listeners have taken so far."""
 
     def __init__(self, owners: Mapping[str, Owner], is_over_limit: Callable[[str, str, int], bool]) -> None:
         """Prepare the claims.

@@ -1,7 +1,7 @@
 """Loads typed resources from YAML and reports every problem at once. Pure: it reads no file.
 
-``load_manifests`` turns one file's bytes into objects and problems. ``merge_manifests`` makes several files one set.
-``locate`` turns the compiler's findings into problems with a file and a line.
+``load_manifests`` turns one file's bytes into objects and problems. ``merge_manifests`` merges several files into one
+set. ``locate`` turns the compiler's findings into problems with a file and a line.
 """
 
 import functools
@@ -68,7 +68,7 @@ ObjectsByIdentity = Mapping[tuple[str, str], LoadedObject]  # (kind, key) -> obj
 
 
 class Manifests(msgspec.Struct, frozen=True):
-    """Files' content."""
+    """The content of files."""
 
     objects: tuple[LoadedObject, ...] = ()
     problems: tuple[Problem, ...] = ()

@@ -26,7 +26,7 @@ class Overlay(msgspec.Struct, frozen=True):
     changed: documents.Snapshot
     findings: tuple[conditions.Finding, ...]  # The mistakes. With any of them, `changed` lacks documents.
     changed_listeners: tuple[str, ...]
-    """The listeners whose document, or a destination's document, would be another one."""
+    """The listeners whose document, or one of whose destinations, would change."""
 
 
 class _PlaceholderResolver(SecretResolver):

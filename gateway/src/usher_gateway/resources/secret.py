@@ -38,7 +38,7 @@ class Secret(types.ResourceBase, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """All values together in bytes, as an API server counts them.
+        """Bytes of all values together, as an API server counts them.
 
         A value that is not valid base64 counts with its length as written.
         """

@@ -1,6 +1,6 @@
 """Checks certificates and keys from Secrets before a gateway uses them, so that a condition can say what is wrong.
 
-No message shows any part of a certificate except when it ends, and none shows any part of a key.
+No message shows any part of a certificate except its end date, and none shows any part of a key.
 """
 
 import datetime

@@ -73,7 +73,7 @@ class Hook:
         self.disabled = False
 
     def succeeded(self) -> None:
-        """Record a success, which ends a time with failures."""
+        """Record a success, which ends a time of failures."""
         self._failing_since = None
 
     def failed(self, now: float) -> bool:

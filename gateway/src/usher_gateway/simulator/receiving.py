@@ -124,11 +124,11 @@ _MAX_DIGITS = 18
 
 
 class Signature(enum.Enum):
-    """What verifying a signature resulted in."""
+    """The result of verifying a signature."""
 
     Good = "good"
     Missing = "missing"
-    """At least one signature header is missing."""
+    """One of the three headers is missing."""
     Bad = "bad"
     """No signature matches a secret."""
     Stale = "stale"
@@ -193,7 +193,7 @@ class PathCounts(msgspec.Struct, kw_only=True):
     received: int = 0
     taken: int = 0
     distinct: int = 0
-    """Distinct ``webhook-id`` among the taken requests, which is how many deliveries there are."""
+    """Distinct ``webhook-id`` among the taken requests, which is the number of deliveries."""
     duplicates: int = 0
     """Taken requests with a ``webhook-id`` that was taken before."""
     without_id: int = 0

@@ -4,7 +4,7 @@ A plan is exact, so that its numbers can be compared with those of the gateway. 
 first one at a venue (``Visit``), or follows it within the hour (``Repeat``). The same visitor's next visit is hours
 later. Times are microseconds from the start of the plan.
 
-No visitor exists: names carry a mark, e-mail addresses end in ``.example``, the country code +999 is
+None of the visitors exists: names carry a mark, e-mail addresses end in ``.example``, the country code +999 is
 unassigned, and the MAC addresses are locally administered. The marks make it possible to search logs for them.
 
 Source for the bodies: docs/purple.md, The body. They contain unknown fields, because Purple adds fields without notice.

@@ -47,7 +47,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     patience_seconds: float = 60.0
     """In real seconds. After everything was sent, the run ends if this time would pass without an acknowledgement."""
     validate: bool = True
-    """Begin with the portal's "Save and Validate" in each shape."""
+    """Begin with the portal's "Save and Validate" in each of its shapes."""
     validate_only: bool = False
 
 

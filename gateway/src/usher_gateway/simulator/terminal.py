@@ -157,7 +157,7 @@ def _on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What ``usher simulate --output json`` prints."""
+    """The output of ``usher simulate --output json``."""
 
     survives: bool
     verdicts: tuple[books.Verdict, ...]

@@ -41,7 +41,7 @@ def finish(manifest: dict[str, Any]) -> DesiredChild:
 def build_config_secret(envelope: config_secret.Envelope, settings: OperatorSettings, name: str = "") -> DesiredChild:
     """The Secret that holds a document or a tombstone, as gateways read it.
 
-    ``name``: the config Secret that a tombstone replaces; ``""``: a document's usual name.
+    ``name``: name of the config Secret that a tombstone replaces; ``""``: a document's usual name.
 
     Raises:
         DocumentTooLargeError: the document does not fit into a Secret.
@@ -151,7 +151,7 @@ _FORBIDDEN = re.compile(r"//|/\.\.?(/|$)")
 
 
 class RoutePart(msgspec.Struct, frozen=True):
-    """The part that one Ingress or HTTPRoute routes for a hostname."""
+    """The part of a hostname that one Ingress or HTTPRoute routes."""
 
     name: str
     hostname: str

@@ -1,4 +1,4 @@
-"""What several kinds' plans share: conditions and statuses, absent resources, how documents are published. Pure.
+"""Shared by the plans of several kinds: conditions and statuses, absent resources, published documents. Pure.
 
 ``ConditionBuilder`` makes the conditions and adds them up to Ready. ``publishing_state()`` says whether anything may be
 published now, and ``publish()`` puts a compiled document into its config Secret.
@@ -51,7 +51,7 @@ class ConditionState(msgspec.Struct, frozen=True):
 
 
 def blocked_write(failure: WriteFailure | None) -> ConditionState | None:
-    """The state when an object's write is refused, or that another program changes again and again."""
+    """The state of an object whose write is refused, or that another program changes again and again."""
     if failure is not None and failure.cause == "Forbidden":
         message = (
             f"the API server refuses a write of the operator ({failure.error}): the operator's account must have the "
@@ -126,7 +126,7 @@ class ConditionBuilder:
         return stored if stored is not None and stored.observed_generation == self._generation else None
 
     def kept(self, types: Iterable[str]) -> list[StatusCondition]:
-        """The stored conditions with some types, unchanged; pending where one was never stored."""
+        """The stored conditions of some types, unchanged; pending where one was never stored."""
         return [
             self.previous(condition_type) or self.pending(condition_type, "not known yet; the other conditions say why")
             for condition_type in types
@@ -270,7 +270,7 @@ class WantedDocument(msgspec.Struct, frozen=True):
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """What publishing a compiled document resulted in."""
+    """The result of publishing a compiled document."""
 
     child: DesiredChild | None = None
     """Its config Secret."""

@@ -204,7 +204,7 @@ def compile_destination(
 
 
 def _unreadable_class(view: Lookups, destination: Key) -> str | None:
-    """The name for a ListenerClass that this version cannot read, among those of the listeners with a route to it."""
+    """Name of a ListenerClass that this version cannot read, among those of the listeners with a route to it."""
     names = view.classes_using(destination)
     return next((name for name in sorted(names) if view.unreadable(Key("ListenerClass", "", name)) is not None), None)
 
@@ -271,7 +271,7 @@ def _claims(
     previous: documents.ListenerDocument | None,
     keys: model.Keys,
 ) -> hostnames.AddressClaims:
-    """Who owns the hostnames that a listener names, and which of its addresses other listeners have already."""
+    """The owners of the hostnames that a listener names, and its addresses that other listeners have already."""
     listener = cached.resource
     hosts = {address.hostname for address in listener.spec.addresses if not view.is_reserved(address.hostname)}
     staying = {host for host in hosts if _is_alone_at(view, cached.key, host)}
@@ -309,7 +309,7 @@ def _owner_of(view: Lookups, host: str) -> hostnames.Owner | None:
     if not holders:
         claims = (claimant.resource for claimant in _listeners(view, view.claimants(host)))
         return next((claim.owner for claim in claims if _can_claim(view, claim, host)), None)
-    # only the status under the tenant that has the hostname shows it, also after somebody put back an older document
+    # only the status of the tenant that has the hostname shows it, also after somebody put back an older document
     confirmed = [holder for holder in view.shown_holders(host) if holder in holders]
     return confirmed[0] if len(confirmed) == 1 else _oldest_of(view, holders, host) or min(holders)
 
@@ -328,7 +328,7 @@ def _oldest_of(view: Lookups, holders: Collection[hostnames.Owner], host: str) -
 def awaits_gateways(view: Lookups, listener: resources.Listener) -> bool:
     """True if tenants compete for a hostname that a gateway may still serve for one tenant.
 
-    That is possible after config Secrets and and statuses, until the operator has asked the gateways once.
+    That is possible after a loss of config Secrets and statuses, until the operator has asked the gateways once.
     """
     if view.gateways is not None:
         return False

@@ -24,7 +24,7 @@ class CertificateSource(msgspec.Struct, frozen=True):
     secret_name: str = ""
     """``""`` if something else terminates TLS."""
     issuer: listener_class.IssuerRef | None = None
-    """cert-manager issuer; None if the Secret is provided."""
+    """Cert-manager's issuer; None if the Secret is provided."""
     problem: ConditionState | None = None
     """Why the hostname cannot have a certificate."""
 

@@ -111,7 +111,7 @@ def _may_have_vanished(view: Lookups, compiled: compiling.CompiledDocument, key:
 def _keeps_vanished(
     view: Lookups, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
 ) -> bool:
-    """True if gateways run a document from the same Tenant whose Secret is gone, and the new one is worse for now.
+    """True if gateways run a document of the same Tenant whose Secret is gone, and the new one is worse for now.
 
     That happens while a cluster is made again from Git, and a Tenant, a class or a credential comes late.
     """

@@ -4,7 +4,8 @@ Every install computes the owner from the same resources, and an install knows o
 install's classes:
 
 - A ListenerClass names its install. A Listener belongs to its class's install.
-- A Tenant or a Destination belongs to an install by its Listeners: the oldest ListenerClass that they use decides.
+- A Tenant or a Destination belongs to the install of the oldest ListenerClass that the Listeners with a reference to it
+  name.
 - If no class is left by that, the oldest class that permits the namespace decides, else the oldest class overall.
 - A class whose status says that no operator serves it decides nothing beside other classes, because nobody would write
   the statuses.

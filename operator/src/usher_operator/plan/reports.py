@@ -264,7 +264,7 @@ def address_retired(
 
 
 def _next_step(reports: list[ListenerReport], path: str, addresses: Sequence[documents.Address]) -> str:
-    """Say what a person has to do at the portal for the first address here."""
+    """Say what a person has to do at the portal for the first of these addresses."""
     if not addresses:
         return _NO_URL_YET
     probed = {address for report in reports for address in report.probed_addresses}

@@ -7,7 +7,7 @@ deleted and made again, or for the same tenant, as a cluster rebuild does, which
 - A Listener that was made again for its tenant keeps its addresses and the credential that Purple sends. Until it is
   valid itself, its deliveries are held, so that nothing is sent by the former routes.
 - Any other document is somebody else's. It may stay in force until the removal guard lets it go, but nothing from it
-    gets into a new document.
+  gets into a new document.
 
 A document has its Destination's uid, and a route has the uid of the Destination that it means. A gateway holds
 deliveries where the two differ. So a Listener whose removal is halted sends nothing to a Destination that somebody made

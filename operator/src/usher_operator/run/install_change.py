@@ -1,4 +1,4 @@
-"""What the first leader does after the install's settings changed, before it reconciles anything.
+"""The first leader's work after the install's settings changed, before it reconciles anything.
 
 Each leader saves its configuration namespace and its `controllerName` in the Lease. If the namespace changed, this one
 copies the documents that the previous namespace still has, because they alone know retired addresses and the last good

@@ -61,7 +61,7 @@ class Installation:
 
     @property
     def is_key_known(self) -> bool:
-        """True if the key matches the fingerprint in this install's classes. Otherwise nothing is removed."""
+        """True if the key matches the fingerprint in every class of this install. Otherwise nothing is removed."""
         if self._key is None:
             return False
         recorded = fingerprints(self._cache)

@@ -1,8 +1,8 @@
 """The cache: everything that the operator knows about the cluster, as plan() reads it (``Lookups``).
 
 Each change returns the keys that have to be planned again: those whose own resource or children changed, and those
-whose last plan read something that differs now (`reads`). A change that no plan reads, such as the operator's own write
-seen by its watch or a new resourceVersion alone, returns none. No method awaits, so the cache never changes while a
+whose last plan read something that differs now (`reads`). A change that no plan reads, such as the watch event for the
+operator's own write or a new resourceVersion alone, returns none. No method awaits, so the cache never changes while a
 plan is made.
 """
 

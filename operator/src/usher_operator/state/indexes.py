@@ -117,7 +117,7 @@ class ChildIndex:
         self.by_address: GroupIndex[str] = GroupIndex()
         """Listeners by the address paths (`address_path`) in their published document."""
         self.by_class_hostname: GroupIndex[str] = GroupIndex()
-        """Listeners by the hostnames at which their published document has class addresses."""
+        """Listeners by the hostnames at which their published document has addresses of a class."""
         self.by_own_hostname: GroupIndex[tuple[str, str]] = GroupIndex()
         """Listeners by namespace and hostname: their tenant's hostnames in their published document."""
         self._in_force: GroupIndex[tuple[Kind, str]] = GroupIndex()

@@ -105,7 +105,7 @@ OWN = (LISTENER_CLASS, TENANT, LISTENER, DESTINATION)  # The custom resources
 CHILDREN = (SECRET, INGRESS, HTTP_ROUTE, CERTIFICATE)  # Objects that the operator writes
 
 # Objects that change often, and objects that users can create in their namespaces. The operator watches them itself,
-# because kopf needs 1 ms CPU time per event, and lists every namespace in pages that may have any size.
+# because kopf needs 1 ms of CPU per event, and lists every namespace in pages that may have any size.
 WATCHED_BY_REFLECTORS = (*OWN, *CHILDREN, ISSUER)
 
 # The platform's objects, which change rarely. Kopf watches them.
@@ -128,7 +128,7 @@ def ref_of(kind: WatchedKind, namespace: str, name: str) -> ObjectRef:
 
 
 def field_manager(controller_name: str) -> str:
-    """Owner name for the fields that an install's operator writes."""
+    """Owner of the fields that an install's operator writes."""
     return f"{FIELD_MANAGER}-{config_secret.install_label(controller_name)}"
 
 
@@ -336,5 +336,5 @@ def _api_version_and_kind(resource_type: type[Any]) -> tuple[str, str]:
 
 
 def _without_values(message: str) -> str:
-    """The text from msgspec without the values that it quotes."""
+    """The message of msgspec without the values that it quotes."""
     return re.sub(r"'[^']*'", "'…'", message)

@@ -103,7 +103,7 @@ class Lookups:
         """Listeners by the hostnames in their published document: with addresses of their own, then the oldest."""
         self._claims = ClaimIndex()
         self._uses: GroupIndex[tuple[Key, str]] = GroupIndex()
-        """Listeners by the Tenant and the Destinations that they refer to, each with its Listeners' class names."""
+        """Listeners by the Tenant and the Destinations that they refer to, each with its class name."""
         self.secrets = SecretIndex(clock)
         self.reads = Reads()  # The lookups of the last plan of each key
         self._granted: dict[str, tuple[Key, Owner]] = {}
@@ -116,7 +116,7 @@ class Lookups:
         """Kind name, and namespace -> name -> (uid, resourceVersion) for each object."""
         self.child_index = ChildIndex(settings)  # Every existing child of this install
         self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
-        """The uids that were deleted last."""
+        """Uids of the objects that were deleted last."""
         self._abandoned: set[str] = set()
         """Classes that this install served under another controllerName, by name, until their status says so."""
         self._retirements: dict[Key, frozenset[str]] = {}
@@ -167,7 +167,7 @@ class Lookups:
 
     @lookup()
     def ending(self, key: Key) -> UnreadableResource | None:
-        """A resource that was deleted and still exists, because finalizers keep it. Its service ends."""
+        """A resource that was deleted and still exists, because finalizers keep it. Usher takes it out of service."""
         record = self._ending.get(key)
         if record is None:
             return None
@@ -212,7 +212,7 @@ class Lookups:
         return {state: [key.name for _, key in of_state[:limit]] for state, of_state in members.items() if of_state}
 
     def classes_using(self, key: Key) -> Collection[str]:
-        """The ListenerClass names that the Listeners with a reference to a Tenant or a Destination use.
+        """ListenerClass names of the Listeners that refer to a Tenant or a Destination.
 
         ``""`` stands for those that do not exist. Not a lookup: `Cache` plans the keys again whose classes change.
         """

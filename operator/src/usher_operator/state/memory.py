@@ -1,6 +1,6 @@
 """How much memory each namespace's resources take. Pure.
 
-Who may edit a namespace may fill it with resources: 500 Listeners with long expressions took 500 MB. A resource over
+An agency can fill its namespace with resources: 500 Listeners with long expressions took 500 MB. A resource over
 the limit is treated as one that cannot be read: the operator keeps only its status, and its document stays in force.
 """
 

@@ -60,7 +60,7 @@ class ClaimIndex:
     """The Listeners by what they name, their namespace, their class and their Tenant.
 
     Whether one may have what it names depends on nothing else. So each group's oldest is enough to find
-    the first claim, however many Listeners name the same. Users can name arbitrarily many classes and Tenants, so the
+    the first claim, however many Listeners name the same. Users can name any number of classes and Tenants, so the
     Listeners whose class or Tenant does not exist have the class ``""`` here, and no lookup goes through the Tenants.
     """
 
@@ -111,5 +111,5 @@ class ClaimIndex:
         return self._firsts.get(claim, {})
 
     def first_of(self, claim: Claim, namespace: str, class_name: str, tenant: str) -> Members:
-        """The oldest Listener with a claim, a Tenant and a class; empty without one."""
+        """The oldest Listener of a Tenant and a class with a claim; empty without one."""
         return self._order.members((claim, namespace, class_name, tenant))[:1]

@@ -226,7 +226,7 @@ class Plan(msgspec.Struct, frozen=True):
     staying: tuple[ObjectRef, ...] = ()
     """Existing children that are not wanted any more but stay for now."""
     retiring: Removal | None = None
-    """Addresses that a Listener's newest version retires or removes. If the view does not allow that yet, the
+    """Addresses that a Listener's newest version takes out of service. If the view does not allow that yet, the
     published document stays."""
     ending: Removal | None = None
     """Retired addresses whose time is over. If the view does not allow that they end, the document still has them."""

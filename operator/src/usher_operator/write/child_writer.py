@@ -158,7 +158,7 @@ class ChildWriter:
         return self._verified.setdefault(child.ref, existing.digest) == existing.digest
 
     async def write(self, key: Key, ref: ObjectRef, manifest: dict[str, Any]) -> None:
-        """Write one child for a key.
+        """Write one child of a key.
 
         Raises:
             ApiError: the API server did not accept it, or somebody else's object has its name (`NAME_TAKEN`).
@@ -217,7 +217,7 @@ class ChildWriter:
             _log.info("child_applied", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
     async def _delete_unwritable(self, path: str, manifest: dict[str, Any]) -> bool:
-        """Delete our Secret if it is immutable or has another type, since no write can change either.
+        """Delete one of our Secrets if it is immutable or has another type, since no write can change either.
 
         Gateways keep serving its document until it is written again. Returns whether the Secret was deleted.
         """

@@ -93,7 +93,7 @@ class _NamespaceRemovals(msgspec.Struct):
         return self.requested.pop(identity, None) is not None
 
     def forget_old(self, now: float) -> None:
-        """Forget what went out of service so long ago that it counts no more."""
+        """Forget removals that are too old to count."""
         since = now - removal_limit.WINDOW_SECONDS
         self.retired = {identity: retired for identity, retired in self.retired.items() if retired[0] > since}
 
@@ -201,7 +201,7 @@ class RemovalGuard:
             pending.messages = pending.messages or (HaltedRemovals(namespace, "", ()),)
 
     def resume_halts(self) -> None:
-        """Halt again what waited for a confirmation before a restart, also if it became small.
+        """Halt again what waited for a confirmation before a restart, also if little of it is left.
 
         The classes' conditions name the namespaces. If one requests nothing soon, its resources are back.
         """
