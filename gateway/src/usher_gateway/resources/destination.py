@@ -14,13 +14,13 @@ RESERVED_HEADERS = (
 
 
 class ValueFrom(types.Model, frozen=True, kw_only=True):
-    """Source of a value."""
+    """Where a value comes from."""
 
     secret_key_ref: types.SecretKeyRef
 
 
 class Header(types.Model, frozen=True, kw_only=True):
-    """A static header of every request."""
+    """A static header for every request."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (
         types.Exactly(("value", "valueFrom")),
@@ -110,7 +110,7 @@ class DestinationAuthentication(types.Model, frozen=True, kw_only=True):
 
 
 class DestinationTLS(types.Model, frozen=True, kw_only=True):
-    """TLS with an authority of its own, or with a client certificate. Renewed Secrets are used at once."""
+    """TLS with its own authority, or with a client certificate. Renewed Secrets are used at once."""
 
     authority_secret_ref: (
         Annotated[
@@ -142,14 +142,14 @@ class Signing(types.Model, frozen=True, kw_only=True):
 
 
 class SuccessHeader(types.Model, frozen=True, kw_only=True):
-    """A header that an answer needs to count as success, as the answer of another Purple listener has."""
+    """A header that an answer needs to count as success, as another Purple listener's answer has."""
 
     name: types.HeaderName
     value: types.HeaderValue
 
 
 class UrlVariable(types.Model, frozen=True, kw_only=True):
-    """A part of the URL, percent-encoded: an expression, or a Secret for an API that wants its key there."""
+    """Part of the URL, percent-encoded: an expression, or a Secret for an API that wants its key there."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Exactly(("value", "valueFrom")),)
 
@@ -165,7 +165,7 @@ class UrlVariable(types.Model, frozen=True, kw_only=True):
 
 
 class Answer(types.Model, frozen=True, kw_only=True):
-    """A rule for answers. It applies if the answer has one of the statuses and `when` is true."""
+    """A rule for answers. It applies if the answer has a listed status and `when` is true."""
 
     status: Annotated[
         list[Annotated[int, types.number("HTTP status.", 200, 599)]],
@@ -199,7 +199,7 @@ class ErasureCall(types.Model, frozen=True, kw_only=True):
     """The request that asks the destination to erase a person: `usher person erase --forward` sends it.
 
     In expressions, `visit` has only the value by which the person is erased. Headers, authentication, TLS and signature
-    are those of `http`. Answers 2xx, 404 and 410 mean that the destination takes it.
+    are the same as in `http`. Answers 2xx, 404 and 410 mean that the destination takes it.
     """
 
     by: Annotated[
@@ -257,7 +257,7 @@ class Http(types.Model, frozen=True, kw_only=True):
 
 
 class RateLimit(types.Model, frozen=True, kw_only=True):
-    """Limit of the requests to a destination, over all replicas. A tenth of them may go at once."""
+    """Limit for requests to a destination, over all replicas. A tenth of them may go at once."""
 
     requests: Annotated[int, types.number("Requests in any `perSeconds`.", 1, 1_000_000)]
     per_seconds: Annotated[int, types.number("Seconds of the limit: up to a day.", 1, 86_400)] = 1
@@ -329,7 +329,7 @@ class DestinationSpec(types.Model, frozen=True, kw_only=True):
 
     @property
     def url(self) -> str:
-        """The address of a destination of any type; the reader refuses a Destination without it."""
+        """A destination's address, whatever its type; the reader refuses a Destination without it."""
         return self.http.url if self.http else ""
 
 
@@ -346,7 +346,7 @@ class Destination(types.ResourceBase, frozen=True, kw_only=True):
 
     @property
     def expressions(self) -> list[types.DeclaredExpression]:
-        """The expressions of the destination."""
+        """The destination's expressions."""
         http = self.spec.http
         erasure = http.erasure if http else None
         declared: list[types.DeclaredExpression] = [("spec.transform", self.spec.transform, "transform")]

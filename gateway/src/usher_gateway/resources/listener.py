@@ -1,4 +1,4 @@
-"""Listener: one webhook of a tenant, and what Usher does with its visits."""
+"""Listener: a tenant's webhook, and what Usher does with its visits."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -65,7 +65,7 @@ class AlsoAccept(types.Model, frozen=True, kw_only=True):
 
 
 class Token(types.Model, frozen=True, kw_only=True):
-    """The tokens in the URLs of the listener. Several tokens allow a rotation without a gap."""
+    """The tokens in the listener's URLs. Several tokens allow a rotation without a gap."""
 
     generation: _Generation = 0
     also_accept: Annotated[
@@ -105,7 +105,7 @@ class AuthenticationSpec(types.Model, frozen=True, kw_only=True):
 
 
 class AllowedSources(types.Model, frozen=True, kw_only=True):
-    """The source addresses of Purple."""
+    """Purple's source addresses."""
 
     ranges: Annotated[list[types.Cidr], types.entries("Address ranges, IPv4 or IPv6.", 256, types.LIST_SET, shortest=1)]
     policy: Annotated[
@@ -118,7 +118,7 @@ class AllowedSources(types.Model, frozen=True, kw_only=True):
 
 
 class Fields(types.Model, frozen=True, kw_only=True):
-    """JSON pointers that override the default places of the fields in a body."""
+    """JSON pointers that override the default places of fields in a body."""
 
     user: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the visitor's id.")] | None = None
     first_name: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the first name.")] | None = None
@@ -290,7 +290,7 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
 
     @property
     def class_name(self) -> str:
-        """Name of the ListenerClass that exposes this listener."""
+        """The ListenerClass (name) that exposes this listener."""
         return self.spec.listener_class_name
 
     @property
@@ -300,7 +300,7 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
 
     @property
     def named_rules(self) -> list[tuple[str, OncePerSpec]]:
-        """The rules ``oncePer`` with a name, each after the path of its period."""
+        """The rules ``oncePer`` with a name, each after its period's path."""
         rules = [
             (f"spec.routes[{index}].oncePer.every", route.once_per) for index, route in enumerate(self.spec.routes)
         ]
@@ -308,7 +308,7 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
 
     @property
     def expressions(self) -> list[types.DeclaredExpression]:
-        """The expressions of the routes."""
+        """The routes' expressions."""
         expressions: list[types.DeclaredExpression] = []
         for index, route in enumerate(self.spec.routes):
             expressions.append((f"spec.routes[{index}].when", route.when, "when"))

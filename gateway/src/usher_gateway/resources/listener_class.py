@@ -45,14 +45,14 @@ class Namespaces(types.Model, frozen=True, kw_only=True):
 
 
 class AllowedHostname(types.Model, frozen=True, kw_only=True):
-    """A host name or a pattern that listeners of some namespaces may use."""
+    """A host name or a pattern that listeners in some namespaces may use."""
 
     hostname: types.HostnamePattern
     namespaces: Namespaces = Namespaces(from_="All")
 
 
 class Ingress(types.Model, frozen=True, kw_only=True):
-    """Settings of Ingress objects."""
+    """Settings for Ingress objects."""
 
     class_name: (
         Annotated[types.ObjectName, msgspec.Meta(description="The IngressClass. The cluster's default if left out.")]
@@ -75,7 +75,7 @@ class ParentRef(types.Model, frozen=True, kw_only=True):
 
 
 class HttpRoute(types.Model, frozen=True, kw_only=True):
-    """Settings of HTTPRoute objects."""
+    """Settings for HTTPRoute objects."""
 
     parent_ref: ParentRef
 
@@ -135,7 +135,7 @@ class TlsSpec(types.Model, frozen=True, kw_only=True):
 
 
 class ClientAddress(types.Model, frozen=True, kw_only=True):
-    """Source of the sender's address."""
+    """Where the sender's address comes from."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Requires("from", "XForwardedFor", "trustedProxies"),)
 
@@ -153,7 +153,7 @@ class ClientAddress(types.Model, frozen=True, kw_only=True):
 
 
 class Maximums(types.Model, frozen=True, kw_only=True):
-    """Limits of a listener or a namespace of this class."""
+    """Limits for a listener or a namespace with this class."""
 
     max_body_bytes: Annotated[
         int,
@@ -200,7 +200,7 @@ class Maximums(types.Model, frozen=True, kw_only=True):
 
 
 class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
-    """How listeners of this class are exposed, and their limits."""
+    """How listeners with this class are exposed, and their limits."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (
         types.Immutable("controllerName"),

@@ -9,7 +9,7 @@ from usher_gateway.resources import conditions, types
 
 
 class Quota(types.Model, frozen=True, kw_only=True):
-    """The number of visits per month that the tenant has bought."""
+    """How many visits per month the tenant has bought."""
 
     visits_per_month: Annotated[int, types.number("Visits per month, in the tenant's time zone.", 1, 2_000_000_000)]
     when_exceeded: Annotated[
@@ -26,7 +26,7 @@ class Retention(types.Model, frozen=True, kw_only=True):
 
 
 class TenantSpec(types.Model, frozen=True, kw_only=True):
-    """The settings of a company."""
+    """A company's settings."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Immutable("companyID", late=True),)
 

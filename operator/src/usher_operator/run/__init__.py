@@ -1,1 +1,1 @@
-"""The life of the process: its leader, its installation, its queue and its health."""
+"""The process: its leader, its installation, its queue and its health."""

@@ -1,1 +1,1 @@
-"""The operator's picture of the cluster: values, indexes, the cache and the questions that plans ask."""
+"""The cluster as the operator knows it: values, indexes, the cache and the questions that plans ask."""

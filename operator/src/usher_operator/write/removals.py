@@ -93,7 +93,7 @@ class _NamespaceRemovals(msgspec.Struct):
         return self.requested.pop(identity, None) is not None
 
     def forget_old(self, now: float) -> None:
-        """Forget removals that are too old to count."""
+        """Forget addresses that went out of service more than ``WINDOW_SECONDS`` ago."""
         since = now - removal_limit.WINDOW_SECONDS
         self.retired = {identity: retired for identity, retired in self.retired.items() if retired[0] > since}
 
