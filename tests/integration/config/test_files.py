@@ -231,3 +231,43 @@ async def test_consequences_of_a_mistake_are_one_log_line(tmp_path: pathlib.Path
         ("error", "configuration_postponed"),
     ]
     assert [line["objects"] for line in logs if "objects" in line] == [2]
+
+
+# Folders in a folder
+
+
+async def test_folder_that_becomes_a_link_removes_nothing(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "manifests"
+    (folder / "agency").mkdir(parents=True)
+    (folder / "agency" / "a.yaml").write_text(TENANT + listener("a"))
+    (folder / "b.yaml").write_text(listener("b"))
+    async with following(folder, poll_seconds=0.1) as follower:
+        await follower.until_runs("a", "b")
+        (folder / "agency").rename(tmp_path / "elsewhere")
+        (folder / "agency").symlink_to(tmp_path / "elsewhere")
+        await follower.until(lambda: bool(follower.source.status().rejected))
+        (problem,) = follower.source.status().rejected
+        assert (problem.file, "a link to a folder" in problem.message) == (str(folder / "agency"), True)
+        assert follower.listeners == ["a", "b"]
+
+
+async def test_folder_that_cannot_be_read_removes_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agency").mkdir()
+    (tmp_path / "agency" / "a.yaml").write_text(TENANT + listener("a"))
+    (tmp_path / "b.yaml").write_text(listener("b"))
+    scandir = os.scandir
+
+    def scandir_without_permission(path: str) -> object:
+        if str(path).endswith("agency"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    async with following(tmp_path, poll_seconds=0.1) as follower:
+        await follower.until_runs("a", "b")
+        monkeypatch.setattr(os, "scandir", scandir_without_permission)
+        await follower.until(lambda: bool(follower.source.status().rejected))
+        (problem,) = follower.source.status().rejected
+        assert (problem.file, problem.message) == (str(tmp_path / "agency"), "cannot be read")
+        assert follower.listeners == ["a", "b"]

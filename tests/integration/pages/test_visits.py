@@ -1,5 +1,7 @@
 """The pages of visits: the list, the story of one, its body, and its replay."""
 
+import asyncio
+import functools
 import html
 import re
 
@@ -131,6 +133,16 @@ async def test_body_is_shown_after_the_button_alone_and_escaped(
     assert (entry["action"], entry["who"]) == ("show body", "operate")
 
 
+async def test_only_the_beginning_of_a_large_body_is_shown(
+    served: admin_port.Served, browser: browsing.Browser
+) -> None:
+    large = b"[" * 400 + b"1," * 100_000 + b"1" + b"]" * 400
+    await served.bench.accept(samples.arrival("large", samples.NOW + 1, body=large))
+    path = await visit_of(served)
+    body = await browser.send(f"{path}/body", await browser.get(path))
+    assert ("Only its beginning is shown." in body.words, len(body.text) < 100_000) == (True, True)
+
+
 async def test_body_that_is_no_json_is_shown_as_text(served: admin_port.Served, browser: browsing.Browser) -> None:
     await served.bench.accept(samples.quarantined("text", samples.NOW + 1, body=b"a=1\n\x1b[2J\xff"))
     path = await visit_of(served)
@@ -154,7 +166,8 @@ async def test_replay_counts_first_and_delivers_after_the_confirmation(
     assert "This replay would create 1 delivery." in counted.words
     assert "dead: 1 delivery" in counted.words
     assert (await served.get("/api/replays"))["rows"] == []
-    done = await browser.send(f"{path}/replay", counted, confirm="1", **{"result-dead": "1"})
+    send = functools.partial(browser.send, f"{path}/replay", counted, confirm="1", **{"result-dead": "1"})
+    done, _ = await asyncio.gather(send(), send())  # as by a double click
     (replay,) = (await served.get("/api/replays"))["rows"]
     assert (done.status, replay["id"] in done.text) == (200, True)
     assert replay["selection"] == {"ids": 1, "results": ["dead"]}

@@ -92,8 +92,12 @@ class FileReader:
         digest = hashlib.blake2b(digest_size=16)
         parsed = {}
         for path in self._paths:
-            files = [path] if path == STANDARD_INPUT else list(_files_of(path))
-            if not files:
+            unreadable: list[tuple[str, str]] = []
+            files = [path] if path == STANDARD_INPUT else list(_files_of(path, unreadable))
+            for folder, why in unreadable:
+                gaps.append(folder)
+                problems.append(_gap(folder, why))
+            if not files and not unreadable:
                 gaps.append(str(path))
                 problems.append(_gap(str(path), _why_no_file(path)))
             for file in files:
@@ -151,13 +155,23 @@ def _is_folder(path: pathlib.Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
-def _files_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a path's files, sorted, without hidden ones (such as a mount's ``..data``) and editors' files."""
+def _files_of(path: pathlib.Path, unreadable: list[tuple[str, str]]) -> Iterator[pathlib.Path]:
+    """Yield a path's files, sorted, without hidden ones (such as a mount's ``..data``) and editors' files.
+
+    Adds each folder in it that is not read to ``unreadable``, with the reason.
+    """
     if os.path.isfile(path):  # noqa: PTH113 - as in `_is_folder`
         yield path
         return
-    for folder, folders, names in os.walk(path):
+
+    def note(error: OSError) -> None:
+        if error.filename != str(path):
+            unreadable.append((error.filename, "cannot be read"))
+
+    for folder, folders, names in os.walk(path, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links = [link for name in folders if (link := pathlib.Path(folder) / name).is_symlink()]
+        unreadable += [(str(link), "is a link to a folder, which is not followed; name its target") for link in links]
         for name in sorted(names):
             if pathlib.Path(name).suffix in SUFFIXES and not name.startswith((".", "#")):
                 yield pathlib.Path(folder) / name

@@ -1,6 +1,7 @@
 """The page routes, and who may see one: a browser with a session, or a user whom a trusted proxy names."""
 
 import datetime
+import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Self
@@ -28,6 +29,7 @@ from usher_gateway.pages import (
 )
 from usher_gateway.pages.answers import HEADERS, redirect, static_file
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
+from usher_gateway.pages.confirmed_forms import ConfirmedForms
 from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import render
@@ -112,6 +114,7 @@ class PageServer:
     ) -> None:
         self._sessions, self._proxies, self._customers, self._base_url = sessions, proxies, customers, base_url
         self._client: aiohttp.ClientSession | None = None
+        self._confirmed: ConfirmedForms[str | tuple[str, Values] | Download] = ConfirmedForms()
 
     async def __aenter__(self) -> Self:
         self._client = aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
@@ -156,7 +159,7 @@ class PageServer:
         async def do(request: web.Request, api: Api) -> web.StreamResponse:
             form = await self._form(request)
             caller = await api.get(_WHOAMI)  # first, because an action may answer with what cannot be shown again
-            done = await action(api, request, form)
+            done = await self._confirmed.answer(_key(request, form), lambda: action(api, request, form))
             if isinstance(done, Download):
                 return _download(done)
             if not isinstance(done, tuple):
@@ -269,6 +272,13 @@ class PageServer:
         if not csrf_token or not hmac.compare_digest(form.get("csrf", "").encode(), csrf_token.encode()):
             raise _ForeignFormError
         return form
+
+
+def _key(request: web.Request, form: Form) -> bytes | None:
+    """Return what identifies a form that confirms something, with its session; None if it confirms nothing."""
+    if "confirm" not in form:
+        return None
+    return hashlib.sha256(repr((request.path, sorted(form.items()))).encode()).digest()
 
 
 def _form_path(request: web.Request) -> str:

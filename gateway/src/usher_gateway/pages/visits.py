@@ -1,5 +1,6 @@
 """The list of visits, and one visit's story: its deliveries, its body if the token permits that, and its replay."""
 
+import contextlib
 from collections.abc import Sequence
 
 import msgspec
@@ -10,6 +11,8 @@ from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Row, Values, all_of
 
 _SHOWN = 50
+_INDENTED_BYTES = 32 * 1024  # Longest JSON that is indented: a deeply nested one becomes up to 2,000 times longer
+_SHOWN_BYTES = 64 * 1024  # How much of a body is shown, because each line takes time in the event loop
 _ATTEMPTS_OF = 20  # Deliveries of one visit whose attempts are shown
 
 _FILTERS = ("tenant", "listener", "route", "destination", "countedAs", "reason")
@@ -89,17 +92,19 @@ def _next(delivery: listings.Row, tried: Row) -> str:
 async def show_body(api: Api, request: web.Request, _: Form) -> tuple[str, Values]:
     """Show a visit's body; the API records that in the audit log."""
     identifier = requests.path_id(request)
-    lines = _lines(await api.get_bytes(f"/api/visits/{identifier}/body"))
-    return "body.html", {"title": "Body of a visit", "id": identifier, "lines": lines}
+    body = await api.get_bytes(f"/api/visits/{identifier}/body")
+    values = {"title": "Body of a visit", "id": identifier, "lines": _lines(body), "is_cut": len(body) > _SHOWN_BYTES}
+    return "body.html", values
 
 
 def _lines(body: bytes) -> list[str]:
-    """Return a body's lines; JSON is indented."""
-    try:
-        text = msgspec.json.format(body).decode()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the last one: of a body that is deeply nested
-        text = body.decode(errors="replace")
-    return text.splitlines()
+    """Return a body's lines. JSON is indented, unless that could make it a thousand times longer."""
+    if len(body) <= _INDENTED_BYTES:
+        with contextlib.suppress(
+            msgspec.DecodeError, UnicodeDecodeError, RecursionError
+        ):  # the last one: nested deeply
+            return msgspec.json.format(body).decode().splitlines()
+    return body[:_SHOWN_BYTES].decode(errors="replace").splitlines()
 
 
 async def replay(api: Api, request: web.Request, form: Form) -> str | tuple[str, Values]:
