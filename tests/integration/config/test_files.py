@@ -233,6 +233,23 @@ async def test_consequences_of_a_mistake_are_one_log_line(tmp_path: pathlib.Path
     assert [line["objects"] for line in logs if "objects" in line] == [2]
 
 
+async def test_file_that_is_written_in_place_slowly_removes_nothing(tmp_path: pathlib.Path) -> None:
+    """Such as by `scp` over a slow line: what is there so far is a valid manifest."""
+    file, text = tmp_path / "a.yaml", TENANT + listener("a") + listener("b")
+    file.write_text(text)
+    async with following(tmp_path) as follower:
+        await follower.until_runs("a", "b")
+        with file.open("w") as opened:
+            opened.write(TENANT + listener("a"))
+            opened.flush()
+            await asyncio.sleep(1)  # far longer than two readings take
+            opened.write(listener("b", "Suspended"))
+        await follower.until(suspended(follower, "b"))
+        assert [names_of(snapshot) for snapshot in follower.snapshots] == [["a", "b"]] * len(follower.snapshots)
+        file.write_text(TENANT + listener("a"))
+        await follower.until_runs("a")
+
+
 # Folders in a folder
 
 

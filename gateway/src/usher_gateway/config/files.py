@@ -19,7 +19,7 @@ import pathlib
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -40,6 +40,10 @@ from usher_gateway.resources.manifests import (
 
 POLL_SECONDS = 5.0  # Interval of readings without any notice, because some file systems send none
 SETTLE_SECONDS = 0.1  # Two readings this far apart must be equal, so that a file is not read while it is being written
+
+# How long a file that got shorter must have stayed as it is, unless a new file replaced it: somebody may be writing it
+# in place, and the beginning of a manifest is often a valid one.
+_SHORTENED_SECONDS = 2.0
 
 # Suffixes for the files that are read in a folder. A file that is named itself may have any name.
 SUFFIXES = frozenset({".yaml", ".yml"})
@@ -62,6 +66,14 @@ _CLASS = resources.ListenerClass.kind_name
 _log = structlog.get_logger(__name__)
 
 
+class _Place(NamedTuple):
+    """A file on disk: equal numbers mean that it was not replaced by another."""
+
+    number: int
+    size: int  # Bytes
+    changed_at: float  # Seconds since 1970
+
+
 class FileReading(msgspec.Struct, frozen=True):
     """The paths' content at one moment."""
 
@@ -69,6 +81,7 @@ class FileReading(msgspec.Struct, frozen=True):
     gaps: tuple[str, ...]
     """Paths, or files in them, that are absent, empty or unreadable: nothing that they held is removed."""
     digest: bytes  # Of all contents and gaps. Two readings with the same digest are equal.
+    places: dict[str, _Place]  # By the file's name in problems
 
 
 class FileReader:
@@ -90,7 +103,7 @@ class FileReader:
         """Read everything now. Blocking."""
         parts, gaps, problems, empty = [], [], [], []
         digest = hashlib.blake2b(digest_size=16)
-        parsed = {}
+        parsed, places = {}, {}
         for path in self._paths:
             unreadable: list[tuple[str, str]] = []
             files = [path] if path == STANDARD_INPUT else list(_files_of(path, unreadable))
@@ -102,7 +115,9 @@ class FileReader:
                 problems.append(_gap(str(path), _why_no_file(path)))
             for file in files:
                 name = _shown(file)
-                content = self._standard_input if file == STANDARD_INPUT else _content_of(file)
+                content, place = (self._standard_input, None) if file == STANDARD_INPUT else _content_of(file)
+                if place is not None:
+                    places[name] = place
                 digest.update(f"{name}\0{len(content or b'')}\0".encode() + (content or b""))
                 if content is None:
                     gaps.append(name)
@@ -119,7 +134,7 @@ class FileReader:
         merged = merge_manifests(parts)
         problems.extend(_empty_file_problems(empty, merged, {_shown(path) for path in self._paths}))
         manifests = msgspec.structs.replace(merged, problems=(*problems, *merged.problems))
-        return FileReading(manifests, tuple(gaps), digest.digest())
+        return FileReading(manifests, tuple(gaps), digest.digest(), places)
 
     def _parse(self, name: str, content: bytes) -> tuple[bytes, Manifests]:
         digest = hashlib.blake2b(content, digest_size=16).digest()
@@ -177,15 +192,16 @@ def _files_of(path: pathlib.Path, unreadable: list[tuple[str, str]]) -> Iterator
                 yield pathlib.Path(folder) / name
 
 
-def _content_of(file: pathlib.Path) -> bytes | None:
-    """Return a file's bytes, at most one more than allowed; None if it cannot be read."""
+def _content_of(file: pathlib.Path) -> tuple[bytes | None, _Place | None]:
+    """Return a file's bytes, at most one more than allowed, and its place; None if it cannot be read."""
     try:
         if not file.is_file():  # opening a pipe would block until some process writes to it
-            return None
+            return None, None
         with file.open("rb") as opened:
-            return opened.read(MAX_FILE_BYTES + 1)
+            found = os.fstat(opened.fileno())
+            return opened.read(MAX_FILE_BYTES + 1), _Place(found.st_ino, found.st_size, found.st_mtime)
     except OSError:
-        return None
+        return None, None
 
 
 def _why_no_file(path: pathlib.Path) -> str:
@@ -389,6 +405,7 @@ class FileSource:
         self._applied_at = 0  # When the configuration was compiled last, by `now`
         self._reader = FileReader(paths)
         self._digest = b""
+        self._places: dict[str, _Place] = {}  # Those of the reading that was applied last
         self._notified = asyncio.Event()
         self.configuration = NO_CONFIGURATION
         self._reported = NO_CONFIGURATION  # The configuration that `_statuses` are about
@@ -456,13 +473,23 @@ class FileSource:
         for _ in range(_SETTLE_TRIES):
             await asyncio.sleep(self._options.settle_seconds)
             again = await asyncio.to_thread(self._reader.read)
-            if again.digest == reading.digest:
-                return await self._apply(reading)
+            if again.digest == reading.digest and not self._is_being_written(again):
+                return await self._apply(again)
             reading = again
         manifests = msgspec.structs.replace(reading.manifests, complete=False)
         has_changed = await self._apply(msgspec.structs.replace(reading, manifests=manifests))
         self._digest = b""  # so that the same reading is applied completely once it has settled
         return has_changed
+
+    def _is_being_written(self, reading: FileReading) -> bool:
+        """Return whether a file got shorter in place a moment ago."""
+        now = time.time()
+        for name, place in reading.places.items():
+            applied = self._places.get(name)
+            is_shorter = applied is not None and applied.number == place.number and place.size < applied.size
+            if is_shorter and 0 <= now - place.changed_at < _SHORTENED_SECONDS:
+                return True
+        return False
 
     def _has_old_retirements(self) -> bool:
         """Return whether retired addresses must be compiled again: they end without an edit."""
@@ -477,7 +504,7 @@ class FileSource:
         context = msgspec.structs.replace(
             self._options.compile_context, now=self._applied_at, arrivals=self._arrivals()
         )
-        self._digest = reading.digest
+        self._digest, self._places = reading.digest, reading.places
         try:
             configuration = await asyncio.to_thread(
                 apply_reading,

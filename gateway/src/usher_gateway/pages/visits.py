@@ -11,7 +11,7 @@ from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Row, Values, all_of
 
 _SHOWN = 50
-_INDENTED_BYTES = 32 * 1024  # Longest JSON that is indented: a deeply nested one becomes up to 2,000 times longer
+_INDENTED_BYTES = 16 * 1024  # Longest JSON that is indented: a deeply nested one becomes up to 2,000 times longer
 _SHOWN_BYTES = 64 * 1024  # How much of a body is shown, because each line takes time in the event loop
 _ATTEMPTS_OF = 20  # Deliveries of one visit whose attempts are shown
 
