@@ -616,6 +616,14 @@ def long_listener(name: str, namespace: str = "agency") -> dict[str, Any]:
     return raw("Listener", name, spec, namespace=namespace)
 
 
+@pytest.mark.parametrize("routes", [[{"when": f"visit.email in [{'1,' * 490}1]"}] * 8, [None, {"when": 1}], {}, None])
+def test_filters_count_with_the_memory_that_gateways_need_for_them(routes: object) -> None:
+    memory, key = NamespaceMemory(370_000), Key("Listener", "agency", "a")
+    is_long = isinstance(routes, list) and len(routes) == 8
+    assert memory.admit(key, {"routes": routes}) is not is_long
+    assert memory.admit(key, {"routes": routes[:7]} if isinstance(routes, list) else routes)
+
+
 def test_resource_for_which_its_namespace_has_no_memory_is_not_read(full: Cluster) -> None:
     read_again: list[kinds.WatchedKind] = []
     cache = Cache(full.cache.settings, read_again=read_again.append, memory=NamespaceMemory(110_000))
