@@ -10,6 +10,7 @@ import pytest
 from support import api_server, config_samples, followers
 from usher_gateway import config_secret, documents, expressions, model
 from usher_gateway.config import cache
+from usher_gateway.expressions import turns
 
 
 def write_cache(data: pathlib.Path, *envelopes: config_secret.Envelope, keys: model.Keys = config_samples.KEYS) -> None:
@@ -54,6 +55,32 @@ async def test_cache_knows_whether_documents_were_missing(
         server.put_mark()
         await server.start()
         await follower.until(lambda: follower.snapshots[-1].is_complete)
+
+
+async def test_part_of_a_first_list_is_no_cache(
+    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list whose filters take long is in force only as a whole."""
+    for name in ("a", "b", "c"):
+        server.put(followers.wrap(config_samples.listener(name)))
+    prepare, may_end = turns.ExpressionTurns.prepare, asyncio.Event()
+    prepared = 0
+
+    async def slow_prepare(*arguments: Any, **options: Any) -> None:
+        nonlocal prepared
+        prepared += 1
+        if prepared > 1:
+            await may_end.wait()
+        await prepare(*arguments, **options)
+
+    monkeypatch.setattr(turns.ExpressionTurns, "prepare", slow_prepare)
+    async with followers.following(server, tmp_path, cache_after_seconds=0.05) as follower:
+        await follower.until(lambda: prepared == 2)
+        await asyncio.sleep(0.2)  # the gateway would use a cache now
+        assert (follower.snapshots, follower.source.status().origin) == ([], None)
+        may_end.set()
+        await follower.until_runs("a", "b", "c")
+        assert len(follower.snapshots) == 1
 
 
 async def test_filters_of_the_cache_are_compiled_in_turns_before_the_check(

@@ -102,7 +102,7 @@ class ClusterSource:
         self._compiling: dict[str, asyncio.Task[None]] = {}  # Namespace -> the task that compiles its waiting documents
         self._has_mark = False
         """True once the operator had published everything once, or if the cache in use was complete."""
-        self._is_cache_complete = False
+        self._has_cache = self._is_cache_complete = False
         self._due: set[str] = set()
         """Secrets (names) that came before the mark and whose expressions are not compiled yet."""
         self._was_complete = False
@@ -210,7 +210,7 @@ class ClusterSource:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._options.cache_after_seconds):
                 await self._listed.wait()
-        if not self._listed.is_set() and self._published.in_force:
+        if not self._listed.is_set() and self._has_cache:
             _log.warning("configuration_loaded_from_cache", namespace=self._options.namespace)
             self._origin = "cache"
             self._has_mark = self._is_cache_complete
@@ -414,6 +414,7 @@ class ClusterSource:
                 kind, key = envelope.identity
                 _log.error("cached_document_ignored", kind=kind, document=key)
             await turns.give_way()
+        self._has_cache = bool(self._published.in_force)
         self._is_cache_complete = cached.is_complete and is_usable
 
     async def _update_cache(self) -> None:
