@@ -14,7 +14,7 @@ import pytest
 from support import accounts, agencies, api, faulty_proxy, installs, waiting
 from support.published_documents import declare, wait_live
 from usher_gateway import model
-from usher_gateway.config import cluster
+from usher_gateway.config import cache, cluster
 from usher_gateway.kube import access, client
 
 
@@ -36,9 +36,10 @@ async def test_gateway_serves_and_restarts_without_operator_and_api_server(
         )
 
     async def cached() -> bool:
-        with contextlib.suppress(OSError):
-            return (install.folder / f"data-{gateway.admin}" / "config.cache").stat().st_size > 0
-        return False
+        """A cache that lacks nothing, so that an unknown address gets 404 from it."""
+        key = base64.b64decode((await install.secret("usher-install-key", install.system))["install.key"])
+        content = cache.read(install.folder / f"data-{gateway.admin}", model.derive_keys(key).cache)
+        return content is not None and content.is_complete
 
     assert await operator.stop() == 0
     lost = (await install.documents())[f"Listener {namespace}/lost"]

@@ -23,7 +23,7 @@ from usher_operator.state.view import Key
 
 _log = structlog.get_logger(__name__)
 
-_PATIENCE_SECONDS = 600.0  # The pass counts as complete if no further key was reconciled for this long
+_PATIENCE_SECONDS = 30.0  # The pass counts as complete if no further key was reconciled for this long
 _REPEAT_SECONDS = 600.0  # Interval at which the mark is written again, in case that somebody deleted it
 
 _RETRY_SECONDS = 5.0
