@@ -27,8 +27,8 @@ async def test_gateway_serves_and_restarts_without_operator_and_api_server(
     for name in ("kept", "lost"):
         await server.apply(installs.placed(install, namespace, name, f"/{name}"))
     gateway = await install.start_gateway(account=install.gateway.at(proxy.endpoint, tmp_path / "through"))
-    for name in ("kept", "lost"):
-        await gateway.wait_answer(hostname, f"/{name}", 200)
+    for path, status in (("/kept", 200), ("/lost", 200), ("/nowhere", 404)):  # 404 once everything was published
+        await gateway.wait_answer(hostname, path, status, limit_seconds=120.0)
 
     async def config(satisfied: Callable[[Any], Any]) -> Any:
         return await waiting.until(
