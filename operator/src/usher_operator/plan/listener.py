@@ -74,8 +74,7 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -
     ]
     to_paste = tuple(addresses.values()) if has_url_secret else ()
     is_unchanged = cached.fields.get(ADDRESSES_FIELD) == status_addresses
-    is_awaited = document is None and view.child_index.config_of(key) is None and _is_worse(compiled)
-    if is_awaited:
+    if document is None and view.child_index.config_of(key) is None and _is_worse(compiled):
         status_addresses = cached.fields.get(ADDRESSES_FIELD) or []  # it keeps its hostnames
     parts.append(programmed.condition)
     own_hostnames = sorted(document.own_hostnames) if document else []  # the class has the condition for its own
@@ -97,7 +96,6 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -
         if compiled.ended
         else None,
         keeps_vanished=keeps_vanished,
-        is_awaited=is_awaited,
         granted=_granted(cached.resource, document) if publication.child else (),
     )
 

@@ -232,8 +232,6 @@ class Plan(msgspec.Struct, frozen=True):
     """Retired addresses whose time is over. If the view does not allow that they end, the document still has them."""
     keeps_vanished: bool = False
     """True if a document that only gateways have stays in force, because the Listener was declared again."""
-    is_awaited: bool = False
-    """True if a Listener has no document for now, because something that it names may come late."""
     granted: tuple[str, ...] = ()
     """Hostnames that the Listener names and that its document has. No other listener gets them while the document is
     written."""

@@ -60,8 +60,7 @@ class ChildWriter:
     Args:
         on_published: called after a document or a tombstone was written.
         on_applied: called with a key whose documents are as planned. A plan that leaves them as they are, because
-            nothing is published now or gateways were not asked yet, does not count if there is no document; nor does
-            that of a Listener whose Tenant or class may come late.
+            nothing is published now or gateways were not asked yet, does not count if there is no document.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class ChildWriter:
             except ApiError as error:
                 failures.append(error)
         is_planned = plan.children is not None or self._cache.child_index.published(plan.key) is not None
-        if is_planned and not plan.is_awaited and not failures:
+        if is_planned and not failures:
             self._on_applied(plan.key)
         return failures
 

@@ -4,9 +4,8 @@ An operator publishes documents one by one. A new gateway cannot tell a URL that
 is still missing, so it answers 503 at unknown addresses until it reads the mark, and 404 from then on. The mark is a
 Secret beside the documents, so that a gateway that restarts while no operator runs reads it too.
 
-A key that waits or fails, such as one whose namespace's Secrets cannot be read or whose Tenant comes late, delays the
-mark for a while: 503 at an unknown address harms nobody, 404 at a declared one loses visits. While nothing is published
-at all, such as with another install key, the mark waits for as long as that lasts.
+A key that waits or fails, such as one whose namespace's Secrets cannot be read, delays the mark only for a while. While
+nothing is published at all, such as with another install key, the mark waits for as long as that lasts.
 """
 
 import asyncio

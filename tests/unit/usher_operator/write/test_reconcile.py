@@ -103,21 +103,6 @@ async def test_certificate_that_the_operator_may_not_read_is_unknown() -> None:
     assert "`operator.certificateSecrets` must have its name" in condition.message
 
 
-async def test_listener_whose_tenant_comes_late_counts_as_published_only_then() -> None:
-    """Until then a new gateway answers 503 at its address, because 404 would be wrong."""
-    cluster, applied = Cluster(), list[Key]()
-    cluster.set_gateways()
-    for manifest in (klass(), destination(), secret(), listener()):
-        cluster.put(manifest)
-    reconciler = OperatorParts(Server(), cluster.cache, applied.append).reconciler
-    await reconciler.reconcile(LOBBY)
-    assert applied == []
-    for manifest in (listener(), raw("Tenant", ACME.name, {})):  # the server's answer to the status had no spec
-        cluster.put(manifest)
-    await reconciler.reconcile(LOBBY)
-    assert applied == [LOBBY]
-
-
 @pytest.mark.parametrize("status", [400, 403, 413, 422])
 async def test_refused_secret_with_the_url_shows_in_the_status(cluster: Cluster, status: int) -> None:
     server = Server()
