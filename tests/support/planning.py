@@ -13,6 +13,7 @@ from usher_operator.plan import children, plan_and_note
 from usher_operator.settings import BackendService, OperatorSettings
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
+from usher_operator.state.memory import NamespaceMemory
 from usher_operator.state.view import (
     AppliedDocument,
     ClusterFeatures,
@@ -45,6 +46,7 @@ class Cluster:
         keys: derived from the install key.
         removes_at_once: whether `apply` deletes a child at once. If not, it leaves a tombstone of a document, and a
             mark on a Certificate that counts, until `end_removals`.
+        memory: what each namespace may take; None: what the product allows.
     """
 
     def __init__(
@@ -53,10 +55,11 @@ class Cluster:
         controller_name: str = "usher.dev/usher",
         keys: model.Keys | None = KEYS,
         removes_at_once: bool = True,
+        memory: NamespaceMemory | None = None,
     ) -> None:
         self.now = NOW
         settings = OperatorSettings(controller_name=controller_name, backend=BackendService(service_port=8080))
-        self.cache = Cache(settings, clock=lambda: self.now, confirmed_clock=lambda: self.now)
+        self.cache = Cache(settings, clock=lambda: self.now, confirmed_clock=lambda: self.now, memory=memory)
         self.cache.keys = keys
         self.cache.set_secret_access("", "Permitted")
         self.queue: set[Key] = set()  # The keys that changes concern and that were not applied since

@@ -178,6 +178,11 @@ def secret_data(envelope: Envelope) -> dict[str, str]:
     return {DATA_KEY: base64.b64encode(encode(envelope)).decode("ascii")}
 
 
+def envelope_bytes(data: Mapping[str, str]) -> int:
+    """Return the size of the envelope in a config Secret's ``data``, to within two bytes."""
+    return len(data[DATA_KEY]) * 3 // 4
+
+
 def decode_data(data: Mapping[str, str] | None, key: bytes, *, known_part: bool = False) -> Envelope:
     """Return the envelope in a Secret's ``data``. The other parameters: see decode().
 

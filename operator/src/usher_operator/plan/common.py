@@ -287,7 +287,10 @@ class Publication(msgspec.Struct, frozen=True):
 def publish(
     view: Lookups, key: Key, cached: compiling.DocumentResource, compiled: compiling.CompiledDocument
 ) -> Publication:
-    """Put a compiled document into its config Secret. A blocked or too large one leaves the last good one in force."""
+    """Put a compiled document into its config Secret. A blocked or too large one leaves the last good one in force.
+
+    So does one for which its namespace has no memory.
+    """
     builder = ConditionBuilder(cached.resource.metadata.generation, ())
     if compiled.is_blocked:
         return leave(view, cached)
@@ -304,6 +307,8 @@ def publish(
         child = children.build_config_secret(envelope, view.settings)
     except model.DocumentTooLargeError:
         return msgspec.structs.replace(leave(view, cached), accepted=_too_large(builder))
+    if not view.has_room_for_document(key.namespace, key, config_secret.envelope_bytes(child.manifest["data"])):
+        return msgspec.structs.replace(leave(view, cached), accepted=_no_room(builder))
     is_last_good = compiled.document.generation < cached.resource.metadata.generation
     return Publication(child, WantedDocument(envelope.hash, is_last_good), compiled.document)
 
@@ -320,5 +325,13 @@ def _too_large(builder: ConditionBuilder) -> StatusCondition:
     message = (
         f"the configuration must not be larger than {MAX_BYTES} bytes, so the last good one stays in force; shorten "
         "expressions, headers and the values of Secrets, or spread the routes over several listeners"
+    )
+    return builder.false(_Type.Accepted, OperatorReason.ConfigTooLarge, message)
+
+
+def _no_room(builder: ConditionBuilder) -> StatusCondition:
+    message = (
+        f"the configurations of this namespace would take more than {MOST_BYTES // 2**20} MiB, so the last good one "
+        "stays in force; delete some resources, or refer to shorter values of Secrets"
     )
     return builder.false(_Type.Accepted, OperatorReason.ConfigTooLarge, message)

@@ -435,6 +435,9 @@ class Cache(Lookups):
                 change.siblings |= _hostname_places(child.counts_for, [child.key.name])
             if child.is_config:
                 self._arrange(child.key, change)
+                config = self.child_index.config_of(child.key)
+                if self._memory.set_document(child.key, config.document_bytes if config is not None else 0):
+                    change.subjects.add(("Documents", child.key.namespace))
             is_checked = child.key.kind == "Hostname" and child.key.name in self.reachabilities
             if is_checked and _desired(former) != _desired(present):
                 self._changed_routes.add(child.key.name)

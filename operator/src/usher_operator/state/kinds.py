@@ -169,6 +169,8 @@ class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Digest over content, labels and annotations; a different one means that somebody edited the child."""
     published: PublishedDocument | None = None
     """The document in a config Secret."""
+    document_bytes: int = 0
+    """Size of its envelope."""
     tombstone: str = ""
     """When the operator published its document's tombstone; `""`: it has none."""
     held: config_secret.HeldHostnames | None = None
@@ -272,6 +274,7 @@ def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) 
         )
         if envelope is not None and document
         else None,
+        document_bytes=config_secret.envelope_bytes(raw["data"]) if document is not None else 0,
         tombstone=envelope.tombstone if envelope is not None else "",
         held=envelope.holds if envelope is not None else None,
         is_config=is_config,

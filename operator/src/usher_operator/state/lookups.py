@@ -336,6 +336,11 @@ class Lookups:
         """The document in a Listener's or Destination's config Secret."""
         return self.child_index.published(key)
 
+    @lookup("Documents")
+    def has_room_for_document(self, _namespace: str, key: Key, size: int) -> bool:
+        """True if the namespace's memory allows a key a document of this size in bytes."""
+        return self._memory.has_room_for_document(key, size)
+
     @lookup("Namespace")
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
         """A namespace's labels; empty if the namespace is not known."""

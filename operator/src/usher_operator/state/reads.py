@@ -18,8 +18,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from usher_operator.state.indexes import GroupIndex
 from usher_operator.state.view import Key, Kind
 
-# Limit: a key's place below a limit. Listeners: a Tenant's.
-SubjectKind = Kind | Literal["Namespace", "Secret", "Address", "Company", "Limit", "Listeners"]
+# Limit: a key's place below a limit. Listeners: a Tenant's. Documents: the size of a namespace's documents.
+SubjectKind = Kind | Literal["Namespace", "Secret", "Address", "Company", "Limit", "Listeners", "Documents"]
 
 # Kind, and the key or its path, such as `namespace/name`, the hostname, or `view.address_path`.
 Subject = tuple[SubjectKind, str | Key]

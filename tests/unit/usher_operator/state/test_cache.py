@@ -27,13 +27,11 @@ from support.cache_samples import (
     secret,
     tombstone,
 )
-from support.planning import KEYS, Cluster
+from support.planning import Cluster
 from usher_gateway import config_secret
 from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator.plan import plan_and_note
 from usher_operator.state import child_labels, kinds
-from usher_operator.state.cache import Cache
-from usher_operator.state.memory import NamespaceMemory
 from usher_operator.state.view import GatewayReport, Key, Plan, hostname_key
 
 CONFIG = f"usher-config/{config_secret.secret_name('Listener', LOBBY.path)}"
@@ -604,40 +602,3 @@ def test_deleted_listener_concerns_those_that_name_an_address_of_its_document(cl
     plan_all(cluster)
     assert BAR in cluster.delete("Listener", LOBBY.path)
     assert accepted(cluster, BAR) == "PathConflict"
-
-
-# The memory of a namespace
-
-
-def long_listener(name: str, namespace: str = "agency") -> dict[str, Any]:
-    """A Listener that takes 34 kB, because one character of each transform needs two bytes."""
-    route = {"destinationRef": {"name": "crm"}, "transform": f"'€{'x' * 3_950}'"}
-    spec = listener(name)["spec"] | {"routes": [{"name": f"r{number}", **route} for number in range(4)]}
-    return raw("Listener", name, spec, namespace=namespace)
-
-
-@pytest.mark.parametrize("routes", [[{"when": f"visit.email in [{'1,' * 490}1]"}] * 8, [None, {"when": 1}], {}, None])
-def test_filters_count_with_the_memory_that_gateways_need_for_them(routes: object) -> None:
-    memory, key = NamespaceMemory(370_000), Key("Listener", "agency", "a")
-    is_long = isinstance(routes, list) and len(routes) == 8
-    assert memory.admit(key, {"routes": routes}) is not is_long
-    assert memory.admit(key, {"routes": routes[:7]} if isinstance(routes, list) else routes)
-
-
-def test_resource_for_which_its_namespace_has_no_memory_is_not_read(full: Cluster) -> None:
-    read_again: list[kinds.WatchedKind] = []
-    cache = Cache(full.cache.settings, read_again=read_again.append, memory=NamespaceMemory(110_000))
-    for name in ("a", "b", "c", "d"):
-        cache.put(kinds.LISTENER, long_listener(name))
-    cache.put(kinds.LISTENER, long_listener("a", "other"))
-    assert [key.path for key in cache.records if cache.unreadable(key) is not None] == ["agency/d"]
-    cache.keys = KEYS
-    status = plan_and_note(cache, Key("Listener", "agency", "d")).status
-    assert status is not None
-    assert status.conditions["Accepted"].reason == "ConfigTooLarge"
-    assert read_again == []
-    for name in ("b", "c"):
-        cache.remove(kinds.LISTENER, "agency", name)
-    assert read_again == [kinds.LISTENER], "once"
-    cache.put(kinds.LISTENER, long_listener("d"))
-    assert cache.listener("agency/d") is not None
