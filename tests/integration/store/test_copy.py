@@ -340,6 +340,22 @@ async def test_interrupted_copy_can_be_repeated_to_an_empty_store(
     assert (await copied((source, first.place), (target, places / "third"))).is_complete
 
 
+async def test_copy_between_sqlite_stores_can_be_interrupted(places: Path) -> None:
+    first = await fill_some("sqlite", places / "first", "a", "b")
+    source, target = await opened("sqlite", first.place), await opened("sqlite", places / "second")
+
+    def interrupt(_verb: str, _table: str, _rows: int) -> None:
+        copying.cancel()
+
+    copying = asyncio.create_task(copy.copy(source, target, now=NOW, progress=interrupt))
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    await source.close()
+    await target.close()
+    with pytest.raises(model.StoreLockedError, match="copy to this store is unfinished"):
+        await bench_of("sqlite", places / "second").open()
+
+
 @pytest.mark.parametrize("target", ["sqlite", "postgresql"])
 async def test_difference_after_a_copy_keeps_the_target_unusable(places: Path, target: str) -> None:
     first = await fill_some("sqlite", places / "first", "a", "b")

@@ -9,6 +9,7 @@ source's, and gateways refuse it until then. After an interruption a person undo
 target, and copies again.
 """
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
@@ -156,6 +157,7 @@ async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progre
         await target.load(table, rows)
         tally.add(table, rows)
         progress("copied", table, tally.counts[table])
+        await asyncio.sleep(0)  # an interruption takes effect here, because SQLite's statements never wait
     comparison = Comparison(tally, await _count(target, progress))
     if comparison.is_complete:
         await target.end_writing()
@@ -167,6 +169,7 @@ async def _count(store: CopyableStore, progress: Progress) -> Tally:
     async for table, rows in store.dump():
         tally.add(table, rows)
         progress("compared", table, tally.counts[table])
+        await asyncio.sleep(0)
     return tally
 
 
