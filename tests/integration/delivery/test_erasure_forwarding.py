@@ -1,8 +1,12 @@
 """An erasure asks the destinations that declare it to erase the person too, and the receipt says what they answered."""
 
 import asyncio
+import functools
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -157,6 +161,26 @@ async def test_gateway_killed_while_it_asks_has_erased_nothing(gateway: gateways
     assert [row["selection"]["destinations"] for row in await audited(gateway)] == [["default/mailer"]]
     assert (await erase(gateway, "--forward", "--yes")).code == 0
     assert (len(mailer.requests), gateway.store.count("arrivals")) == (2, 0)
+
+
+async def test_erasure_goes_on_after_its_command_is_interrupted(gateway: gateways.Gateway, mailer: Mailer) -> None:
+    answers = asyncio.Event()
+    mailer.before_answer = functools.partial(_until, answers)
+    place = ["--admin", f"http://127.0.0.1:{gateway.admin}", "--data", str(gateway.data)]
+    command = [sys.executable, "-m", "usher_gateway", "person", "erase", "--forward", "--yes", *place]
+    process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stdin is not None
+    process.stdin.write(EMAIL.encode())
+    process.stdin.close()
+    await mailer.asked.wait()
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() != 0
+    answers.set()
+    await waiting.wait_until(lambda: gateway.store.count("erasures") == 1 and gateway.store.count("arrivals") == 0)
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def test_destination_that_another_tenant_has_now_is_not_asked(gateway: gateways.Gateway, mailer: Mailer) -> None:

@@ -94,7 +94,8 @@ def erase_person(
     The command asks for the value, or reads it from standard input, as `usher find` does. Visits, bodies, deliveries
     and answers of the person go; counts stay, so the books still balance. Pending deliveries are cancelled. What
     destinations have got already is theirs to erase: the receipt names them. With --forward, the gateway first asks
-    those that declare how: the receipt has their answers. If the command is interrupted meanwhile, nothing is erased.
+    those that declare how: the receipt has their answers. If the command is interrupted meanwhile, the erasure
+    goes on: `usher person requests` lists it.
     If the person is suppressed, the keyed digest by which Usher recognises the person stays until `unsuppress`.
     """
     client = AdminClient(admin, data, operate=True)

@@ -1,8 +1,8 @@
 """Forwards an erasure: asks destinations that have got visits of a person to erase the person too.
 
 It happens inside of the request to erase, before anything is erased, because afterwards only the caller knows the
-value. So an interrupted request has erased nothing here, and can be repeated: a second request to erase a person
-changes nothing at the destination.
+value. If the caller hangs up, the request goes on and erases. If the gateway ends, nothing is erased here, and the
+request can be repeated: a second request to erase a person changes nothing at the destination.
 """
 
 import asyncio
