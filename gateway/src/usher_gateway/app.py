@@ -28,7 +28,7 @@ from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.seal import Seals
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.admin.try_limits import TryTurns
-from usher_gateway.config import Source, files, install_key
+from usher_gateway.config import Source, file_reading, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.activity import ActivityRecorder
 from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
@@ -95,7 +95,7 @@ class Gateway(Parts):
             UsherError: the settings cannot work, or a key, token or certificate cannot be used.
         """
         check_settings(settings)
-        files.require_paths(settings.files)
+        file_reading.require_paths(settings.files)
         install_key.check_dependents(settings.data, environ, from_cluster=settings.from_cluster)
         self.settings, self._environ = settings, environ
         self.keys = model.derive_keys(install_key.load_install_key(settings.data, environ))

@@ -11,7 +11,7 @@ import structlog
 
 from support import followers
 from usher_gateway import documents, model
-from usher_gateway.config import files
+from usher_gateway.config import file_reading, files
 
 KEYS = model.derive_keys(bytes(32))
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n---\n"
@@ -85,7 +85,7 @@ async def test_slowly_written_file_removes_nothing_before_its_end(
         await follower.until_runs("a", "b")
         pieces, read = [*["# a comment\n"] * 12, listener("a") + listener("c")], follower.source._reader.read
 
-        def write_and_read() -> files.FileReading:
+        def write_and_read() -> file_reading.FileReading:
             if pieces:
                 with file.open("a") as opened:
                     opened.write(pieces.pop(0))

@@ -3,7 +3,7 @@ import pathlib
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.config import files
+from usher_gateway.config import file_reading, files
 from usher_gateway.resources import compiler
 from usher_gateway.resources.manifests import load_manifests, merge_manifests
 
@@ -133,7 +133,7 @@ def test_folder_is_read_without_hidden_and_other_files(tmp_path: pathlib.Path) -
     (tmp_path / ".hidden").mkdir()
     for name in ("a.yaml", ".b.yaml", ".b.yaml.swp", "b.yaml~", "#b.yaml#", "4913", "notes.txt", ".hidden/b.yaml"):
         (tmp_path / name).write_text(TENANT)
-    reading = files.FileReader([tmp_path]).read()
+    reading = file_reading.FileReader([tmp_path]).read()
     assert [loaded.file for loaded in reading.manifests.objects] == [str(tmp_path / "a.yaml")]
 
 

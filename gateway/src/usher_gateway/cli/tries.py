@@ -160,11 +160,11 @@ def _read_manifests(paths: list[pathlib.Path]) -> list[dict[str, Any]]:
     """
     from usher_gateway import documents
     from usher_gateway.admin.try_limits import MAX_MANIFEST_BYTES
-    from usher_gateway.config import files
+    from usher_gateway.config import file_reading
     from usher_gateway.resources import conditions, manifests, overlay
 
-    standard_input = sys.stdin.buffer.read() if files.STANDARD_INPUT in paths else b""
-    reading = files.FileReader(paths, standard_input).read().manifests
+    standard_input = sys.stdin.buffer.read() if file_reading.STANDARD_INPUT in paths else b""
+    reading = file_reading.FileReader(paths, standard_input).read().manifests
     objects = {each.resource.identity: each for each in reading.objects}
     findings = overlay.overlay_documents(
         documents.Snapshot({}, {}), [each.resource for each in reading.objects]

@@ -1,7 +1,7 @@
 """Configuration from files: reads manifests, compiles them, and follows every edit within a second.
 
-``FileReader`` reads the paths. ``apply_reading`` is pure: it decides what a new reading does to the configuration in
-force. ``FileSource`` watches the paths and yields a snapshot per change.
+``apply_reading`` is pure: it decides what a new reading (``file_reading``) does to the configuration in force.
+``FileSource`` watches the paths and yields a snapshot per change.
 
 An object that is missing from a reading counts as removed only if that is certain:
 
@@ -13,13 +13,11 @@ An object that is missing from a reading counts as removed only if that is certa
 
 import asyncio
 import contextlib
-import hashlib
-import os
 import pathlib
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -27,15 +25,13 @@ import watchfiles
 
 from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.config import DocumentStatus, SourceStatus, removals
+from usher_gateway.config.file_reading import STANDARD_INPUT, FilePlace, FileReader, FileReading, is_folder
 from usher_gateway.resources import compiler
-from usher_gateway.resources.conditions import Problem, has_errors
+from usher_gateway.resources.conditions import Problem
 from usher_gateway.resources.manifests import (
-    MAX_FILE_BYTES,
     Manifests,
     ObjectsByIdentity,
-    load_manifests,
     locate,
-    merge_manifests,
 )
 
 POLL_SECONDS = 5.0  # Interval of readings without any notice, because some file systems send none
@@ -45,191 +41,17 @@ SETTLE_SECONDS = 0.1  # Two readings this far apart must be equal, so that a fil
 # in place, and the beginning of a manifest is often a valid one.
 _SHORTENED_SECONDS = 2.0
 
-# Suffixes for the files that are read in a folder. A file that is named itself may have any name.
-SUFFIXES = frozenset({".yaml", ".yml"})
-
-STANDARD_INPUT = pathlib.Path("-")  # Stands for standard input where a path is expected
-
 # After this many readings the last one is applied without removals, because some file may change all the time.
 _SETTLE_TRIES = 100
 
 _MAX_LOGGED_PROBLEMS = 50
 _MAX_LOGGED_REMOVALS = 10
 
-# Hint about a path without objects. `usher check` prints it too, so it says whose configuration it is about.
-_KEPT = "a gateway that runs keeps what it held before, if anything"
-
 _RETIREMENT_CHECK = 3600 * model.MICROSECONDS  # Interval at which retired addresses are compiled again
 
 _CLASS = resources.ListenerClass.kind_name
 
 _log = structlog.get_logger(__name__)
-
-
-class _Place(NamedTuple):
-    """A file on disk: equal numbers mean that it was not replaced by another."""
-
-    number: int
-    size: int  # Bytes
-    changed_at: float  # Seconds since 1970
-
-
-class FileReading(msgspec.Struct, frozen=True):
-    """The paths' content at one moment."""
-
-    manifests: Manifests
-    gaps: tuple[str, ...]
-    """Paths, or files in them, that are absent, empty or unreadable: nothing that they held is removed."""
-    digest: bytes  # Of all contents and gaps. Two readings with the same digest are equal.
-    places: dict[str, _Place]  # By the file's name in problems
-
-
-class FileReader:
-    """Reads paths, and parses only files that changed."""
-
-    def __init__(self, paths: Sequence[pathlib.Path], standard_input: bytes = b"") -> None:
-        self._paths = tuple(paths)
-        self._standard_input = standard_input
-        self._parsed: dict[str, tuple[bytes, Manifests]] = {}
-
-    def rank(self, file: str) -> tuple[int, str]:
-        """Return a file's place in the order: paths as given, then files by name."""
-        for index, path in enumerate(self._paths):
-            if file == _shown(path) or file.startswith(f"{path}{os.sep}"):
-                return index, file
-        return len(self._paths), file
-
-    def read(self) -> FileReading:
-        """Read everything now. Blocking."""
-        parts, gaps, problems, empty = [], [], [], []
-        digest = hashlib.blake2b(digest_size=16)
-        parsed, places = {}, {}
-        for path in self._paths:
-            unreadable: list[tuple[str, str]] = []
-            files = [path] if path == STANDARD_INPUT else list(_files_of(path, unreadable))
-            for folder, why in unreadable:
-                gaps.append(folder)
-                problems.append(_gap(folder, why))
-            if not files and not unreadable:
-                gaps.append(str(path))
-                problems.append(_gap(str(path), _why_no_file(path)))
-            for file in files:
-                name = _shown(file)
-                content, place = (self._standard_input, None) if file == STANDARD_INPUT else _content_of(file)
-                if place is not None:
-                    places[name] = place
-                digest.update(f"{name}\0{len(content or b'')}\0".encode() + (content or b""))
-                if content is None:
-                    gaps.append(name)
-                    problems.append(_gap(name, "cannot be read"))
-                    continue
-                parsed[name] = self._parse(name, content)
-                manifests = parsed[name][1]
-                parts.append(manifests)
-                if not manifests.objects and not manifests.invalid:
-                    gaps.append(name)
-                    empty.append((name, manifests))
-        self._parsed = parsed
-        digest.update("\0".join(gaps).encode())
-        merged = merge_manifests(parts)
-        problems.extend(_empty_file_problems(empty, merged, {_shown(path) for path in self._paths}))
-        manifests = msgspec.structs.replace(merged, problems=(*problems, *merged.problems))
-        return FileReading(manifests, tuple(gaps), digest.digest(), places)
-
-    def _parse(self, name: str, content: bytes) -> tuple[bytes, Manifests]:
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        parsed = self._parsed.get(name)
-        return parsed if parsed and parsed[0] == digest else (digest, load_manifests(content, name))
-
-
-def require_paths(paths: Sequence[pathlib.Path]) -> None:
-    """Check the paths before the gateway starts. While it runs, a path that disappears removes nothing.
-
-    Raises:
-        ConfigurationError: A path does not exist or cannot be watched.
-    """
-    for path in paths:
-        if path == STANDARD_INPUT:
-            raise model.ConfigurationError(
-                "standard input cannot be watched", "Write it to a file and give that; `usher check -` reads it."
-            )
-        if not os.path.exists(path):  # noqa: PTH110 - as in `_is_folder`
-            raise model.ConfigurationError(
-                f"{path}: no such file or folder, or no permission to reach it",
-                "Name files or folders of manifests that exist and that this user may read.",
-            )
-
-
-def _shown(path: pathlib.Path) -> str:
-    """Return a path's name in problems."""
-    return "<stdin>" if path == STANDARD_INPUT else str(path)
-
-
-def _is_folder(path: pathlib.Path) -> bool:
-    """Return True if a path is a folder. Without permission to reach it, ``Path.is_dir`` would raise."""
-    return os.path.isdir(path)  # noqa: PTH112
-
-
-def _files_of(path: pathlib.Path, unreadable: list[tuple[str, str]]) -> Iterator[pathlib.Path]:
-    """Yield a path's files, sorted, without hidden ones (such as a mount's ``..data``) and editors' files.
-
-    Adds each folder in it that is not read to ``unreadable``, with the reason.
-    """
-    if os.path.isfile(path):  # noqa: PTH113 - as in `_is_folder`
-        yield path
-        return
-
-    def note(error: OSError) -> None:
-        if error.filename != str(path):
-            unreadable.append((error.filename, "cannot be read"))
-
-    for folder, folders, names in os.walk(path, onerror=note):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links = [link for name in folders if (link := pathlib.Path(folder) / name).is_symlink()]
-        unreadable += [(str(link), "is a link to a folder, which is not followed; name its target") for link in links]
-        for name in sorted(names):
-            if pathlib.Path(name).suffix in SUFFIXES and not name.startswith((".", "#")):
-                yield pathlib.Path(folder) / name
-
-
-def _content_of(file: pathlib.Path) -> tuple[bytes | None, _Place | None]:
-    """Return a file's bytes, at most one more than allowed, and its place; None if it cannot be read."""
-    try:
-        if not file.is_file():  # opening a pipe would block until some process writes to it
-            return None, None
-        with file.open("rb") as opened:
-            found = os.fstat(opened.fileno())
-            return opened.read(MAX_FILE_BYTES + 1), _Place(found.st_ino, found.st_size, found.st_mtime)
-    except OSError:
-        return None, None
-
-
-def _why_no_file(path: pathlib.Path) -> str:
-    if _is_folder(path):
-        return f"no file in this folder ends in {' or '.join(sorted(SUFFIXES))}"
-    return "no such file or folder, or no permission to reach it"
-
-
-def _empty_file_problems(
-    empty: list[tuple[str, Manifests]], merged: Manifests, named: Container[str]
-) -> Iterator[Problem]:
-    """Yield a warning for each file without objects, or an error if the whole set has none (as kubectl does).
-
-    ``named`` holds the paths that the user gave. If a path disappears, nothing is removed; if a file disappears
-    from a folder, its objects are.
-    """
-    has_nothing = not merged.objects and not merged.invalid and not has_errors(merged.problems)
-    for name, manifests in empty:
-        hint = _KEPT if name in named else f"{_KEPT}; to remove all of it, delete the file"
-        hint = "" if name == _shown(STANDARD_INPUT) else hint
-        if has_nothing:
-            yield Problem(name, 1, "", "there is no object of Usher in it", hint)
-        elif not manifests.problems and not manifests.namespaces:
-            yield Problem(name, 1, "", "there is no object in it", hint, "warning")
-
-
-def _gap(file: str, message: str) -> Problem:
-    return Problem(file, 0, "", message, f"check the path and its permissions; {_KEPT}")
 
 
 class FileConfiguration(msgspec.Struct, frozen=True):
@@ -405,7 +227,7 @@ class FileSource:
         self._applied_at = 0  # When the configuration was compiled last, by `now`
         self._reader = FileReader(paths)
         self._digest = b""
-        self._places: dict[str, _Place] = {}  # Those of the reading that was applied last
+        self._places: dict[str, FilePlace] = {}  # Those of the reading that was applied last
         self._notified = asyncio.Event()
         self.configuration = NO_CONFIGURATION
         self._reported = NO_CONFIGURATION  # The configuration that `_statuses` are about
@@ -542,14 +364,14 @@ class FileSource:
 
         For a single file the folder is watched, because editors rename a new file over the old one.
         """
-        folders = tuple(path for path in self._paths if _is_folder(path))
-        parents = tuple(dict.fromkeys(path.parent for path in self._paths if not _is_folder(path)))
+        folders = tuple(path for path in self._paths if is_folder(path))
+        parents = tuple(dict.fromkeys(path.parent for path in self._paths if not is_folder(path)))
         return [group for group in ((folders, True), (parents, False)) if group[0]]
 
     async def _watch(self, group: tuple[tuple[pathlib.Path, ...], bool], stop: asyncio.Event) -> None:
         paths, recursive = group
         while not stop.is_set():
-            existing = [path for path in paths if _is_folder(path)]
+            existing = [path for path in paths if is_folder(path)]
             try:
                 if existing:
                     async for _ in watchfiles.awatch(
