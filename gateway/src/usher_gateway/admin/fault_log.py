@@ -23,7 +23,7 @@ class FaultLog:
     """Compares the faults of everything in force with those of a minute ago.
 
     Args:
-        state: has what is in force.
+        state: the configuration in force.
         tracker: knows its health.
         counters: know more about the last arrivals.
         clock: the gateway's.

@@ -76,7 +76,7 @@ class TenantRows:
     """Makes tenant rows: those in force, and those that deliveries still wait for or died for.
 
     Args:
-        tracker: has counted deliveries just now.
+        tracker: the tracker that counted deliveries just now.
         faults: for each tenant that has some.
         receipt_days: days that receipts are kept.
         backup_days: days that store backups are kept; 0: not stated.

@@ -147,7 +147,7 @@ class TokenBook:
     """Finds a request's caller.
 
     Args:
-        folder: has ``tokens.json``, if there are more tokens.
+        folder: where ``tokens.json`` is, if there are more tokens.
         tokens: the two that always exist.
         seals: opens what `seal_caller` made; None: such tokens are not valid.
 

@@ -78,7 +78,7 @@ class PreparedDestination(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...]
     """Static headers, checked, with ``user-agent``."""
     reads_answer: bool
-    """Whether a rule in ``http.answers`` looks at answers' bodies."""
+    """True if a rule in ``http.answers`` reads the bodies of answers."""
 
 
 class RequestBody(msgspec.Struct, frozen=True):

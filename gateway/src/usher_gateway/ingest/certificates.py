@@ -119,7 +119,7 @@ class Certificates:
     Args:
         default: served to clients that ask for no name or for an unknown one. None: clients without a name get the
             folder's first, and those with an unknown name get an alert, because it would be another customer's.
-        folder: has further certificates, each served for its own names.
+        folder: further certificates, each served for its own names.
 
     Raises:
         ConfigurationError: the default cannot be used, or no certificate in the folder can.

@@ -246,7 +246,7 @@ class _PlannedRoute:
             self._watcher.expression_failed(self._name, self._route.name, code, field)
 
     def mark(self, fields: Mapping[str, object], arrival: model.Arrival, now: int) -> tuple[bytes, int]:
-        """Return the once-per rule's mark, and when the store may delete it; an empty mark if there is no rule."""
+        """Return the once-per rule's mark and the time after which the store may delete it; empty without a rule."""
         rule = self._route.once_per
         if rule is None:
             return b"", 0

@@ -112,7 +112,7 @@ def quarantine_step(reason: str | None, source: str | None) -> str:
     """Return what to do about quarantined arrivals.
 
     Args:
-        reason: that of the last arrival; None: it is not known.
+        reason: the last arrival's reason; None: it is not known.
         source: the address that sent it, if that is known.
     """
     match reason:

@@ -42,8 +42,8 @@ class Proxies:
     Args:
         seals: this install's seals.
         networks: CIDRs with trusted proxies; without any, no header counts.
-        user_header: has the user's name.
-        groups_header: has the user's group names, with commas between them.
+        user_header: header with the user's name.
+        groups_header: header with the user's group names, separated by commas.
         roles: ``GROUP=ROLE`` each.
 
     Raises:

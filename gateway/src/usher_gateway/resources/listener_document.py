@@ -55,7 +55,7 @@ def _is_time(text: str) -> bool:
 
 
 def declared_addresses(listener: Listener, install_key: bytes, declared: AddressSpec) -> list[documents.Address]:
-    """Return the addresses that one declared address stands for: one with its own path, or one per token."""
+    """Return one declared address's addresses: one if it has a path, else one per token."""
     if declared.path is None:
         return token_addresses(listener, install_key, declared.hostname, declared.query_pairs)
     return [documents.Address(declared.hostname, declared.path, declared.query_pairs)]

@@ -64,7 +64,7 @@ def build_config_secret(envelope: config_secret.Envelope, settings: OperatorSett
 
 
 def build_mark(settings: OperatorSettings) -> DesiredChild:
-    """The Secret that says that everything was published once. It counts as no document, so it is no key's child."""
+    """The Secret that marks the end of the first pass. It is no document, so no key owns it."""
     name = config_secret.mark_name(settings.install_label)
     labels, namespace = {config_secret.CONFIG_LABEL: "true"}, settings.configuration_namespace
     metadata = {"name": name, "namespace": namespace, "labels": labels, "annotations": {}}

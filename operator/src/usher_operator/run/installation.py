@@ -27,9 +27,9 @@ KEY_ENTRY = "install.key"  # Entry of the install key's Secret: base64 on one li
 TOKENS_SECRET = "usher-admin-tokens"  # noqa: S105 - a name
 
 OBSERVE_ENTRY = "observe.token"  # Entry with the token that reads configuration and usage; the operator uses it
-OPERATE_ENTRY = "operate.token"  # Entry with the token that shows bodies and changes something
+OPERATE_ENTRY = "operate.token"  # Entry with the token that shows bodies and allows changes
 
-_TOKEN = re.compile(rb"[\x21-\x7e]+")  # What fits into a header
+_TOKEN = re.compile(rb"[\x21-\x7e]+")  # Characters that a header may have
 
 _TOPIC = "install key"
 _CHECK_SECONDS = 30.0

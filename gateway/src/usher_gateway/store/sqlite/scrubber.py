@@ -54,7 +54,7 @@ class Scrubber:
 
     @property
     def is_swept(self) -> bool:
-        """Whether all the file's pages were read that an earlier process may have left unscrubbed."""
+        """True if every page was read that an earlier process may have left unscrubbed."""
         return self._next_page > self._sweep_ends_at
 
     @property
