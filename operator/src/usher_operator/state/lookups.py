@@ -338,7 +338,7 @@ class Lookups:
 
     @lookup("Documents")
     def has_room_for_document(self, _namespace: str, key: Key, size: int) -> bool:
-        """True if the namespace's memory allows a key a document of this size in bytes."""
+        """True if a key's namespace has memory for a document of this size in bytes."""
         return self._memory.has_room_for_document(key, size)
 
     @lookup("Namespace")
