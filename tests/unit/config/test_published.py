@@ -224,6 +224,53 @@ def test_list_without_a_secret_removes_nothing() -> None:
     assert state.vanished == {("Listener", "acme/gone"): 7}
 
 
+HOST = "shop.example"
+
+
+def at_shop(tenant: str, path: str = "/hook", **changes: object) -> documents.ListenerDocument:
+    """A tenant's listener at one hostname; that of tenant `a` comes first by name and is more specific."""
+    query = (("x", "1"),) if tenant == "a" else ()
+    address = documents.Address(HOST, path, query)
+    return config_samples.listener(tenant, tenant=documents.TenantDocument(tenant), addresses=(address,), **changes)
+
+
+def hosts_of(state: published.PublishedDocuments, *waiting: str) -> dict[str, list[str]]:
+    listeners = state.snapshot(waiting).listeners
+    return {name.partition("/")[2]: [each.host for each in listener.addresses] for name, listener in listeners.items()}
+
+
+def test_former_tenant_whose_newer_document_is_not_in_force_loses_the_hostname() -> None:
+    former, name = config_samples.secret(at_shop("a")), config_secret.secret_name("Listener", "acme/a")
+    for is_rejected in (True, False):
+        state = new_state()
+        put(state, former)
+        if is_rejected:
+            put(state, garbage(at_shop("a", generation=2)))
+        waiting = [] if is_rejected else [name]
+        assert hosts_of(state, *waiting) == {"a": [HOST]}, "nobody else has it"
+        put(state, config_samples.secret(at_shop("b")))
+        assert hosts_of(state, *waiting) == {"a": [], "b": [HOST]}
+
+
+def test_present_tenant_keeps_the_hostname_while_its_own_edit_waits_or_the_cache_is_read() -> None:
+    state = new_state()
+    for tenant in ("a", "b"):
+        put(state, config_samples.secret(at_shop(tenant)))
+    names = [config_secret.secret_name("Listener", f"acme/{tenant}") for tenant in ("a", "b")]
+    assert hosts_of(state, *names) == {"a": [], "b": [HOST]}
+    restarted = new_state()
+    for envelope in state.in_force:
+        assert restarted.restore(envelope)
+    assert hosts_of(restarted) == {"a": [], "b": [HOST]}
+
+
+def test_outdated_listener_of_the_same_tenant_keeps_its_other_paths() -> None:
+    state = new_state()
+    put(state, config_samples.secret(at_shop("b", "/old")))
+    put(state, config_samples.secret(msgspec.structs.replace(at_shop("b", "/new"), name="c")))
+    assert hosts_of(state, config_secret.secret_name("Listener", "acme/b")) == {"b": [HOST], "c": [HOST]}
+
+
 def test_vanished_listener_loses_an_address_that_another_has() -> None:
     state = new_state()
     shared, own = documents.Address("hooks.example.com", "/shared"), documents.Address("hooks.example.com", "/own")

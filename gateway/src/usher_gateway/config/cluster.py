@@ -193,7 +193,7 @@ class ClusterSource:
 
     def _snapshot(self) -> documents.Snapshot:
         self._was_complete = self._is_complete
-        snapshot = msgspec.structs.replace(self._published.snapshot(), is_complete=self._was_complete)
+        snapshot = msgspec.structs.replace(self._published.snapshot(self._waiting), is_complete=self._was_complete)
         _log.info(
             "configuration_applied",
             source=self._origin,

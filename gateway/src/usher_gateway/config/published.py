@@ -150,23 +150,36 @@ class PublishedDocuments:
         """Every document in force."""
         return self._in_force.values()
 
-    def snapshot(self) -> documents.Snapshot:
-        """The documents in force. Documents that did not change are the same objects as in the previous snapshot."""
-        self.is_changed = False
-        return documents.Snapshot(self._listeners | self._without_taken_addresses(), dict(self._destinations))
+    def snapshot(self, waiting: Collection[str] = ()) -> documents.Snapshot:
+        """The documents in force. Documents that did not change are the same objects as in the previous snapshot.
 
-    def _without_taken_addresses(self) -> dict[str, documents.ListenerDocument]:
-        """Vanished Listeners whose addresses another Listener has now, without these addresses."""
-        vanished = {key for kind, key in self._vanished if kind == "Listener"}
-        if not vanished:
+        ``waiting``: names of the Secrets whose newest document is not in force yet.
+        """
+        self.is_changed = False
+        return documents.Snapshot(self._listeners | self._without_taken_addresses(waiting), dict(self._destinations))
+
+    def _without_taken_addresses(self, waiting: Collection[str]) -> dict[str, documents.ListenerDocument]:
+        """The Listeners that may be outdated, without the addresses that another Listener has now.
+
+        Such a Listener's Secret vanished, was not read yet, or holds a newer document that waits or was rejected. The
+        operator gives an address to another Listener only after it published the former one without it. So the
+        document that came into force last has the address, and the cache keeps this order.
+        """
+        names = (self._identities.keys() - self._versions.keys()) | self._rejected.keys() | set(waiting)
+        outdated = {identity for name in names if (identity := self._identities.get(name)) in self._in_force}
+        if not outdated:
             return {}
-        taken = {
-            address.place
-            for key, document in self._listeners.items()
-            if key not in vanished
-            for address in document.addresses
-        }
-        return {key: self._listeners[key].without_places(taken) for key in vanished}
+        taken, without = _TakenAddresses(), {}
+        newest_first = list(reversed(self._in_force))
+        newest_first.sort(key=outdated.__contains__)  # the present documents, then the outdated ones
+        for identity in newest_first:
+            document = self._listeners.get(identity[1]) if identity[0] == "Listener" else None
+            if document is None:
+                continue
+            if identity in outdated:
+                document = without[document.key] = taken.remove_from(document)
+            taken.add(document)
+        return without
 
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
         """The status of each document that may have changed since the last call; None: removed."""
@@ -273,6 +286,7 @@ class PublishedDocuments:
         self._identities[name] = identity
         if previous is not None and previous.hash == envelope.hash:
             return  # keep the same objects, so that what was built from them is kept too
+        self._in_force.pop(identity, None)  # the order is that in which documents came into force
         self._in_force[identity] = envelope
         if isinstance(document, documents.ListenerDocument):
             self._listeners[document.key] = self._with_trusted_proxies(document)
@@ -308,6 +322,26 @@ class PublishedDocuments:
             self._vanished.pop(identity, None)
             self._touched.add(identity)
         return rejected
+
+
+class _TakenAddresses:
+    """The addresses that some Listeners have, and the tenants to which their own hostnames belong."""
+
+    def __init__(self) -> None:
+        self._places: set[object] = set()
+        self._owners: dict[str, tuple[str, str]] = {}  # Hostname -> namespace and tenant
+
+    def add(self, document: documents.ListenerDocument) -> None:
+        """Add a Listener's addresses."""
+        self._places.update(address.place for address in document.addresses)
+        self._owners |= dict.fromkeys(document.own_hostnames, (document.namespace, document.tenant.name))
+
+    def remove_from(self, document: documents.ListenerDocument) -> documents.ListenerDocument:
+        """Return a document without the addresses that are taken, or whose hostname belongs to another tenant."""
+        owner = (document.namespace, document.tenant.name)
+        foreign = {host for host in document.own_hostnames if self._owners.get(host, owner) != owner}
+        places = {address.place for address in document.addresses if address.host in foreign}
+        return document.without_places(places | self._places)
 
 
 def _claimed_identity(secret: PublishedSecret) -> config_secret.Identity | None:
