@@ -173,6 +173,8 @@ def test_mac_is_reduced_to_its_hexadecimal_digits(mac: str) -> None:
         ("email", "ada\u200b@exam\u00adple.org\ufeff", "ada@example.org"),
         ("email", "\u200eada@example.org\u200f ", "ada@example.org"),
         ("email", "A\ufb01@example.org", "afi@example.org"),
+        ("email", "ada\ufe0f@exa\u034fmple.org\u3164", "ada@example.org"),
+        ("email", "a\u115fd\u17b4a\u180b@example.org\u2800\U000e0100", "ada@example.org"),
         ("mobile", "+\uff14\uff19 170 1", "+491701"),
         ("mobile", "+\u0664\u0669\u0661\u0667\u0660\u0661", "+491701"),
         ("mobile", "\u202a+49 170 1\u202c", "+491701"),

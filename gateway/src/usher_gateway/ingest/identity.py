@@ -7,6 +7,7 @@ import datetime
 import functools
 import hashlib
 import json
+import re
 import unicodedata
 import zoneinfo
 from collections.abc import Callable, Iterable, Mapping
@@ -223,15 +224,24 @@ def _folded(text: str) -> str:
     return plain(text.strip().casefold())
 
 
+# Characters without a glyph besides those of category Cf. Source: Default_Ignorable_Code_Point of Unicode 16, and the
+# blank Braille pattern.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
 def plain(text: str) -> str:
     """Return a text without differences that a person does not see, or types by another keyboard.
 
     Full-width letters, ligatures and the like become plain ones (NFKC), decimal digits become ASCII digits,
-    and format characters, such as a zero-width space or a direction mark, go.
+    and invisible characters, such as a zero-width space, a direction mark or a variation selector, go.
     """
     if text.isascii() or len(text) > _LONGEST_NORMALISED:
         return text
-    letters = [letter for letter in unicodedata.normalize("NFKC", text) if unicodedata.category(letter) != "Cf"]
+    visible = _INVISIBLE.sub("", unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)))
+    letters = [letter for letter in visible if unicodedata.category(letter) != "Cf"]
     digits = [str(unicodedata.decimal(letter)) if letter.isdecimal() else letter for letter in letters]
     return unicodedata.normalize("NFKC", "".join(digits))
 
