@@ -314,6 +314,20 @@ def test_new_authentication_with_missing_secret_fails_closed() -> None:
     assert after.listeners["default/lobby"].authentication.type == "Unresolved"
 
 
+def test_credential_of_another_type_or_header_does_not_stay() -> None:
+    header = LISTENER + "  authentication: {type: Header, header: {name: X-Key, secretRef: {name: new, key: token}}}\n"
+    for before in (AUTHENTICATED, header.replace("new", "s").replace("X-Key", "X-Old")):
+        previous = compiled(CLASS, TENANT, SECRET, before).snapshot
+        after = compiled(CLASS, TENANT, SECRET, header, previous=previous).snapshot
+        assert after.listeners["default/lobby"].authentication.type == "Unresolved"
+
+
+def test_address_may_not_have_the_name_of_the_class_address() -> None:
+    addresses = "  addresses: [{name: class, hostname: a.example.org}]\n"
+    (finding,) = compiled(CLASS, TENANT, LISTENER + addresses).findings
+    assert (finding.path, finding.reason) == ("spec.addresses[0].name", "UnsupportedValue")
+
+
 def test_unlabelled_secret_is_error_in_cluster_warning_in_files() -> None:
     bare = SECRET.replace(', labels: {usher.dev/watch: "true"}', "")
     cluster = compiled(CLASS, TENANT, bare, AUTHENTICATED)

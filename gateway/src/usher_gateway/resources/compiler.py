@@ -481,7 +481,8 @@ def _authentication(
 ) -> documents.Authentication:
     """Return how Purple authenticates. It fails closed.
 
-    If a Secret never existed, the result is ``Unresolved``. If it disappeared, the last known credential stays.
+    If a Secret never existed, the result is ``Unresolved``. If it disappeared, the last known credential stays, unless
+    the listener declares another type or header now.
     """
     declared = listener.spec.authentication
     header = value = ""
@@ -499,7 +500,7 @@ def _authentication(
     last = previous.authentication if previous else documents.Authentication()
     return (
         last
-        if last.digest
+        if last.digest and (last.type, last.header) == (declared.type, header)
         else documents.Authentication(
             "Unresolved", missing=resolver.missing.message if resolver.missing is not None else ""
         )

@@ -13,6 +13,8 @@ from usher_gateway import documents, model
 from usher_gateway.resources import conditions, listener_class, types
 from usher_gateway.resources.listener import AddressSpec, AlsoAccept, Fields, Listener, RouteSpec
 
+CLASS_ADDRESS = "class"  # Name of the only address of a listener without `addresses`: it is on the class's hostname
+
 
 def token_addresses(
     listener: Listener,
@@ -88,6 +90,9 @@ def _value_problems(listener: Listener) -> Iterator[tuple[str, str]]:
             message = "this time does not exist; write one such as 2027-01-31T12:00:00Z"
             yield f"spec.token.alsoAccept[{index}].untilTime", message
     for index, address in enumerate(spec.addresses):
+        if address.name == CLASS_ADDRESS:
+            message = f"`{CLASS_ADDRESS}` is the name of the address that a listener without `addresses` has"
+            yield f"spec.addresses[{index}].name", f"{message}; choose another"
         if spec.authentication is None and not address.has_secret:
             message = "can be guessed: must have `authentication`, or `authentication: {type: None}` spelled out"
             yield f"spec.addresses[{index}].path", message

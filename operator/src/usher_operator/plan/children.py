@@ -16,7 +16,7 @@ import msgspec
 
 from usher_gateway import config_secret, documents, resources
 from usher_gateway.resources import listener_class, types
-from usher_gateway.resources.listener_document import token_addresses
+from usher_gateway.resources.listener_document import CLASS_ADDRESS, token_addresses
 from usher_operator.settings import OperatorSettings
 from usher_operator.state import child_labels
 from usher_operator.state.view import (
@@ -119,7 +119,7 @@ def named_addresses(
         return _shown_before(cached, document)
     token = token_addresses(listener, install_key, "")[0].path
     if not listener.spec.addresses:
-        return dict(zip((child_labels.CLASS_ADDRESS,), document.live_addresses, strict=False))
+        return dict(zip((CLASS_ADDRESS,), document.live_addresses, strict=False))
     live = {(address.host, address.path, address.query): address for address in document.live_addresses}
     by_name = {}
     for declared in listener.spec.addresses:
@@ -133,7 +133,9 @@ def _shown_before(
     cached: CachedResource[resources.Listener], document: documents.ListenerDocument
 ) -> dict[str, documents.Address]:
     """A document's addresses that the stored status shows, by their names."""
-    by_url = {documents.shorten_url(address.url): address for address in document.addresses}
+    by_url: dict[str, documents.Address] = {}
+    for address in document.addresses:
+        by_url.setdefault(documents.shorten_url(address.url), address)  # the newest is first
     entries = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
     return {entry["name"]: by_url[entry["url"]] for entry in entries if entry.get("url") in by_url and "name" in entry}
 

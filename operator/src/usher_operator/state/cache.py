@@ -14,8 +14,9 @@ import msgspec
 from usher_gateway import config_secret, documents, resources
 from usher_gateway.kube import is_older
 from usher_gateway.resources import types
+from usher_gateway.resources.listener_document import CLASS_ADDRESS
 from usher_gateway.resources.removal_limit import HaltedRemovals
-from usher_operator.state import child_labels, kinds
+from usher_operator.state import kinds
 from usher_operator.state.lookups import NO_VERSION, KeySet, Lookups, Version
 from usher_operator.state.reads import Subject
 from usher_operator.state.siblings import Claim, Place
@@ -479,9 +480,7 @@ def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[s
     """
     named = {address.hostname for address in cached.resource.spec.addresses}
     shown = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
-    return frozenset(
-        named & {entry.get("hostname") for entry in shown if entry.get("name") != child_labels.CLASS_ADDRESS}
-    )
+    return frozenset(named & {entry.get("hostname") for entry in shown if entry.get("name") != CLASS_ADDRESS})
 
 
 def _declared(record: kinds.ResourceRecord | None) -> tuple[object, ...]:

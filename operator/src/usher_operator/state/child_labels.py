@@ -22,8 +22,6 @@ UNUSED_SINCE_ANNOTATION = "usher.dev/unused-since"
 
 _KINDS: dict[str, Kind] = {"Listener": "Listener", "Destination": "Destination", "Hostname": "Hostname"}
 
-CLASS_ADDRESS = "class"  # Name of the only address of a listener without `addresses`: it is on the class's hostname
-
 
 def labels(controller_name: str, owner_uid: str = "") -> dict[str, str]:
     """The labels for a child that is not a config Secret."""
