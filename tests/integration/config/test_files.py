@@ -250,6 +250,29 @@ async def test_file_that_is_written_in_place_slowly_removes_nothing(tmp_path: pa
         await follower.until_runs("a")
 
 
+async def test_file_that_ends_within_a_line_is_not_applied(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_UNFINISHED_SECONDS", 3600.0)
+    (tmp_path / "a.yaml").write_text(TENANT + listener("a"))
+    async with following(tmp_path) as follower:
+        await follower.until_runs("a")
+        readings, read = [], follower.source._reader.read
+
+        def count_and_read() -> file_reading.FileReading:
+            readings.append(read())
+            return readings[-1]
+
+        monkeypatch.setattr(follower.source._reader, "read", count_and_read)
+        with (tmp_path / "b.yaml").open("w") as opened:
+            opened.write(listener("b").removesuffix("\n---\n"))
+            opened.flush()
+            await follower.until(lambda: len(readings) > 5)
+            assert names_of(follower.snapshots[-1]) == ["a"]
+            opened.write("\n")
+        await follower.until_runs("a", "b")
+
+
 # Folders in a folder
 
 

@@ -1,6 +1,8 @@
+import os
 import pathlib
 
 import msgspec
+import pytest
 
 from usher_gateway import model
 from usher_gateway.config import file_reading, files
@@ -135,6 +137,29 @@ def test_folder_is_read_without_hidden_and_other_files(tmp_path: pathlib.Path) -
         (tmp_path / name).write_text(TENANT)
     reading = file_reading.FileReader([tmp_path]).read()
     assert [loaded.file for loaded in reading.manifests.objects] == [str(tmp_path / "a.yaml")]
+
+
+def test_empty_folder_named_by_a_dot_is_a_gap_of_its_files(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reader = file_reading.FileReader([pathlib.Path("/elsewhere"), pathlib.Path()])
+    assert reader.read().gaps == ("/elsewhere", ".")
+    assert [reader.rank(file)[0] for file in ("b.yaml", "sub/b.yaml", "/elsewhere/b.yaml", "/other/b.yaml")] == [
+        1,
+        1,
+        0,
+        2,
+    ]
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(1))
+    assert after(running, gaps=(".",)).snapshot == running.snapshot
+
+
+def test_file_whose_name_is_not_utf_8_is_read(tmp_path: pathlib.Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/b\xff.yaml", "w") as file:  # noqa: PTH123 - a path has no bytes
+        file.write(TENANT)
+    reading = file_reading.FileReader([tmp_path]).read()
+    assert [loaded.file for loaded in reading.manifests.objects] == [f"{tmp_path}/b?.yaml"]
 
 
 def test_removed_tenant_removes_its_listeners() -> None:

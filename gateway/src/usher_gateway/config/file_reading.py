@@ -30,6 +30,8 @@ class FilePlace(NamedTuple):
     number: int
     size: int  # Bytes
     changed_at: float  # Seconds since 1970
+    ends_line: bool
+    """True if its last character ends a line, as editors and programs that are done leave it."""
 
 
 class FileReading(msgspec.Struct, frozen=True):
@@ -53,7 +55,7 @@ class FileReader:
     def rank(self, file: str) -> tuple[int, str]:
         """Return a file's place in the order: paths as given, then files by name."""
         for index, path in enumerate(self._paths):
-            if file == _shown(path) or file.startswith(f"{path}{os.sep}"):
+            if is_within(file, _shown(path)):
                 return index, file
         return len(self._paths), file
 
@@ -66,11 +68,11 @@ class FileReader:
             unreadable: list[tuple[str, str]] = []
             files = [path] if path == STANDARD_INPUT else list(_files_of(path, unreadable))
             for folder, why in unreadable:
-                gaps.append(folder)
-                problems.append(_gap(folder, why))
+                gaps.append(_shown(pathlib.Path(folder)))
+                problems.append(_gap(gaps[-1], why))
             if not files and not unreadable:
-                gaps.append(str(path))
-                problems.append(_gap(str(path), _why_no_file(path)))
+                gaps.append(_shown(path))
+                problems.append(_gap(gaps[-1], _why_no_file(path)))
             for file in files:
                 name = _shown(file)
                 content, place = (self._standard_input, None) if file == STANDARD_INPUT else _content_of(file)
@@ -100,6 +102,13 @@ class FileReader:
         return parsed if parsed and parsed[0] == digest else (digest, load_manifests(content, name))
 
 
+def is_within(file: str, path: str) -> bool:
+    """Return True if a file, by its name in problems, is a path or in its folder."""
+    if path == ".":
+        return not os.path.isabs(file) and not file.startswith("..")  # noqa: PTH117
+    return file == path or file.startswith(path.rstrip("/") + "/")
+
+
 def require_paths(paths: Sequence[pathlib.Path]) -> None:
     """Check the paths before the gateway starts. While it runs, a path that disappears removes nothing.
 
@@ -119,8 +128,8 @@ def require_paths(paths: Sequence[pathlib.Path]) -> None:
 
 
 def _shown(path: pathlib.Path) -> str:
-    """Return a path's name in problems."""
-    return "<stdin>" if path == STANDARD_INPUT else str(path)
+    """Return a path's name in problems. A byte that is not UTF-8 becomes a question mark."""
+    return "<stdin>" if path == STANDARD_INPUT else str(path).encode("utf-8", "replace").decode()
 
 
 def is_folder(path: pathlib.Path) -> bool:
@@ -143,7 +152,7 @@ def _files_of(path: pathlib.Path, unreadable: list[tuple[str, str]]) -> Iterator
 
     for folder, folders, names in os.walk(path, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links = [link for name in folders if (link := pathlib.Path(folder) / name).is_symlink()]
+        links = [link for name in folders if os.path.islink(link := pathlib.Path(folder) / name)]  # noqa: PTH114
         unreadable += [(str(link), "is a link to a folder, which is not followed; name its target") for link in links]
         for name in sorted(names):
             if pathlib.Path(name).suffix in SUFFIXES and not name.startswith((".", "#")):
@@ -156,8 +165,8 @@ def _content_of(file: pathlib.Path) -> tuple[bytes | None, FilePlace | None]:
         if not file.is_file():  # opening a pipe would block until some process writes to it
             return None, None
         with file.open("rb") as opened:
-            found = os.fstat(opened.fileno())
-            return opened.read(MAX_FILE_BYTES + 1), FilePlace(found.st_ino, found.st_size, found.st_mtime)
+            content, status = opened.read(MAX_FILE_BYTES + 1), os.fstat(opened.fileno())
+            return content, FilePlace(status.st_ino, status.st_size, status.st_mtime, content.endswith(b"\n"))
     except OSError:
         return None, None
 

@@ -25,7 +25,7 @@ import watchfiles
 
 from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.config import DocumentStatus, SourceStatus, removals
-from usher_gateway.config.file_reading import STANDARD_INPUT, FilePlace, FileReader, FileReading, is_folder
+from usher_gateway.config.file_reading import STANDARD_INPUT, FilePlace, FileReader, FileReading, is_folder, is_within
 from usher_gateway.resources import compiler
 from usher_gateway.resources.conditions import Problem
 from usher_gateway.resources.manifests import (
@@ -37,9 +37,9 @@ from usher_gateway.resources.manifests import (
 POLL_SECONDS = 5.0  # Interval of readings without any notice, because some file systems send none
 SETTLE_SECONDS = 0.1  # Two readings this far apart must be equal, so that a file is not read while it is being written
 
-# How long a file that got shorter must have stayed as it is, unless a new file replaced it: somebody may be writing it
-# in place, and the beginning of a manifest is often a valid one.
-_SHORTENED_SECONDS = 2.0
+# How long a file must have stayed as it is if it got shorter in place, or ends within a line: somebody may be writing
+# it, and the beginning of a manifest is often a valid one.
+_UNFINISHED_SECONDS = 2.0
 
 # After this many readings the last one is applied without removals, because some file may change all the time.
 _SETTLE_TRIES = 100
@@ -149,7 +149,9 @@ def _merge_objects(
     """
     objects = {loaded.resource.identity: loaded for loaded in manifests.objects}
     for identity, old in in_force.items():
-        is_kept = identity in manifests.invalid or not manifests.complete or _is_within(old.file, gaps)
+        is_kept = (
+            identity in manifests.invalid or not manifests.complete or any(is_within(old.file, gap) for gap in gaps)
+        )
         if identity not in objects and is_kept:
             objects[identity] = old
     if not any(kind == _CLASS for kind, _ in objects):
@@ -161,10 +163,6 @@ def _merge_objects(
 def _is_certain_of_classes(manifests: Manifests) -> bool:
     """Return True if no mistake can hide a ListenerClass."""
     return manifests.first_unidentified is None and not any(kind == _CLASS for kind, _ in manifests.invalid)
-
-
-def _is_within(file: str, gaps: tuple[str, ...]) -> bool:
-    return any(file == gap or file.startswith(gap.rstrip("/") + "/") for gap in gaps)
 
 
 _Document = TypeVar("_Document", documents.ListenerDocument, documents.DestinationDocument)
@@ -304,12 +302,13 @@ class FileSource:
         return has_changed
 
     def _is_being_written(self, reading: FileReading) -> bool:
-        """Return whether a file got shorter in place a moment ago."""
+        """Return whether a file that changed a moment ago got shorter in place, or ends within a line."""
         now = time.time()
         for name, place in reading.places.items():
             applied = self._places.get(name)
             is_shorter = applied is not None and applied.number == place.number and place.size < applied.size
-            if is_shorter and 0 <= now - place.changed_at < _SHORTENED_SECONDS:
+            is_unfinished = place != applied and (is_shorter or not place.ends_line)
+            if is_unfinished and 0 <= now - place.changed_at < _UNFINISHED_SECONDS:
                 return True
         return False
 
