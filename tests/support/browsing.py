@@ -29,6 +29,11 @@ class Page(NamedTuple):
         """The token of the page's forms."""
         return str(re.findall(r'name="csrf" value="([^"]*)"', self.text)[0])
 
+    @property
+    def confirm(self) -> str:
+        """The value of the button that confirms."""
+        return str(re.findall(r'name="confirm" value="([^"]*)"', self.text)[0])
+
 
 class Browser:
     """One session."""

@@ -17,12 +17,15 @@ async def test_replay_is_cancelled_after_a_confirmation_and_resumed(
     asked = await browser.send(f"{path}/cancel", page)
     assert "This ends the replay and cancels" in asked.words
     assert "Replay, running" in (await browser.get(path)).words
-    cancelled = await browser.send(f"{path}/cancel", asked, confirm="1")
+    cancelled = await browser.send(f"{path}/cancel", asked, confirm=asked.confirm)
     assert (cancelled.status, "Replay, cancelled" in cancelled.words) == (200, True)
     resumed = await browser.send(f"{path}/resume", cancelled)
     assert (resumed.status, "Replay, running" in resumed.words) == (200, True)
     again = await browser.send(f"{path}/resume", resumed)
     assert (again.status, "Only a cancelled replay can be resumed" in again.words) == (409, True)
+    asked = await browser.send(f"{path}/cancel", again)
+    cancelled = await browser.send(f"{path}/cancel", asked, confirm=asked.confirm)
+    assert (cancelled.status, "Replay, cancelled" in cancelled.words) == (200, True), "it was no double click"
 
 
 async def test_unknown_replay_gets_a_clear_page(browser: browsing.Browser) -> None:

@@ -3,6 +3,7 @@
 import datetime
 import functools
 import re
+import secrets
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any
@@ -29,8 +30,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(time=time_in_zone, count=count_text, counted=counted, prose=prose, sentence=sentence)
-    environment.globals.update(path_to=path_to)
+    environment.globals.update(path_to=path_to, new_form=_new_form)
     return environment
+
+
+def _new_form() -> str:
+    """A value that tells a form of one page from the same form of a page that is shown later."""
+    return secrets.token_urlsafe(9)
 
 
 def _without_control_characters(value: object) -> object:
