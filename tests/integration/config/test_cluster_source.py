@@ -300,3 +300,36 @@ async def test_newest_version_of_a_waiting_document_counts(server: api_server.Ap
         await follower.until_runs("a", "edited", "first")
         assert follower.snapshots[-1].listeners["noisy/edited"] == edited
         assert not any("noisy/removed" in snapshot.listeners for snapshot in follower.snapshots)
+
+
+async def test_hostnames_that_moved_are_never_with_two_tenants_while_a_list_is_read(
+    server: api_server.ApiServer, tmp_path: Path
+) -> None:
+    names = [f"l{number}" for number in range(20)]
+
+    def put_at(hosts: list[str], changes: str) -> None:
+        chain = "<".join(["1"] * 400)
+        for name, host in zip(names, hosts, strict=True):
+            routes = (documents.Route("crm", "crm", when=f"'{name}{changes}' == '' && {chain}"),)
+            tenant, addresses = documents.TenantDocument(name), (documents.Address(f"{host}.example", "/hook"),)
+            document = config_samples.listener(name, tenant=tenant, addresses=addresses, routes=routes)
+            server.put(followers.wrap(document))
+
+    put_at(names, "")
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until_runs(*names)
+        server.put(followers.wrap(config_samples.listener("a")))
+        await follower.until(lambda: "a" in follower.listeners)
+        heard_at = follower.source.status().heard_at
+        server.put(followers.wrap(config_samples.listener("b")))  # its snapshot comes while the list is read
+        await follower.until(lambda: follower.source.status().heard_at != heard_at)
+        server.watch_faults.append(api_server.Answer(410))
+        server.cut()
+        put_at(names[1:] + names[:1], "moved")
+        server.compact()
+        await follower.until(
+            lambda: follower.snapshots[-1].listeners[f"acme/{names[-1]}"].own_hostnames == {f"{names[0]}.example"}
+        )
+    for snapshot in follower.snapshots:
+        places = [address.place for listener in snapshot.listeners.values() for address in listener.addresses]
+        assert len(places) == len(set(places))

@@ -99,6 +99,8 @@ class ClusterSource:
         self._turns = compiling_turns()
         self._waiting: dict[str, published.DecodedSecret] = {}
         """Secret name -> its newest version, while that version's expressions are not compiled."""
+        self._unread: set[str] = set()
+        """Secrets (names) that are absent from a list, or newer in it, while the list is applied."""
         self._compiling: dict[str, asyncio.Task[None]] = {}  # Namespace -> the task that compiles its waiting documents
         self._has_mark = False
         """True once the operator had published everything once, or if the cache in use was complete."""
@@ -193,7 +195,8 @@ class ClusterSource:
 
     def _snapshot(self) -> documents.Snapshot:
         self._was_complete = self._is_complete
-        snapshot = msgspec.structs.replace(self._published.snapshot(self._waiting), is_complete=self._was_complete)
+        snapshot = self._published.snapshot(self._waiting.keys() | self._unread)
+        snapshot = msgspec.structs.replace(snapshot, is_complete=self._was_complete)
         _log.info(
             "configuration_applied",
             source=self._origin,
@@ -234,8 +237,10 @@ class ClusterSource:
 
     async def _apply_list(self, secrets: list[published.PublishedSecret]) -> None:
         fresh = [secret for secret in secrets if not self._published.is_known(secret)]
+        names = {secret.metadata.name for secret in secrets}
         rejected = []
         turns = EventLoopTurns()
+        self._unread = {secret.metadata.name for secret in fresh} | (self._published.versions.keys() - names)
         self._waiting.clear()  # the list has a version at least as new
         self._due.clear()
         for secret in fresh:
@@ -243,9 +248,11 @@ class ClusterSource:
             # not the transforms, which are compiled when they are first evaluated, because a start must not take longer
             await self._turns.prepare(published.filters_of(decoded.document), has_pauses=False)
             rejected.append(self._published.take(decoded))
+            self._unread.discard(secret.metadata.name)
             await turns.give_way()
         self._log_rejected([document for document in rejected if document is not None])
-        self._log_vanished(self._published.retain({secret.metadata.name for secret in secrets}, self._now()))
+        self._log_vanished(self._published.retain(names, self._now()))
+        self._unread.clear()
         if not secrets:
             _log.warning("empty_configuration_namespace_found", namespace=self._options.namespace)
         self._origin = "cluster"
