@@ -83,6 +83,8 @@ class NamespaceMemory:
         Returns True if another document of the namespace may have or lack room by that. A document is at most 1 MB, so
         every one has room while an eighth is free.
         """
+        if size == self._documents.size_of(key):
+            return False
         self._documents.set(key, size)
         return self._documents.sum_of(key.namespace) > self._most_bytes * (1 - _FREE_PART)
 

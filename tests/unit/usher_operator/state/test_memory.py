@@ -95,3 +95,10 @@ def test_other_namespace_has_memory_of_its_own(three: Cluster) -> None:
     three.put(headers("c", 12) | {"metadata": headers("c", 12)["metadata"] | {"namespace": "other", "uid": "uid-o"}})
     three.settle()
     assert three.condition("Destination", "other/c", "Accepted").reason == "Accepted"
+
+
+def test_unchanged_document_in_a_full_namespace_concerns_no_other() -> None:
+    memory, key = NamespaceMemory(1_000), Key("Listener", "agency", "a")
+    assert memory.set_document(key, 960)
+    assert not memory.set_document(key, 960)
+    assert memory.set_document(key, 950)
