@@ -68,7 +68,6 @@ def test_unchanged_document_stays_the_same_object() -> None:
     put(state, config_samples.secret(config_samples.destination()))
     earlier = state.snapshot()
     put(state, config_samples.secret(config_samples.listener(), version="2"))
-    assert not is_changed(state)
     put(state, config_samples.secret(config_samples.destination(concurrency=3), version="3"))
     assert is_changed(state)
     later = state.snapshot()
@@ -250,6 +249,18 @@ def test_former_tenant_whose_newer_document_is_not_in_force_loses_the_hostname()
         assert hosts_of(state, *waiting) == {"a": [HOST]}, "nobody else has it"
         put(state, config_samples.secret(at_shop("b")))
         assert hosts_of(state, *waiting) == {"a": [], "b": [HOST]}
+
+
+def test_hostname_that_moves_there_and_back_is_with_the_former_tenant_again() -> None:
+    state = new_state()
+    for secret in (config_samples.secret(at_shop("a")), garbage(at_shop("a")), config_samples.secret(at_shop("b"))):
+        put(state, secret)
+    assert hosts_of(state) == {"a": [], "b": [HOST]}
+    put(state, garbage(at_shop("b")))
+    put(state, config_samples.secret(at_shop("a"), version="3"))
+    assert is_changed(state)
+    names = [config_secret.secret_name("Listener", f"acme/{tenant}") for tenant in ("a", "b")]
+    assert hosts_of(state) == hosts_of(state, *names) == {"a": [HOST], "b": []}
 
 
 def test_present_tenant_keeps_the_hostname_while_its_own_edit_waits_or_the_cache_is_read() -> None:

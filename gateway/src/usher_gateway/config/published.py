@@ -166,7 +166,12 @@ class PublishedDocuments:
         document that came into force last has the address, and the cache keeps this order.
         """
         names = (self._identities.keys() - self._versions.keys()) | self._rejected.keys() | set(waiting)
-        outdated = {identity for name in names if (identity := self._identities.get(name)) in self._in_force}
+        outdated = {
+            identity
+            for name in names
+            if (identity := self._identities.get(name)) in self._in_force
+            if identity[0] == "Listener"
+        }
         if not outdated:
             return {}
         taken, without = _TakenAddresses(), {}
@@ -284,15 +289,16 @@ class PublishedDocuments:
         self._vanished.pop(identity, None)
         self._touched.add(identity)
         self._identities[name] = identity
-        if previous is not None and previous.hash == envelope.hash:
-            return  # keep the same objects, so that what was built from them is kept too
+        self.is_changed = True  # also by an equal document, which is not outdated any more
         self._in_force.pop(identity, None)  # the order is that in which documents came into force
+        if previous is not None and previous.hash == envelope.hash:
+            self._in_force[identity] = previous
+            return  # keep the same objects, so that what was built from them is kept too
         self._in_force[identity] = envelope
         if isinstance(document, documents.ListenerDocument):
             self._listeners[document.key] = self._with_trusted_proxies(document)
         elif document is not None:
             self._destinations[document.key] = document
-        self.is_changed = True
 
     def _with_trusted_proxies(self, document: documents.ListenerDocument) -> documents.ListenerDocument:
         if not self._trusted_proxies:
@@ -340,8 +346,13 @@ class _TakenAddresses:
         """Return a document without the addresses that are taken, or whose hostname belongs to another tenant."""
         owner = (document.namespace, document.tenant.name)
         foreign = {host for host in document.own_hostnames if self._owners.get(host, owner) != owner}
-        places = {address.place for address in document.addresses if address.host in foreign}
-        return document.without_places(places | self._places)
+        return document.without_places(
+            {
+                address.place
+                for address in document.addresses
+                if address.host in foreign or address.place in self._places
+            }
+        )
 
 
 def _claimed_identity(secret: PublishedSecret) -> config_secret.Identity | None:
