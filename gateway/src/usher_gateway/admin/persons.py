@@ -157,9 +157,13 @@ async def list_suppressions(parts: Parts, request: web.Request) -> web.StreamRes
 
 
 def _json_or_text(body: bytes) -> object:
-    """Return a body as JSON if it is some, or else as text, with U+FFFD for what is not UTF-8."""
+    """Return a body as JSON if it is some, or else as text, or as base64 if it is not UTF-8."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return {"base64": body}  # msgspec encodes bytes so. Source: RFC 4648 §4
     try:
         msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return body.decode(errors="replace")
+    except (msgspec.DecodeError, RecursionError):
+        return text
     return msgspec.Raw(body)
