@@ -26,7 +26,7 @@ from support import (
     waiting,
 )
 from usher_gateway import model
-from usher_gateway.admin.kubernetes_tokens import CLIENT_LIMITS, KubernetesTokens
+from usher_gateway.access.kubernetes_tokens import CLIENT_LIMITS, KubernetesTokens
 from usher_gateway.kube import access, client
 
 REVIEWS = installs.ACCESS / "optional" / "kubernetes-tokens.yaml"

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from support import quarantine_samples, source
 from usher_gateway import model
-from usher_gateway.admin import receipts, troubles
+from usher_gateway.admin import receipts
 from usher_gateway.ingest import body, server
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.model import errors
+from usher_gateway.words import troubles
 
 PAGE = (source.DOCS / "reasons.md").read_text("utf-8")
 

@@ -5,7 +5,7 @@ import re
 import yaml
 
 from support import rights, source
-from usher_gateway.admin import audit, tokens
+from usher_gateway.access import audit, tokens
 
 PEOPLE = source.ROOT / "crds" / "access" / "people.yaml"
 

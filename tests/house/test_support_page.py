@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from support import source
-from usher_gateway.admin import listings
 from usher_gateway.cli import destinations, listeners, tables, tenants
+from usher_gateway.words import listings
 
 PAGE = (source.DOCS / "support.md").read_text("utf-8")
 

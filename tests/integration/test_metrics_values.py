@@ -10,8 +10,8 @@ from prometheus_client import parser
 from support import gateway as support
 from support import leaks, waiting, wire
 from usher_gateway import model
-from usher_gateway.admin import tenants
 from usher_gateway.delivery import circuit
+from usher_gateway.insight import tenants
 
 ROUTES = support.MANIFESTS.replace(
     "routes: []",

@@ -14,11 +14,11 @@ import msgspec
 
 from support import command_line, engines, ingest_samples, samples
 from usher_gateway import documents, metrics, model, settings
-from usher_gateway.admin import audit, journal, link_sessions, parts, routes, run_state, server, states, tokens
-from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
+from usher_gateway.access import audit, link_sessions, tokens
+from usher_gateway.access.kubernetes_tokens import KubernetesTokens
+from usher_gateway.access.seal import Seals
+from usher_gateway.admin import parts, routes, server
 from usher_gateway.admin.metrics_page import MetricsPage
-from usher_gateway.admin.seal import Seals
-from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.admin.try_limits import TryTurns
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery import holds
@@ -27,11 +27,14 @@ from usher_gateway.ingest import identity
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.cpu_limits import TenantBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
+from usher_gateway.insight import journal, run_state
+from usher_gateway.insight.tenants import TenantTracker
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.customer import CustomerPages
 from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.server import PageServer
 from usher_gateway.pages.sessions import Sessions
+from usher_gateway.words import states
 
 KEYS = model.derive_keys(bytes(32))
 BODY = b'{"visitor":{"ref":7}}'

@@ -12,7 +12,7 @@ import aiohttp
 from support import command_line, databases, gateways, leaks, waiting, wire
 from usher_gateway import app, metrics, model
 from usher_gateway import settings as all_settings
-from usher_gateway.admin import tokens
+from usher_gateway.access import tokens
 from usher_gateway.ingest import server
 from usher_gateway.store.sqlite import database as sqlite
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from support import engines, gateway, gateways, samples, waiting, wire
 from usher_gateway import documents, model, simulator
-from usher_gateway.admin import health
 from usher_gateway.config import install_key
+from usher_gateway.insight import health
 from usher_gateway.store.base import ListenerActivity
 
 EMAIL = "grace.hopper@example.org"  # Of a person with a visit

@@ -20,13 +20,13 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, expressions, logs, model, process
-from usher_gateway.admin import api, fault_log, health, kubernetes_tokens, routes, run_state, server, tokens
-from usher_gateway.admin.audit import AuditLog
-from usher_gateway.admin.link_sessions import LinkSessions
+from usher_gateway.access import kubernetes_tokens, tokens
+from usher_gateway.access.audit import AuditLog
+from usher_gateway.access.link_sessions import LinkSessions
+from usher_gateway.access.seal import Seals
+from usher_gateway.admin import api, routes, server
 from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.parts import Parts
-from usher_gateway.admin.seal import Seals
-from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.admin.try_limits import TryTurns
 from usher_gateway.config import Source, file_reading, files, install_key
 from usher_gateway.delivery import dispatcher, payload
@@ -46,6 +46,8 @@ from usher_gateway.ingest.cpu_limits import BodyBudgets, TenantBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
+from usher_gateway.insight import fault_log, health, run_state
+from usher_gateway.insight.tenants import TenantTracker
 from usher_gateway.kube import access, client
 from usher_gateway.pages import brand, proxies
 from usher_gateway.pages.customer import CustomerPages

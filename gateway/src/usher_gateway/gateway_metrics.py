@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping
 
 from usher_gateway import logs, metrics, model
 from usher_gateway.admin.parts import Parts
-from usher_gateway.admin.tenants import ListenerSummary, TenantKey
 from usher_gateway.delivery import circuit
 from usher_gateway.delivery.worker import OUTCOME_LABELS
 from usher_gateway.destinations import SendError
+from usher_gateway.insight.tenants import ListenerSummary, TenantKey
 
 # With more listeners the metrics per listener are left out; the API and the meters still have these numbers.
 _MAX_LISTENERS = 2_000

@@ -10,7 +10,8 @@ import structlog.testing
 
 from support import admin_port, leaks, samples, waiting
 from usher_gateway import documents, model
-from usher_gateway.admin import name_check, routes, server, tokens
+from usher_gateway.access import tokens
+from usher_gateway.admin import name_check, routes, server
 from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.routes import ROUTES
 from usher_gateway.store.base import Filter

@@ -10,8 +10,9 @@ import pytest
 from support import gateway as harness
 from support import gateways, waiting, wire
 from usher_gateway import app, config_secret
-from usher_gateway.admin import health, states
+from usher_gateway.insight import health
 from usher_gateway.simulator import receiver, receiving
+from usher_gateway.words import states
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 BASIC = {"good": "Basic cHVycGxlOnB3", "bad": "Basic cHVycGxlOndyb25n"}

@@ -8,7 +8,7 @@ import pytest
 from support import admin_port, samples, waiting
 from support.admin_port import EMAIL, person_of
 from usher_gateway import model
-from usher_gateway.admin import audit, tokens
+from usher_gateway.access import audit, tokens
 from usher_gateway.delivery import stepping
 from usher_gateway.store.base import ErasureRequest, Filter, Link
 from usher_gateway.store.jobs import links, replays

@@ -12,7 +12,8 @@ from aiohttp import web
 
 from support import waiting
 from usher_gateway import settings
-from usher_gateway.admin import api, server, tokens
+from usher_gateway.access import tokens
+from usher_gateway.admin import api, server
 
 CALLERS = {
     "Bearer acme": tokens.Caller("acme", frozenset(tokens.Scope), frozenset({"agency/acme"})),

@@ -11,7 +11,7 @@ import structlog.testing
 
 from support import admin_port, leaks, samples
 from usher_gateway import model
-from usher_gateway.admin import listings
+from usher_gateway.words import listings
 
 
 async def test_each_look_and_each_change_has_an_entry(served: admin_port.Served) -> None:

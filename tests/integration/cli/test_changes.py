@@ -7,7 +7,7 @@ import pytest
 
 from support import admin_port, samples
 from usher_gateway import model
-from usher_gateway.admin import listings, states
+from usher_gateway.words import listings, states
 
 
 async def test_redrive_and_release_print_their_counts(served: admin_port.Served) -> None:

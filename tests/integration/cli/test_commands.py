@@ -14,9 +14,10 @@ import pytest
 from support import admin_port, command_line, samples, terminal
 from support import gateway as gateways
 from usher_gateway import documents, model
-from usher_gateway.admin import listings, tokens
+from usher_gateway.access import tokens
 from usher_gateway.cli import tables
 from usher_gateway.delivery import holds
+from usher_gateway.words import listings
 
 LOBBY = """
 apiVersion: usher.dev/v1alpha1

@@ -13,7 +13,9 @@ from support import admin_port, samples
 from support import gateway as gateways
 from support.admin_port import EMAIL, person_of
 from usher_gateway import model
-from usher_gateway.admin import health, person_words, tokens
+from usher_gateway.access import tokens
+from usher_gateway.insight import health
+from usher_gateway.words import person_words
 
 MOBILE = "+49 170 123456"
 

@@ -10,7 +10,7 @@ import yaml
 from support import gateway as gateways
 from support import promtool, source
 from usher_gateway import model
-from usher_gateway.admin import health
+from usher_gateway.insight import health
 
 PAGE = (source.DOCS / "runbooks" / "HookAtRisk.md").read_text("utf-8")
 COMMANDS = re.findall(r"^usher (.+)$", PAGE, re.MULTILINE)

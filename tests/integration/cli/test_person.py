@@ -9,7 +9,8 @@ import structlog.testing
 
 from support import admin_port, samples
 from support.admin_port import EMAIL, person_of
-from usher_gateway.admin import receipts, tokens
+from usher_gateway.access import tokens
+from usher_gateway.admin import receipts
 
 
 async def test_preview_counts_what_would_go_and_erases_nothing(served: admin_port.Served) -> None:

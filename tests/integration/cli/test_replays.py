@@ -8,7 +8,7 @@ import pytest
 
 from support import admin_port, command_line, samples
 from usher_gateway import model
-from usher_gateway.admin import states
+from usher_gateway.words import states
 
 
 async def test_preview_counts_by_result_shows_the_newest_and_changes_nothing(served: admin_port.Served) -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from support import admin_port
-from usher_gateway.admin import tokens
+from usher_gateway.access import tokens
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 
 from support import admin_port, command_line, gateways, samples
 from usher_gateway import documents, model
-from usher_gateway.admin import tokens
+from usher_gateway.access import tokens
 from usher_gateway.ingest.cpu_limits import SLOW_SECONDS
 from usher_gateway.store.base import Filter
 

@@ -13,9 +13,10 @@ import structlog
 
 from support import gateway as gateways
 from support import waiting
-from usher_gateway.admin import fault_log, states
+from usher_gateway.insight import fault_log
 from usher_gateway.pages import attention
 from usher_gateway.simulator import receiver, receiving
+from usher_gateway.words import states
 
 CRM_ROUTE = "name: crm, destinationRef: {name: crm}"
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="

@@ -4,8 +4,8 @@ import html
 import re
 
 from support import admin_port, browsing
-from usher_gateway.admin import tokens
-from usher_gateway.admin.audit import ACTIONS
+from usher_gateway.access import tokens
+from usher_gateway.access.audit import ACTIONS
 from usher_gateway.store.base import AuditEntry
 
 

@@ -13,10 +13,10 @@ import structlog
 
 from support import admin_port, browsing, samples
 from usher_gateway import documents, model
-from usher_gateway.admin import states
-from usher_gateway.admin.tokens import Caller, Scope, seal_caller
+from usher_gateway.access.tokens import Caller, Scope, seal_caller
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.server import ACTIONS, PAGES
+from usher_gateway.words import states
 
 DAY = 24 * samples.HOUR
 BRAND = Brand(name="Guest & <b>Co</b>", colour="#0a7d5c", contact="Ada <ada@agency.example>")

@@ -5,8 +5,9 @@ from unittest import mock
 
 from support import admin_port, browsing, samples
 from usher_gateway import model
-from usher_gateway.admin import states, tokens
+from usher_gateway.access import tokens
 from usher_gateway.delivery import sample
+from usher_gateway.words import states
 
 PATH = "/ui/destinations/agency/crm"
 

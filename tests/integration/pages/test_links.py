@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import admin_port, browsing
-from usher_gateway.admin import tokens
+from usher_gateway.access import tokens
 
 PATH = "/ui/links"
 

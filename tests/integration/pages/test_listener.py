@@ -9,7 +9,7 @@ import yaml
 from support import admin_port, browsing, wire
 from support import gateway as gateways
 from usher_gateway import documents
-from usher_gateway.admin import tokens
+from usher_gateway.access import tokens
 
 PATH = "/ui/listeners/agency/lobby"
 SECRET = "abcdefghijklmnopqrstuvwxyz"  # Of the URL of the listener lobby

@@ -10,7 +10,8 @@ import structlog.testing
 
 from support import admin_port, browsing, samples, waiting
 from support.admin_port import EMAIL, person_of
-from usher_gateway.admin import receipts, tokens
+from usher_gateway.access import tokens
+from usher_gateway.admin import receipts
 from usher_gateway.pages import receipt_page
 
 

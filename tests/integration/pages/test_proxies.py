@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support import admin_port, browsing
-from usher_gateway.admin.tokens import seal_caller
+from usher_gateway.access.tokens import seal_caller
 
 ROLES = ("desk=look", "ops=operate", "dpo=privacy")
 ANNA: Any = {"X_Forwarded_User": "anna@agency.example"}

@@ -6,7 +6,8 @@ import pytest
 
 from support import admin_port, browsing, samples
 from usher_gateway import model
-from usher_gateway.admin import states, tokens
+from usher_gateway.access import tokens
+from usher_gateway.words import states
 
 PATH = "/ui/redrive"
 OF_ACME = f"{PATH}?tenant=agency/acme"

@@ -4,7 +4,7 @@ from pathlib import Path
 from unittest import mock
 
 from support import admin_port, browsing
-from usher_gateway.admin import tokens
+from usher_gateway.access import tokens
 
 LOOK = {"Overview", "Visits", "Replays", "Usage"}
 ALL = LOOK | {"Find", "Erasures", "Links", "Audit"}

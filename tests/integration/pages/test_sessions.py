@@ -6,7 +6,7 @@ import re
 import pytest
 
 from support import admin_port, browsing, samples
-from usher_gateway.admin import tokens
+from usher_gateway.access import tokens
 from usher_gateway.pages import server
 from usher_gateway.pages.api import ApiProblemError
 

@@ -6,7 +6,7 @@ import pytest
 
 from support import admin_port, browsing, samples
 from usher_gateway import documents, model
-from usher_gateway.admin import tokens
+from usher_gateway.access import tokens
 
 PATH = "/ui/tenants/agency/acme"
 

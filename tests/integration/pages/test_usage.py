@@ -7,7 +7,7 @@ import io
 import pytest
 
 from support import admin_port, browsing, samples
-from usher_gateway.admin import tokens
+from usher_gateway.access import tokens
 
 LAST_OF_OCTOBER = samples.NOW - 26 * samples.DAY + 11 * samples.HOUR  # 2025-10-30 23:00 UTC
 

@@ -9,7 +9,7 @@ import pytest
 
 from support import admin_port, browsing, samples
 from usher_gateway import model
-from usher_gateway.admin import tokens
+from usher_gateway.access import tokens
 
 HOSTILE = '{"name":"<script>alert(1)</script>","note":"\u202e"}'.encode()
 

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings, routes, tokens, usage
+from usher_gateway.access import tokens
+from usher_gateway.admin import api, routes, usage
 from usher_gateway.store.base import UsageRow
+from usher_gateway.words import listings
 
 DOCS = Path(__file__).parents[3] / "docs"
 API = (DOCS / "api.md").read_text("utf-8")

@@ -4,7 +4,7 @@ from unittest import mock
 
 from usher_gateway import model
 from usher_gateway.admin import tenant_rows
-from usher_gateway.admin.tenants import DeliveryCounts
+from usher_gateway.insight.tenants import DeliveryCounts
 from usher_gateway.store.base import UsageRow
 
 ACME, ZOO = ("agency", "acme"), ("agency", "zoo")

@@ -3,7 +3,7 @@ import sys
 
 ONE_MORE_COLUMN = """
 import dataclasses
-from usher_gateway.admin import listings
+from usher_gateway.words import listings
 columns = (*listings.VISITS.columns, ("VENUE", listings.text_cell("venue")))
 listings.VISITS = dataclasses.replace(listings.VISITS, columns=columns)
 from usher_gateway.cli import find

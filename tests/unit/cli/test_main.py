@@ -16,7 +16,7 @@ print(sorted(name for name in sys.modules if name.startswith("usher_gateway.")),
 def test_command_imports_few_modules() -> None:
     run = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
     assert "usher_gateway.cli.listings" in run.stderr
-    for name in ("cli.run", "cli.check", "cli.tenants", "admin.tokens", "expressions", "resources", "config", "logs"):
+    for name in ("cli.run", "cli.check", "cli.tenants", "access.tokens", "expressions", "resources", "config", "logs"):
         assert f"usher_gateway.{name}'" not in run.stderr
 
 

@@ -5,9 +5,9 @@ from unittest import mock
 import pytest
 
 from support.command_line import COMMANDS
-from usher_gateway.admin import listings, troubles
-from usher_gateway.admin.states import DestinationHealth
 from usher_gateway.cli import admin_client, destinations, listeners, overview, tables, tenants
+from usher_gateway.words import listings, troubles
+from usher_gateway.words.states import DestinationHealth
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from usher_gateway import model
-from usher_gateway.admin import story, troubles
 from usher_gateway.pages import attention
+from usher_gateway.words import story, troubles
 
 NOW = datetime.datetime(2026, 11, 30, 12, 0, 0, tzinfo=datetime.UTC)
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from usher_gateway.admin import states
 from usher_gateway.delivery.outcome import OutcomeKind
 from usher_gateway.pages import destination
+from usher_gateway.words import states
 
 LIMITS = {
     "timeoutSeconds": 10,

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from usher_gateway.admin import states
 from usher_gateway.pages import listener
+from usher_gateway.words import states
 
 NOW = datetime.datetime(2026, 11, 30, 12, 0, 0, tzinfo=datetime.UTC)
 

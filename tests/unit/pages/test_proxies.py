@@ -1,8 +1,8 @@
 import pytest
 
 from usher_gateway import model
-from usher_gateway.admin.seal import Seals
-from usher_gateway.admin.tokens import Scope
+from usher_gateway.access.seal import Seals
+from usher_gateway.access.tokens import Scope
 from usher_gateway.pages.proxies import Proxies
 
 LOOK = {Scope.StatusRead, Scope.VisitsRead}

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from usher_gateway import model
-from usher_gateway.admin import person_words, receipts
+from usher_gateway.admin import receipts
 from usher_gateway.pages import receipt_page
+from usher_gateway.words import person_words
 
 KEYS = model.derive_keys(bytes(32))
 ROW: dict[str, Any] = {

@@ -5,7 +5,7 @@ import time
 
 from aiohttp import test_utils
 
-from usher_gateway.admin.seal import Seals
+from usher_gateway.access.seal import Seals
 from usher_gateway.pages.sessions import Sessions
 
 KEY = bytes(32)

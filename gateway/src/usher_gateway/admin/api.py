@@ -14,12 +14,14 @@ import structlog
 from aiohttp import web
 
 from usher_gateway import model, timing
-from usher_gateway.admin import listings
-from usher_gateway.admin.tokens import Caller
+from usher_gateway.access.audit import Actor
+from usher_gateway.access.problem import ProblemError
+from usher_gateway.access.tokens import Caller
 from usher_gateway.delivery import outcome
 from usher_gateway.destinations import SendError
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import LONGEST_PAGE, Filter
+from usher_gateway.words import listings
 
 _log = structlog.get_logger(__name__)
 
@@ -56,15 +58,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)  # The caller of the request
 
 
-class ProblemError(Exception):
-    """An answer other than success: ``code`` is for programs, ``detail`` and ``hint`` are for people."""
-
-    def __init__(self, status: int, code: str, detail: str, hint: str = "") -> None:
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.hint = hint
+def actor_of(request: web.Request) -> Actor:
+    """Return who sends a request, for the audit log."""
+    return Actor(request[CALLER], request.remote or "")
 
 
 def json_response(value: object, status: int = 200) -> web.Response:

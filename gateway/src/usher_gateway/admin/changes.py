@@ -7,8 +7,8 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
+from usher_gateway.access.audit import Changed
 from usher_gateway.admin import api, name_check, status
-from usher_gateway.admin.audit import Changed
 from usher_gateway.admin.parts import Parts
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.store.base import UNRELEASED, Change, Filter
@@ -86,7 +86,7 @@ async def _change(
             }
             why_none = "" if preview.reasons else await _why_none(parts, where, change, preview.left_out)
             return _preview_response({counted: 0, **more}, preview.reasons, why_none)
-    async with parts.audit.change(request, change, audited) as changed:
+    async with parts.audit.change(api.actor_of(request), change, audited) as changed:
         with api.parsing():  # the store refuses states that cannot be changed so
             changed.count = await apply(where, changed)
     return api.json_response({counted: changed.count})
@@ -104,7 +104,7 @@ async def release(parts: Parts, request: web.Request) -> web.StreamResponse:
             nothing = {"released": 0, "deliveries": 0, "unfit": released.unfit}
             why_none = "" if released.unfit else "the selection has no arrival in quarantine that is not released"
             return _preview_response(nothing, released.reasons, "" if released.reasons else why_none)
-        async with parts.audit.change(request, "release", audited) as changed:
+        async with parts.audit.change(api.actor_of(request), "release", audited) as changed:
             with api.parsing():  # the store refuses filters of deliveries
                 await _release(parts, where, released, is_preview=False)
             changed.count = sum(released.reasons.values())

@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
+from usher_gateway.access.problem import ProblemError
 from usher_gateway.admin import api, receipts
 from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.person_lookup import PersonQuestion, find_person, oldest_arrival, parse, searched
@@ -30,7 +31,9 @@ async def erase(parts: Parts, request: web.Request) -> web.StreamResponse:
     (field,) = person.fields
     if question.dry_run:
         report = await parts.store.preview_erasure(person.keys)
-        await parts.audit.record_before_answer(request, "find person", person.audited, sum(report.arrivals.values()))
+        await parts.audit.record_before_answer(
+            api.actor_of(request), "find person", person.audited, sum(report.arrivals.values())
+        )
         destinations = parts.erasure_forwarder.declaring(report, field) if question.forward else []
         found = {**_report_row(report, {}), **await searched(parts, person)}
         return api.json_response({**found, "forwardsTo": destinations})
@@ -49,10 +52,10 @@ async def erase(parts: Parts, request: web.Request) -> web.StreamResponse:
         report = await parts.store.preview_erasure(person.keys)
         destinations = parts.erasure_forwarder.declaring(report, field)
         forwarding = selection | {"destinations": destinations}
-        await parts.audit.record_before_answer(request, "forward erasure", forwarding, len(destinations))
+        await parts.audit.record_before_answer(api.actor_of(request), "forward erasure", forwarding, len(destinations))
         forwarded = await parts.erasure_forwarder.forward(destinations, field, question.value.strip())
         erasure_request = msgspec.structs.replace(erasure_request, forwarded=forwarded)
-    async with parts.audit.change(request, "erase person", selection) as changed:
+    async with parts.audit.change(api.actor_of(request), "erase person", selection) as changed:
         erasure = await parts.store.start_erasure(erasure_request, parts.clock.now())
         changed.id, changed.count = erasure.id, 1
     parts.erasures.wake()
@@ -80,10 +83,12 @@ async def show(parts: Parts, request: web.Request) -> web.StreamResponse:
 async def cancel(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``POST /api/persons/erasures/{id}/cancel``: end the request. Erased visits stay erased."""
     erasure = await _find_erasure(parts, request)
-    async with parts.audit.change(request, "cancel erasure", {"id": model.format_id(erasure.id)}) as changed:
+    async with parts.audit.change(
+        api.actor_of(request), "cancel erasure", {"id": model.format_id(erasure.id)}
+    ) as changed:
         changed.count = int(await parts.store.cancel_erasure(erasure, parts.clock.now()))
     if not changed.count:
-        raise api.ProblemError(409, "HasEnded", "the erasure has ended")
+        raise ProblemError(409, "HasEnded", "the erasure has ended")
     return api.json_response(_receipt(parts, await parts.store.find_erasure(erasure.id)))
 
 

@@ -6,9 +6,10 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
+from usher_gateway.access.problem import ProblemError
+from usher_gateway.access.tokens import digest_of
 from usher_gateway.admin import api, name_check
 from usher_gateway.admin.parts import Parts
-from usher_gateway.admin.tokens import digest_of
 from usher_gateway.store.base import Filter, Link
 from usher_gateway.store.jobs.links import KEPT_DAYS, MOST_OF_TENANT
 
@@ -42,11 +43,11 @@ async def create(parts: Parts, request: web.Request) -> web.StreamResponse:
     await name_check.check_names(parts, api.confine(request, Filter(namespace=namespace, tenant=tenant)))
     if not parts.links.is_in_force(asked.tenant):
         hint = "a link needs a tenant that has a listener: see `usher tenants`"
-        raise api.ProblemError(404, "UnknownName", f"the tenant `{asked.tenant}` is not in the configuration", hint)
+        raise ProblemError(404, "UnknownName", f"the tenant `{asked.tenant}` is not in the configuration", hint)
     if not await parts.store.has_room_for_link(asked.tenant):
         detail = f"the tenant has {MOST_OF_TENANT} links, with those that ended within {KEPT_DAYS} days"
         hint = f"revoke those that nobody uses; they leave the list {KEPT_DAYS} days later"
-        raise api.ProblemError(429, "TooManyLinks", detail, hint)
+        raise ProblemError(429, "TooManyLinks", detail, hint)
     token, now = secrets.token_urlsafe(32), parts.clock.now()
     link = Link(
         id=secrets.token_hex(6),
@@ -56,7 +57,7 @@ async def create(parts: Parts, request: web.Request) -> web.StreamResponse:
         shows_visits=asked.last_visits,
     )
     selection = {"id": link.id, "tenant": link.tenant, "days": asked.days, "lastVisits": link.shows_visits}
-    async with parts.audit.change(request, "create link", selection) as changed:
+    async with parts.audit.change(api.actor_of(request), "create link", selection) as changed:
         await parts.store.add_link(link, digest_of(token))
         changed.count = 1
     return api.json_response({**_row(parts, link), "path": f"/my/open/{token}"}, 201)
@@ -67,8 +68,10 @@ async def revoke(parts: Parts, request: web.Request) -> web.StreamResponse:
     link = await parts.store.find_link(request.match_info["id"])
     permitted = Filter(permitted=request[api.CALLER].permitted)
     if link is None or not permitted.selects(*link.tenant.split("/")):
-        raise api.ProblemError(404, "NotFound", "there is no such link", "use an id from `usher link list`")
-    async with parts.audit.change(request, "revoke link", {"id": link.id, "tenant": link.tenant}) as changed:
+        raise ProblemError(404, "NotFound", "there is no such link", "use an id from `usher link list`")
+    async with parts.audit.change(
+        api.actor_of(request), "revoke link", {"id": link.id, "tenant": link.tenant}
+    ) as changed:
         changed.count = int(await parts.store.revoke_link(link.id, parts.clock.now()))
     return api.json_response({"revoked": changed.count})
 

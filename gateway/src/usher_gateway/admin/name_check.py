@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.admin import api
+from usher_gateway.access.problem import ProblemError
 from usher_gateway.admin.parts import Parts
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter
@@ -64,7 +64,7 @@ def _with_namespace(destination: str | None, existing: Iterable[str]) -> str | N
     candidates = sorted(key for key in existing if key.partition("/")[2] == destination)
     if len(candidates) > 1:
         hint = f"give one of {', '.join(candidates[:_SHOWN_CANDIDATES])}"
-        raise api.ProblemError(400, "BadRequest", f"{len(candidates)} destinations have the name `{destination}`", hint)
+        raise ProblemError(400, "BadRequest", f"{len(candidates)} destinations have the name `{destination}`", hint)
     return candidates[0] if candidates else destination
 
 
@@ -75,4 +75,4 @@ def _check_name(what: str, name: str | None, existing: Iterable[str]) -> None:
     if name is None or name in existing:
         return
     hint = conditions.did_you_mean(name, existing) or _LISTED_BY.get(what, "")
-    raise api.ProblemError(404, "UnknownName", f"there is no {what} `{name}`", hint)
+    raise ProblemError(404, "UnknownName", f"there is no {what} `{name}`", hint)

@@ -4,12 +4,9 @@ import asyncio
 import dataclasses
 
 from usher_gateway import model
-from usher_gateway.admin.audit import AuditLog
-from usher_gateway.admin.health import HealthTracker
-from usher_gateway.admin.link_sessions import LinkSessions
+from usher_gateway.access.audit import AuditLog
+from usher_gateway.access.link_sessions import LinkSessions
 from usher_gateway.admin.metrics_page import MetricsPage
-from usher_gateway.admin.run_state import RunState
-from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.admin.try_limits import TryTurns
 from usher_gateway.config import Source
 from usher_gateway.delivery.dispatcher import Dispatcher
@@ -24,6 +21,9 @@ from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
+from usher_gateway.insight.health import HealthTracker
+from usher_gateway.insight.run_state import RunState
+from usher_gateway.insight.tenants import TenantTracker
 from usher_gateway.settings import Settings
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock

@@ -10,10 +10,12 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from usher_gateway.admin import api, name_check, person_words
+from usher_gateway.access.problem import ProblemError
+from usher_gateway.admin import api, name_check
 from usher_gateway.admin.parts import Parts
 from usher_gateway.ingest import identity
 from usher_gateway.store.base import Filter
+from usher_gateway.words import person_words
 
 _LONGEST_VALUE = 1_000
 
@@ -116,7 +118,7 @@ async def parse(request: web.Request, question_type: type[QuestionT], *, may_gue
         raise ValueError(f"the body must have a `value`, and may have {names}") from None
     fields = fields_of(question.value)
     if not may_guess and question.field is None and len(fields) > 1:
-        raise api.ProblemError(
+        raise ProblemError(
             400,
             "BadRequest",
             f"the value may be a {' or a '.join([person_words.FIELDS[field] for field in fields])}",

@@ -46,7 +46,7 @@ async def find(parts: Parts, request: web.Request) -> web.StreamResponse:
     person = await find_person(parts, request, question)
     with api.parsing():
         page = await parts.store.of_person(person.keys, question.cursor, limit)
-    await parts.audit.record_before_answer(request, "find person", person.audited, len(page.rows))
+    await parts.audit.record_before_answer(api.actor_of(request), "find person", person.audited, len(page.rows))
     oldest = await oldest_arrival(parts, request)
     return api.json_response(
         {
@@ -76,7 +76,7 @@ async def export(parts: Parts, request: web.Request) -> web.StreamResponse:
         cursor = page.next_cursor
         if cursor is None:
             break
-    await parts.audit.record_before_answer(request, "export person", person.audited, len(rows))
+    await parts.audit.record_before_answer(api.actor_of(request), "export person", person.audited, len(rows))
     return api.json_response({"rows": rows, "nextCursor": cursor, **await searched(parts, person)})
 
 
@@ -104,7 +104,9 @@ async def suppress(parts: Parts, request: web.Request) -> web.StreamResponse:
     person = await find_person(parts, request, question)
     if question.dry_run:
         report = await parts.store.preview_erasure(person.keys)
-        await parts.audit.record_before_answer(request, "find person", person.audited, sum(report.arrivals.values()))
+        await parts.audit.record_before_answer(
+            api.actor_of(request), "find person", person.audited, sum(report.arrivals.values())
+        )
         suppressed_at = await parts.store.tenants_suppressing(person.keys)
         suppressed, cancelled = len(person.tenants) - len(suppressed_at), report.deliveries.get("pending", 0)
     else:
@@ -123,7 +125,7 @@ async def _suppress(parts: Parts, request: web.Request, person: Person) -> tuple
         cancelled.extend(keys)
         parts.dispatcher.forget_cancelled(keys)
 
-    async with parts.audit.change(request, "suppress person", person.audited) as changed:
+    async with parts.audit.change(api.actor_of(request), "suppress person", person.audited) as changed:
         changed.count = await parts.store.suppress(person.keys, parts.clock.now(), forget)
     return changed.count, len(cancelled)
 
@@ -133,7 +135,7 @@ async def unsuppress(parts: Parts, request: web.Request) -> web.StreamResponse:
     with api.parsing():
         question = await parse(request, PersonQuestion)
     person = await find_person(parts, request, question)
-    async with parts.audit.change(request, "unsuppress person", person.audited) as changed:
+    async with parts.audit.change(api.actor_of(request), "unsuppress person", person.audited) as changed:
         changed.count = await parts.store.unsuppress(person.keys)
     return api.json_response({"tenants": len(person.tenants), "unsuppressed": changed.count})
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import usher_gateway
 from usher_gateway import model
-from usher_gateway.admin import person_words
+from usher_gateway.words import person_words
 
 if TYPE_CHECKING:  # loaded only where it is used: most gateways never erase anybody
     from cryptography.hazmat.primitives.asymmetric import ed25519

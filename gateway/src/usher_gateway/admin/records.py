@@ -9,11 +9,13 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api, audit, listings, name_check, next_step, status, story
+from usher_gateway.access import audit
+from usher_gateway.admin import api, name_check, status
 from usher_gateway.admin.parts import Parts
 from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.registry import LiveListener
 from usher_gateway.store.base import LONGEST_PAGE, AuditEntry, AuditFilter, Filter
+from usher_gateway.words import listings, next_step, story
 
 Row = dict[str, object]
 
@@ -81,7 +83,7 @@ async def show_body(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``GET /api/visits/{id}/body``. A body is personal data, so the audit log records each request."""
     identifier, row = await _find_visit(parts, request)
     content, content_type = await parts.store.body(identifier)
-    await parts.audit.record_before_answer(request, "show body", _audited(row), 1)
+    await parts.audit.record_before_answer(api.actor_of(request), "show body", _audited(row), 1)
     text = "".join([letter for letter in content_type.decode("latin-1") if " " <= letter <= "~"])
     return api.raw_response(content, {"Usher-Content-Type": text})
 
@@ -95,7 +97,9 @@ async def list_initials(parts: Parts, request: web.Request) -> web.StreamRespons
         where = api.read_filter(request, {"countedAs": "Visit"})
         where = await name_check.check_names(parts, where)
         page = await parts.store.visits(where, None, _INITIALS)
-    await parts.audit.record_before_answer(request, "show initials", {"tenant": where.tenant or ""}, len(page.rows))
+    await parts.audit.record_before_answer(
+        api.actor_of(request), "show initials", {"tenant": where.tenant or ""}, len(page.rows)
+    )
     rows = [
         {name: row[name] for name in ("namespace", "tenant", "listener", "receivedAt")}
         | {"initials": await _initials(parts, row)}
@@ -182,7 +186,7 @@ async def show_answer(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``GET /api/deliveries/{id}/answer``. A destination's answer may be personal data too."""
     identifier, row = await _find_delivery(parts, request)
     content = await parts.store.answer(identifier)
-    await parts.audit.record_before_answer(request, "show answer", _audited(row), 1)
+    await parts.audit.record_before_answer(api.actor_of(request), "show answer", _audited(row), 1)
     return api.raw_response(content, {})
 
 

@@ -4,9 +4,10 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api, listings, name_check, replay_words, status
+from usher_gateway.access.problem import ProblemError
+from usher_gateway.access.tokens import Scope
+from usher_gateway.admin import api, name_check, status
 from usher_gateway.admin.parts import Parts
-from usher_gateway.admin.tokens import Scope
 from usher_gateway.store.base import (
     Filter,
     Replay,
@@ -17,6 +18,7 @@ from usher_gateway.store.base import (
     ReplayState,
 )
 from usher_gateway.store.jobs.replays import MOST_RECENT, MOST_RUNNING
+from usher_gateway.words import listings, replay_words
 
 _DEFAULT_PER_SECOND = 20
 _MOST_PER_SECOND = 1_000
@@ -64,7 +66,9 @@ async def start(parts: Parts, request: web.Request) -> web.StreamResponse:
             row["sample"] = []
         return api.json_response(row)
     await _check_room(parts, replay_request)
-    async with parts.audit.change(request, "replay", api.audited(selection, replay_request.where)) as changed:
+    async with parts.audit.change(
+        api.actor_of(request), "replay", api.audited(selection, replay_request.where)
+    ) as changed:
         replay = await parts.store.start_replay(replay_request, parts.clock.now())
         changed.id, changed.count = replay.id, 1
     parts.replays.wake()
@@ -141,7 +145,9 @@ async def show(parts: Parts, request: web.Request) -> web.StreamResponse:
 async def cancel(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``POST /api/replays/{id}/cancel``: end a replay, and cancel its waiting deliveries."""
     replay = await _find(parts, request)
-    async with parts.audit.change(request, "cancel replay", {"id": model.format_id(replay.id)}) as changed:
+    async with parts.audit.change(
+        api.actor_of(request), "cancel replay", {"id": model.format_id(replay.id)}
+    ) as changed:
         await parts.store.cancel_replay(replay, parts.clock.now())
         changed.count = await parts.store.cancel(
             Filter(replay=replay.id), parts.clock.now(), parts.dispatcher.forget_cancelled
@@ -153,7 +159,9 @@ async def resume(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``POST /api/replays/{id}/resume``: let a cancelled replay go on where it was."""
     replay = await _find(parts, request)
     await _check_room(parts, replay.request)
-    async with parts.audit.change(request, "resume replay", {"id": model.format_id(replay.id)}) as changed:
+    async with parts.audit.change(
+        api.actor_of(request), "resume replay", {"id": model.format_id(replay.id)}
+    ) as changed:
         changed.count = int(await parts.store.resume_replay(replay, parts.clock.now()))
     if not changed.count:
         raise _not_cancelled(await parts.store.find_replay(replay.id))
@@ -167,7 +175,7 @@ async def _check_room(parts: Parts, replay_request: ReplayRequest) -> None:
             f"{MOST_RUNNING} replays of the tenant, or of the token's tenants, have not ended, or a limited token has "
             f"started {MOST_RECENT:,} in 30 days"
         )
-        raise api.ProblemError(429, "TooManyReplays", detail, "select more visits at once, and see `usher replays`")
+        raise ProblemError(429, "TooManyReplays", detail, "select more visits at once, and see `usher replays`")
 
 
 async def _find(parts: Parts, request: web.Request) -> Replay:
@@ -191,7 +199,7 @@ def _may_see(request: web.Request, replay: Replay) -> bool:
     return all(permitted.selects(*limit.split("/")) for limit in replayed)
 
 
-def _not_cancelled(replay: Replay) -> api.ProblemError:
+def _not_cancelled(replay: Replay) -> ProblemError:
     """Return the error for a replay that cannot be resumed, with the state that it has."""
     hint, cancelled = "", replay.deliveries.get("cancelled", 0)
     if replay.state is ReplayState.Done and cancelled:
@@ -199,7 +207,7 @@ def _not_cancelled(replay: Replay) -> api.ProblemError:
         count = listings.counted(cancelled, "cancelled delivery")
         hint = f"`usher deliveries redrive --replay {short} --state cancelled` starts its {count} again"
     state = "runs" if replay.state is ReplayState.Running else f"is {replay.state.name.lower()}"
-    return api.ProblemError(409, "NotCancelled", f"only a cancelled replay can be resumed, and this one {state}", hint)
+    return ProblemError(409, "NotCancelled", f"only a cancelled replay can be resumed, and this one {state}", hint)
 
 
 def _preview_row(preview: ReplayPreview) -> Row:

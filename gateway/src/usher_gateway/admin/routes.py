@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from usher_gateway.access.problem import ProblemError
+from usher_gateway.access.tokens import Scope
 from usher_gateway.admin import (
     api,
     changes,
     erasures,
     links,
-    listings,
     persons,
     records,
     replays,
@@ -23,7 +24,7 @@ from usher_gateway.admin import (
 )
 from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.server import AdminRoute
-from usher_gateway.admin.tokens import Scope
+from usher_gateway.words import listings
 
 PartsHandler = Callable[[Parts, web.Request], Awaitable[web.StreamResponse]]
 
@@ -162,7 +163,7 @@ def make_waiting_routes(reason: Callable[[], str]) -> tuple[AdminRoute[api.Handl
 
     async def refuse(_: web.Request) -> web.StreamResponse:
         hint = "the gateway tries again every few seconds; its log says why it waits"
-        raise api.ProblemError(503, "StoreUnavailable", f"the gateway waits for its store: {reason()}", hint)
+        raise ProblemError(503, "StoreUnavailable", f"the gateway waits for its store: {reason()}", hint)
 
     return (
         AdminRoute("GET", "/healthz", None, _show_health),

@@ -4,6 +4,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import documents, model
+from usher_gateway.access.problem import ProblemError
 from usher_gateway.admin import api, name_check
 from usher_gateway.admin.parts import Parts
 from usher_gateway.delivery import sample
@@ -32,18 +33,18 @@ async def send_sample(parts: Parts, request: web.Request) -> web.StreamResponse:
     document = parts.state.snapshot.destinations.get(destination)
     if document is None:
         detail = f"the destination `{destination}` is not in force any more"
-        raise api.ProblemError(404, "NotInForce", detail, "apply it again, or choose another one")
+        raise ProblemError(404, "NotInForce", detail, "apply it again, or choose another one")
     listener_and_route = _find_route(parts, where)
     if listener_and_route is None and (asked.listener or asked.route):
         detail = f"no such route leads to the destination `{destination}`"
-        raise api.ProblemError(404, "NotInForce", detail, "`usher listeners` shows the routes")
+        raise ProblemError(404, "NotInForce", detail, "`usher listeners` shows the routes")
     definition = routing.definition_of(*listener_and_route, document) if listener_and_route is not None else None
     body = sample.VISIT if asked.body is None else asked.body.encode()
-    await parts.audit.record_before_answer(request, "test destination", {"destination": destination}, 1)
+    await parts.audit.record_before_answer(api.actor_of(request), "test destination", {"destination": destination}, 1)
     try:
         result = await parts.sample_sender.send(destination, definition, body)
     except sample.SampleError as error:
-        raise api.ProblemError(409, "NotSent", str(error), error.hint) from error
+        raise ProblemError(409, "NotSent", str(error), error.hint) from error
     kept = _not_sent_because(parts, *listener_and_route) if listener_and_route is not None else []
     return api.json_response({**msgspec.to_builtins(result), "notSentBecause": kept})
 

@@ -17,9 +17,10 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 from aiohttp import web
 
 from usher_gateway import settings
+from usher_gateway.access.kubernetes_tokens import KubernetesTokens
+from usher_gateway.access.problem import ProblemError
+from usher_gateway.access.tokens import OBSERVE, Caller, Scope, TokenBook
 from usher_gateway.admin import api
-from usher_gateway.admin.kubernetes_tokens import KubernetesTokens
-from usher_gateway.admin.tokens import OBSERVE, Caller, Scope, TokenBook
 from usher_gateway.fair_pool import FairPool
 from usher_gateway.ingest.connection_limit import ConnectionLimit, source_of
 
@@ -65,13 +66,13 @@ def _check_sender(request: web.Request) -> None:
     """
     if "webhook-id" in request.headers:
         hint = "let the Destination lead to another port"
-        raise api.ProblemError(403, "SentByGateway", "the admin port takes no deliveries", hint)
+        raise ProblemError(403, "SentByGateway", "the admin port takes no deliveries", hint)
 
 
 def _check_encoding(request: web.Request) -> None:
     """Refuse a compressed body: aiohttp would answer 500 to one that does not inflate."""
     if "Content-Encoding" in request.headers:
-        raise api.ProblemError(400, "BadRequest", "the body has a Content-Encoding", "send it without one")
+        raise ProblemError(400, "BadRequest", "the body has a Content-Encoding", "send it without one")
 
 
 async def _send(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
@@ -208,7 +209,7 @@ class AdminServer:
                 self._memory.take(tenants, caller.name, size)
         except TimeoutError:
             detail = f"too many requests with the token `{caller.name}`, or for the same tenants, are at work"
-            raise api.ProblemError(429, "TooManyRequests", detail, "send them one after the other") from None
+            raise ProblemError(429, "TooManyRequests", detail, "send them one after the other") from None
         try:
             yield
         finally:
@@ -225,7 +226,7 @@ class AdminServer:
         except ValueError:
             if host and host not in self._hosts:
                 hint = f"use an IP address, or start the gateway with --admin-host {host}"
-                raise api.ProblemError(421, "MisdirectedRequest", "the admin port has another name", hint) from None
+                raise ProblemError(421, "MisdirectedRequest", "the admin port has another name", hint) from None
 
     async def _authenticate(self, request: web.Request, scope: Scope, *, is_confined: bool) -> Caller:
         """Return the caller that the request's token proves, if the token permits the request."""
@@ -237,14 +238,14 @@ class AdminServer:
             hint = "use the one in observe.token or operate.token in --data, or one of `usher tokens create`"
             if self._kubernetes_tokens is not None:
                 hint += ", or one of Kubernetes that has not expired (`kubectl create token`)"
-            raise api.ProblemError(401, "Unauthenticated", "a valid bearer token is needed", hint)
+            raise ProblemError(401, "Unauthenticated", "a valid bearer token is needed", hint)
         if scope not in caller.scopes:
             detail = f"the token `{caller.name}` may not do this: it lacks the scope {scope.value}"
             hint = f"ask who gave you this token for one with the scope {scope.value}"
             if caller.name == OBSERVE:
                 hint = "use the one in operate.token"
-            raise api.ProblemError(403, "Forbidden", detail, hint)
+            raise ProblemError(403, "Forbidden", detail, hint)
         if caller.permitted is not None and not is_confined:
             detail = f"the token `{caller.name}` is limited to some tenants, and this request is about all"
-            raise api.ProblemError(403, "Forbidden", detail, "use a token without a limit")
+            raise ProblemError(403, "Forbidden", detail, "use a token without a limit")
         return caller

@@ -9,14 +9,16 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import config_secret, destinations, documents, model, timing
-from usher_gateway.admin import api, health, name_check, next_step, states, tenant_rows, usage
+from usher_gateway.admin import api, name_check, tenant_rows, usage
 from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.tenant_rows import JsonObject
-from usher_gateway.admin.tenants import DeliveryCounts, TenantKey, count_deliveries
 from usher_gateway.config import SourceStatus
 from usher_gateway.ingest.registry import LiveListener
+from usher_gateway.insight import health
+from usher_gateway.insight.tenants import DeliveryCounts, TenantKey, count_deliveries
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter, UsageRow
+from usher_gateway.words import next_step, states
 
 _DAY = 86_400 * model.MICROSECONDS
 

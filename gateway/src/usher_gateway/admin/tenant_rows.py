@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 
 from usher_gateway import documents, model, timing
-from usher_gateway.admin import troubles, usage
-from usher_gateway.admin.tenants import DeliveryCounts, TenantKey, TenantTracker
+from usher_gateway.admin import usage
+from usher_gateway.insight.tenants import DeliveryCounts, TenantKey, TenantTracker
 from usher_gateway.store.base import Filter, UsageRow
+from usher_gateway.words import troubles
 
 JsonObject = Mapping[str, Any]  # Plain values, ready for JSON: no secrets, no personal data
 PARAMETERS = ("order", "troubled", "contains", "offset", "limit")  # Names of the parameters of a page by urgency

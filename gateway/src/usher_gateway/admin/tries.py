@@ -13,9 +13,10 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import documents, model, resources
+from usher_gateway.access.problem import ProblemError
+from usher_gateway.access.tokens import Caller, Scope
 from usher_gateway.admin import api, name_check
 from usher_gateway.admin.parts import Parts
-from usher_gateway.admin.tokens import Caller, Scope
 from usher_gateway.admin.try_limits import MAX_MANIFEST_BYTES
 from usher_gateway.delivery.masked_diff import ValueMask
 from usher_gateway.delivery.tries import ConfiguredListener, DiffBudget, ListenerComparison, RouteResult
@@ -96,7 +97,7 @@ async def run(parts: Parts, request: web.Request) -> web.StreamResponse:
     caller = request[api.CALLER]
     if asked.show_values and Scope.BodiesRead not in caller.scopes:
         detail = f"the token `{caller.name}` may not see values: it lacks the scope {Scope.BodiesRead.value}"
-        raise api.ProblemError(403, "Forbidden", detail, "leave out showValues, or use a token with this scope")
+        raise ProblemError(403, "Forbidden", detail, "leave out showValues, or use a token with this scope")
     async with parts.try_turns.turn(caller.permitted):
         overlay = await _overlay(parts, asked.manifests, caller)
         keys = [key for key in overlay.changed_listeners if _is_selected(overlay.changed.listeners[key], where)]
@@ -113,7 +114,9 @@ async def run(parts: Parts, request: web.Request) -> web.StreamResponse:
         "until": model.format_time(parts.clock.now() if where.until is None else where.until),
     }
     selection = {"listeners": keys[:_NAMED_LISTENERS], **period, "showValues": asked.show_values}
-    await parts.audit.record_before_answer(request, "try", selection, sum(result.tried for result in results))
+    await parts.audit.record_before_answer(
+        api.actor_of(request), "try", selection, sum(result.tried for result in results)
+    )
     return api.json_response({**period, "listeners": results})
 
 
@@ -133,7 +136,7 @@ async def _overlay(parts: Parts, objects: list[dict[str, object]], caller: Calle
     if conditions.has_errors(problems):
         errors = [problem for problem in problems if problem.severity == "error"]
         shown = "; ".join([f"{each.resource}: {each.path}: {each.message}" for each in errors[:_SHOWN_PROBLEMS]])
-        raise api.ProblemError(400, "ManifestsRejected", shown, "`usher check` lists every problem with its line")
+        raise ProblemError(400, "ManifestsRejected", shown, "`usher check` lists every problem with its line")
     return overlay
 
 
@@ -240,7 +243,7 @@ async def _read(request: web.Request) -> bytes:
         content += chunk
         if len(content) > MAX_MANIFEST_BYTES:
             detail = f"the manifests have more than {MAX_MANIFEST_BYTES} bytes"
-            raise api.ProblemError(413, "RequestEntityTooLarge", detail, "try fewer listeners at once")
+            raise ProblemError(413, "RequestEntityTooLarge", detail, "try fewer listeners at once")
     return bytes(content)
 
 
@@ -274,7 +277,7 @@ def _check_permitted(objects: Iterable[resources.Resource], caller: Caller) -> N
             continue
         if not permitted.selects(namespace, tenant):
             detail = f"the token `{caller.name}` may not try {each.kind} {each.key}: it is limited to other tenants"
-            raise api.ProblemError(403, "Forbidden", detail, "try only the listeners of its tenants")
+            raise ProblemError(403, "Forbidden", detail, "try only the listeners of its tenants")
 
 
 def _visible(snapshot: documents.Snapshot, caller: Caller) -> documents.Snapshot:

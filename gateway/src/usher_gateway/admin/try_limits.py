@@ -5,7 +5,7 @@ import collections
 import contextlib
 from collections.abc import AsyncIterator
 
-from usher_gateway.admin import api
+from usher_gateway.access.problem import ProblemError
 from usher_gateway.expressions import turns as expression_turns
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024  # Most bytes of a request. 1,000 listeners take about 1 MiB.
@@ -32,7 +32,7 @@ class TryTurns:
         """
         if self._tries_of[tenants] >= _MOST_TRIES:
             detail = f"{_MOST_TRIES} tries of these tenants run or wait on this gateway"
-            raise api.ProblemError(409, "TryRuns", detail, "try again in half a minute")
+            raise ProblemError(409, "TryRuns", detail, "try again in half a minute")
         self._tries_of[tenants] += 1
         try:
             # A lock serves in order. Of those who wait for the second one, each has other tenants, so all take turns.

@@ -19,7 +19,7 @@ async def show(parts: Parts, request: web.Request) -> web.StreamResponse:
     if listener is None or not permitted.selects(listener.namespace, listener.tenant.name):
         raise model.NotFoundError("there is no such listener in force", "`usher listeners` shows them")
     looked_at = {"listener": key, "tenant": listener.tenant.name}
-    await parts.audit.record_before_answer(request, "show urls", looked_at, len(listener.live_addresses))
+    await parts.audit.record_before_answer(api.actor_of(request), "show urls", looked_at, len(listener.live_addresses))
     rows = [
         {"url": address.url, "action": address.action, "until": model.time_or_none(address.until)}
         for address in listener.live_addresses

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import documents, model
+from usher_gateway.access.problem import ProblemError
 from usher_gateway.admin import api, name_check
 from usher_gateway.admin.parts import Parts
 from usher_gateway.ingest import body_reading
@@ -164,7 +165,7 @@ async def _venues(parts: Parts, where: Filter, span: UsageRange) -> Row:
                 key = (visit.listener.namespace, visit.listener.tenant, venue)
                 counts.setdefault(key, collections.Counter())[visit.counted_as] += 1
         if time.monotonic() > deadline:
-            raise api.ProblemError(400, "TooMuch", "there are too many visits", "ask for one tenant or a shorter time")
+            raise ProblemError(400, "TooMuch", "there are too many visits", "ask for one tenant or a shorter time")
     rows: list[Row] = [
         {"period": name_range(span), "namespace": namespace, "tenant": tenant, "venue": venue}
         | {"visits": count[model.CountedAs.Visit], "repeats": count[model.CountedAs.Repeat]}
@@ -216,7 +217,7 @@ async def _read(parts: Parts, where: Filter, span: UsageRange) -> list[Row]:
     usage = await parts.store.usage(span.since, span.until, where, span.period, span.zone)
     if len(usage) > _MAX_USAGE_ROWS:
         detail = f"{len(usage)} rows are too many"
-        raise api.ProblemError(400, "TooMuch", detail, "ask for one tenant, a shorter time or a longer period")
+        raise ProblemError(400, "TooMuch", detail, "ask for one tenant, a shorter time or a longer period")
     open_before = await parts.store.open_deliveries(span.since, where)
     return usage_rows(usage, open_before, span.period, span.zone)
 

@@ -21,8 +21,8 @@ import typer
 import typer.core
 
 from usher_gateway import model
-from usher_gateway.admin import listings
 from usher_gateway.cli import tables
+from usher_gateway.words import listings
 
 WRONG, USAGE = 1, 2  # Exit codes: the command found something wrong; the command line was wrong
 
@@ -281,7 +281,7 @@ def _token(data: pathlib.Path, name: str) -> str:
     given = os.environ.get("USHER_TOKEN", "").strip()
     if given:
         return given
-    from usher_gateway.admin import tokens
+    from usher_gateway.access import tokens
 
     try:
         return tokens.load(data / name)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from usher_gateway.admin import listings
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -25,6 +24,7 @@ from usher_gateway.cli.admin_client import (
     with_filters,
     with_names_of_filters,
 )
+from usher_gateway.words import listings
 
 _EPILOG = (
     "Example:  usher audit --since 7d   or   usher audit --reference DSR-8   or   usher audit --lines > audit.jsonl"

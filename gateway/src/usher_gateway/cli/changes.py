@@ -11,21 +11,6 @@ from typing import Annotated
 
 import typer
 
-from usher_gateway.admin import listings
-from usher_gateway.admin.listings import (
-    DELIVERY_PERIOD_FILTERS,
-    LISTENER_FILTERS,
-    PERIOD_FILTERS,
-    REASON,
-    REPLAY,
-    ROUTE_FILTERS,
-    STATE,
-    VISIT,
-    FilterFlag,
-    Row,
-    counted,
-    named,
-)
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -40,6 +25,21 @@ from usher_gateway.cli.admin_client import (
     with_filters,
 )
 from usher_gateway.cli.tables import OutputFormat
+from usher_gateway.words import listings
+from usher_gateway.words.listings import (
+    DELIVERY_PERIOD_FILTERS,
+    LISTENER_FILTERS,
+    PERIOD_FILTERS,
+    REASON,
+    REPLAY,
+    ROUTE_FILTERS,
+    STATE,
+    VISIT,
+    FilterFlag,
+    Row,
+    counted,
+    named,
+)
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing, or their first digits.", metavar="[ID]...")]
 All = Annotated[bool, typer.Option("--all", help="Select every row.")]

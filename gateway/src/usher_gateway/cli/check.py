@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usher_gateway.admin import listings
 from usher_gateway.cli import admin_client, check_body, tables
+from usher_gateway.words import listings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from usher_gateway.admin import listings
 from usher_gateway.cli import admin_client, tables
+from usher_gateway.words import listings
 
 if TYPE_CHECKING:
     from usher_gateway import documents, expressions, model

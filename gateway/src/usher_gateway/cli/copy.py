@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from usher_gateway.admin import listings
 from usher_gateway.cli import admin_client, tables
+from usher_gateway.words import listings
 
 if TYPE_CHECKING:
     from usher_gateway.store import copy

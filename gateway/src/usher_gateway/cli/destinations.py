@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from usher_gateway.admin import listings, states
 from usher_gateway.cli import overview, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -19,6 +18,7 @@ from usher_gateway.cli.admin_client import (
     DocumentOutput,
     ListingGroup,
 )
+from usher_gateway.words import listings, states
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from usher_gateway.admin import listings, person_words
 from usher_gateway.cli import person_value, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -30,6 +29,7 @@ from usher_gateway.cli.admin_client import (
     require_files,
 )
 from usher_gateway.pages import receipt_page
+from usher_gateway.words import listings, person_words
 
 _Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, print what would be erased, and exit with 2.")]
 _Receipt = Annotated[

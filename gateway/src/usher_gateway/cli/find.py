@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from usher_gateway.admin import listings, person_words
 from usher_gateway.cli import person_value, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -26,6 +25,7 @@ from usher_gateway.cli.admin_client import (
     row_limit,
 )
 from usher_gateway.cli.listings import print_listing
+from usher_gateway.words import listings, person_words
 
 _EPILOG = "Example:  usher find   or   usher find --tenant acme --as mobile < number.txt"
 

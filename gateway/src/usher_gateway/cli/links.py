@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from usher_gateway import settings
-from usher_gateway.admin import listings
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -22,6 +21,7 @@ from usher_gateway.cli.admin_client import (
     fail,
     quoted,
 )
+from usher_gateway.words import listings
 
 _Tenant = Annotated[str, typer.Option("--tenant", help="The tenant that it shows.", metavar="NAMESPACE/NAME")]
 _Days = Annotated[int, typer.Option("--days", help="It ends after so many days.", min=1, max=400)]

@@ -2,8 +2,8 @@
 
 import typer
 
-from usher_gateway.admin import listings, states
 from usher_gateway.cli import overview, tables
+from usher_gateway.words import listings, states
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from usher_gateway.admin import listings
 from usher_gateway.cli import changes, check_body, replays, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -31,6 +30,7 @@ from usher_gateway.cli.admin_client import (
     with_filters,
     with_names_of_filters,
 )
+from usher_gateway.words import listings
 
 _Body = Annotated[bool, typer.Option("--body", help="Print only the body, as it was received.")]
 _Answer = Annotated[bool, typer.Option("--answer", help="Print only the destination's last answer.")]

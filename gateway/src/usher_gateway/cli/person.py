@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from usher_gateway.admin import listings, person_archive, person_words
 from usher_gateway.cli import erasures, person_value, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -25,6 +24,7 @@ from usher_gateway.cli.admin_client import (
     Tenant,
     fail,
 )
+from usher_gateway.words import listings, person_archive, person_words
 
 _Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without it, print what would change, and exit with 2.")]
 _To = Annotated[Path, typer.Option("--to", help="The file to write. It must not exist.", dir_okay=False)]

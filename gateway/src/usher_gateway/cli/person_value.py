@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from usher_gateway.admin import person_words
 from usher_gateway.cli.admin_client import USAGE, fail
+from usher_gateway.words import person_words
 
 _PROMPT = "E-mail, mobile number, MAC, Purple's user id, or the id of a visit or delivery"
 

@@ -9,8 +9,6 @@ from typing import Annotated
 
 import typer
 
-from usher_gateway.admin import listings, replay_words
-from usher_gateway.admin.listings import PERIOD_FILTERS, ROUTE_FILTERS, counted
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -30,6 +28,8 @@ from usher_gateway.cli.admin_client import (
     with_filters,
 )
 from usher_gateway.cli.changes import All, Ids, Yes, change_selected, print_preview, select
+from usher_gateway.words import listings, replay_words
+from usher_gateway.words.listings import PERIOD_FILTERS, ROUTE_FILTERS, counted
 
 _YesCancel = Annotated[
     bool, typer.Option("--yes", help="Do it. Without it, show what this would end and cancel, and exit with 2.")

@@ -10,8 +10,8 @@ from typing import Literal
 import rich.cells
 import typer
 
-from usher_gateway.admin import listings
-from usher_gateway.admin.listings import Column, Row
+from usher_gateway.words import listings
+from usher_gateway.words.listings import Column, Row
 
 _GAP = "  "  # Between two columns
 _NARROWEST = 10  # width of a column whose cells go on in further lines

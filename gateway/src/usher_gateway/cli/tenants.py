@@ -4,8 +4,6 @@ from typing import Annotated
 
 import typer
 
-from usher_gateway.admin import listings
-from usher_gateway.admin.troubles import is_tenant_failing, tenant_troubles, urgency
 from usher_gateway.cli import destinations, listeners, overview, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -19,6 +17,8 @@ from usher_gateway.cli.admin_client import (
     OutputOption,
     fail,
 )
+from usher_gateway.words import listings
+from usher_gateway.words.troubles import is_tenant_failing, tenant_troubles, urgency
 
 
 def register(app: typer.Typer) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from usher_gateway import model
-from usher_gateway.admin import listings, tokens
+from usher_gateway.access import tokens
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     DATA,
@@ -25,6 +25,7 @@ from usher_gateway.cli.admin_client import (
     ending_with_message,
     fail,
 )
+from usher_gateway.words import listings
 
 _Name = Annotated[str, typer.Argument(help="Name of the token, as the audit log shows it.", metavar="NAME")]
 _Scopes = Annotated[

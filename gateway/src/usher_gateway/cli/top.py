@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
-from usher_gateway.admin import listings, troubles
 from usher_gateway.cli import overview, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -33,6 +32,7 @@ from usher_gateway.cli.admin_client import (
     fail,
     row_limit,
 )
+from usher_gateway.words import listings, troubles
 
 if TYPE_CHECKING:
     import rich.text  # imported only where it prints, because most commands do not need it

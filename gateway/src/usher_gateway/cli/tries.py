@@ -11,8 +11,6 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from usher_gateway.admin import listings
-from usher_gateway.admin.listings import LISTENER_FILTERS, UNTIL, counted
 from usher_gateway.cli import check, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -27,6 +25,8 @@ from usher_gateway.cli.admin_client import (
     require_files,
     with_filters,
 )
+from usher_gateway.words import listings
+from usher_gateway.words.listings import LISTENER_FILTERS, UNTIL, counted
 
 EXCEEDED = 3  # Exit code: a limit of --fail-on is exceeded
 _KINDS = ("Listener", "Tenant", "Destination")  # Kinds that a gateway tries. Secrets stay here.

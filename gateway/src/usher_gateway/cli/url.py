@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usher_gateway.admin import listings
 from usher_gateway.cli import admin_client, tables
 from usher_gateway.resources import conditions
+from usher_gateway.words import listings
 
 if TYPE_CHECKING:
     from usher_gateway import documents

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from usher_gateway.admin import listings
 from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
@@ -25,6 +24,7 @@ from usher_gateway.cli.admin_client import (
     print_next_page,
     row_limit,
 )
+from usher_gateway.words import listings
 
 _EPILOG = (
     "Example:  usher usage --from 2026-10 --to 2026-11 --by month --zone tenant -o csv > october.csv"

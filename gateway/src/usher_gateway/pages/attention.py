@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from usher_gateway.admin import listings, next_step, troubles
-from usher_gateway.admin.story import RELEASABLE
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Row
 from usher_gateway.pages.rendering import path_to
+from usher_gateway.words import listings, next_step, troubles
+from usher_gateway.words.story import RELEASABLE
 
 # Hold reason -> why that holds deliveries, and what ends it.
 HOLDS = {reason.name: text for reason, text in next_step.HOLDS.items()}

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from usher_gateway.admin import listings
-from usher_gateway.admin.audit import ACTIONS
+from usher_gateway.access.audit import ACTIONS
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, Values
 from usher_gateway.pages.rendering import time_text
+from usher_gateway.words import listings
 
 _SHOWN = 50
 

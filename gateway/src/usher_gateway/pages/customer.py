@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import listings
+from usher_gateway.access.link_sessions import LinkSessions, LinkState
 from usher_gateway.admin.api import Handler
-from usher_gateway.admin.link_sessions import LinkSessions, LinkState
 from usher_gateway.admin.server import AdminRoute
 from usher_gateway.pages import attention, periods, visit_charts
 from usher_gateway.pages.answers import HEADERS, redirect, static_file
@@ -25,6 +24,7 @@ from usher_gateway.pages.proxies import Proxies
 from usher_gateway.pages.rendering import render
 from usher_gateway.pages.requests import find_zone
 from usher_gateway.pages.usage import Month
+from usher_gateway.words import listings
 
 COOKIE = "usher_link"
 
@@ -107,7 +107,7 @@ class CustomerPages:
         link = await self._links.find(request.match_info["token"])
         if link is None or self._links.state_of(link) is not LinkState.Unopened:
             return await self._ask_to_open(request)
-        cookie = await self._links.open(request, link)
+        cookie = await self._links.open(link, request.remote or "")
         if cookie is None:
             return await self._ask_to_open(request)
         response = redirect("/my/")

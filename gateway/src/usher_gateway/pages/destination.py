@@ -4,10 +4,10 @@ import datetime
 
 from aiohttp import web
 
-from usher_gateway.admin import listings
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, Form, Row, Values, all_of, find_row
 from usher_gateway.pages.rendering import path_to
+from usher_gateway.words import listings
 
 _SHOWN = 20  # Deliveries on one page
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from aiohttp import web
 
-from usher_gateway.admin import listings, person_words
 from usher_gateway.pages import receipt_page, requests
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.requests import Download
+from usher_gateway.words import listings, person_words
 
 _RUNNING = {"pending", "in_progress"}
 # Statuses that read better than their names in OpenDSR.

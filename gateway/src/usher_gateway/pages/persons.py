@@ -11,11 +11,11 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import listings, person_archive, person_words
 from usher_gateway.pages import receipt_page, visits
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Values
 from usher_gateway.pages.requests import Download
 from usher_gateway.pages.sessions import FIELD_SEAL
+from usher_gateway.words import listings, person_archive, person_words
 
 _SHOWN = 50
 # Of the bodies in one export, because the gateway holds the whole file in memory.

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin.seal import Seals
-from usher_gateway.admin.tokens import Caller, Scope, seal_caller
+from usher_gateway.access.seal import Seals
+from usher_gateway.access.tokens import Caller, Scope, seal_caller
 from usher_gateway.ingest import auth
 from usher_gateway.pages.api import ApiProblemError
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from usher_gateway.admin import listings, person_words
+from usher_gateway.words import listings, person_words
 
 _STATES = {
     "delivered": "Delivered to the destination",

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from usher_gateway.admin.listings import counted, printable
+from usher_gateway.words.listings import counted, printable
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:

@@ -2,9 +2,9 @@
 
 from aiohttp import web
 
-from usher_gateway.admin import listings, replay_words
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, Form, Values
+from usher_gateway.words import listings, replay_words
 
 _IGNORED = {"oncePer": "rules oncePer", "expiry": "time limits", "pause": "pauses"}
 

@@ -9,9 +9,9 @@ from typing import Self
 import aiohttp
 from aiohttp import web
 
+from usher_gateway.access.tokens import Scope
 from usher_gateway.admin.api import Handler
 from usher_gateway.admin.server import AdminRoute
-from usher_gateway.admin.tokens import Scope
 from usher_gateway.admin.usage import parse_zone
 from usher_gateway.pages import (
     audit,

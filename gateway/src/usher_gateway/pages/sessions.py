@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from usher_gateway.access.seal import Seals
 from usher_gateway.admin import api
-from usher_gateway.admin.seal import Seals
 
 COOKIE = "usher_session"
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from usher_gateway.admin import listings
 from usher_gateway.pages import attention, listener, periods, visit_charts
 from usher_gateway.pages.api import Api, Row, Values, all_of, find_row
 from usher_gateway.pages.requests import find_zone
 from usher_gateway.pages.visits import with_cells
+from usher_gateway.words import listings
 
 _VISITS = 20  # The newest visits on the page
 _MOST_ROWS = 1_000  # The newest held and dead deliveries that are looked at, of each

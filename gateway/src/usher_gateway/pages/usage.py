@@ -9,12 +9,12 @@ from typing import NamedTuple
 from aiohttp import web
 from markupsafe import Markup
 
-from usher_gateway.admin import listings
 from usher_gateway.pages import periods, requests
 from usher_gateway.pages.api import Api, ApiProblemError, Row, Values, all_of
 from usher_gateway.pages.charts import Bar, bar_chart
 from usher_gateway.pages.rendering import path_to
 from usher_gateway.pages.requests import Download
+from usher_gateway.words import listings
 
 _SHOWN = 50  # Tenants on one page
 

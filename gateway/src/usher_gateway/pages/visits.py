@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import web
 
-from usher_gateway.admin import listings, replay_words
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, ApiProblemError, Form, Row, Values, all_of
+from usher_gateway.words import listings, replay_words
 
 _SHOWN = 50
 _INDENTED_BYTES = 16 * 1024  # Longest JSON that is indented: a deeply nested one becomes up to 2,000 times longer

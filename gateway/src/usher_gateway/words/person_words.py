@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from usher_gateway.admin import listings
+from usher_gateway.words import listings
 
 # An id as the lists show it, and not a person's value: whole, or its beginning (RFC 9562 §5.7).
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]*", re.IGNORECASE)

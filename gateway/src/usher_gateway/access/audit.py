@@ -7,13 +7,13 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import structlog
-from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import api
+from usher_gateway.access.problem import ProblemError
+from usher_gateway.access.tokens import Caller
 from usher_gateway.store.base import AuditEntry
 from usher_gateway.store.records import Records
 from usher_gateway.timing import TokenBucket
@@ -72,6 +72,14 @@ class Changed:
         return {**selection, **ids, **({"deliveries": named} if named else {})}
 
 
+class Actor(NamedTuple):
+    """Who sees or changes something."""
+
+    caller: Caller
+    peer: str
+    """Address from which the request came; ``""`` if it is not known."""
+
+
 class AuditLog:
     """Records what callers of the admin port see and change.
 
@@ -85,7 +93,7 @@ class AuditLog:
         self._buckets: dict[str, TokenBucket] = {}  # Tenants of limited tokens -> the entries that they may cause
 
     async def record_before_answer(
-        self, request: web.Request, action: Action, selection: Mapping[str, object], count: int
+        self, actor: Actor, action: Action, selection: Mapping[str, object], count: int
     ) -> None:
         """Record what a caller is about to see or send. Without the entry, the caller gets no answer.
 
@@ -93,36 +101,32 @@ class AuditLog:
             StoreUnavailableError: the entry cannot be stored now.
             ProblemError: limited tokens for these tenants cause too many entries.
         """
-        self._check_rate(request)
-        await self._store.add_audit_entry(self._entry(request, action, selection, count))
+        self._check_rate(actor.caller)
+        await self._store.add_audit_entry(self._entry(actor, action, selection, count))
 
     @contextlib.asynccontextmanager
-    async def change(
-        self, request: web.Request, action: Action, selection: Mapping[str, object], *, who: str = ""
-    ) -> AsyncIterator["Changed"]:
+    async def change(self, actor: Actor, action: Action, selection: Mapping[str, object]) -> AsyncIterator["Changed"]:
         """Record what the block changes; it sets the count. An error is recorded too: a part may be done.
 
-        The entry then has ``interrupted`` in its selection. One that cannot be stored is in the log alone. ``who``: who
-        changes it, if it is not the request's caller.
+        The entry then has ``interrupted`` in its selection. One that cannot be stored is in the log alone.
 
         Raises:
             ProblemError: limited tokens for these tenants cause too many entries. Nothing was changed then.
         """
-        self._check_rate(request)
+        self._check_rate(actor.caller)
         changed = Changed()
         try:
             yield changed
-        except (api.ProblemError, model.NotFoundError):  # the request is wrong, so nothing was changed
+        except (ProblemError, model.NotFoundError):  # the request is wrong, so nothing was changed
             raise
         except BaseException:
             interrupted = {**changed.described(selection), "interrupted": True}
-            await self._record(self._entry(request, action, interrupted, changed.count, who))
+            await self._record(self._entry(actor, action, interrupted, changed.count))
             raise
-        await self._record(self._entry(request, action, changed.described(selection), changed.count, who))
+        await self._record(self._entry(actor, action, changed.described(selection), changed.count))
 
-    def _check_rate(self, request: web.Request) -> None:
-        caller = request.get(api.CALLER)
-        if caller is None or caller.permitted is None or caller.is_link:  # links have limits of their own
+    def _check_rate(self, caller: Caller) -> None:
+        if caller.permitted is None or caller.is_link:  # links have limits of their own
             return
         now = time.monotonic()
         bucket = self._buckets.setdefault(caller.tenants, TokenBucket(_ENTRIES_PER_SECOND, _ENTRIES_AT_ONCE, now))
@@ -131,7 +135,7 @@ class AuditLog:
                 f"the audit log takes {_ENTRIES_PER_SECOND:g} entries per second of looks and changes with tokens for "
                 "the same tenants"
             )
-            raise api.ProblemError(429, "TooManyChanges", detail, "wait a second; a change may select many rows")
+            raise ProblemError(429, "TooManyChanges", detail, "wait a second; a change may select many rows")
 
     async def _record(self, entry: AuditEntry) -> None:
         try:
@@ -139,10 +143,8 @@ class AuditLog:
         except model.StoreUnavailableError as error:
             _log.error("audit_entry_not_stored", action=entry.action, reason=str(error))
 
-    def _entry(
-        self, request: web.Request, action: Action, selection: Mapping[str, object], count: int, who: str = ""
-    ) -> AuditEntry:
+    def _entry(self, actor: Actor, action: Action, selection: Mapping[str, object], count: int) -> AuditEntry:
         """Log an entry, and return it for the store."""
-        who, peer = who or request[api.CALLER].name, request.remote or ""
+        who, peer = actor.caller.name, actor.peer
         _audit_log.info("audit", who=who, action=action, selection=dict(selection), count=count, peer=peer)
         return AuditEntry(at=self._now(), who=who, action=action, selection=selection, count=count, peer=peer)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from usher_gateway.admin import listings
+from usher_gateway.words import listings
 
 # Delivery states that a replay may select; its other results are skip reasons.
 STATES = ("delivered", "dead", "cancelled")

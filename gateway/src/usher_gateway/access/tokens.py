@@ -24,7 +24,7 @@ import structlog
 from usher_gateway import model
 
 if TYPE_CHECKING:
-    from usher_gateway.admin.seal import Seals  # late, because commands load tokens without cryptography
+    from usher_gateway.access.seal import Seals  # late, because commands load tokens without cryptography
 
 _log = structlog.get_logger(__name__)
 

@@ -9,12 +9,10 @@ import enum
 from collections.abc import Callable
 from typing import NamedTuple
 
-from aiohttp import web
-
 from usher_gateway import documents, model
-from usher_gateway.admin.audit import AuditLog
-from usher_gateway.admin.seal import Seals
-from usher_gateway.admin.tokens import Caller, Scope, digest_of, seal_caller
+from usher_gateway.access.audit import Actor, AuditLog
+from usher_gateway.access.seal import Seals
+from usher_gateway.access.tokens import Caller, Scope, digest_of, seal_caller
 from usher_gateway.store.base import Link
 from usher_gateway.store.records import Records
 
@@ -71,10 +69,10 @@ class LinkSessions:
         """Return the link for a token; None if there is none."""
         return await self._store.find_link_by_digest(digest_of(token))
 
-    async def open(self, request: web.Request, link: Link) -> LinkCookie | None:
-        """Open a link; return its browser's cookie, or None if another request was faster."""
+    async def open(self, link: Link, peer: str) -> LinkCookie | None:
+        """Open a link for a browser at an address; return its cookie, or None if another request was faster."""
         selection, now = {"id": link.id, "tenant": link.tenant}, self._now()
-        async with self._audit.change(request, "open link", selection, who=_caller_of(link).name) as changed:
+        async with self._audit.change(Actor(_caller_of(link), peer), "open link", selection) as changed:
             changed.count = int(await self._store.open_link(link.id, now))
         if not changed.count:
             return None

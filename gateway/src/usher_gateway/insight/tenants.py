@@ -9,8 +9,8 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, model
-from usher_gateway.admin import health, run_state
 from usher_gateway.ingest.counters import ArrivalCounters, ListenerCounters
+from usher_gateway.insight import health, run_state
 from usher_gateway.store.base import Filter
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock

@@ -11,8 +11,8 @@ import pytest
 import structlog.testing
 
 from usher_gateway import model
-from usher_gateway.admin import tokens
-from usher_gateway.admin.seal import Seals
+from usher_gateway.access import tokens
+from usher_gateway.access.seal import Seals
 
 
 def test_missing_tokens_are_created_for_the_owner_only(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from usher_gateway import model
-from usher_gateway.admin import story
-from usher_gateway.admin.next_step import Step
 from usher_gateway.store.base import AttemptRecord
+from usher_gateway.words import story
+from usher_gateway.words.next_step import Step
 
 LOBBY = model.ListenerName("agency", "acme", "lobby")
 CRM = model.RouteDefinition(LOBBY, "crm", "agency/crm", when="visit.visitCount > 2")

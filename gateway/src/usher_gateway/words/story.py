@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.admin.listings import Row, counted
-from usher_gateway.admin.next_step import HOLDS, Step, moment
 from usher_gateway.store.base import AttemptRecord
+from usher_gateway.words.listings import Row, counted
+from usher_gateway.words.next_step import HOLDS, Step, moment
 
 
 class StoryEvent(msgspec.Struct, frozen=True):

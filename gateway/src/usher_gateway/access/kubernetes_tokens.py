@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.admin.api import ProblemError
-from usher_gateway.admin.tokens import Caller, Scope
+from usher_gateway.access.problem import ProblemError
+from usher_gateway.access.tokens import Caller, Scope
 from usher_gateway.kube.client import ApiError, Client, ClientLimits
 
 _GROUP = "usher.dev"

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from usher_gateway import model
-from usher_gateway.admin.listings import SHORT_ID, Row, counted, error_words
-from usher_gateway.admin.states import NOT_FAILING, DestinationHealth
+from usher_gateway.words.listings import SHORT_ID, Row, counted, error_words
+from usher_gateway.words.states import NOT_FAILING, DestinationHealth
 
 # Why a delivery is held, and what ends that: docs/reasons.md, Held.
 HOLDS: Mapping[model.HoldReason, tuple[str, str]] = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from usher_gateway.admin import listings
+from usher_gateway.words import listings
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A tenant's troubles in words, made from a ``GET /api/tenants`` row. Pure."""
 
-from usher_gateway.admin import listings
+from usher_gateway.words import listings
 
 _QUOTA_NEAR = 0.9  # From this share of its quota on, a tenant is in trouble; the alert QuotaNear has the same
 

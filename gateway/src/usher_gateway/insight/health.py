@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, TypeVar
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.admin import states
-from usher_gateway.admin.journal import ChangeJournal, Changes
-from usher_gateway.admin.run_state import RunState
 from usher_gateway.config import Source
 from usher_gateway.delivery import activity, circuit, dispatcher
 from usher_gateway.delivery.holds import HeldRoute
@@ -23,8 +20,11 @@ from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import SendError
 from usher_gateway.ingest.counters import ArrivalCounters, ListenerCounters, RecentCounts
 from usher_gateway.ingest.registry import ListenerRegistry
+from usher_gateway.insight.journal import ChangeJournal, Changes
+from usher_gateway.insight.run_state import RunState
 from usher_gateway.store.store import Store
 from usher_gateway.timing import Clock
+from usher_gateway.words import states
 
 WINDOW_MINUTES = 15  # How long the shares of quarantined arrivals and mismatched companies look back
 QUARANTINING_FROM = 0.05  # If more than this share of the accepted arrivals was quarantined, the listener has a fault

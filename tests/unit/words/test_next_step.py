@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from usher_gateway import model
-from usher_gateway.admin import next_step
+from usher_gateway.words import next_step
 
 NOW = 1_795_953_600_000_000  # 2026-11-29 12:00:00 UTC
 

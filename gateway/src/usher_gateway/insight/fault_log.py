@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import structlog
 
 from usher_gateway import documents, model, timing
-from usher_gateway.admin import states
-from usher_gateway.admin.health import HealthTracker, fault_since
-from usher_gateway.admin.run_state import RunState
 from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.insight.health import HealthTracker, fault_since
+from usher_gateway.insight.run_state import RunState
 from usher_gateway.timing import Clock
+from usher_gateway.words import states
 
 _log = structlog.get_logger(__name__)
 

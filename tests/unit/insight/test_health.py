@@ -12,8 +12,9 @@ from hypothesis import strategies
 
 from support import samples
 from usher_gateway import documents, model
-from usher_gateway.admin import fault_log, health, journal, run_state, states
 from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
+from usher_gateway.insight import fault_log, health, journal, run_state
+from usher_gateway.words import states
 
 Journal = journal.ChangeJournal[str, int]
 
