@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from usher_gateway import config_secret, model
+from usher_gateway import config_secret, documents, model
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator.plan import children, plan_and_note
@@ -363,3 +363,26 @@ def _raw_condition(condition: StatusCondition) -> dict[str, Any]:
         "message": condition.message,
         "observedGeneration": condition.observed_generation,
     }
+
+
+LISTENER = Key("Listener", "default", "lobby")
+
+
+def document(cluster: Cluster, key: Key = LISTENER) -> documents.ListenerDocument | documents.DestinationDocument:
+    """Return what is published of a resource, once everything is planned."""
+    cluster.settle()
+    published = cluster.cache.published(key)
+    assert published is not None
+    return published.document
+
+
+def listener_document(cluster: Cluster, key: Key = LISTENER) -> documents.ListenerDocument:
+    """Return a listener's published document."""
+    listener = document(cluster, key)
+    assert isinstance(listener, documents.ListenerDocument)
+    return listener
+
+
+def addresses(cluster: Cluster, key: Key = LISTENER) -> list[str]:
+    """Return the hostnames of a listener's published addresses."""
+    return [address.host for address in listener_document(cluster, key).addresses]
