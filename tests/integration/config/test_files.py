@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -250,8 +251,9 @@ async def test_file_that_is_written_in_place_slowly_removes_nothing(tmp_path: pa
         await follower.until_runs("a")
 
 
+@pytest.mark.parametrize("ahead", [0, 600], ids=["own clock", "clock of a file server"])
 async def test_file_that_ends_within_a_line_is_not_applied(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
     monkeypatch.setattr(files, "_UNFINISHED_SECONDS", 3600.0)
     (tmp_path / "a.yaml").write_text(TENANT + listener("a"))
@@ -267,6 +269,7 @@ async def test_file_that_ends_within_a_line_is_not_applied(
         with (tmp_path / "b.yaml").open("w") as opened:
             opened.write(listener("b").removesuffix("\n---\n"))
             opened.flush()
+            os.utime(opened.fileno(), (time.time() + ahead,) * 2)
             await follower.until(lambda: len(readings) > 5)
             assert names_of(follower.snapshots[-1]) == ["a"]
             opened.write("\n")

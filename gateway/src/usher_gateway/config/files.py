@@ -308,7 +308,7 @@ class FileSource:
             applied = self._places.get(name)
             is_shorter = applied is not None and applied.number == place.number and place.size < applied.size
             is_unfinished = place != applied and (is_shorter or not place.ends_line)
-            if is_unfinished and 0 <= now - place.changed_at < _UNFINISHED_SECONDS:
+            if is_unfinished and abs(now - place.changed_at) < _UNFINISHED_SECONDS:
                 return True
         return False
 
