@@ -1,9 +1,11 @@
 import asyncio
 import datetime
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib import parse
 
+import aiohttp
 import msgspec
 import pytest
 import structlog.testing
@@ -76,7 +78,51 @@ async def test_invalid_request_is_answered_with_a_problem(
 ) -> None:
     answered, problem = await served.ask(method, path)
     assert (answered, problem["status"], problem["type"]) == (status, status, "about:blank")
+    assert problem["title"] == HTTPStatus(status).phrase
     assert problem["detail"]
+
+
+async def test_wrong_method_names_the_right_ones(served: admin_port.Served) -> None:
+    async with aiohttp.ClientSession() as session, session.delete(f"{served.url}/healthz") as answer:
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET")
+
+
+async def test_request_that_cannot_be_parsed_is_answered_with_a_problem(
+    served: admin_port.Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = parse.urlsplit(served.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(b"GET /secret HTTP/1.1\r\nno header\r\n\r\n")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.partition(b" ")[2].startswith(b"400 Bad Request")
+    assert b"application/problem+json" in head
+    assert msgspec.json.decode(body)["code"] == "BadRequest"
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/api/visits", "/nowhere"])
+async def test_answer_names_no_versions_of_software(served: admin_port.Served, path: str) -> None:
+    async with aiohttp.ClientSession() as session, session.get(served.url + path) as answer:
+        assert "Server" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [("gzip, deflate", "gzip"), ("deflate;q=1, gzip;q=0.5", "gzip"), ("gzip;q=0", None), ("identity", None)],
+)
+@pytest.mark.parametrize("path", ["/metrics", "/api/visits"])
+async def test_long_answers_are_compressed_for_callers_that_take_it(
+    served: admin_port.Served, path: str, accepted: str, encoding: str | None
+) -> None:
+    await served.bench.accept(*[samples.arrival(f"visit {number}") for number in range(30)])
+    headers = {"Accept-Encoding": accepted, "Authorization": f"Bearer {served.tokens.operate}"}
+    async with aiohttp.ClientSession(headers=headers) as session, session.get(served.url + path) as answer:
+        assert answer.headers.get("Content-Encoding") == encoding
+        content = await answer.read()  # decompressed
+    assert (
+        content.endswith(b"usher_test 7.0\n") if path == "/metrics" else len(msgspec.json.decode(content)["rows"]) > 30
+    )
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.scope], ids=lambda route: route.path)

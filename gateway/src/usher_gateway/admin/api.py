@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from http import HTTPStatus
 from typing import TypeVar
 
 import msgspec
@@ -84,6 +85,11 @@ async def encode_each(values: Iterable[object]) -> list[msgspec.Raw]:
     return encoded
 
 
+def accepts_gzip(request: web.Request) -> bool:
+    """Return whether a caller takes compressed answers. Source: RFC 9110 §12.5.3."""
+    return re.search(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", request.headers.get("Accept-Encoding", "")) is not None
+
+
 def raw_response(body: bytes, headers: dict[str, str]) -> web.Response:
     """Return bytes as a download, so that no browser renders them as a page."""
     download = {**_HEADERS, "Content-Disposition": "attachment", "Content-Type": "application/octet-stream"}
@@ -92,7 +98,8 @@ def raw_response(body: bytes, headers: dict[str, str]) -> web.Response:
 
 def problem_response(error: ProblemError) -> web.Response:
     """Return a problem response. Source: RFC 9457 §3; ``code`` and ``hint`` are extension members (§3.2)."""
-    value = {"type": "about:blank", "title": error.code, "status": error.status, "detail": error.detail}
+    title = HTTPStatus(error.status).phrase  # RFC 9457 §4.2.1
+    value = {"type": "about:blank", "title": title, "status": error.status, "detail": error.detail}
     value["code"] = error.code
     if error.hint:
         value["hint"] = error.hint
@@ -126,7 +133,9 @@ async def map_errors(request: web.Request, handler: Handler) -> web.StreamRespon
         hint = error.hint or "try again; a narrower question is answered faster"
         return problem_response(ProblemError(503, error.code, str(error), hint))
     except web.HTTPException as error:
-        return problem_response(ProblemError(error.status, error.reason.replace(" ", ""), error.reason))
+        response = problem_response(ProblemError(error.status, error.reason.replace(" ", ""), error.reason))
+        response.headers.extend({"Allow": error.headers["Allow"]} if "Allow" in error.headers else {})
+        return response
     except Exception as error:  # noqa: BLE001 - the top of a request
         resource = request.match_info.route.resource  # not the path: that of a link or a ticket is a secret
         path = "" if resource is None else resource.canonical
