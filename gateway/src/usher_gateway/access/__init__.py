@@ -1,1 +1,1 @@
-"""Who may do what at the admin port, and who did what: tokens, links for customers, and the audit log. No HTTP."""
+"""The rights of callers at the admin port: tokens, links for customers, and the audit log. No HTTP."""

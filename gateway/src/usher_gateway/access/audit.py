@@ -73,7 +73,7 @@ class Changed:
 
 
 class Actor(NamedTuple):
-    """Who sees or changes something."""
+    """A caller, and the place from which its request came."""
 
     caller: Caller
     peer: str

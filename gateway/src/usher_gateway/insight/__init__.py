@@ -1,1 +1,1 @@
-"""What a gateway knows about itself: the health of its documents, listeners, destinations and tenants. No HTTP."""
+"""A gateway's view of itself: the health of documents, listeners, destinations and tenants. No HTTP."""

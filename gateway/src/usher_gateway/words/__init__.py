@@ -1,1 +1,1 @@
-"""What commands, pages and the API say: the columns and filters of lists, states, and sentences. No HTTP, no I/O."""
+"""Columns and filters of lists, states, and sentences, as commands, pages and the API show them. No HTTP, no I/O."""
