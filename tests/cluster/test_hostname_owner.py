@@ -140,6 +140,22 @@ async def test_gateway_says_who_holds_a_hostname_without_config_secrets_and_stat
     await assert_owner_keeps(owner, rivals, hostname)
 
 
+async def test_contested_hostname_waits_for_a_gateway_that_does_not_answer(make_agency: agencies.Make) -> None:
+    owner, rivals, hostname = await contest_with_older_claims(make_agency)
+    await owner.platform.operator.stop()
+    await delete_config_secrets(owner.platform)
+    created = [await recreate(rival, hostname) for rival in rivals]
+    await waiting.until(lambda: recreate(owner, hostname), lambda youngest: youngest > max(created))
+    with owner.platform.gateway.paused():
+        await owner.platform.restart_operator()
+        for agency in (owner, *rivals):
+            waits = await agency.wait("Listener", "lobby", "Accepted", "Unknown", "Pending")
+            assert owner.platform.gateway.url in api.condition(waits, "Accepted")["message"]
+        documents = await owner.platform.install.documents()
+        assert not documents.keys() & {f"Listener {agency.namespace}/lobby" for agency in (owner, *rivals)}
+    await assert_owner_keeps(owner, rivals, hostname)
+
+
 async def test_one_of_two_tenants_that_claim_a_hostname_together_gets_it(make_agency: agencies.Make) -> None:
     pair = [await make_agency() for _ in range(2)]
     hostnames = [f"shop-{number}.{pair[0].namespace}.customers.example" for number in range(12)]

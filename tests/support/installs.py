@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import urllib.parse
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,15 @@ class Process:
         """Return the log lines about objects of one namespace that a relist found deleted without an event."""
         lines = self.log.read_text("utf-8").splitlines()
         return [line for line in lines if "missed_deletion_found" in line and f'"{namespace}"' in line]
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Suspend the program, which keeps its connections and answers nothing, and let it go on at the end."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Stop the program and return its exit code."""

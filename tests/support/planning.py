@@ -321,9 +321,9 @@ class Cluster:
 
     # Gateways and controllers.
 
-    def set_gateways(self, *gateways: GatewayReport) -> None:
+    def set_gateways(self, *gateways: GatewayReport, unheard: tuple[str, ...] = ()) -> None:
         """Set what the ready gateways report. A change concerns every document, as `GatewayObserver` says."""
-        self.queue |= self.cache.set_gateways(gateways)
+        self.queue |= self.cache.set_gateways(gateways, unheard=unheard)
         self.queue |= {key for key in self.cache.all_keys() if key.kind in {"Listener", "Destination"}}
 
     def gateways_run_it(self, *names: str, **about: Any) -> None:

@@ -325,15 +325,15 @@ def _oldest_of(view: Lookups, holders: Collection[hostnames.Owner], host: str) -
     return oldest.resource.owner if oldest is not None else None
 
 
-def awaits_gateways(view: Lookups, listener: resources.Listener) -> bool:
-    """True if tenants compete for a hostname that a gateway may still serve for one tenant.
+def contested_hostname(view: Lookups, listener: resources.Listener) -> str:
+    """A hostname for which tenants compete, and that a gateway may still serve for one of them; ``""`` if none.
 
-    That is possible after a loss of config Secrets and statuses, until the operator has asked the gateways once.
+    That is possible after a loss of config Secrets and statuses, until every gateway has said what it runs.
     """
-    if view.gateways is not None:
-        return False
-    hosts = {address.hostname for address in listener.spec.addresses}
-    return any(not view.holders(host) and _is_contested(view, listener, host) for host in hosts)
+    if view.unheard_gateways == ():
+        return ""
+    hosts = sorted({address.hostname for address in listener.spec.addresses})
+    return next((host for host in hosts if not view.holders(host) and _is_contested(view, listener, host)), "")
 
 
 def _is_contested(view: Lookups, listener: resources.Listener, host: str) -> bool:

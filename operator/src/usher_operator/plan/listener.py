@@ -17,6 +17,7 @@ from usher_operator.state.view import (
     Key,
     OperatorReason,
     Plan,
+    ResourceStatus,
     StatusCondition,
 )
 
@@ -46,8 +47,9 @@ def plan(view: Lookups, key: Key) -> Plan:
 def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -> Plan:
     assert view.keys is not None  # without them nothing is published
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
-    if compiling.awaits_gateways(view, cached.resource):
-        return Plan(key, None)  # the children stay; the first answer of the gateways queues every Listener
+    contested = compiling.contested_hostname(view, cached.resource)
+    if contested:
+        return Plan(key, None, _awaits_gateways(view, contested, builder, cached))  # the children stay
     compiled = compiling.compile_listener(view, cached, view.keys)
     retiring = _retiring(view, key, cached, compiled)
     keeps_vanished = _keeps_vanished(view, cached, compiled)
@@ -103,7 +105,21 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -
 def _may_have_vanished(view: Lookups, compiled: compiling.CompiledDocument, key: Key) -> bool:
     """True if a document without its credential would be published before the gateways said whether they have it."""
     is_unpublished = view.published(key) is None and compiled.document is not None
-    return view.gateways is None and is_unpublished and compiling.lacks_credential(compiled.findings)
+    return view.unheard_gateways != () and is_unpublished and compiling.lacks_credential(compiled.findings)
+
+
+def _awaits_gateways(
+    view: Lookups, hostname: str, builder: ConditionBuilder, cached: CachedResource[resources.Listener]
+) -> ResourceStatus | None:
+    """The status while a gateway may still serve a contested hostname; None before they were asked: it stays."""
+    if view.unheard_gateways is None:
+        return None
+    message = (
+        f"several tenants claim `{hostname}`, and a gateway may still serve it for one of them: gateway "
+        f"{view.unheard_gateways[0]} must be ready and answer the operator, or be deleted if it never comes back"
+    )
+    accepted = builder.pending(_Type.Accepted, message)
+    return builder.status([accepted, *builder.all_kept(_NEEDED)], fields=dict(cached.fields))
 
 
 def _keeps_vanished(

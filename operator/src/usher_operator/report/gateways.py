@@ -1,13 +1,14 @@
 """Asks every ready gateway's admin port which documents it runs.
 
 A document is in force when every ready gateway runs it. So the operator asks each endpoint in the Service, and not the
-Service, which would answer for one gateway.
+Service, which would answer for one gateway. A gateway that is not ready is not asked, but its last answer still says
+which hostnames it holds, because it may serve them again.
 """
 
 import asyncio
 import contextlib
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -178,8 +179,9 @@ class GatewayObserver:
         self._api, self._settings, self._cache, self._queue = api, settings, cache, queue
         self._installation, self._metrics = installation, metrics
         self._gateways: dict[str, GatewayAnswers] = {}  # By URL
-        self._urls: tuple[str, ...] = settings.gateways
+        self._endpoints: dict[str, bool] = dict.fromkeys(settings.gateways, True)  # URL -> whether it is ready
         self._listed_at = 0.0
+        self._last_sweep: tuple[object, ...] = ()
         self._wake = asyncio.Event()
 
     def ask_soon(self) -> None:
@@ -211,24 +213,34 @@ class GatewayObserver:
 
     async def sweep(self, session: aiohttp.ClientSession) -> None:
         """Ask every ready gateway once."""
-        urls = await self._admin_urls()
-        if urls is None:
+        endpoints = await self._list_endpoints()
+        if endpoints is None:
             return
-        is_first = self._cache.gateways is None
-        gone = self._gateways.keys() - set(urls)
-        for url in gone:
+        for url in self._gateways.keys() - endpoints.keys():
             del self._gateways[url]
-        gateways = [self._gateways.setdefault(url, GatewayAnswers(url, self._settings)) for url in urls]
-        previous = [gateway.reach for gateway in gateways]
-        changed_keys = await asyncio.gather(*(self._ask(session, gateway) for gateway in gateways))
+        for url in endpoints.keys() - self._gateways.keys():
+            self._gateways[url] = GatewayAnswers(url, self._settings)
+        ready = [self._gateways[url] for url, is_ready in endpoints.items() if is_ready]
+        changed_keys = await asyncio.gather(*(self._ask(session, gateway) for gateway in ready))
         changed: set[Key] = set().union(*changed_keys)
-        reports = tuple(gateway.report for gateway in gateways)
-        changed |= self._cache.set_gateways(reports)
+        reports = tuple(gateway.report for gateway in ready)
+        unready = [self._gateways[url].report for url, is_ready in endpoints.items() if not is_ready]
+        unheard = self._unheard()
+        changed |= self._cache.set_gateways(reports, unready=unready, unheard=unheard)
         for label, is_reachable in (("reachable", True), ("unreachable", False)):
             self._metrics.gateways.labels(label).set(sum(report.reachable is is_reachable for report in reports))
-        if is_first or gone or previous != [gateway.reach for gateway in gateways]:
+        this_sweep = (*(gateway.reach for gateway in ready), unheard)
+        if this_sweep != self._last_sweep:
             changed |= {key for key in self._cache.all_keys() if key.kind in {"Listener", "Destination"}}
+        self._last_sweep = this_sweep
         self._queue.add_all(changed)
+
+    def _unheard(self) -> tuple[str, ...]:
+        """See ``Lookups.unheard_gateways``."""
+        service = self._settings.gateway_service
+        if service is not None and not self._gateways:
+            return (f"of Service {service.namespace}/{service.name}",)
+        return tuple(url for url, gateway in self._gateways.items() if not gateway.has_answered)
 
     async def _ask(self, session: aiohttp.ClientSession, gateway: GatewayAnswers) -> set[Key]:
         """Ask one gateway; returns the keys whose state changed."""
@@ -251,24 +263,24 @@ class GatewayObserver:
         gateway.report = msgspec.structs.replace(gateway.report, reachable=False, refuses_token=refuses_token)
         return set()
 
-    async def _admin_urls(self) -> tuple[str, ...] | None:
-        """Admin port URLs for all ready gateways; None if the operator could not list them yet."""
+    async def _list_endpoints(self) -> Mapping[str, bool] | None:
+        """As ``admin_urls``; None if the operator could not list the gateways yet."""
         service = self._settings.gateway_service
         if service is None:
-            return self._settings.gateways
+            return self._endpoints
         now = asyncio.get_running_loop().time()
         if self._listed_at and now - self._listed_at < _ENDPOINTS_SECONDS:
-            return self._urls
+            return self._endpoints
         path = f"{_SLICES}/namespaces/{service.namespace}/endpointslices"
         try:
             pages = self._api.pages(path, JsonObject, selector=f"kubernetes.io/service-name={service.name}")
             slices = [raw async for page in pages for raw in page.items]
         except ApiError as error:
             _log.warning("gateways_not_listed", error=str(error))
-            return self._urls if self._listed_at else None
+            return self._endpoints if self._listed_at else None
         self._listed_at = now
-        self._urls = tuple(sorted(admin_urls(slices, service.port)))
-        return self._urls
+        self._endpoints = dict(sorted(admin_urls(slices, service.port).items()))
+        return self._endpoints
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
@@ -285,20 +297,24 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
     return bytes(answer)
 
 
-def admin_urls(slices: Iterable[dict[str, Any]], port: str) -> set[str]:
-    """Admin URLs for the ready endpoints in one Service's EndpointSlices.
+def admin_urls(slices: Iterable[dict[str, Any]], port: str) -> dict[str, bool]:
+    """The admin URL of each endpoint in one Service's EndpointSlices, and whether the endpoint is ready.
 
-    ``port``: the port's name or number; ``""`` means the port called ``admin``, or the only port.
+    Endpoints that end are left out. ``port``: the port's name or number; ``""`` means the port called ``admin``, or the
+    only port.
     """
-    urls = set()
+    urls: dict[str, bool] = {}
     for endpoint_slice in slices:
         ports = {str(entry.get("name") or ""): entry.get("port") for entry in endpoint_slice.get("ports") or ()}
         number = int(port) if port.isdecimal() else ports.get(port or "admin")
         if number is None and not port and len(ports) == 1:
             number = next(iter(ports.values()))
         for endpoint in endpoint_slice.get("endpoints") or () if number is not None else ():
-            if (endpoint.get("conditions") or {}).get("ready", True):
+            state = endpoint.get("conditions") or {}
+            is_ready = bool(state.get("ready", True))
+            if is_ready or not state.get("terminating"):
                 address = endpoint["addresses"][0]
                 host = f"[{address}]" if ":" in address else address
-                urls.add(f"http://{host}:{number}")
+                url = f"http://{host}:{number}"
+                urls[url] = is_ready or urls.get(url, False)
     return urls

@@ -6,7 +6,7 @@ operator's own write or a new resourceVersion alone, returns none. No method awa
 plan is made.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -121,14 +121,21 @@ class Cache(Lookups):
             return frozenset(key for key in self.records if key.kind in {"Listener", "Destination"})
         return self.reads.changed(self, [("Namespace", namespace)])
 
-    def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> KeySet:
+    def set_gateways(
+        self,
+        gateways: tuple[GatewayReport, ...],
+        *,
+        unready: Sequence[GatewayReport] = (),
+        unheard: tuple[str, ...] = (),
+    ) -> KeySet:
         """Set what the gateways report; returns the keys whose vanished document, or hostname holder, is another.
 
-        The caller knows which other keys the reports concern.
+        The caller knows which other keys the reports concern. ``unready``: last reports of gateways that are not
+        ready, of which only the hostnames count; ``unheard``: see ``Lookups.unheard_gateways``.
         """
-        self.gateways = gateways
+        self.gateways, self.unheard_gateways = gateways, unheard
         former = self._reported
-        newest_last = sorted(gateways, key=lambda gateway: gateway.reachable)
+        newest_last = (*unready, *sorted(gateways, key=lambda gateway: gateway.reachable))
         self._reported = {key: held for gateway in newest_last for key, held in gateway.held.items()}
         changed: set[str] = set()
         changed_keys = {

@@ -85,6 +85,9 @@ class Lookups:
         self.optional = OptionalApis()
         self.gateways: tuple[GatewayReport, ...] | None = None
         """The ready gateways; None before the operator first asked them."""
+        self.unheard_gateways: tuple[str, ...] | None = None
+        """The gateways, ready or not, that never said which documents they run. If there is no gateway, the Service
+        stands for it. None before the operator first asked them."""
         self.halted: tuple[HaltedRemovals, ...] = ()  # Removals that wait for a confirmation, by namespace
         self.records: dict[Key, kinds.ResourceRecord] = {}  # Every custom resource, by key
         self._ending: dict[Key, kinds.ResourceRecord] = {}

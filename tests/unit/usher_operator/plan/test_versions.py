@@ -368,5 +368,7 @@ def test_document_without_its_credential_waits_for_what_gateways_say(cluster: Cl
     started = cluster.restarted()
     assert started.cache.gateways is None
     assert started.plan(LOBBY).children is None
+    started.set_gateways(GatewayReport(name="one", reachable=False), unheard=("one",))
+    assert started.plan(LOBBY).children is None
     started.set_gateways(GatewayReport(name="one"))
     assert started.plan(LOBBY).children

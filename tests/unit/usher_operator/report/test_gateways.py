@@ -1,6 +1,7 @@
 """The answers of gateways become reports, and EndpointSlices become the URLs to ask."""
 
 import datetime
+from collections.abc import AsyncIterator
 from typing import Any, cast
 from unittest import mock
 
@@ -14,7 +15,7 @@ from support.planning import Cluster
 from usher_gateway import config_secret, model
 from usher_operator.report import gateways
 from usher_operator.run.health import OperatorMetrics
-from usher_operator.settings import OperatorSettings
+from usher_operator.settings import GatewayService, OperatorSettings
 from usher_operator.state.view import AppliedDocument, DegradedRoute, DestinationReport, HeldRoute, Key, ListenerReport
 
 LOBBY = Key("Listener", "agency", "lobby")
@@ -153,23 +154,83 @@ def slices(*endpoints: dict[str, Any], **ports: int) -> list[dict[str, Any]]:
 READY = {"addresses": ["10.0.0.1"], "conditions": {"ready": True}}
 
 
+def endpoint(**conditions: bool) -> dict[str, Any]:
+    return {"addresses": ["10.0.0.2"], "conditions": conditions}
+
+
 @pytest.mark.parametrize(
     ("endpoint_slices", "port", "urls"),
     [
-        (slices(READY, public=8080, admin=9090), "", {"http://10.0.0.1:9090"}),
-        (slices(READY, public=8080, admin=9090), "public", {"http://10.0.0.1:8080"}),
-        (slices(READY, public=8080, admin=9090), "7000", {"http://10.0.0.1:7000"}),
-        (slices(READY, other=9000), "", {"http://10.0.0.1:9000"}),
-        (slices(READY, public=8080, other=9000), "", set()),
-        (slices({"addresses": ["10.0.0.2"], "conditions": {"ready": False}}, admin=9090), "", set()),
-        (slices({"addresses": ["fd00::1"], "conditions": {}}, admin=9090), "", {"http://[fd00::1]:9090"}),
-        ([{"ports": None, "endpoints": None}], "", set()),
+        (slices(READY, public=8080, admin=9090), "", {"http://10.0.0.1:9090": True}),
+        (slices(READY, public=8080, admin=9090), "public", {"http://10.0.0.1:8080": True}),
+        (slices(READY, public=8080, admin=9090), "7000", {"http://10.0.0.1:7000": True}),
+        (slices(READY, other=9000), "", {"http://10.0.0.1:9000": True}),
+        (slices(READY, public=8080, other=9000), "", {}),
+        (slices(endpoint(ready=False), admin=9090), "", {"http://10.0.0.2:9090": False}),
+        (slices(endpoint(ready=False, terminating=True), admin=9090), "", {}),
+        (slices(endpoint(ready=False), endpoint(ready=True), admin=9090), "", {"http://10.0.0.2:9090": True}),
+        (slices({"addresses": ["fd00::1"], "conditions": {}}, admin=9090), "", {"http://[fd00::1]:9090": True}),
+        ([{"ports": None, "endpoints": None}], "", {}),
     ],
 )
-def test_admin_urls_name_ready_endpoints_and_the_admin_port(
-    endpoint_slices: list[dict[str, Any]], port: str, urls: set[str]
+def test_admin_urls_name_endpoints_at_the_admin_port(
+    endpoint_slices: list[dict[str, Any]], port: str, urls: dict[str, bool]
 ) -> None:
     assert gateways.admin_urls(endpoint_slices, port) == urls
+
+
+class SlicesApi:
+    """Lists the EndpointSlices that it was given last."""
+
+    def __init__(self) -> None:
+        self.slices: list[dict[str, Any]] = []
+
+    async def pages(self, _: str, __: object, selector: str) -> AsyncIterator[Any]:
+        assert selector == "kubernetes.io/service-name=usher-gateway"
+        yield mock.Mock(items=self.slices)
+
+
+async def test_gateway_counts_as_heard_once_it_answered_until_its_endpoint_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateways, "_ENDPOINTS_SECONDS", 0.0)
+    cluster, api = Cluster(), SlicesApi()
+    settings = OperatorSettings(gateway_service=GatewayService("usher-system", "usher-gateway", ""))
+    vanished = {"kind": "Listener", "key": "agency/lobby", "tenant": "acme", "hostnames": ["www.acme.example"]}
+
+    async def answer_vanished(_: web.BaseRequest) -> web.Response:
+        return web.json_response({"cursor": "1", "vanished": [{**vanished, "install": settings.install_label}]})
+
+    async with test_utils.RawTestServer(answer_vanished) as server, aiohttp.ClientSession() as session:
+        observer = make_observer(cluster, settings, api)
+        listed = {"ports": [{"name": "admin", "port": server.port}]}
+
+        async def sweep(**conditions: bool) -> tuple[str, ...] | None:
+            api.slices = [{**listed, "endpoints": [{"addresses": ["127.0.0.1"], "conditions": conditions}]}]
+            await observer.sweep(session)
+            return cluster.cache.unheard_gateways
+
+        url = f"http://127.0.0.1:{server.port}"
+        await observer.sweep(session)
+        assert cluster.cache.unheard_gateways == ("of Service usher-system/usher-gateway",)
+        assert await sweep(ready=False) == (url,)
+        assert await sweep(ready=True) == ()
+        assert await sweep(ready=False) == ()
+        assert cluster.cache.gateways == ()
+        assert cluster.cache.holders("www.acme.example") == {("agency", "acme")}
+        assert await sweep(ready=False, terminating=True) == ("of Service usher-system/usher-gateway",)
+        assert await sweep(ready=False) == (url,)
+
+
+def make_observer(cluster: Cluster, settings: OperatorSettings, api: object = None) -> gateways.GatewayObserver:
+    return gateways.GatewayObserver(
+        api=cast("Any", api),
+        settings=settings,
+        cache=cluster.cache,
+        queue=cast("Any", mock.Mock()),
+        installation=cast("Any", mock.Mock(observe_token="token")),
+        metrics=OperatorMetrics(),
+    )
 
 
 # Something else than a gateway answers
@@ -197,14 +258,8 @@ async def test_gateway_whose_answer_cannot_be_read_is_not_reached(body: bytes, m
     cluster = Cluster()
     async with test_utils.RawTestServer(answer_with_body) as server, aiohttp.ClientSession() as session:
         settings = OperatorSettings(gateways=(str(server.make_url("")).rstrip("/"),))
-        observer = gateways.GatewayObserver(
-            api=cast("Any", None),
-            settings=settings,
-            cache=cluster.cache,
-            queue=cast("Any", mock.Mock()),
-            installation=cast("Any", mock.Mock(observe_token="token")),
-            metrics=OperatorMetrics(),
-        )
+        observer = make_observer(cluster, settings)
         await observer.sweep(session)
     assert cluster.cache.gateways is not None
     assert [gateway.reachable for gateway in cluster.cache.gateways] == [False]
+    assert cluster.cache.unheard_gateways == settings.gateways
