@@ -314,7 +314,7 @@ def _inherited_urls(old: "FileConfiguration", configuration: "FileConfiguration"
             yield present.problem(
                 "spec.tenantRef.name",
                 f"Tenant {tenant} is another object than before, and the listener inherits the URL of the former one",
-                "if the namespace has a new owner, raise `token.generation` of the listener (docs/admission.md)",
+                "if the namespace has a new owner, give the Tenant another name (docs/admission.md)",
                 "warning",
             )
 
