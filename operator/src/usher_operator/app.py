@@ -21,6 +21,7 @@ import structlog
 from usher_gateway import logs, process
 from usher_gateway.kube import access
 from usher_gateway.kube.client import ApiError, Client, ClientLimits
+from usher_operator.plan import common
 from usher_operator.report.gateways import GatewayObserver
 from usher_operator.report.route_check import RouteChecker
 from usher_operator.run import install_change, leader
@@ -173,7 +174,7 @@ class Operator:
             read_kinds={kind: namespaces.get(kind, "") for kind in self._kinds()},
             after_all=self.children.rewrite_all,
             after_restore=self._restart_watches,
-            on_missed_changes=self.agency_secrets.read_again,
+            read_agency_secrets=self.agency_secrets.read_again,
         )
         self.watcher = watches.Watcher(client=self.api, reader=self.resync, handler=handler)
         self.kopf = watches.KopfRunner(
@@ -209,7 +210,7 @@ class Operator:
             cache=self.cache,
             queue=self.queue,
             metrics=self.metrics,
-            may_decide=self._may_publish,
+            may_decide=self._may_remove,
             warn=self.statuses.queue_event,
             timing=timing,
             clock=time.monotonic,
@@ -234,6 +235,10 @@ class Operator:
     def _may_publish(self) -> bool:
         """False while nothing is published or removed."""
         return self.installation.is_key_known and not self.gate.reasons
+
+    def _may_remove(self) -> bool:
+        """False also while the install key is another one, because plans request nothing then."""
+        return self._may_publish() and common.publishing_state(self.cache) is None
 
     def _kinds(self) -> tuple[kinds.WatchedKind, ...]:
         """The kinds to watch: kinds whose APIs are switched off are left out."""

@@ -180,6 +180,7 @@ def expression_findings(resource: types.ResourceBase) -> Iterator[Finding]:
             yield Finding(kind, key, path, Reason.ExpressionFails, warning.message, "warning", hint=warning.hint)
 
 
+MAX_HALTED = 1000  # Most namespaces of which a status says that their removals wait
 MAX_CONDITIONS = 16  # Most conditions of an object, including those of other controllers
 
 
@@ -248,6 +249,13 @@ class Status(types.Model, frozen=True, kw_only=True):
     conditions: _Conditions | None = None
 
 
+class HaltedNamespace(types.Model, frozen=True, kw_only=True):
+    """Removals of one namespace that wait for a confirmation."""
+
+    namespace: Annotated[str, types.text("The namespace whose removals wait.", 63)]
+    hash: Annotated[str, types.text("The value of the annotation `usher.dev/confirm-removals` that confirms them.", 64)]
+
+
 class ListenerClassStatus(Status, frozen=True, kw_only=True):
     """The state of the object. Only the operator writes it."""
 
@@ -255,6 +263,17 @@ class ListenerClassStatus(Status, frozen=True, kw_only=True):
         Annotated[
             str,
             types.text("Fingerprint of the install key from which the tokens in URLs are derived.", 128, shortest=0),
+        ]
+        | None
+    ) = None
+    halted_removals: (
+        Annotated[
+            list[HaltedNamespace],
+            types.entries(
+                "Removals that [wait for a confirmation](../removals.md#confirm-a-removal).",
+                MAX_HALTED,
+                {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["namespace"]},
+            ),
         ]
         | None
     ) = None

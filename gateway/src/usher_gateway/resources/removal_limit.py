@@ -11,7 +11,6 @@ looks like a wish to remove everything. Files and the operator share this rule.
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
@@ -163,26 +162,21 @@ def smallest_limit(limits: Iterable[int | None]) -> int | None:
 
 _MAX_NAMES = 3  # Objects that a message names in each namespace, and hashes that match nothing
 _HASH_LENGTH = 12  # Characters of a hash; longer values are cut in a message
-_MESSAGE_CHARACTERS = 500  # The length from which a message names further namespaces without their objects and hashes
-_MAX_FURTHER_NAMESPACES = 10  # Namespaces that a message names beyond that length
+_MESSAGE_CHARACTERS = 500  # The length from which a message does not name further namespaces
 
 
 def describe_halts(halts: Iterable[HaltedRemovals]) -> str:
     """Return the namespaces with halted removals in order, each with a few names and the hash that confirms it.
 
-    If they are many, the text names some without a hash, and says where all hashes are.
+    If they are many, the text says where the others are.
     """
-    text, further = "", []
+    text, others = "", 0
     for halt in sorted(halts):
         if len(text) > _MESSAGE_CHARACTERS:
-            further.append(f"in namespace `{halt.namespace}`")
+            others += 1
         else:
             text += f'{"; " if text else ""}"{halt.digest}" for {describe_removals(halt)}'
-    if further:
-        more = " and others" if len(further) > _MAX_FURTHER_NAMESPACES else ""
-        text += f"; also removals {', '.join(further[:_MAX_FURTHER_NAMESPACES])}{more}: "
-        text += "the operator's log (removals_halted) has their hashes"
-    return text
+    return f"{text}; {others} more in `status.haltedRemovals`" if others else text
 
 
 def confirm_command(class_name: str, halt: HaltedRemovals) -> str:
@@ -210,11 +204,6 @@ def _describe_unmatched(unmatched: Sequence[str]) -> str:
     cut = [text if len(text) <= _HASH_LENGTH else f"{text[:_HASH_LENGTH]}…" for text in unmatched[:_MAX_NAMES]]
     more = " and others" if len(unmatched) > _MAX_NAMES else ""
     return f"the annotation has {', '.join([f'`{text}`' for text in cut])}{more}, which matches nothing that waits"
-
-
-def namespaces_in(description: str) -> frozenset[str]:
-    """Return the namespaces that a ``describe_halts`` text names."""
-    return frozenset(re.findall(r"in namespace `([^`]+)`", description))
 
 
 def describe_removals(halted: HaltedRemovals) -> str:

@@ -10,7 +10,7 @@ import urllib.parse
 import msgspec
 
 from usher_gateway import config_secret, documents, model, resources
-from usher_gateway.resources import hostnames
+from usher_gateway.resources import conditions, hostnames
 from usher_gateway.resources.listener_class import check_class
 from usher_gateway.resources.removal_limit import (
     HaltedRemovals,
@@ -25,6 +25,7 @@ from usher_operator.plan.common import ConditionBuilder
 from usher_operator.state.lookups import Lookups
 from usher_operator.state.view import (
     FINGERPRINT_FIELD,
+    HALTED_FIELD,
     CachedResource,
     ConditionType,
     Key,
@@ -56,7 +57,7 @@ def plan_listener_class(view: Lookups, key: Key) -> Plan:
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     certificate = hostname.certificate_state(view, cached.resource.spec, cached.resource.spec.hostname)
     parts = [
-        _class_accepted(view, cached.resource, builder),
+        _class_accepted(view, cached, builder),
         builder.from_state(_Type.CertificateReady, certificate),
         builder.from_state(
             _Type.Exposed, hostname.exposed_state(view, cached.resource.spec, cached.resource.spec.hostname)
@@ -93,20 +94,30 @@ def _plan_foreign_class(view: Lookups, key: Key, cached: CachedResource[resource
 
 
 def _class_fields(view: Lookups, cached: CachedResource[resources.ListenerClass]) -> dict[str, object]:
-    """The install key fingerprint with which the class was first reconciled; it never changes.
+    """The install key fingerprint with which the class was first reconciled, and the removals that wait.
 
-    A class that is new while the key is wrong gets none, so that nothing is wrong once the right key is back.
+    The fingerprint never changes. A class that is new while the key is wrong gets none, so that nothing is wrong once
+    the right key is back.
     """
-    fingerprint = cached.fields.get(FINGERPRINT_FIELD)
-    if not fingerprint and view.keys is not None and common.publishing_state(view) is None:
-        fingerprint = model.key_fingerprint(view.keys.install)
-    return {FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
+    if view.keys is None or common.publishing_state(view) is not None:
+        return dict(cached.fields)
+    fields = {FINGERPRINT_FIELD: cached.fields.get(FINGERPRINT_FIELD) or model.key_fingerprint(view.keys.install)}
+    halted = cached.halted if view.halted is None else {halt.namespace: halt.digest for halt in view.halted}
+    if halted:
+        entries = [{"namespace": namespace, "hash": digest} for namespace, digest in halted.items()]
+        fields[HALTED_FIELD] = entries[: conditions.MAX_HALTED]
+    return fields
 
 
-def _class_accepted(view: Lookups, declared: resources.ListenerClass, builder: ConditionBuilder) -> StatusCondition:
+def _class_accepted(
+    view: Lookups, cached: CachedResource[resources.ListenerClass], builder: ConditionBuilder
+) -> StatusCondition:
+    declared, previous = cached.resource, builder.previous(_Type.Accepted)
     held_back = common.publishing_state(view)
     if held_back is not None:
         return builder.from_state(_Type.Accepted, held_back)
+    if view.halted is None and cached.halted and previous is not None:
+        return previous  # the guard has not decided yet whether they wait
     if view.halted:
         unused = describe_unused(confirmations_of(declared.metadata.annotations), view.halted)
         message = _halted(declared.metadata.name, view.halted) + (f"; {unused}" if unused else "")

@@ -88,7 +88,8 @@ class Lookups:
         self.unheard_gateways: tuple[str, ...] | None = None
         """The gateways, ready or not, that never said which documents they run. If there is no gateway, the Service
         stands for it. None before the operator first asked them."""
-        self.halted: tuple[HaltedRemovals, ...] = ()  # Removals that wait for a confirmation, by namespace
+        # removals that wait for a confirmation, by namespace; None before the first decision since the start
+        self.halted: tuple[HaltedRemovals, ...] | None = None
         self.records: dict[Key, kinds.ResourceRecord] = {}  # Every custom resource, by key
         self._ending: dict[Key, kinds.ResourceRecord] = {}
         """Resources that somebody deleted and another program's finalizer still keeps. Plans treat them as gone. A
@@ -110,10 +111,10 @@ class Lookups:
         self.secrets = SecretIndex(clock)
         self.reads = Reads()  # The lookups of the last plan of each key
         self._granted: dict[str, tuple[Key, Owner]] = {}
-        self._stored_holders = HolderIndex()  # The tenants that hold hostnames by the stored status of a Listener
+        # the tenants that hold hostnames by the stored status of a Listener, and as a gateway reports
+        self._stored_holders, self._reported_holders = HolderIndex(), HolderIndex()
         self._reported: dict[Key, config_secret.HeldHostnames] = {}
         """Hostnames in documents that gateways run although their config Secrets are gone."""
-        self._reported_holders = HolderIndex()
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str], dict[str, Version]] = {}
         """Kind name, and namespace -> name -> (uid, resourceVersion) for each object."""

@@ -16,6 +16,7 @@ ADDRESSES_FIELD = "addresses"  # Status field of a Listener: its addresses with 
 
 # A ListenerClass's status field: fingerprint of the install key from which its URLs are derived.
 FINGERPRINT_FIELD = "installKeyFingerprint"
+HALTED_FIELD = "haltedRemovals"
 
 # Secret in the operator's namespace that holds the install key.
 INSTALL_KEY_SECRET = "usher-install-key"  # noqa: S105 - the name of an object
@@ -251,6 +252,11 @@ class CachedResource(msgspec.Struct, Generic[ResourceT], frozen=True, kw_only=Tr
     """The operator's conditions in its status, as last read or written."""
     fields: Mapping[str, Any] = {}
     """Its other status fields, such as ``installKeyFingerprint``."""
+
+    @property
+    def halted(self) -> Mapping[str, str]:
+        """The namespaces of ``haltedRemovals`` in a ListenerClass's status, with the hash that confirms each."""
+        return {entry["namespace"]: entry["hash"] for entry in self.fields.get(HALTED_FIELD) or ()}
 
     @property
     def key(self) -> Key:

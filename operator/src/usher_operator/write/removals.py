@@ -134,7 +134,7 @@ class RemovalGuard:
         self._namespaces: dict[str, _NamespaceRemovals] = {}
         self._ignored: frozenset[str] = frozenset()
         """Confirmations that named nothing when the guard first read them, because what they name had come back."""
-        self._former_messages: tuple[str, ...] = ()  # The messages of the classes before the start
+        self._former_hashes: frozenset[str] = frozenset()  # Those that the classes named before the start
 
     def request(self, removal: Removal) -> bool:
         """Request a removal; True if an earlier decision allows it. If not, ask again once its key is queued."""
@@ -203,23 +203,24 @@ class RemovalGuard:
     def resume_halts(self) -> None:
         """Halt again what waited for a confirmation before a restart, also if little of it is left.
 
-        The classes' conditions name the namespaces. If one requests nothing soon, its resources are back.
+        The classes' statuses name the namespaces. If one requests nothing soon, its resources are back.
         """
-        conditions = [stored for listener_class in self._cache.our_classes() for stored in listener_class.conditions]
-        messages = tuple(stored.message for stored in conditions if stored.reason == OperatorReason.RemovalsHalted)
-        self._former_messages = messages
-        namespaces = frozenset().union(*map(removal_limit.namespaces_in, messages))
-        self.halt(namespaces)
-        for namespace in namespaces:
+        halted = {item for listener_class in self._cache.our_classes() for item in listener_class.halted.items()}
+        self._former_hashes = frozenset(digest for _, digest in halted)
+        self.halt(namespace for namespace, _ in halted)
+        for namespace, _ in halted:
             self._of(namespace).change(self._clock() + _RESUME_SECONDS)
 
     async def run(self) -> None:
         """Decide whenever a decision is due, until cancelled."""
-        self.resume_halts()
+        may_decide = False
         while True:
-            await asyncio.sleep(_CHECK_SECONDS)
-            if self._may_decide():
+            could_decide, may_decide = may_decide, self._may_decide()
+            if may_decide and not could_decide:
+                self.resume_halts()
+            if may_decide:
                 self.decide_due()
+            await asyncio.sleep(_CHECK_SECONDS)
 
     def decide_due(self) -> None:
         """Decide about the namespaces whose requests are complete, and about those with a new confirmation."""
@@ -246,7 +247,7 @@ class RemovalGuard:
         """
         confirmed = self._cache.confirmations()
         announced = {message.digest for pending in self._namespaces.values() for message in pending.messages}
-        announced |= {digest for digest in confirmed if any(digest in message for message in self._former_messages)}
+        announced |= self._former_hashes
         self._ignored = (self._ignored | (confirmed - announced)) & confirmed
         return confirmed - self._ignored
 

@@ -5,7 +5,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -536,13 +536,39 @@ def test_edit_that_keeps_the_addresses_waits_for_nothing(cluster: Cluster) -> No
 )
 def test_wrong_confirmation_shows_in_the_message_of_the_class(cluster: Cluster, annotation: str, expected: str) -> None:
     plan_reasons.halted(cluster)
-    digest = cluster.cache.halted[0].digest
+    (halt,) = cluster.cache.halted or ()
     cluster.edit_metadata(
-        "ListenerClass", "public", annotations={"usher.dev/confirm-removals": f"{digest},{annotation}"}
+        "ListenerClass", "public", annotations={"usher.dev/confirm-removals": f"{halt.digest},{annotation}"}
     )
     cluster.settle()
     message = cluster.condition("ListenerClass", "public", "Accepted").message
     assert message.endswith(expected)
+
+
+def halted_removals(cluster: Cluster) -> list[dict[str, str]]:
+    """The class's status field, as a plan that is made now has it."""
+    status = cluster.plan(Key("ListenerClass", "", "public")).status
+    assert status is not None
+    return cast("list[dict[str, str]]", status.fields.get("haltedRemovals", []))
+
+
+def test_class_names_the_halted_namespaces_until_the_guard_decides_again(cluster: Cluster) -> None:
+    plan_reasons.halted(cluster)
+    cluster.settle()
+    waiting = halted_removals(cluster)
+    assert [entry["namespace"] for entry in waiting] == ["a"]
+    started = cluster.restarted()
+    started.cache.keys = model.derive_keys(bytes(32))
+    started.settle()
+    assert started.condition("ListenerClass", "public", "Accepted").reason == "InstallKeyChanged"
+    assert halted_removals(started) == waiting
+    started.cache.keys = cluster.cache.keys
+    started.settle()
+    assert halted_removals(started) == waiting
+    started.set_halted()
+    started.settle()
+    assert halted_removals(started) == []
+    assert started.condition("ListenerClass", "public", "Accepted").reason == "Accepted"
 
 
 def test_missing_install_key_keeps_the_shared_company_of_a_tenant(cluster: Cluster) -> None:

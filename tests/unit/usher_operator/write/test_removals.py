@@ -1,11 +1,12 @@
 """Removals are collected and decided per namespace, and halted if they are many; tombstones have their time."""
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
 
-from support import cache_samples
+from support import cache_samples, waiting
 from usher_gateway import config_secret, documents, model
 from usher_gateway.resources.removal_limit import HaltedRemovals, Removal, describe_halts
 from usher_operator.plan import children
@@ -24,7 +25,7 @@ class Guarded:
     """A guard with a real cache and queue; the test sets the time."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now, self.may_decide = 0.0, True
         self.warnings: list[tuple[Key, str, StatusCondition]] = []
         self.cache = Cache(OperatorSettings())
         self.cache.keys = KEYS
@@ -38,7 +39,7 @@ class Guarded:
             cache=self.cache,
             queue=self.queue,
             metrics=OperatorMetrics(),
-            may_decide=lambda: True,
+            may_decide=lambda: self.may_decide,
             warn=lambda *warning: self.warnings.append(warning),
             timing=OperatorTiming(removal_settle_seconds=2.0, max_removal_settle_seconds=30.0),
             clock=lambda: self.now,
@@ -65,16 +66,16 @@ class Guarded:
         about = {**manifest["metadata"], "uid": manifest["metadata"]["name"], "resourceVersion": "1"}
         self.cache.put(kinds.SECRET, {**manifest, "metadata": about})
 
-    def put_class(self, confirmed: str = "", message: str = "") -> None:
-        """Put a class with a confirmation, or with the message of a halt, into the cache."""
-        condition = {"type": "Ready", "status": "False", "reason": "RemovalsHalted", "message": message}
+    def put_class(self, *halts: HaltedRemovals, confirmed: str = "") -> None:
+        """Put a class with a confirmation, or with halts in its status, into the cache."""
+        halted = [{"namespace": halt.namespace, "hash": halt.digest} for halt in halts]
         about = {"name": "public", "uid": "1", "resourceVersion": "1", "generation": 1}
         klass = {
             "apiVersion": "usher.dev/v1alpha1",
             "kind": "ListenerClass",
             "metadata": {**about, "annotations": {"usher.dev/confirm-removals": confirmed}},
             "spec": {"controllerName": "usher.dev/usher", "hostname": "hooks.example.com"},
-            "status": {"conditions": [condition] if message else []},
+            "status": {"haltedRemovals": halted},
         }
         self.cache.put(kinds.LISTENER_CLASS, klass)
 
@@ -94,7 +95,13 @@ class Guarded:
     @property
     def halted(self) -> dict[str, int]:
         """How many removals wait for a confirmation, by namespace."""
-        return {halt.namespace: halt.count for halt in self.cache.halted}
+        return {halt.namespace: halt.count for halt in self.halts}
+
+    @property
+    def halts(self) -> tuple[HaltedRemovals, ...]:
+        """The removals that wait for a confirmation, by namespace."""
+        assert self.cache.halted is not None
+        return self.cache.halted
 
 
 @pytest.fixture
@@ -176,7 +183,7 @@ def test_recreated_listener_counts_no_more(operator: Guarded) -> None:
 def test_confirmation_that_stays_in_place_covers_no_later_document(operator: Guarded) -> None:
     operator.request(*listeners(6))
     operator.decide(2)
-    operator.put_class(confirmed=operator.cache.halted[0].digest)
+    operator.put_class(confirmed=operator.halts[0].digest)
     operator.decide(3)
     operator.request(*[msgspec.structs.replace(removal, version="2") for removal in listeners(6)])
     operator.decide(5)
@@ -186,7 +193,7 @@ def test_confirmation_that_stays_in_place_covers_no_later_document(operator: Gua
 def test_confirmation_of_what_had_come_back_has_to_be_given_again(operator: Guarded) -> None:
     operator.request(*listeners(6))
     operator.decide(2)
-    (halt,) = operator.cache.halted
+    (halt,) = operator.halts
     for removal in listeners(6):
         operator.guard.withdraw(Key("Listener", "agency", removal.name))
     operator.decide(4)
@@ -194,7 +201,7 @@ def test_confirmation_of_what_had_come_back_has_to_be_given_again(operator: Guar
     operator.decide(5)
     operator.request(*listeners(6))
     assert (operator.decide(8), operator.decide(9)) == (set(), set())
-    assert operator.cache.halted == (halt,)
+    assert operator.halts == (halt,)
     operator.put_class()
     operator.decide(10)
     operator.put_class(confirmed=halt.digest)
@@ -203,7 +210,7 @@ def test_confirmation_of_what_had_come_back_has_to_be_given_again(operator: Guar
 
 def test_confirmation_holds_over_a_restart(operator: Guarded) -> None:
     halt = HaltedRemovals.of(listeners(6))
-    operator.put_class(confirmed=halt.digest, message=f"removals wait: {describe_halts([halt])}")
+    operator.put_class(halt, confirmed=halt.digest)
     operator.guard.resume_halts()
     operator.decide(1)
     operator.request(*listeners(6))
@@ -236,7 +243,7 @@ def test_moved_addresses_are_decided_for_the_namespace_as_a_whole(operator: Guar
         move(operator, name, "a", "b")
     operator.decide(2)
     assert operator.halted == {"agency": 6}
-    operator.put_class(confirmed=operator.cache.halted[0].digest)
+    operator.put_class(confirmed=operator.halts[0].digest)
     assert operator.decide(3) == {"l0", "l1", "l2"}
     assert move(operator, "l0", "a", "b")
     assert operator.cache.may_retire(Key("Listener", "agency", "l0"), frozenset({"a", "b"}))
@@ -286,9 +293,9 @@ def test_many_retired_addresses_end_only_after_a_confirmation(operator: Guarded)
     assert [end(operator, name, f"{name}-a") for name in names] == [False] * 6
     operator.decide(2)
     assert operator.halted == {"agency": 6}
-    assert "retired addresses of Listener `l0`" in describe_halts(operator.cache.halted)
+    assert "retired addresses of Listener `l0`" in describe_halts(operator.halts)
     assert [end(operator, name, f"{name}-a") for name in names] == [False] * 6
-    operator.put_class(confirmed=operator.cache.halted[0].digest)
+    operator.put_class(confirmed=operator.halts[0].digest)
     assert operator.decide(3) == set(names)
     assert [end(operator, name, f"{name}-a") for name in names] == [True] * 6
     assert not end(operator, "l0", "l0-a"), "the plan was made again"
@@ -325,15 +332,17 @@ def test_deleted_crd_halts_even_one_removal(operator: Guarded) -> None:
     operator.guard.halt(["agency"])
     operator.request(*listeners(1), *listeners(1, namespace="other"))
     assert operator.decide(2) == {"other/l0"}
-    operator.put_class(confirmed=operator.cache.halted[0].digest)
+    operator.put_class(confirmed=operator.halts[0].digest)
     assert operator.decide(3) == {"l0"}
     operator.request(*listeners(1, first=1))
     assert operator.decide(5) == {"l1"}, "a confirmation ends the halt"
 
 
 def test_rest_of_a_halted_set_waits_again_after_a_restart(operator: Guarded) -> None:
-    halts = [HaltedRemovals.of(listeners(6, namespace=namespace)) for namespace in ("agency", "other")]
-    operator.put_class(message=f"removals wait: {describe_halts(halts)}")
+    crowd = [f"agency-{number}" for number in range(100)]
+    operator.put_class(
+        *(HaltedRemovals.of(listeners(6, namespace=namespace)) for namespace in ("agency", *crowd, "other"))
+    )
     operator.guard.resume_halts()
     operator.request(*listeners(1))
     assert operator.decide(2) == set()
@@ -341,6 +350,21 @@ def test_rest_of_a_halted_set_waits_again_after_a_restart(operator: Guarded) -> 
     operator.decide(122)
     operator.request(*listeners(1, namespace="other"))
     assert operator.decide(124) == {"other/l0"}, "it requested nothing soon after the start"
+
+
+async def test_halt_is_resumed_once_the_guard_may_decide(operator: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removals, "_CHECK_SECONDS", 0.0)
+    operator.put_class(HaltedRemovals.of(listeners(6)))
+    operator.may_decide = False
+    running = asyncio.create_task(operator.guard.run())
+    await asyncio.sleep(0)
+    operator.now, operator.may_decide = 1000.0, True
+    await asyncio.sleep(0)
+    operator.request(*listeners(1))
+    operator.now = 1003.0
+    await waiting.wait_until(lambda: operator.cache.halted)
+    running.cancel()
+    assert operator.halted == {"agency": 1}
 
 
 def test_last_listeners_of_the_install_wait_in_every_namespace(operator: Guarded) -> None:
@@ -365,7 +389,7 @@ def test_halt_warns_in_its_namespace_with_the_command_that_confirms_it(operator:
     assert (key, uid) == (Key("Listener", "agency", "l0"), "1")
     assert condition.reason == "RemovalsHalted"
     assert condition.message.startswith("7 removals wait (Listener `l0`, Listener `l1`, Listener `l2` and 4 more")
-    digest = operator.cache.halted[0].digest
+    digest = operator.halts[0].digest
     assert condition.message.endswith(f"listenerclasses.usher.dev NAME usher.dev/confirm-removals={digest}")
 
 
