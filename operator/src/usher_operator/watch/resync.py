@@ -64,7 +64,8 @@ class Resync:
             switched off are left out.
         after_all: called after each complete reading, before all keys are added to the queue.
         after_restore: called after the complete reading that follows when versions went backwards.
-        on_missed_changes: called when a watch missed changes, because other watches may have missed some too.
+        read_agency_secrets: called with each complete reading, and when a watch missed changes. The Secrets of agencies
+            have watches of their own, which may have missed some too.
     """
 
     def __init__(
@@ -79,12 +80,12 @@ class Resync:
         read_kinds: Mapping[kinds.WatchedKind, str],
         after_all: Callable[[], None],
         after_restore: Callable[[], None],
-        on_missed_changes: Callable[[], None],
+        read_agency_secrets: Callable[[], None],
     ) -> None:
         self._client, self._cache, self._queue, self._gate = client, cache, queue, gate
         self._health, self._metrics = health, metrics
         self.kinds, self._namespaces = tuple(read_kinds), read_kinds
-        self._after_all, self._after_restore, self._on_missed_changes = after_all, after_restore, on_missed_changes
+        self._after_all, self._after_restore, self._read_agency_secrets = after_all, after_restore, read_agency_secrets
         self._seen: dict[kinds.WatchedKind, str] = {}  # The last version of each kind that a list or a watch showed
         self._is_restored = False  # True after versions went backwards, until everything was read
         self.requested: set[kinds.WatchedKind] = set()
@@ -138,6 +139,7 @@ class Resync:
 
     async def _read_all(self) -> None:
         self.requested.clear()
+        self._read_agency_secrets()
         is_complete = await self._read_some(self.kinds)
         self._metrics.resyncs.labels("success" if is_complete else "incomplete").inc()
         self._cache.secrets.forget_missing()
@@ -197,11 +199,16 @@ class Resync:
         while True:
             await asyncio.sleep(_jittered(seconds))
             for kind in self.kinds:
-                if not self.is_absent(kind):
-                    await self.check(kind)
+                await self.check(kind)
 
     async def check(self, kind: kinds.WatchedKind) -> None:
-        """Request a reading if an object differs from a list and has not changed in the cache since before the list."""
+        """Request a reading if an object differs from a list and has not changed in the cache since before the list.
+
+        An absent kind is read, because an API server may answer 404 for a moment although it has the kind.
+        """
+        if self.is_absent(kind):
+            self.request(kind)
+            return
         cached_versions, last_version = self._cache.versions(kind), self._seen.get(kind, "")
         listed: dict[Name, Version] = {}
         version = ""
@@ -229,7 +236,7 @@ class Resync:
         if any(self._cache.version_of(kind, *name) == cached_version for name, cached_version in different.items()):
             _log.warning("watch_missed_changes", kind=kind.name)
             self.request(kind)
-            self._on_missed_changes()
+            self._read_agency_secrets()
 
     def _see_list(self, kind: kinds.WatchedKind, version: str, last_version: str) -> str:
         """Note and return a list's version. If the last version before it is a later one, etcd was restored."""

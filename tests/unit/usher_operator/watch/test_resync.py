@@ -50,6 +50,7 @@ class Checked:
         self.server = Server()
         self.gate = PauseGate()
         self.restarted = asyncio.Event()  # Set when kopf's watches are to start again
+        self.secrets_read = asyncio.Event()
         self.cache = Cache(OperatorSettings(), expect_event=lambda _: None)
         self.resync = resync.Resync(
             client=self.server,  # type: ignore[arg-type]
@@ -63,7 +64,7 @@ class Checked:
             read_kinds=dict.fromkeys(kinds.ALL, ""),
             after_all=lambda: None,
             after_restore=self.restarted.set,
-            on_missed_changes=lambda: None,
+            read_agency_secrets=self.secrets_read.set,
         )
 
     async def is_read_again(self, kind: kinds.WatchedKind = kinds.TENANT) -> bool:
@@ -213,11 +214,29 @@ async def test_every_kind_is_compared_by_version(checked: Checked, kind: kinds.W
     original, edited = tenant("one"), tenant("one", version="6")
     if not kind.namespaced:
         del original["metadata"]["namespace"], edited["metadata"]["namespace"]
+    checked.cache.set_served(kind, served=True)
     checked.cache.put(kind, original)
     checked.server.objects[kind.collection()] = [original]
     assert not await checked.is_read_again(kind)
     checked.server.objects[kind.collection()] = [edited]
     assert await checked.is_read_again(kind)
+
+
+async def test_kind_that_was_absent_for_a_moment_is_read_again(checked: Checked) -> None:
+    checked.server.error = ApiError(404, "NotFound", "list")
+    await checked.resync.read(kinds.CERTIFICATE)
+    assert checked.resync.is_absent(kinds.CERTIFICATE)
+    checked.server.error = None
+    assert await checked.is_read_again(kinds.CERTIFICATE)
+    await checked.resync.read(kinds.CERTIFICATE)
+    assert not checked.resync.is_absent(kinds.CERTIFICATE)
+
+
+async def test_complete_reading_includes_the_secrets_of_agencies(checked: Checked) -> None:
+    reading = asyncio.create_task(checked.resync.run(0.001))
+    async with asyncio.timeout(10):
+        await checked.secrets_read.wait()
+    reading.cancel()
 
 
 async def test_check_lists_metadata_only(checked: Checked) -> None:
