@@ -169,8 +169,7 @@ async def test_delivery_another_gateway_erased_before_it_was_offered_is_not_sent
     if way == "late commit":
         take_orphans, bench.store.take_orphans = bench.store.take_orphans, list
         future = bench.store.accept(arrival)
-        await asyncio.sleep(0)  # now the writer has the batch
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # now the writer has the batch, and its result cannot be here before the next turn
         bench.store.abandon(future)
         await bench.store.flush()
         (row,) = await other.deliveries()
