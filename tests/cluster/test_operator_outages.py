@@ -141,6 +141,36 @@ async def test_list_finds_changes_that_a_silent_watch_missed(
     await waiting.until(lambda: operator.get("/healthz"), lambda answer: answer[0] == 200)
 
 
+async def test_list_finds_an_edited_secret_of_an_agency_that_a_silent_watch_missed(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    await install.start_operator("--resync-seconds", "1", account=through)
+    metadata = {"name": "crm", "namespace": namespace, "labels": {"usher.dev/watch": "true"}}
+    bearer = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm", "key": "token"}}}
+
+    async def set_token(token: str) -> None:
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"token": token}}
+        await install.server.apply(secret)
+
+    async def wait_published(token: str) -> None:
+        def has_token(documents: dict[str, Any]) -> bool:
+            published = documents.get(f"Destination {namespace}/crm")
+            return published is not None and token.encode() in installs.decoded(published)["config.json"]
+
+        await waiting.until(install.documents, has_token)
+
+    await declare(install, namespace)
+    await set_token("first-token-of-the-crm")
+    await install.server.apply(
+        installs.destination(namespace, http={"url": "https://crm.example.com/hook", "authentication": bearer})
+    )
+    await wait_published("first-token-of-the-crm")
+    with proxy.silence():
+        await set_token("second-token-of-the-crm")
+        await wait_published("second-token-of-the-crm")
+
+
 async def test_watch_cut_loses_no_deletion_and_no_edit(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:

@@ -172,9 +172,9 @@ class Operator:
             health=self.health,
             metrics=self.metrics,
             read_kinds={kind: namespaces.get(kind, "") for kind in self._kinds()},
-            after_all=self.children.rewrite_all,
+            after_all=self._after_reading,
             after_restore=self._restart_watches,
-            read_agency_secrets=self.agency_secrets.read_again,
+            on_missed_changes=self.agency_secrets.read_again,
         )
         self.watcher = watches.Watcher(client=self.api, reader=self.resync, handler=handler)
         self.kopf = watches.KopfRunner(
@@ -244,6 +244,10 @@ class Operator:
         """The kinds to watch: kinds whose APIs are switched off are left out."""
         is_on = {"": True, "gateway_api": self.settings.gateway_api, "cert_manager": self.settings.cert_manager}
         return tuple(kind for kind in kinds.ALL if is_on[kind.feature])
+
+    async def _after_reading(self) -> None:
+        await self.agency_secrets.read_all()
+        self.children.rewrite_all()
 
     def _read_again(self, kind: kinds.WatchedKind) -> None:
         self.resync.request(kind)

@@ -58,6 +58,7 @@ class AgencySecrets:
             try:
                 is_admitted = await self._is_admitted(_EVERYWHERE)
                 self._start_version = await self._read(_EVERYWHERE) if is_admitted else ""
+                self._set(_EVERYWHERE, "Permitted" if is_admitted else "Denied")
             except ApiError as error:
                 _log.warning("agency_secrets_not_read", error=str(error))
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
@@ -65,8 +66,6 @@ class AgencySecrets:
                 break
         if is_admitted:
             self._requested.put_nowait(_EVERYWHERE)
-        else:
-            self._set(_EVERYWHERE, "Denied")
 
     def request(self, namespace: str) -> None:
         """Start to read and watch a namespace, unless that was requested before."""
@@ -74,8 +73,19 @@ class AgencySecrets:
             self._tasks[namespace] = None
             self._requested.put_nowait(namespace)
 
+    async def read_all(self) -> None:
+        """Read every admitted namespace once, beside its watch. After an error the others wait for the next time."""
+        for namespace in [name for name in self._reflectors if self._cache.secret_access(name) == "Permitted"]:
+            try:
+                await self._read(namespace)
+            except ApiError as error:
+                _log.warning("agency_secrets_not_read", error=str(error))
+                return
+            if self._cache.secret_access(namespace) != "Permitted":
+                self._forget(namespace)  # its admission ended meanwhile
+
     def read_again(self) -> None:
-        """Read every watched namespace again, because watches missed changes."""
+        """End every watch and read its namespace again, because watches missed changes."""
         for reflector in self._reflectors.values():
             reflector.read_again()
 
@@ -100,7 +110,9 @@ class AgencySecrets:
                 return version
             async with self._reads:
                 if await self._is_admitted(namespace):
-                    return await self._read(namespace)
+                    version = await self._read(namespace)
+                    self._set(namespace, "Permitted")
+                    return version
             self._deny(namespace)
             await asyncio.Future()  # run() replaces this task when it asks again
             raise AssertionError("unreachable")
@@ -138,7 +150,6 @@ class AgencySecrets:
         for name in cached_versions.keys() - listed:
             if self._cache.version_of(kind, *name) == cached_versions[name]:
                 self._queue.add_all(self._cache.remove(kind, *name))
-        self._set(namespace, "Permitted")
         return version
 
     async def _is_admitted(self, namespace: str) -> bool:

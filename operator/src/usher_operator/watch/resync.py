@@ -16,7 +16,7 @@ everything, and starts all watches again.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import msgspec
 import structlog
@@ -62,10 +62,9 @@ class Resync:
         gate: paused while a kind cannot be read at the start, and after a restore until everything was read.
         read_kinds: the kinds to read, each with the namespace in which it matters (`""`: all). Optional kinds that are
             switched off are left out.
-        after_all: called after each complete reading, before all keys are added to the queue.
+        after_all: awaited after each complete reading, before all keys are added to the queue.
         after_restore: called after the complete reading that follows when versions went backwards.
-        read_agency_secrets: called with each complete reading, and when a watch missed changes. The Secrets of agencies
-            have watches of their own, which may have missed some too.
+        on_missed_changes: called when a watch missed changes, because other watches may have missed some too.
     """
 
     def __init__(
@@ -78,14 +77,14 @@ class Resync:
         health: Health,
         metrics: OperatorMetrics,
         read_kinds: Mapping[kinds.WatchedKind, str],
-        after_all: Callable[[], None],
+        after_all: Callable[[], Awaitable[None]],
         after_restore: Callable[[], None],
-        read_agency_secrets: Callable[[], None],
+        on_missed_changes: Callable[[], None],
     ) -> None:
         self._client, self._cache, self._queue, self._gate = client, cache, queue, gate
         self._health, self._metrics = health, metrics
         self.kinds, self._namespaces = tuple(read_kinds), read_kinds
-        self._after_all, self._after_restore, self._read_agency_secrets = after_all, after_restore, read_agency_secrets
+        self._after_all, self._after_restore, self._on_missed_changes = after_all, after_restore, on_missed_changes
         self._seen: dict[kinds.WatchedKind, str] = {}  # The last version of each kind that a list or a watch showed
         self._is_restored = False  # True after versions went backwards, until everything was read
         self.requested: set[kinds.WatchedKind] = set()
@@ -139,11 +138,10 @@ class Resync:
 
     async def _read_all(self) -> None:
         self.requested.clear()
-        self._read_agency_secrets()
         is_complete = await self._read_some(self.kinds)
         self._metrics.resyncs.labels("success" if is_complete else "incomplete").inc()
         self._cache.secrets.forget_missing()
-        self._after_all()
+        await self._after_all()
         self.add_all_keys()
         if self._is_restored and is_complete:
             self._is_restored = False
@@ -236,7 +234,7 @@ class Resync:
         if any(self._cache.version_of(kind, *name) == cached_version for name, cached_version in different.items()):
             _log.warning("watch_missed_changes", kind=kind.name)
             self.request(kind)
-            self._read_agency_secrets()
+            self._on_missed_changes()
 
     def _see_list(self, kind: kinds.WatchedKind, version: str, last_version: str) -> str:
         """Note and return a list's version. If the last version before it is a later one, etcd was restored."""

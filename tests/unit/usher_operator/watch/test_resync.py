@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
@@ -50,7 +51,6 @@ class Checked:
         self.server = Server()
         self.gate = PauseGate()
         self.restarted = asyncio.Event()  # Set when kopf's watches are to start again
-        self.secrets_read = asyncio.Event()
         self.cache = Cache(OperatorSettings(), expect_event=lambda _: None)
         self.resync = resync.Resync(
             client=self.server,  # type: ignore[arg-type]
@@ -62,9 +62,9 @@ class Checked:
             health=Health(OperatorSettings(), gate=PauseGate(), clock=lambda: 0.0),
             metrics=OperatorMetrics(),
             read_kinds=dict.fromkeys(kinds.ALL, ""),
-            after_all=lambda: None,
+            after_all=mock.AsyncMock(),
             after_restore=self.restarted.set,
-            read_agency_secrets=self.secrets_read.set,
+            on_missed_changes=lambda: None,
         )
 
     async def is_read_again(self, kind: kinds.WatchedKind = kinds.TENANT) -> bool:
@@ -230,13 +230,6 @@ async def test_kind_that_was_absent_for_a_moment_is_read_again(checked: Checked)
     assert await checked.is_read_again(kinds.CERTIFICATE)
     await checked.resync.read(kinds.CERTIFICATE)
     assert not checked.resync.is_absent(kinds.CERTIFICATE)
-
-
-async def test_complete_reading_includes_the_secrets_of_agencies(checked: Checked) -> None:
-    reading = asyncio.create_task(checked.resync.run(0.001))
-    async with asyncio.timeout(10):
-        await checked.secrets_read.wait()
-    reading.cancel()
 
 
 async def test_check_lists_metadata_only(checked: Checked) -> None:
