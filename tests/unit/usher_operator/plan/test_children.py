@@ -2,6 +2,7 @@
 
 import re
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from usher_operator.state.view import ClusterFeatures, Key
 
 HOSTS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?){0,4}", fullmatch=True)
 PATHS = st.integers(0, 2_000).map(lambda number: f"/hooks/{number}") | st.sampled_from(["/a//b", "/a%2Fb", "/x.php"])
+LOBBY = Key("Listener", "default", "lobby")
 KEYS = st.sampled_from(
     [
         Key("Listener", "agency", "lobby"),
@@ -163,7 +165,7 @@ def test_ingress_has_controller_annotations_that_the_class_may_override(cluster:
 def test_url_secret_leaves_out_older_and_retired_tokens(cluster: Cluster) -> None:
     cluster.edit("Listener", plan_samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})
     cluster.settle()
-    published = cluster.cache.published(Key("Listener", "default", "lobby"))
+    published = cluster.cache.published(LOBBY)
     assert published is not None
     assert isinstance(published.document, documents.ListenerDocument)
     listener = cluster.cache.listener(plan_samples.LISTENER)
@@ -171,3 +173,19 @@ def test_url_secret_leaves_out_older_and_retired_tokens(cluster: Cluster) -> Non
     named = children.named_addresses(listener, published.document, planning.INSTALL_KEY)
     assert [address.retired_at > 0 for address in published.document.addresses] == [False, False, True]
     assert list(named.values()) == [published.document.addresses[0]]
+
+
+def test_url_secret_has_the_newest_of_retired_urls_that_are_shown_alike(cluster: Cluster) -> None:
+    cluster.settle()
+    cached, published = cluster.cache.listener(plan_samples.LISTENER), cluster.cache.published(LOBBY)
+    assert cached is not None
+    assert published is not None
+    assert published.listener is not None
+    newest, older = (
+        documents.Address("hooks.example.com", path, retired_at=2) for path in ("/entrance-of-hall", "/entrance-of-bar")
+    )
+    document = msgspec.structs.replace(published.listener, addresses=(newest, older))
+    shown = {"name": "class", "url": documents.shorten_url(newest.url)}
+    assert shown["url"] == documents.shorten_url(older.url)
+    cached = msgspec.structs.replace(cached, fields={"addresses": [shown]})
+    assert children.named_addresses(cached, document, planning.INSTALL_KEY) == {"class": newest}
