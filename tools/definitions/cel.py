@@ -34,7 +34,7 @@ def validations(rule: types.Rule, required: frozenset[str]) -> list[Validation]:
             return [_combination(rule, required)]
         case types.Forbidden():
             check = f"!{_field(rule.field)}.matches({text(f'^(?i:{rule.pattern})$')})"
-            return [_invalid(check, "may not be a header that Usher sets itself", rule.field)]
+            return [_invalid(check, "may not be a header that HTTP or Usher sets", rule.field)]
         case types.Immutable():
             return []
 

@@ -7,10 +7,7 @@ import msgspec
 from usher_gateway.resources import types
 
 # Headers that HTTP or Usher sets.
-RESERVED_HEADERS = (
-    "host|content-length|content-type|content-encoding|transfer-encoding|connection|upgrade|te|trailer|keep-alive"
-    "|expect|proxy-.*|webhook-.*|usher-.*|ce-.*"
-)
+RESERVED_HEADERS = f"{types.HTTP_HEADERS}|proxy-.*|webhook-.*|usher-.*|ce-.*"
 
 
 class ValueFrom(types.Model, frozen=True, kw_only=True):

@@ -87,6 +87,8 @@ class BasicAuthentication(types.Model, frozen=True, kw_only=True):
 class HeaderAuthentication(types.Model, frozen=True, kw_only=True):
     """A header with a secret value."""
 
+    rules: ClassVar[tuple[types.Rule, ...]] = (types.Forbidden("name", types.HTTP_HEADERS),)
+
     name: types.HeaderName
     secret_ref: types.SecretKeyRef
 

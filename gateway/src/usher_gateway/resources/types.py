@@ -106,6 +106,11 @@ TimeZone = Annotated[
 ]
 HeaderName = Annotated[str, text("Name of an HTTP header.", 128, r"^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")]
 HeaderValue = Annotated[str, text("Value of an HTTP header, printable ASCII.", 4096, r"^[\x20-\x7e]*$", shortest=0)]
+# Headers that HTTP itself sets, as a pattern. Source: RFC 9110 and 9112.
+HTTP_HEADERS = (
+    "host|content-length|content-type|content-encoding|transfer-encoding|connection|upgrade|te|trailer|keep-alive"
+    "|expect"
+)
 Filter = Annotated[str, text("CEL over `visit` and `body`.", MAX_FILTER_LENGTH)]
 Transform = Annotated[str, text("CEL over `visit` and `body`.", MAX_TRANSFORM_LENGTH)]
 TokenUrl = Annotated[
@@ -357,7 +362,7 @@ def check_rules(rules: Iterable[Rule], value: Mapping[str, object]) -> Iterator[
             case Forbidden():
                 text = value.get(rule.field)
                 if isinstance(text, str) and re.fullmatch(rule.pattern, text, re.IGNORECASE):
-                    yield BrokenRule(rule.field, rule.field, f"may not be `{text}`, because Usher sets it itself")
+                    yield BrokenRule(rule.field, rule.field, f"may not be `{text}`, because HTTP or Usher sets it")
             case Immutable():
                 pass  # only the API server knows the previous object_rules
 
