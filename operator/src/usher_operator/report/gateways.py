@@ -181,7 +181,7 @@ class GatewayObserver:
         self._gateways: dict[str, GatewayAnswers] = {}  # By URL
         self._endpoints: dict[str, bool] = dict.fromkeys(settings.gateways, True)  # URL -> whether it is ready
         self._listed_at = 0.0
-        self._last_sweep: tuple[object, ...] = ()
+        self._last_reach: list[tuple[str, bool, bool, bool]] | None = None  # Of the ready gateways, in the last sweep
         self._wake = asyncio.Event()
 
     def ask_soon(self) -> None:
@@ -225,14 +225,15 @@ class GatewayObserver:
         changed: set[Key] = set().union(*changed_keys)
         reports = tuple(gateway.report for gateway in ready)
         unready = [self._gateways[url].report for url, is_ready in endpoints.items() if not is_ready]
-        unheard = self._unheard()
+        former_unheard, unheard = self._cache.unheard_gateways, self._unheard()
         changed |= self._cache.set_gateways(reports, unready=unready, unheard=unheard)
         for label, is_reachable in (("reachable", True), ("unreachable", False)):
             self._metrics.gateways.labels(label).set(sum(report.reachable is is_reachable for report in reports))
-        this_sweep = (*(gateway.reach for gateway in ready), unheard)
-        if this_sweep != self._last_sweep:
+        reach = [gateway.reach for gateway in ready]
+        # a gateway that starts makes nobody wait who does not wait yet
+        if reach != self._last_reach or (former_unheard and former_unheard != unheard):
             changed |= {key for key in self._cache.all_keys() if key.kind in {"Listener", "Destination"}}
-        self._last_sweep = this_sweep
+        self._last_reach = reach
         self._queue.add_all(changed)
 
     def _unheard(self) -> tuple[str, ...]:

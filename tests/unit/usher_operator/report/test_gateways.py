@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from aiohttp import test_utils, web
 
-from support import work
+from support import plan_samples, work
 from support.planning import Cluster
 from usher_gateway import config_secret, model
 from usher_operator.report import gateways
@@ -222,12 +222,37 @@ async def test_gateway_counts_as_heard_once_it_answered_until_its_endpoint_is_go
         assert await sweep(ready=False) == (url,)
 
 
-def make_observer(cluster: Cluster, settings: OperatorSettings, api: object = None) -> gateways.GatewayObserver:
+async def test_listeners_are_planned_again_once_no_gateway_is_unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateways, "_ENDPOINTS_SECONDS", 0.0)
+
+    async def answer_nothing(_: web.BaseRequest) -> web.Response:
+        return web.json_response({"cursor": "1"})
+
+    cluster, api, queue = plan_samples.agency(), SlicesApi(), mock.Mock()
+    settings = OperatorSettings(gateway_service=GatewayService("usher-system", "usher-gateway", ""))
+    async with test_utils.RawTestServer(answer_nothing) as server, aiohttp.ClientSession() as session:
+        observer = make_observer(cluster, settings, api, queue)
+
+        async def plans_again(*endpoints: dict[str, Any]) -> bool:
+            api.slices = [{"ports": [{"name": "admin", "port": server.port}], "endpoints": list(endpoints)}]
+            await observer.sweep(session)
+            return plan_samples.LISTENER in {key.path for key in queue.add_all.call_args[0][0]}
+
+        answering = {"addresses": ["127.0.0.1"], "conditions": {"ready": True}}
+        assert await plans_again(answering)
+        assert not await plans_again(answering)
+        assert not await plans_again(answering, endpoint(ready=False)), "nobody waits yet"
+        assert await plans_again(answering)
+
+
+def make_observer(
+    cluster: Cluster, settings: OperatorSettings, api: object = None, queue: object = None
+) -> gateways.GatewayObserver:
     return gateways.GatewayObserver(
         api=cast("Any", api),
         settings=settings,
         cache=cluster.cache,
-        queue=cast("Any", mock.Mock()),
+        queue=cast("Any", queue or mock.Mock()),
         installation=cast("Any", mock.Mock(observe_token="token")),
         metrics=OperatorMetrics(),
     )
