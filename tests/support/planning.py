@@ -256,6 +256,8 @@ class Cluster:
     def _remove(self, child: kinds.ChildRecord) -> bool:
         """Delete a child, or leave what the operator leaves of it for a while; returns whether to plan again."""
         if self._removes_at_once or not (child.is_config or child.counts_for):
+            if child.is_config:
+                self._write(self._tombstone(child))
             self._forget(child.state.ref)
         elif child.tombstone or child.unused_since:
             return False

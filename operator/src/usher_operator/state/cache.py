@@ -134,13 +134,22 @@ class Cache(Lookups):
         ready, of which only the hostnames count; ``unheard``: see ``Lookups.unheard_gateways``.
         """
         self.gateways, self.unheard_gateways = gateways, unheard
-        former = self._reported
-        newest_last = (*unready, *sorted(gateways, key=lambda gateway: gateway.reachable))
-        self._reported = {key: held for gateway in newest_last for key, held in gateway.held.items()}
-        changed: set[str] = set()
+        self._last_reports = (*unready, *sorted(gateways, key=lambda gateway: gateway.reachable))  # the newest last
+        self._lost = {key: held for key, held in self._lost.items() if self._is_run(key)}
+        return self._set_reported()
+
+    def _is_run(self, key: Key) -> bool:
+        """Return whether a gateway runs a key's document, as far as the last reports say."""
+        return any(key in report.applied or key in report.held for report in self._last_reports)
+
+    def _set_reported(self) -> KeySet:
+        """Take the hostnames of documents without a config Secret; returns the keys to plan again."""
+        reported = {key: held for report in self._last_reports for key, held in report.held.items()}
+        former, self._reported = self._reported, {**self._lost, **reported}
         changed_keys = {
             key for key in former.keys() | self._reported.keys() if self._reported.get(key) != former.get(key)
         }
+        changed: set[str] = set()
         for key in changed_keys:
             held = self._reported.get(key)
             changed |= self._reported_holders.hostnames_of(key)
@@ -442,6 +451,7 @@ class Cache(Lookups):
             if child.counts_for:
                 change.siblings |= _hostname_places(child.counts_for, [child.key.name])
             if child.is_config:
+                change.keys |= self._note_lost_document(child.key, former)
                 self._arrange(child.key, change)
                 config = self.child_index.config_of(child.key)
                 if self._memory.set_document(child.key, config.document_bytes if config is not None else 0):
@@ -454,6 +464,22 @@ class Cache(Lookups):
         if _routed(former) != _routed(present):
             change.keys |= {hostname_key(host) for host in _published_hosts(former) | _published_hosts(present)}
         return self._concerned(change)
+
+    def _note_lost_document(self, key: Key, former: kinds.ChildRecord | None) -> KeySet:
+        """Remember a document's hostnames if somebody deleted or changed its config Secret.
+
+        Gateways still serve them. A removal by the operator leaves a tombstone first.
+        """
+        config = self.child_index.config_of(key)
+        if config is not None and config.held is not None:
+            if key not in self._lost:
+                return _NO_KEYS
+            del self._lost[key]
+        elif former is not None and former.key == key and former.held is not None and not former.tombstone:
+            self._lost[key] = former.held
+        else:
+            return _NO_KEYS
+        return self._set_reported()
 
     def _on_features(self, changed: bool) -> KeySet:
         return self.all_keys() if changed else _NO_KEYS

@@ -115,6 +115,9 @@ class Lookups:
         self._stored_holders, self._reported_holders = HolderIndex(), HolderIndex()
         self._reported: dict[Key, config_secret.HeldHostnames] = {}
         """Hostnames in documents that gateways run although their config Secrets are gone."""
+        self._last_reports: tuple[GatewayReport, ...] = ()
+        # hostnames in documents that somebody deleted, as long as no gateway could tell that
+        self._lost: dict[Key, config_secret.HeldHostnames] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str], dict[str, Version]] = {}
         """Kind name, and namespace -> name -> (uid, resourceVersion) for each object."""

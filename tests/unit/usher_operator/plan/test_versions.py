@@ -11,7 +11,7 @@ from support import plan_reasons, plan_samples
 from support.planning import Cluster
 from usher_gateway import documents
 from usher_gateway.config_secret import HeldHostnames, secret_name
-from usher_operator.state.view import GatewayReport, Key, Kind
+from usher_operator.state.view import AppliedDocument, GatewayReport, Key, Kind
 
 LOBBY = Key("Listener", "default", "lobby")
 CRM = Key("Destination", "default", "crm")
@@ -360,6 +360,30 @@ def test_listener_that_only_a_gateway_has_keeps_its_hostname_and_its_route(clust
     cluster.set_gateways(msgspec.structs.replace(running, reachable=False))
     cluster.settle()
     assert cluster.cache.holders(WWW) == {("default", "acme")}
+
+
+@pytest.mark.parametrize("damage", ["deleted", "not readable"])
+def test_hostname_of_a_document_that_somebody_deleted_stays_until_gateways_drop_it(
+    cluster: Cluster, damage: str
+) -> None:
+    www = yaml.safe_load(f"addresses: [{{name: a, hostname: {WWW}}}]")
+    cluster.edit("Listener", LOBBY.path, authentication=plan_reasons.BASIC, **www)
+    cluster.add(plan_samples.tenant("globex", "other"))
+    cluster.settle()
+    rival = f"addresses: [{{name: a, hostname: {WWW}}}]"
+    cluster.add(plan_samples.listener("rival", rival, namespace="other", tenant="globex", created="01"))
+    cluster.gateways_run_it()
+    cluster.delete("Listener", LOBBY.path)
+    config = f"{cluster.cache.settings.configuration_namespace}/{secret_name('Listener', LOBBY.path)}"
+    if damage == "deleted":
+        cluster.delete("Secret", config)
+    else:
+        cluster.put({**cluster.raw("Secret", config), "data": {}})
+    assert cluster.cache.holders(WWW) == {("default", "acme")}
+    cluster.set_gateways(GatewayReport(name="one", reachable=False, applied={LOBBY: AppliedDocument("1")}))
+    assert cluster.cache.holders(WWW) == {("default", "acme")}
+    cluster.set_gateways(GatewayReport(name="one"))
+    assert cluster.cache.holders(WWW) == set()
 
 
 def test_document_without_its_credential_waits_for_what_gateways_say(cluster: Cluster) -> None:
