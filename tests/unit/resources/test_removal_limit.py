@@ -152,9 +152,11 @@ def test_annotation_holds_one_hash_or_several() -> None:
 
 def test_description_names_each_namespace_with_its_hash() -> None:
     of_b, of_a = HaltedRemovals.of(removals(6, namespace="b")), HaltedRemovals.of(removals(3, namespace="a"))
-    assert describe_halts([of_b, of_a]) == (
+    of_c = HaltedRemovals("c", "0123456789ab", ())
+    assert describe_halts([of_b, of_c, of_a]) == (
         f'"{of_a.digest}" for Listener `x000`, Listener `x001`, Listener `x002` in namespace `a`; '
-        f'"{of_b.digest}" for Listener `x000`, Listener `x001`, Listener `x002` and 3 more in namespace `b`'
+        f'"{of_b.digest}" for Listener `x000`, Listener `x001`, Listener `x002` and 3 more in namespace `b`; '
+        '"0123456789ab" for removals in namespace `c`'
     )
 
 
@@ -162,4 +164,4 @@ def test_description_of_many_namespaces_says_where_the_others_are() -> None:
     several = [HaltedRemovals.of(removals(6, namespace=f"agency-{number:056}")) for number in range(9)]
     text = describe_halts(several)
     assert [halt.digest in text for halt in several] == [True] * 4 + [False] * 5
-    assert text.endswith("; 5 more in `status.haltedRemovals`")
+    assert text.endswith("; 5 more in `status.haltedRemovals` and the operator's log")

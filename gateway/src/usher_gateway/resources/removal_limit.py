@@ -62,7 +62,7 @@ class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
 
     namespace: str
     digest: str  # The value of the annotation `usher.dev/confirm-removals` that confirms exactly these removals
-    removals: tuple[Removal, ...]  # Sorted
+    removals: tuple[Removal, ...]  # Sorted; empty if a halt began without them
 
     @classmethod
     def of(cls, removals: Collection[Removal]) -> "HaltedRemovals":
@@ -168,7 +168,7 @@ _MESSAGE_CHARACTERS = 500  # The length from which a message does not name furth
 def describe_halts(halts: Iterable[HaltedRemovals]) -> str:
     """Return the namespaces with halted removals in order, each with a few names and the hash that confirms it.
 
-    If they are many, the text says where the others are.
+    If they are many, the text says where the others are; the status field has the first thousand.
     """
     text, others = "", 0
     for halt in sorted(halts):
@@ -176,7 +176,7 @@ def describe_halts(halts: Iterable[HaltedRemovals]) -> str:
             others += 1
         else:
             text += f'{"; " if text else ""}"{halt.digest}" for {describe_removals(halt)}'
-    return f"{text}; {others} more in `status.haltedRemovals`" if others else text
+    return f"{text}; {others} more in `status.haltedRemovals` and the operator's log" if others else text
 
 
 def confirm_command(class_name: str, halt: HaltedRemovals) -> str:
@@ -207,9 +207,12 @@ def _describe_unmatched(unmatched: Sequence[str]) -> str:
 
 
 def describe_removals(halted: HaltedRemovals) -> str:
-    """Return a few halted removals' names, listeners first, how many more there are, and their namespace."""
+    """Return a few halted removals' names, listeners first, how many more there are, and their namespace.
+
+    Right after a start the operator has only the hash of what waited before.
+    """
     listeners_first = sorted(halted.removals, key=lambda removal: removal.kind == "Destination")
-    names = [_describe(removal) for removal in listeners_first]
+    names = [_describe(removal) for removal in listeners_first] or ["removals"]
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return f"{', '.join(names[:_MAX_NAMES])}{more} in namespace `{halted.namespace}`"
 

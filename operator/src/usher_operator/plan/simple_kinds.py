@@ -116,7 +116,7 @@ def _class_accepted(
     held_back = common.publishing_state(view)
     if held_back is not None:
         return builder.from_state(_Type.Accepted, held_back)
-    if view.halted is None and cached.halted and previous is not None:
+    if view.halted is None and previous is not None and previous.reason == OperatorReason.RemovalsHalted:
         return previous  # the guard has not decided yet whether they wait
     if view.halted:
         unused = describe_unused(confirmations_of(declared.metadata.annotations), view.halted)

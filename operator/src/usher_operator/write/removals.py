@@ -62,8 +62,8 @@ class _NamespaceRemovals(msgspec.Struct):
 
     @property
     def halted(self) -> HaltedRemovals | None:
-        """The removals that wait for a confirmation."""
-        return self.messages[-1] if self.messages and self.messages[-1].removals else None
+        """The removals that wait for a confirmation; only their former hash before the first decision after a start."""
+        return self.messages[-1] if self.messages and self.messages[-1].digest else None
 
     def change(self, now: float) -> None:
         """Note a change, because of which the namespace has to be decided."""
@@ -134,7 +134,7 @@ class RemovalGuard:
         self._namespaces: dict[str, _NamespaceRemovals] = {}
         self._ignored: frozenset[str] = frozenset()
         """Confirmations that named nothing when the guard first read them, because what they name had come back."""
-        self._former_hashes: frozenset[str] = frozenset()  # Those that the classes named before the start
+        self._former_hashes: frozenset[str] = frozenset()  # Those that the classes named at a start
 
     def request(self, removal: Removal) -> bool:
         """Request a removal; True if an earlier decision allows it. If not, ask again once its key is queued."""
@@ -197,8 +197,11 @@ class RemovalGuard:
     def halt(self, namespaces: Iterable[str]) -> None:
         """Halt what these namespaces remove next, however little, until a user confirms it."""
         for namespace in namespaces:
-            pending = self._of(namespace)
-            pending.messages = pending.messages or (HaltedRemovals(namespace, "", ()),)
+            self._halt(namespace)
+
+    def _halt(self, namespace: str, digest: str = "") -> None:
+        pending = self._of(namespace)
+        pending.messages = pending.messages or (HaltedRemovals(namespace, digest, ()),)
 
     def resume_halts(self) -> None:
         """Halt again what waited for a confirmation before a restart, also if little of it is left.
@@ -206,9 +209,9 @@ class RemovalGuard:
         The classes' statuses name the namespaces. If one requests nothing soon, its resources are back.
         """
         halted = {item for listener_class in self._cache.our_classes() for item in listener_class.halted.items()}
-        self._former_hashes = frozenset(digest for _, digest in halted)
-        self.halt(namespace for namespace, _ in halted)
-        for namespace, _ in halted:
+        self._former_hashes |= {digest for _, digest in halted}
+        for namespace, digest in halted:
+            self._halt(namespace, digest)  # with its hash, so that another restart before the decision has it too
             self._of(namespace).change(self._clock() + _RESUME_SECONDS)
 
     async def run(self) -> None:
@@ -253,7 +256,7 @@ class RemovalGuard:
 
     def _is_due(self, namespace: str, pending: _NamespaceRemovals, confirmed: frozenset[str]) -> bool:
         """Return whether to decide about a namespace. A busy one is decided at the latest after a while."""
-        if any(message.digest in confirmed for message in pending.messages):
+        if any(message.removals and message.digest in confirmed for message in pending.messages):
             return True
         if pending.undecided_since is None:
             return False

@@ -346,10 +346,28 @@ def test_rest_of_a_halted_set_waits_again_after_a_restart(operator: Guarded) -> 
     operator.guard.resume_halts()
     operator.request(*listeners(1))
     assert operator.decide(2) == set()
-    assert operator.halted == {"agency": 1}
+    assert operator.halted == {"agency": 1, **dict.fromkeys((*crowd, "other"), 0)}
     operator.decide(122)
+    assert operator.halted == {"agency": 1}
     operator.request(*listeners(1, namespace="other"))
     assert operator.decide(124) == {"other/l0"}, "it requested nothing soon after the start"
+
+
+def test_halt_is_resumed_after_a_second_restart_before_its_decision(operator: Guarded) -> None:
+    halt = HaltedRemovals.of(listeners(6))
+    operator.put_class(halt, HaltedRemovals.of(listeners(6, namespace="other")), confirmed=halt.digest)
+    operator.guard.resume_halts()
+    operator.request(*listeners(1, namespace="other"))
+    operator.decide(2)
+    operator.put_class(*operator.halts, confirmed=halt.digest)
+    operator.restart()
+    operator.guard.resume_halts()
+    operator.decide(3)
+    operator.request(*listeners(1))
+    assert operator.decide(5) == set()
+    operator.request(*listeners(6)[1:])
+    operator.decide(7)
+    assert len(operator.decide(8)) == 6, "the confirmation names the removals that wait"
 
 
 async def test_halt_is_resumed_once_the_guard_may_decide(operator: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
