@@ -141,34 +141,46 @@ async def test_list_finds_changes_that_a_silent_watch_missed(
     await waiting.until(lambda: operator.get("/healthz"), lambda answer: answer[0] == 200)
 
 
-async def test_list_finds_an_edited_secret_of_an_agency_that_a_silent_watch_missed(
-    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+async def test_list_finds_an_edited_secret_that_a_silent_watch_missed_beside_an_unreadable_namespace(
+    install: installs.Install,
+    namespace: str,
+    make_namespace: installs.Namespaces,
+    proxy: faulty_proxy.Proxy,
+    tmp_path: Path,
 ) -> None:
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
     await install.start_operator("--resync-seconds", "1", account=through)
-    metadata = {"name": "crm", "namespace": namespace, "labels": {"usher.dev/watch": "true"}}
-    bearer = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm", "key": "token"}}}
+    unreadable = await make_namespace()
 
-    async def set_token(token: str) -> None:
+    async def declare_with_token(place: str) -> None:
+        bearer = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm", "key": "token"}}}
+        await declare(install, place)
+        await set_token(place, "first-token-of-the-crm")
+        await install.server.apply(
+            installs.destination(place, http={"url": "https://crm.example.com/hook", "authentication": bearer})
+        )
+        await wait_published(place, "first-token-of-the-crm")
+
+    async def set_token(place: str, token: str) -> None:
+        metadata = {"name": "crm", "namespace": place, "labels": {"usher.dev/watch": "true"}}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"token": token}}
         await install.server.apply(secret)
 
-    async def wait_published(token: str) -> None:
+    async def wait_published(place: str, token: str) -> None:
         def has_token(documents: dict[str, Any]) -> bool:
-            published = documents.get(f"Destination {namespace}/crm")
+            published = documents.get(f"Destination {place}/crm")
             return published is not None and token.encode() in installs.decoded(published)["config.json"]
 
         await waiting.until(install.documents, has_token)
 
-    await declare(install, namespace)
-    await set_token("first-token-of-the-crm")
-    await install.server.apply(
-        installs.destination(namespace, http={"url": "https://crm.example.com/hook", "authentication": bearer})
-    )
-    await wait_published("first-token-of-the-crm")
-    with proxy.silence():
-        await set_token("second-token-of-the-crm")
-        await wait_published("second-token-of-the-crm")
+    def is_unreadable(asked: faulty_proxy.Asked) -> bool:
+        return faulty_proxy.lists(asked) and asked.path.endswith(f"/namespaces/{unreadable}/secrets")
+
+    await declare_with_token(unreadable)
+    await declare_with_token(namespace)
+    with proxy.refuse(403, is_unreadable), proxy.silence():
+        await set_token(namespace, "second-token-of-the-crm")
+        await wait_published(namespace, "second-token-of-the-crm")
 
 
 async def test_watch_cut_loses_no_deletion_and_no_edit(

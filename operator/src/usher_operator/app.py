@@ -172,7 +172,7 @@ class Operator:
             health=self.health,
             metrics=self.metrics,
             read_kinds={kind: namespaces.get(kind, "") for kind in self._kinds()},
-            after_all=self._after_reading,
+            after_all=self.children.rewrite_all,
             after_restore=self._restart_watches,
             on_missed_changes=self.agency_secrets.read_again,
         )
@@ -244,10 +244,6 @@ class Operator:
         """The kinds to watch: kinds whose APIs are switched off are left out."""
         is_on = {"": True, "gateway_api": self.settings.gateway_api, "cert_manager": self.settings.cert_manager}
         return tuple(kind for kind in kinds.ALL if is_on[kind.feature])
-
-    async def _after_reading(self) -> None:
-        await self.agency_secrets.read_all()
-        self.children.rewrite_all()
 
     def _read_again(self, kind: kinds.WatchedKind) -> None:
         self.resync.request(kind)
@@ -362,7 +358,7 @@ class Operator:
             "resync": lambda: self.resync.run(self.settings.timing.resync_seconds),
             "check watches": lambda: self.resync.run_checks(self.settings.timing.watch_check_seconds),
             "watches": self.watcher.run,
-            "agency Secrets": self.agency_secrets.run,
+            "agency Secrets": lambda: self.agency_secrets.run(self.settings.timing.resync_seconds),
             "removals": self.removal_guard.run,
             "gateways": self.gateways.run,
             "install": self.installation.watch,

@@ -113,8 +113,8 @@ class Lookups:
         self._granted: dict[str, tuple[Key, Owner]] = {}
         # the tenants that hold hostnames by the stored status of a Listener, and as a gateway reports
         self._stored_holders, self._reported_holders = HolderIndex(), HolderIndex()
+        # hostnames in documents that gateways run although their config Secrets are gone
         self._reported: dict[Key, config_secret.HeldHostnames] = {}
-        """Hostnames in documents that gateways run although their config Secrets are gone."""
         self._last_reports: tuple[GatewayReport, ...] = ()
         # hostnames in documents that somebody deleted, as long as no gateway could tell that
         self._lost: dict[Key, config_secret.HeldHostnames] = {}

@@ -21,6 +21,7 @@ from usher_operator.run.workqueue import Workqueue
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
 from usher_operator.state.view import AGENCY_ROLE, Key, SecretAccess
+from usher_operator.watch.resync import jittered
 from usher_operator.watch.watches import EventHandler, log_failure
 
 _log = structlog.get_logger(__name__)
@@ -73,25 +74,15 @@ class AgencySecrets:
             self._tasks[namespace] = None
             self._requested.put_nowait(namespace)
 
-    async def read_all(self) -> None:
-        """Read every admitted namespace once, beside its watch. After an error the others wait for the next time."""
-        for namespace in [name for name in self._reflectors if self._cache.secret_access(name) == "Permitted"]:
-            try:
-                await self._read(namespace)
-            except ApiError as error:
-                _log.warning("agency_secrets_not_read", error=str(error))
-                return
-            if self._cache.secret_access(namespace) != "Permitted":
-                self._forget(namespace)  # its admission ended meanwhile
-
     def read_again(self) -> None:
         """End every watch and read its namespace again, because watches missed changes."""
         for reflector in self._reflectors.values():
             reflector.read_again()
 
-    async def run(self) -> None:
-        """Watch the requested namespaces and the bindings, until cancelled."""
+    async def run(self, seconds: float) -> None:
+        """Watch the requested namespaces and the bindings, until cancelled; read everything once per period."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._read_beside_watches(seconds), name="read agencies' Secrets")
             for plural in ("rolebindings", "clusterrolebindings"):
                 group.create_task(self._watch_bindings(plural), name=f"watch {plural}")
             group.create_task(self._ask_again(), name="ask for admission")
@@ -129,6 +120,18 @@ class AgencySecrets:
             self._client, collection, JsonObject, read=read, on_event=on_event, on_failure=on_failure, selector=selector
         )
         await reflector.run()
+
+    async def _read_beside_watches(self, seconds: float) -> None:
+        """Read every admitted namespace once per period, because a watch may miss a change."""
+        while True:
+            await asyncio.sleep(jittered(seconds))
+            for namespace in [name for name in self._reflectors if self._cache.secret_access(name) == "Permitted"]:
+                try:
+                    await self._read(namespace)
+                except ApiError as error:
+                    _log.warning("agency_secrets_not_read", namespace=namespace, error=str(error))
+                if self._cache.secret_access(namespace) != "Permitted":
+                    self._forget(namespace)  # its admission ended meanwhile
 
     async def _read(self, namespace: str) -> str:
         """List a namespace's Secrets into the cache; returns the list's resourceVersion.
@@ -185,8 +188,10 @@ class AgencySecrets:
             self._denied[namespace] = None
 
     def _forget(self, namespace: str) -> None:
-        for name in self._cache.versions(kinds.AGENCY_SECRET, namespace):
-            self._queue.add_all(self._cache.remove(kinds.AGENCY_SECRET, *name))
+        """Forget a namespace's Secrets; `""`: those of all namespaces that have no watch of their own."""
+        for place, name in self._cache.versions(kinds.AGENCY_SECRET, namespace):
+            if namespace or place not in self._reflectors:
+                self._queue.add_all(self._cache.remove(kinds.AGENCY_SECRET, place, name))
 
     def _stop(self, namespace: str) -> None:
         self._denied.pop(namespace, None)

@@ -16,7 +16,7 @@ everything, and starts all watches again.
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 import structlog
@@ -62,7 +62,7 @@ class Resync:
         gate: paused while a kind cannot be read at the start, and after a restore until everything was read.
         read_kinds: the kinds to read, each with the namespace in which it matters (`""`: all). Optional kinds that are
             switched off are left out.
-        after_all: awaited after each complete reading, before all keys are added to the queue.
+        after_all: called after each complete reading, before all keys are added to the queue.
         after_restore: called after the complete reading that follows when versions went backwards.
         on_missed_changes: called when a watch missed changes, because other watches may have missed some too.
     """
@@ -77,7 +77,7 @@ class Resync:
         health: Health,
         metrics: OperatorMetrics,
         read_kinds: Mapping[kinds.WatchedKind, str],
-        after_all: Callable[[], Awaitable[None]],
+        after_all: Callable[[], None],
         after_restore: Callable[[], None],
         on_missed_changes: Callable[[], None],
     ) -> None:
@@ -116,7 +116,7 @@ class Resync:
     async def run(self, seconds: float) -> None:
         """Read everything once per period, and requested kinds at once, until cancelled."""
         loop = asyncio.get_running_loop()
-        due = loop.time() + _jittered(seconds)
+        due = loop.time() + jittered(seconds)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(due):
@@ -124,7 +124,7 @@ class Resync:
             self._wake.clear()
             if loop.time() >= due or self._is_restored:
                 await self._read_all()
-                due = loop.time() + _jittered(seconds)
+                due = loop.time() + jittered(seconds)
             else:
                 requested, self.requested = self.requested, set()
                 await self._read_some(requested & set(self.kinds))
@@ -141,7 +141,7 @@ class Resync:
         is_complete = await self._read_some(self.kinds)
         self._metrics.resyncs.labels("success" if is_complete else "incomplete").inc()
         self._cache.secrets.forget_missing()
-        await self._after_all()
+        self._after_all()
         self.add_all_keys()
         if self._is_restored and is_complete:
             self._is_restored = False
@@ -195,7 +195,7 @@ class Resync:
     async def run_checks(self, seconds: float) -> None:
         """Compare the cache with the API server once per period, until cancelled."""
         while True:
-            await asyncio.sleep(_jittered(seconds))
+            await asyncio.sleep(jittered(seconds))
             for kind in self.kinds:
                 await self.check(kind)
 
@@ -294,5 +294,6 @@ def _rank(key: Key) -> tuple[int, Key]:
     return _ORDER[key.kind], key
 
 
-def _jittered(seconds: float) -> float:
+def jittered(seconds: float) -> float:
+    """A period that differs by at most a tenth, so that operators' readings do not come together."""
     return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - spreads load

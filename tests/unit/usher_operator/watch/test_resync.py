@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
-from unittest import mock
 
 import msgspec
 import pytest
@@ -62,7 +61,7 @@ class Checked:
             health=Health(OperatorSettings(), gate=PauseGate(), clock=lambda: 0.0),
             metrics=OperatorMetrics(),
             read_kinds=dict.fromkeys(kinds.ALL, ""),
-            after_all=mock.AsyncMock(),
+            after_all=lambda: None,
             after_restore=self.restarted.set,
             on_missed_changes=lambda: None,
         )
