@@ -195,8 +195,10 @@ def compile_destination(
         unreadable_class = _unreadable_class(view, cached.key)
         if unreadable_class is not None:
             findings = [msgspec.structs.replace(each, missing=("ListenerClass", unreadable_class)) for each in findings]
-        # listeners whose class is absent or unreadable keep their documents, which need this one
-        if unreadable_class is not None or "" in view.classes_using(cached.key):
+        # listeners whose class is absent or unreadable keep their documents, and one that its class refuses keeps its
+        # document while addresses retire; these documents need this one
+        is_absent = unreadable_class is not None or "" in view.classes_using(cached.key)
+        if is_absent or any(view.published(listener) for listener in view.listeners_using(cached.key)):
             return CompiledDocument(None, _not_missing(view, findings), (), is_blocked=True)
     if document is not None:
         document = msgspec.structs.replace(document, uid=cached.uid)

@@ -218,6 +218,11 @@ class Lookups:
         members = {state: self._summaries.members((tenant_path, state)) for state in _LISTENER_STATES}
         return {state: [key.name for _, key in of_state[:limit]] for state, of_state in members.items() if of_state}
 
+    def listeners_using(self, key: Key) -> Iterable[Key]:
+        """The Listeners that refer to a Tenant or a Destination. Not a lookup, as `classes_using`."""
+        names = self.classes_using(key)
+        return itertools.chain.from_iterable(self._uses.keys_of((key, name)) for name in names)
+
     def classes_using(self, key: Key) -> Collection[str]:
         """ListenerClass names of the Listeners that refer to a Tenant or a Destination.
 

@@ -299,7 +299,7 @@ def test_destination_of_a_deleted_class_stays_as_its_listener_does(cluster: Clus
     cluster.delete("ListenerClass", "public")
     assert (document(cluster), document(cluster, DESTINATION)) == former
     assert cluster.condition("Destination", DESTINATION.path, "Accepted").reason == "ClassNotPermitted"
-    cluster.edit("Listener", KEY.path, listenerClassName="other")
+    cluster.delete("Listener", KEY.path)
     cluster.settle()
     assert cluster.cache.published(DESTINATION) is None
 

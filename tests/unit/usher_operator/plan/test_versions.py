@@ -242,11 +242,26 @@ def test_hostname_of_a_former_namespace_does_not_go_to_another_tenant(cluster: C
 
 
 @pytest.mark.parametrize("kind", ["Listener", "Destination"])
-def test_namespace_that_no_class_permits_has_no_documents(cluster: Cluster, kind: Kind) -> None:
+def test_namespace_that_no_class_permits_has_no_documents(kind: Kind) -> None:
+    cluster = Cluster()
+    cluster.add(plan_samples.OBJECTS)
     plan_reasons.only_these_namespaces(cluster)
     path = LOBBY.path if kind == "Listener" else CRM.path
     assert cluster.condition(kind, path, "Accepted").reason == "ClassNotPermitted"
-    cluster.apply(cluster.plan(CRM))
+    cluster.settle()
+    assert cluster.cache.published(LOBBY) is None
+    assert cluster.cache.published(CRM) is None
+
+
+def test_destination_stays_while_a_refused_listener_has_retired_addresses(cluster: Cluster) -> None:
+    document = destination(cluster)
+    plan_reasons.only_these_namespaces(cluster)
+    cluster.settle()
+    assert [address.retired_at > 0 for address in listener(cluster).addresses] == [True]
+    assert destination(cluster) == document
+    assert cluster.condition("Destination", CRM.path, "Accepted").reason == "ClassNotPermitted"
+    cluster.delete("Listener", LOBBY.path)
+    cluster.settle()
     assert cluster.cache.published(CRM) is None
 
 
