@@ -167,14 +167,15 @@ async def test_delivery_another_gateway_erased_before_it_was_offered_is_not_sent
     bench.store.compare_claims = noted_compare_claims
     arrival = samples.arrival("a", person_keys=(person,))
     if way == "late commit":
-        take_orphans, bench.store.take_orphans = bench.store.take_orphans, list
+        orphans: list[model.Delivery] = []
+        bench.store.follow_orphans(orphans.extend)
         future = bench.store.accept(arrival)
         await asyncio.sleep(0)  # now the writer has the batch, and its result cannot be here before the next turn
         bench.store.abandon(future)
         await bench.store.flush()
         (row,) = await other.deliveries()
         await erase()
-        bench.store.take_orphans = take_orphans
+        bench.dispatcher.offer_orphans(orphans)
     else:
         bench.store.claim = late_claim
         (delivery,) = (await bench.store.accept(arrival)).deliveries
@@ -187,6 +188,38 @@ async def test_delivery_another_gateway_erased_before_it_was_offered_is_not_sent
     await bench.stop()
     await other.store.close()
     engine.forget(place)
+
+
+@pytest.mark.parametrize("engine", [engines.Sqlite(), engines.Postgresql()], ids=["sqlite", "postgresql"])
+async def test_delivery_of_a_late_commit_that_is_cancelled_during_a_round_is_not_sent(
+    tmp_path: Path, engine: engines.Engine
+) -> None:
+    bench = dispatching.DispatcherBench(tmp_path / "data", engine)
+    await bench.start(concurrency=8)
+    due, may_poll, polls = bench.store.due, asyncio.Event(), 0
+
+    async def late_due() -> object:
+        nonlocal polls
+        polls += 1
+        await may_poll.wait()
+        return await due()
+
+    bench.store.due = late_due
+    bench.dispatcher.ask_store()
+    await waiting.wait_until(lambda: polls == 1, 60, "the round")
+    future = bench.store.accept(samples.arrival("late"))
+    await asyncio.sleep(0)  # now the writer has the batch, and its result cannot be here before the next turn
+    bench.store.abandon(future)
+    await bench.store.flush()
+    assert await bench.store.cancel(Filter(state="pending"), samples.NOW, bench.dispatcher.forget_cancelled) == 1
+    may_poll.set()
+    bench.may_answer.set()
+    bench.dispatcher.ask_store()
+    await waiting.wait_until(lambda: polls == 2, 60, "the next round")
+    await waiting.wait_until(lambda: bench.dispatcher.scheduler.count == 0, 60, "the end of the delivery")
+    assert bench.sent == []
+    await bench.stop()
+    engine.forget(tmp_path / "data")
 
 
 async def test_delivery_redriven_during_its_attempt_is_attempted_afterwards(tmp_path: Path) -> None:

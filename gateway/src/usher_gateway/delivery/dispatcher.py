@@ -112,6 +112,7 @@ class Dispatcher:
         self._unknown = UnknownDestinations(store=store, now=self._loop.time)
         self._replicas = Replicas()
         store.follow_replicas(self._apply_replicas)
+        store.follow_orphans(self.offer_orphans)
 
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Use new documents. Deliveries that failed at a changed destination are tried again at once."""
@@ -171,6 +172,13 @@ class Dispatcher:
                 self._deferred.append(delivery.key)
         if deliveries:
             self._schedule_pump()
+
+    def offer_orphans(self, deliveries: Sequence[model.Delivery]) -> None:
+        """Put deliveries of a late commit into lanes, at once, so that whoever cancels them finds them there."""
+        if deliveries:
+            self._compare_before_sending()  # another gateway may have cancelled them since
+            self.offer(deliveries)
+            self._wake.set()
 
     def forget_cancelled(self, keys: Collection[int]) -> None:
         """Write no request for deliveries that were cancelled in the store. Attempts that have written theirs go on."""
@@ -357,11 +365,7 @@ class Dispatcher:
             self._timer = self._loop.call_later(seconds, self._schedule_pump)
 
     async def _move(self) -> None:
-        """Do one round: offer orphans, hasten changed destinations' backlogs, defer, and claim what is due."""
-        orphans = self._store.take_orphans()
-        if orphans:
-            self._compare_before_sending()  # their commit took long
-            self.offer(orphans)
+        """Do one round: hasten changed destinations' backlogs, defer, and claim what is due."""
         try:
             for destination in list(self._changed):
                 await self._hasten(destination)

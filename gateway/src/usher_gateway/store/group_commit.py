@@ -121,7 +121,7 @@ class GroupCommit:
         self.commit_seconds = metrics.Histogram(metrics.SECONDS)
         self.batch_sizes = metrics.Histogram(metrics.SIZES)
         self._now = now
-        self._orphans: list[model.Delivery] = []  # Deliveries of abandoned arrivals that were committed after all
+        self._offer_orphans: Callable[[Sequence[model.Delivery]], None] = lambda _: None  # See `follow_orphans`
         self._arrivals = ArrivalQueue(limits)
         self._lines = [_Line(number) for number in range(lines)]
         self._first = self._lines[0]
@@ -168,11 +168,12 @@ class GroupCommit:
         if future.cancel() and on_result is not None:
             self._abandoned[future] = on_result
 
-    def take_orphans(self) -> list[model.Delivery]:
-        """Return claimed deliveries from abandoned arrivals that were committed since the last call."""
-        orphans = self._orphans
-        self._orphans = []
-        return orphans
+    def follow_orphans(self, offer: Callable[[Sequence[model.Delivery]], None]) -> None:
+        """Call ``offer`` with the claimed deliveries of each abandoned arrival, as soon as its commit is known.
+
+        A job that is committed later, such as a cancellation, reports its end only after that.
+        """
+        self._offer_orphans = offer
 
     def unacknowledged(self, arrival: model.Arrival) -> None:
         """Record that a committed arrival's 200 was not sent: its content is a redelivery for 7 days."""
@@ -390,7 +391,7 @@ class GroupCommit:
     def _answer(self, entry: QueuedArrival, accepted: model.Accepted) -> None:
         if entry.future.done():
             self.unacknowledged(entry.arrival)
-            self._orphans.extend(accepted.deliveries)
+            self._offer_orphans(accepted.deliveries)
             self._report_abandoned(entry, accepted)
         else:
             entry.future.set_result(accepted)

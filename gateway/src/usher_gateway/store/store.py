@@ -91,7 +91,7 @@ class DeliveryQueue(JobRunner):
     def __init__(self, *, commits: GroupCommit, names: NameNumbers, now: Callable[[], int]) -> None:
         super().__init__(commits=commits, names=names, now=now)
         self.settle = commits.settle
-        self.take_orphans = commits.take_orphans
+        self.follow_orphans = commits.follow_orphans
 
     claim = change(claims.claim)
     unhold = change_in_slices(claims.unhold)
