@@ -8,6 +8,7 @@ from support import delivery_samples
 from usher_gateway import documents, model, timing
 from usher_gateway.delivery.erasure_forwarding import ErasureForwarder
 from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.store.base import ErasureReport
 
 CALL = documents.ErasureCall(by="Email", url="https://crm.example/erase")
 
@@ -16,6 +17,7 @@ CALL = documents.ErasureCall(by="Email", url="https://crm.example/erase")
     ("key", "destination", "error"),
     [
         ("agency/gone", {"erasure": CALL}, "DestinationNotFound"),
+        ("agency/crm", {"erasure": CALL, "tenant": "globex"}, "DestinationNotFound"),
         ("agency/crm", {}, "ErasureNotDeclared"),
         ("agency/crm", {"erasure": documents.ErasureCall(by="Mobile", url=CALL.url)}, "ErasureNotDeclared"),
         ("agency/crm", {"erasure": CALL, "unresolved": "SecretKeyNotFound"}, "SecretNotFound"),
@@ -27,5 +29,6 @@ async def test_destination_that_cannot_be_asked_any_more_has_a_code(
     newest = RouteDocuments(keys=model.derive_keys(b"k" * 32))
     newest.apply(delivery_samples.snapshot(url="https://crm.example/", **destination))
     forwarder = ErasureForwarder(route_documents=newest, client=cast("Any", None), clock=timing.Clock())
-    answers = await forwarder.forward([key], "email", "ada@example.com")
+    report = ErasureReport(arrivals={"agency/acme": 1})
+    answers = await forwarder.forward([key], report, "email", "ada@example.com")
     assert (answers[key].status, answers[key].error) == (0, error)

@@ -53,7 +53,7 @@ async def erase(parts: Parts, request: web.Request) -> web.StreamResponse:
         destinations = parts.erasure_forwarder.declaring(report, field)
         forwarding = selection | {"destinations": destinations}
         await parts.audit.record_before_answer(api.actor_of(request), "forward erasure", forwarding, len(destinations))
-        forwarded = await parts.erasure_forwarder.forward(destinations, field, question.value.strip())
+        forwarded = await parts.erasure_forwarder.forward(destinations, report, field, question.value.strip())
         erasure_request = msgspec.structs.replace(erasure_request, forwarded=forwarded)
     async with parts.audit.change(api.actor_of(request), "erase person", selection) as changed:
         erasure = await parts.store.start_erasure(erasure_request, parts.clock.now())

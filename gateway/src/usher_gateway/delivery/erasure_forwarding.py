@@ -42,23 +42,32 @@ class ErasureForwarder:
 
         A destination that belongs to a tenant at which the person was not is left out: it got its name later.
         """
-        present = {key: document for key in report.sent_to if (document := self._documents.destination(key))}
+        present = {key: document for key in report.sent_to if (document := self._destination(key, report))}
         return sorted(
             key
             for key, document in present.items()
             if document.erasure is not None and document.erasure.by.lower() == field
-            if not document.tenant or f"{document.namespace}/{document.tenant}" in report.arrivals
         )
 
+    def _destination(self, key: str, report: ErasureReport) -> documents.DestinationDocument | None:
+        """Return a destination's present document, unless it belongs to a tenant at which the person was not."""
+        document = self._documents.destination(key)
+        if document is None or not document.tenant:
+            return document
+        return document if f"{document.namespace}/{document.tenant}" in report.arrivals else None
+
     async def forward(
-        self, destinations: Collection[str], field: PersonField, value: str
+        self, destinations: Collection[str], report: ErasureReport, field: PersonField, value: str
     ) -> dict[str, ForwardedErasure]:
-        """Ask the destinations that `declaring` returned to erase a person, all at once; return their answers."""
-        answers = await asyncio.gather(*[self._ask(key, field, value) for key in destinations])
+        """Ask the destinations that `declaring` returned to erase a person, all at once; return their answers.
+
+        One that became another tenant's since is not asked.
+        """
+        answers = await asyncio.gather(*[self._ask(key, report, field, value) for key in destinations])
         return dict(zip(destinations, answers, strict=True))
 
-    async def _ask(self, key: str, field: PersonField, value: str) -> ForwardedErasure:
-        asked_at, document = self._clock.now(), self._documents.destination(key)
+    async def _ask(self, key: str, report: ErasureReport, field: PersonField, value: str) -> ForwardedErasure:
+        asked_at, document = self._clock.now(), self._destination(key, report)
         if document is None:
             return ForwardedErasure(asked_at, error=model.HoldReason.DestinationNotFound.name)
         if document.erasure is None or document.erasure.by.lower() != field:
