@@ -340,6 +340,24 @@ async def test_interrupted_copy_can_be_repeated_to_an_empty_store(
     assert (await copied((source, first.place), (target, places / "third"))).is_complete
 
 
+@pytest.mark.parametrize(("source", "target"), DIRECTIONS)
+async def test_source_is_not_read_any_more_once_a_copy_has_failed(places: Path, source: str, target: str) -> None:
+    first = await fill_some(source, places / "first", "a", "b")
+    stores = await opened(source, first.place), await opened(target, places / "second")
+
+    def fail(_verb: str, _table: str, _rows: int) -> None:
+        raise StoppedError
+
+    try:
+        with pytest.raises(StoppedError) as failure:  # which refers to the reading, so that nothing collects it
+            await copy.copy(*stores, now=NOW, progress=fail)
+        assert await stores[0].undo()  # in a transaction, which cannot begin within another one
+        assert failure.type is StoppedError
+    finally:
+        for store in stores:
+            await store.close()
+
+
 async def test_copy_between_sqlite_stores_can_be_interrupted(places: Path) -> None:
     first = await fill_some("sqlite", places / "first", "a", "b")
     source, target = await opened("sqlite", first.place), await opened("sqlite", places / "second")

@@ -10,8 +10,9 @@ target, and copies again.
 """
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -76,8 +77,8 @@ class CopyableStore(Protocol):
             StoreLockedError: a gateway serves the store, it has data, or it was copied to another one.
         """
 
-    def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
-        """Yield the rows of all tables, in slices, from one snapshot."""
+    def dump(self) -> AsyncGenerator[tuple[str, list[Row]], None]:
+        """Yield the rows of all tables, in slices, from one snapshot. Whoever reads only a part has to close it."""
 
     async def load(self, table: str, rows: list[Row]) -> None:
         """Add rows."""
@@ -153,11 +154,12 @@ async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progre
             await target.end_writing()
         raise
     tally = Tally()
-    async for table, rows in source.dump():
-        await target.load(table, rows)
-        tally.add(table, rows)
-        progress("copied", table, tally.counts[table])
-        await asyncio.sleep(0)  # an interruption takes effect here, because SQLite's statements never wait
+    async with contextlib.aclosing(source.dump()) as slices:
+        async for table, rows in slices:
+            await target.load(table, rows)
+            tally.add(table, rows)
+            progress("copied", table, tally.counts[table])
+            await asyncio.sleep(0)  # an interruption takes effect here, because SQLite's statements never wait
     comparison = Comparison(tally, await _count(target, progress))
     if comparison.is_complete:
         await target.end_writing()
@@ -166,10 +168,11 @@ async def copy(source: CopyableStore, target: CopyableStore, *, now: int, progre
 
 async def _count(store: CopyableStore, progress: Progress) -> Tally:
     tally = Tally()
-    async for table, rows in store.dump():
-        tally.add(table, rows)
-        progress("compared", table, tally.counts[table])
-        await asyncio.sleep(0)
+    async with contextlib.aclosing(store.dump()) as slices:
+        async for table, rows in slices:
+            tally.add(table, rows)
+            progress("compared", table, tally.counts[table])
+            await asyncio.sleep(0)
     return tally
 
 

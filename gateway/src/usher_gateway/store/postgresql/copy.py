@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -179,7 +179,7 @@ class PostgresCopy:
             await connection.execute("set statement_timeout = 0")
             await connection.execute("analyze", timeout=_STATEMENT_SECONDS)
 
-    async def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
+    async def dump(self) -> AsyncGenerator[tuple[str, list[Row]], None]:
         async with (
             self._connected() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),

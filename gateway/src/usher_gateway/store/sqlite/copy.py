@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 from usher_gateway import model
@@ -106,7 +106,7 @@ class SqliteCopy:
         with self._transaction():
             self._connection.execute("delete from meta where name = ?", (UNFINISHED,))
 
-    async def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
+    async def dump(self) -> AsyncGenerator[tuple[str, list[Row]], None]:
         with database.explained_errors(self._folder):
             self._connection.execute("begin")
             try:
