@@ -37,9 +37,12 @@ from usher_gateway.resources.manifests import (
 POLL_SECONDS = 5.0  # Interval of readings without any notice, because some file systems send none
 SETTLE_SECONDS = 0.1  # Two readings this far apart must be equal, so that a file is not read while it is being written
 
-# How long a file must have stayed as it is if it got shorter in place, or ends within a line: somebody may be writing
-# it, and the beginning of a manifest is often a valid one.
+# How long the gateway must have seen a file as it is if it got shorter in place, or ends within a line: somebody may be
+# writing it, and the beginning of a manifest is often a valid one.
 _UNFINISHED_SECONDS = 2.0
+
+# A file with an older time is not waited for. A shared folder's times come from another machine's clock.
+_OLD_SECONDS = 3600.0
 
 # After this many readings the last one is applied without removals, because some file may change all the time.
 _SETTLE_TRIES = 100
@@ -226,6 +229,7 @@ class FileSource:
         self._reader = FileReader(paths)
         self._digest = b""
         self._places: dict[str, FilePlace] = {}  # Those of the reading that was applied last
+        self._unfinished: dict[tuple[str, FilePlace], float] = {}  # When each was first seen, in monotonic seconds
         self._notified = asyncio.Event()
         self.configuration = NO_CONFIGURATION
         self._reported = NO_CONFIGURATION  # The configuration that `_statuses` are about
@@ -303,14 +307,18 @@ class FileSource:
 
     def _is_being_written(self, reading: FileReading) -> bool:
         """Return whether a file that changed a moment ago got shorter in place, or ends within a line."""
-        now = time.time()
-        for name, place in reading.places.items():
-            applied = self._places.get(name)
-            is_shorter = applied is not None and applied.number == place.number and place.size < applied.size
-            is_unfinished = place != applied and (is_shorter or not place.ends_line)
-            if is_unfinished and abs(now - place.changed_at) < _UNFINISHED_SECONDS:
-                return True
-        return False
+        now, wall = time.monotonic(), time.time()
+        unfinished = {
+            (name, place): self._unfinished.get((name, place), now)
+            for name, place in reading.places.items()
+            if self._is_unfinished(place, self._places.get(name)) and wall - place.changed_at < _OLD_SECONDS
+        }
+        self._unfinished = unfinished
+        return any(now - since < _UNFINISHED_SECONDS for since in unfinished.values())
+
+    def _is_unfinished(self, place: FilePlace, applied: FilePlace | None) -> bool:
+        is_shorter = applied is not None and applied.number == place.number and place.size < applied.size
+        return place != applied and (is_shorter or not place.ends_line)
 
     def _has_old_retirements(self) -> bool:
         """Return whether retired addresses must be compiled again: they end without an edit."""
