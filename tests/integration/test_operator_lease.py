@@ -24,6 +24,10 @@ class LeaseStore:
     def __init__(self) -> None:
         self._lease: dict[str, Any] = {}
 
+    @property
+    def holder(self) -> str:
+        return self._lease["spec"]["holderIdentity"]
+
     async def answer(self, request: web.Request) -> web.Response:
         if request.method == "GET":
             return web.json_response(self._lease or {"reason": "NotFound"}, status=200 if self._lease else 404)
@@ -106,6 +110,25 @@ async def test_renewal_whose_answer_is_lost_does_not_cost_the_lease() -> None:
         assert not holding.done()
         assert part.is_leader
         holding.cancel()
+
+
+async def test_lease_is_released_although_the_answer_to_its_last_renewal_is_lost() -> None:
+    store, renewed = LeaseStore(), asyncio.Event()
+
+    async def lose_the_answer(request: web.Request) -> web.Response:
+        answer = await store.answer(request)
+        if request.method == "PUT" and not renewed.is_set():
+            renewed.set()
+            await asyncio.sleep(60)  # the client ends before
+        return answer
+
+    async with replica(lose_the_answer, settings.OperatorTiming(lease_retry_seconds=0.1)) as part:
+        await part.acquire()
+        holding = asyncio.create_task(part.hold())
+        await renewed.wait()
+        holding.cancel()
+        await part.release()
+    assert store.holder == ""
 
 
 @contextlib.asynccontextmanager

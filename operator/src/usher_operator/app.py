@@ -269,8 +269,9 @@ class Operator:
             self.health.set_ready("start", "the operator has not reached the Lease yet")
             tasks.append(asyncio.create_task(self._report_standby(), name="standby"))
             if await self._until(stopping, self.lease.acquire(), "lease"):
-                stack.push_async_callback(self.lease.release)
-                await self._lead(stopping, tasks)
+                holding = asyncio.create_task(self.lease.hold(), name="hold the lease")
+                stack.push_async_callback(self._release, holding)
+                await self._lead(stopping, holding)
         _log.info("operator_stopped")
         return not self._failed
 
@@ -291,13 +292,16 @@ class Operator:
                 self.health.set_ready("start")
             await asyncio.sleep(_STANDBY_POLL_SECONDS)
 
-    async def _lead(self, stopping: asyncio.Task[Any], tasks: list[asyncio.Task[Any]]) -> None:
+    async def _release(self, holding: asyncio.Task[Any]) -> None:
+        """Release the Lease after the last renewal, which would conflict with the release or undo it."""
+        await _cancel([holding])
+        await self.lease.release()
+
+    async def _lead(self, stopping: asyncio.Task[Any], holding: asyncio.Task[Any]) -> None:
         """Work as the leader until the operator stops, the Lease is lost or a task fails."""
         self.metrics.leader.set(1)
         self.health.set_ready("start")
         self.health.set_ready("cache", "the operator has not read the cluster yet")
-        holding = asyncio.create_task(self.lease.hold(), name="hold the lease")
-        tasks.append(holding)
         ended = {stopping, holding}
         reading = asyncio.create_task(self._read_cluster(), name="read the cluster")
         await asyncio.wait({*ended, reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -311,7 +315,7 @@ class Operator:
             ended |= {watching, *working}
             await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
             await _cancel(working, self._log_failure)  # first, because a standby takes a released Lease at once
-            await self.lease.release()
+            await self._release(holding)
             self.kopf.stop()
             await _cancel_late(watching)
         self._failed = self._failed or not stopping.done()

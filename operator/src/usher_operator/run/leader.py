@@ -197,14 +197,27 @@ class LeaderLease:
         _log.error("lease_lost", identity=self.identity)
 
     async def release(self) -> None:
-        """Release the Lease, so that the standby does not have to wait. Best effort."""
+        """Release the Lease, so that the standby does not have to wait. Best effort. Cancel `hold` before."""
         if not self.is_leader:
             return
         self.is_leader = False
         with contextlib.suppress(ApiError, TimeoutError):
             async with asyncio.timeout(_RELEASE_SECONDS):
-                await self._write("Release")
+                while not await self._try_release():
+                    await self._read()
+                    if self._observed.record is None or self._observed.record.holder != self.identity:
+                        return
                 _log.info("lease_released", identity=self.identity)
+
+    async def _try_release(self) -> bool:
+        """Return False after a conflict: the server may carry out a cancelled renewal at any moment."""
+        try:
+            await self._write("Release")
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            return False
+        return True
 
     async def _not_reached(self, error: Exception, *, is_new: bool) -> None:
         """Log the failure and wait before the next attempt; return at once if another replica was faster.
