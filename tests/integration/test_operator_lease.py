@@ -26,7 +26,7 @@ class LeaseStore:
 
     @property
     def holder(self) -> str:
-        return self._lease["spec"]["holderIdentity"]
+        return str(self._lease["spec"]["holderIdentity"])
 
     async def answer(self, request: web.Request) -> web.Response:
         if request.method == "GET":

@@ -185,6 +185,7 @@ def compile_destination(
         ),
         compiler.CompileContext(
             keys=keys,
+            now=view.time,
             previous=documents.Snapshot(
                 {}, {destination.key: previous} if isinstance(previous, documents.DestinationDocument) else {}
             ),

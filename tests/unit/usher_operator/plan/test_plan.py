@@ -33,8 +33,8 @@ def test_listener_without_its_first_credentials_fails_closed(cluster: Cluster) -
     assert authentication(cluster).type == "Unresolved"
 
 
-def test_client_certificate_of_a_secret_is_published(cluster: Cluster) -> None:
-    certificate, key = certificates.make("client")
+def test_client_certificate_of_a_secret_is_published_and_its_end_shows(cluster: Cluster) -> None:
+    certificate, key = certificates.make("client", days=10_000)
     data = {name: base64.b64encode(value).decode() for name, value in (("tls.crt", certificate), ("tls.key", key))}
     about = {"name": "client", "labels": {"usher.dev/watch": "true"}}
     cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": about, "type": "kubernetes.io/tls", "data": data})
@@ -45,6 +45,10 @@ def test_client_certificate_of_a_secret_is_published(cluster: Cluster) -> None:
     assert published.tls is not None
     assert (published.tls.chain, published.tls.key) == (certificate.decode().strip(), key.decode().strip())
     assert cluster.condition("Destination", DESTINATION.path, "ResolvedRefs").status == "True"
+    cluster.now += 20_000 * DAY
+    after_its_end = cluster.condition("Destination", DESTINATION.path, "ResolvedRefs")
+    assert (after_its_end.status, after_its_end.reason) == ("False", "CertificateInvalid")
+    assert document(cluster, DESTINATION) == published
 
 
 def test_listener_waits_until_the_secrets_of_its_namespace_are_read(cluster: Cluster) -> None:
