@@ -68,8 +68,9 @@ _HOLD_REVIEW_SECONDS = 30.0
 
 _HOLD_REVIEW_RETRY_SECONDS = 1.0  # How long to wait after a review that failed because the store was unavailable
 
-# How long the public port waits for a first configuration before it opens without one.
-_FIRST_CONFIGURATION_SECONDS = 2.0
+# How long the public port waits for a first configuration before it opens without one. A file that may be unfinished
+# needs 2.1 s of it.
+_FIRST_CONFIGURATION_SECONDS = 3.0
 
 _GUARANTEES = {
     "Local": "acknowledged visits survive a crash, but not the loss of the disk or the database server",

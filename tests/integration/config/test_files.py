@@ -276,6 +276,18 @@ async def test_file_that_ends_within_a_line_is_not_applied(
         await follower.until_runs("a", "b")
 
 
+async def test_file_that_ended_within_a_line_long_before_the_start_is_not_waited_for(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_UNFINISHED_SECONDS", 600.0)
+    file = tmp_path / "a.yaml"
+    file.write_text((TENANT + listener("a")).removesuffix("\n---\n"))
+    os.utime(file, (time.time() - 601,) * 2)
+    async with following(tmp_path) as follower:
+        await follower.until_runs("a")
+        assert follower.source.status().everything_read
+
+
 # Folders in a folder
 
 

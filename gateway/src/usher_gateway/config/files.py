@@ -308,11 +308,13 @@ class FileSource:
     def _is_being_written(self, reading: FileReading) -> bool:
         """Return whether a file that changed a moment ago got shorter in place, or ends within a line."""
         now, wall = time.monotonic(), time.time()
-        unfinished = {
-            (name, place): self._unfinished.get((name, place), now)
-            for name, place in reading.places.items()
-            if self._is_unfinished(place, self._places.get(name)) and wall - place.changed_at < _OLD_SECONDS
-        }
+        unfinished: dict[tuple[str, FilePlace], float] = {}
+        for name, place in reading.places.items():
+            age = max(0.0, wall - place.changed_at)
+            if age < _OLD_SECONDS and self._is_unfinished(place, self._places.get(name)):
+                # At the start a file counts as seen for as long as its time says, so that no visit waits without need.
+                first_seen = now if self._places else now - age
+                unfinished[name, place] = self._unfinished.get((name, place), first_seen)
         self._unfinished = unfinished
         return any(now - since < _UNFINISHED_SECONDS for since in unfinished.values())
 
