@@ -126,6 +126,7 @@ async def test_holder_keeps_its_hostname_when_all_config_secrets_are_deleted(mak
     owner, rivals, hostname = await contest_with_older_claims(make_agency)
     await delete_config_secrets(owner.platform)
     await assert_owner_keeps(owner, rivals, hostname)
+    await owner.platform.server.wait(owner.platform.install.mark, bool)  # which restarted gateways need
 
 
 async def test_gateway_says_who_holds_a_hostname_without_config_secrets_and_statuses(

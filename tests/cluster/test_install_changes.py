@@ -75,10 +75,7 @@ async def test_gateways_await_documents_while_the_install_key_is_wrong(
     for manifest in (install.klass(), installs.tenant(namespace), installs.listener(install, namespace)):
         await server.apply(manifest)
     operator = await install.start_operator()
-    mark = api.Resource(
-        "Secret", config_secret.mark_name(config_secret.install_label(install.controller)), install.config
-    )
-    await server.wait(mark, bool)
+    await server.wait(install.mark, bool)
     assert await operator.stop() == 0
     for secret in await server.list(api.Resource("Secret", "", install.config), "usher.dev/config=true"):
         await server.delete(api.Resource("Secret", secret["metadata"]["name"], install.config))
@@ -89,7 +86,7 @@ async def test_gateways_await_documents_while_the_install_key_is_wrong(
     await install.start_operator()
     listener = api.Resource("Listener", "lobby", namespace)
     await server.wait(listener, lambda raw: (api.condition(raw, "Accepted") or {}).get("reason") == "InstallKeyChanged")
-    assert await server.get(mark) is None
+    assert await server.get(install.mark) is None
     await server.merge(key, {"data": {"install.key": right}})
-    await server.wait(mark, bool)
+    await server.wait(install.mark, bool)
     assert f"Listener {namespace}/lobby" in await install.documents()

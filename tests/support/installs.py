@@ -282,6 +282,13 @@ class Install:
         names = [f"{owner['usher.dev/owner-kind']} {owner['usher.dev/owner']}" for owner in owners]
         return dict(zip(names, config_secrets, strict=True))
 
+    @property
+    def mark(self) -> api.Resource:
+        """The Secret that says that everything was published once."""
+        return api.Resource(
+            "Secret", config_secret.mark_name(config_secret.install_label(self.controller)), self.config
+        )
+
     def klass(self, **spec: Any) -> dict[str, Any]:
         """Build a ListenerClass of this install, named like its controller."""
         name = self.controller.rpartition("/")[2]

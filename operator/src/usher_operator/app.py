@@ -140,7 +140,9 @@ class Operator:
             metrics=self.metrics,
         )
         self.route_checker = RouteChecker(cache=self.cache, queue=self.queue)
-        self.first_pass = FirstPass(api=self.api, settings=settings, may_publish=self._may_publish)
+        self.first_pass = FirstPass(
+            api=self.api, settings=settings, may_publish=self._may_publish, is_idle=lambda: not self.queue.depth
+        )
         self._build_writers()
         self._build_watches()
         self.reconciler = Reconciler(

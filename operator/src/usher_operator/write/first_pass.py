@@ -23,7 +23,7 @@ from usher_operator.state.view import Key
 _log = structlog.get_logger(__name__)
 
 _PATIENCE_SECONDS = 30.0  # The pass counts as complete if no further key was reconciled for this long
-_REPEAT_SECONDS = 600.0  # Interval at which the mark is written again, in case that somebody deleted it
+_REPEAT_SECONDS = 10.0  # Interval at which the mark is written again, in case that somebody deleted it
 
 _RETRY_SECONDS = 5.0
 
@@ -31,7 +31,8 @@ _RETRY_SECONDS = 5.0
 class FirstPass:
     """Waits until each key was reconciled once, and then writes the mark.
 
-    While ``may_publish`` returns False, no document is published, so the pass does not end.
+    While ``may_publish`` returns False, no document is published, so the pass does not end. ``is_idle`` returns whether
+    no key waits for a worker: who deletes the mark may have deleted the documents too, which come first.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class FirstPass:
         api: Client,
         settings: OperatorSettings,
         may_publish: Callable[[], bool],
+        is_idle: Callable[[], bool],
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
-        self._api, self._may_publish, self._patience_seconds = api, may_publish, patience_seconds
+        self._api, self._may_publish, self._is_idle = api, may_publish, is_idle
+        self._patience_seconds = patience_seconds
         self._mark = children.build_mark(settings)
         self._left: set[Key] = set()
         self._progress = asyncio.Event()
@@ -70,6 +73,8 @@ class FirstPass:
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 await asyncio.sleep(_REPEAT_SECONDS)
+                while not self._is_idle():  # noqa: ASYNC110 - the queue tells nobody when it gets empty
+                    await asyncio.sleep(_RETRY_SECONDS)
 
     async def _wait(self) -> None:
         while self._left:

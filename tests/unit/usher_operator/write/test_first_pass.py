@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from support import waiting
 from usher_gateway.kube.client import ApiError
 from usher_operator.settings import OperatorSettings
 from usher_operator.state.view import Key
+from usher_operator.write import first_pass as first_pass_module
 from usher_operator.write.first_pass import FirstPass
 
 KEYS = [Key("Listener", "agency", "lobby"), Key("Destination", "agency", "crm"), Key("Tenant", "agency", "acme")]
@@ -27,10 +30,18 @@ class Server:
 
 
 def first_pass(
-    server: Any, patience_seconds: float = 600.0, may_publish: Callable[[], bool] = lambda: True
+    server: Any,
+    patience_seconds: float = 600.0,
+    may_publish: Callable[[], bool] = lambda: True,
+    is_idle: Callable[[], bool] = lambda: True,
 ) -> FirstPass:
-    settings = OperatorSettings()
-    return FirstPass(api=server, settings=settings, may_publish=may_publish, patience_seconds=patience_seconds)
+    return FirstPass(
+        api=server,
+        settings=OperatorSettings(),
+        may_publish=may_publish,
+        is_idle=is_idle,
+        patience_seconds=patience_seconds,
+    )
 
 
 async def test_mark_is_written_after_every_document() -> None:
@@ -67,4 +78,18 @@ async def test_mark_waits_while_nothing_is_published() -> None:
     assert server.written == []
     published.set()
     await waiting.wait_until(lambda: server.written)
+    running.cancel()
+
+
+async def test_deleted_mark_is_written_again_after_the_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_REPEAT_SECONDS", "_RETRY_SECONDS"):
+        monkeypatch.setattr(first_pass_module, name, 0.001)
+    server, idle = Server(), asyncio.Event()
+    started = first_pass(server, is_idle=idle.is_set)
+    running = asyncio.create_task(started.run())
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+    assert len(server.written) == 1
+    idle.set()
+    await waiting.wait_until(lambda: len(server.written) > 1)
     running.cancel()
