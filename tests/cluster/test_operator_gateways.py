@@ -110,3 +110,40 @@ async def test_gateway_away_longer_than_a_tombstone_drops_deleted_listeners(
     await proxy.appear()
     await waiting.until(served, lambda listeners: listeners == ({lobby, bar}, {lobby}))
     await waiting.until(served, lambda listeners: listeners == ({bar}, set()))
+
+
+async def test_hostname_waits_for_a_gateway_away_longer_than_a_tombstone(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    port = ports.free()
+    gateways = ("--gateways", f"http://127.0.0.1:{port}", "--tombstone-seconds", "0")
+    operator = await install.start_operator(*gateways, changes={"timing": {"gateway_poll_seconds": 1.0}})
+    hostnames = [{"hostname": f"{namespace}.example.org"}]
+    await install.server.apply(install.klass(allowedHostnames=hostnames, removalLimit=100))
+    for name in ("acme", "globex"):
+        await install.server.apply(installs.tenant(namespace, name))
+    former = installs.placed(install, namespace, "lobby", "/hook")
+    rival = installs.placed(install, namespace, "bar", "/hook", tenantRef={"name": "globex"})
+    for listener in (former, installs.listener(install, namespace, "other")):
+        await install.server.apply(listener)
+    await install.start_gateway(admin=port, account=install.gateway.at(proxy.endpoint, tmp_path / "through"))
+    await wait_programmed(install, namespace, "True", "Programmed")
+    await proxy.disappear()
+    await install.server.delete(api.of(former))
+    await waiting.until(install.documents, lambda documents: is_removed(documents, f"Listener {namespace}/lobby"))
+    await install.server.apply(rival)
+    await operator.stop()
+    await install.server.delete(install.mark)
+    await install.start_again(operator)
+    await install.server.wait(install.mark, bool)  # each resource was looked at again
+    decided = await install.server.get(api.of(rival))
+    assert api.condition(decided, "Accepted")["reason"] == "HostnameConflict"
+    assert f"Listener {namespace}/bar" not in await install.documents()
+
+    await proxy.appear()
+    await waiting.until(install.documents, lambda documents: f"Listener {namespace}/bar" in documents)
+
+
+def is_removed(documents: dict[str, Any], name: str) -> bool:
+    """Return whether a document's config Secret is gone, or has a tombstone."""
+    return name not in documents or b'"tombstone":"2' in installs.decoded(documents[name])["config.json"]

@@ -138,6 +138,10 @@ class Cache(Lookups):
         self._lost = {key: held for key, held in self._lost.items() if self._is_run(key)}
         return self._set_reported()
 
+    def may_run(self, key: Key) -> bool:
+        """Return whether a gateway may run a key's document: its last report says so, or it never reported."""
+        return self.unheard_gateways != () or self._is_run(key)
+
     def _is_run(self, key: Key) -> bool:
         """Return whether a gateway runs a key's document, as far as the last reports say."""
         return any(key in report.applied or key in report.held for report in self._last_reports)

@@ -46,6 +46,7 @@ _HOSTNAME_DELAY_SECONDS = 0.1
 
 # How long a Certificate counts after its hostname was given up. Source: Let's Encrypt limits the certificates of a
 # registered domain in 7 days.
+_GATEWAYS_SECONDS = 5.0  # Interval at which gateways' reports are read again for an old tombstone
 _UNUSED_CERTIFICATE_SECONDS = 7 * 86400.0
 
 _SMALL_BYTES = 64 * 1024  # A document of this size, in base64, is written without a pause
@@ -341,12 +342,18 @@ class ChildRemover:
             await self._delete(child)
         elif child.tombstone:
             left = self._seconds_left(child.tombstone, self._tombstone_seconds)
+            if left <= 0 and self._frees_served_hostname(child):
+                left = _GATEWAYS_SECONDS
             if left > 0:
                 self._queue.add_after(child.key, left)
                 return
             await self._delete(child)
         elif self._removal_guard.request(removal):
             await self._write_tombstone(child.key, ref, child.owner_uid, child.owner_generation)
+
+    def _frees_served_hostname(self, child: kinds.ChildRecord) -> bool:
+        """Return whether a tombstone holds a hostname at which a gateway may still serve the former owner."""
+        return child.held is not None and bool(child.held.hostnames) and self._cache.may_run(child.key)
 
     async def _remove_certificate(self, child: kinds.ChildRecord) -> None:
         """Mark a Certificate as unused, or delete it if it has been unused for long enough."""

@@ -15,7 +15,7 @@ from usher_operator.plan import children
 from usher_operator.settings import OperatorSettings
 from usher_operator.state import child_labels, kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import DesiredChild, GatewayReport, Key, ObjectRef, Plan, hostname_key
+from usher_operator.state.view import AppliedDocument, DesiredChild, GatewayReport, Key, ObjectRef, Plan, hostname_key
 from usher_operator.write import child_writer
 from usher_operator.write.removals import RemovalGuard
 
@@ -224,15 +224,47 @@ async def test_plan_is_made_again_once_a_tombstone_is_written() -> None:
     ],
 )
 async def test_tombstone_is_deleted_ten_minutes_after_its_time(removed_at: str, stays: bool) -> None:
+    server = await remove_tombstone(removed_at)
+    assert (NAME in server.stored) is stays
+
+
+SERVES = GatewayReport(name="one", reachable=False, applied={cache_samples.LOBBY: AppliedDocument("1")})
+SILENT = GatewayReport(name="one", reachable=False)
+
+
+@pytest.mark.parametrize(
+    ("reports", "stays"),
+    [
+        ({"gateways": (SERVES,)}, True),
+        ({"gateways": (), "unready": (SERVES,)}, True),
+        ({"gateways": (SILENT,), "unheard": ("one",)}, True),
+        (None, True),
+        ({"gateways": (SILENT,)}, False),
+    ],
+)
+async def test_hostname_is_not_free_while_a_gateway_may_serve_its_former_owner(
+    reports: dict[str, Any] | None, stays: bool
+) -> None:
+    held = config_secret.HeldHostnames("acme", ("shop.example.org",))
+    server = await remove_tombstone("2026-11-25T11:50:00Z", held, reports)
+    assert (NAME in server.stored) is stays
+
+
+async def remove_tombstone(
+    removed_at: str, held: config_secret.HeldHostnames | None = None, reports: dict[str, Any] | None = None
+) -> Server:
+    """Let the remover see, on 2026-11-25 at 12:00, a tombstone that nobody wants; ``reports``: what gateways run."""
     present = round(datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC).timestamp()) * 1_000_000
     cache = with_keys(confirmed_clock=lambda: present)
+    if reports is not None:
+        cache.set_gateways(**reports)
     owner = config_secret.Owner("agency", "lobby", "1", config_secret.install_label("usher.dev/usher"))
-    envelope = config_secret.tombstone_of("Listener", owner, 1, removed_at, planning.KEYS.document)
+    envelope = config_secret.tombstone_of("Listener", owner, 1, removed_at, planning.KEYS.document, held=held)
     manifest = children.build_config_secret(envelope, cache.settings).manifest
     cache.put(kinds.SECRET, {**manifest, "metadata": {**manifest["metadata"], "uid": "u", "resourceVersion": "1"}})
     server = Server(stored={NAME: manifest})
     await OperatorParts(server, cache).remover.remove(NOTHING_WANTED)
-    assert (NAME in server.stored) is stays
+    return server
 
 
 async def test_certificate_that_counts_is_marked_as_unused_and_stays() -> None:
