@@ -469,8 +469,8 @@ class Gateway(Parts):
 
     async def _stop_tasks(self, tasks: list[asyncio.Task[None]]) -> None:
         """End the running attempts, and then every task."""
-        left = self._drain_until - asyncio.get_running_loop().time()
-        await self.dispatcher.stop(max(_MIN_ATTEMPT_SECONDS, left))
+        seconds_left = self._drain_until - asyncio.get_running_loop().time()
+        await self.dispatcher.stop(max(_MIN_ATTEMPT_SECONDS, seconds_left))
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -554,11 +554,11 @@ class Gateway(Parts):
         await self.state.configured.wait()  # until then the tenants' retention times are unknown
         while True:
             try:
-                left = await self.store.prune(self.clock.confirmed(), self._kept_times())
+                rows_touched = await self.store.prune(self.clock.confirmed(), self._kept_times())
             except model.StoreUnavailableError as error:
                 _log.warning("store_not_pruned", reason=str(error))
-                left = 0
-            await asyncio.sleep(_PRUNE_AGAIN_SECONDS if left else _PRUNE_SECONDS)
+                rows_touched = 0
+            await asyncio.sleep(_PRUNE_AGAIN_SECONDS if rows_touched else _PRUNE_SECONDS)
 
     def _kept_times(self) -> KeptTimes:
         tenants = [(listener.namespace, listener.tenant) for listener in self.snapshot.listeners.values()]

@@ -284,8 +284,8 @@ def _known_part(value: Any, described: msgspec.inspect.Type) -> Any:
     return value
 
 
-def _tombstone_hash(kind: Kind, owner_key: str, removed_at: str, held: HeldHostnames | None, key: bytes) -> str:
-    parts = ["tombstone", kind, owner_key, removed_at, *((held.tenant, *held.hostnames) if held else ())]
+def _tombstone_hash(kind: Kind, owner_key: str, removed_at: str, hostnames: HeldHostnames | None, key: bytes) -> str:
+    parts = ["tombstone", kind, owner_key, removed_at, *((hostnames.tenant, *hostnames.hostnames) if hostnames else ())]
     return hashlib.blake2b("\0".join(parts).encode(), key=key, digest_size=16).hexdigest()
 
 

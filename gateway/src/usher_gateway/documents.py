@@ -336,9 +336,9 @@ def retiring_addresses(previous: ListenerDocument, newest: ListenerDocument, now
 
     An address past its ``untilTime`` is not among them, because it ended as declared. ``now``: microseconds.
     """
-    present = {address.place for address in newest.live_addresses}
+    places = {address.place for address in newest.live_addresses}
     return tuple(
-        address for address in previous.live_addresses if address.place not in present and not 0 < address.until <= now
+        address for address in previous.live_addresses if address.place not in places and not 0 < address.until <= now
     )
 
 
@@ -349,11 +349,11 @@ def ended_addresses(previous: ListenerDocument, newest: ListenerDocument, now: i
     """
     if previous.tenant.name != newest.tenant.name:
         return ()
-    present = {address.place for address in newest.addresses}
+    places = {address.place for address in newest.addresses}
     return tuple(
         address
         for address in previous.retired_addresses
-        if address.place not in present and not 0 < address.until <= now
+        if address.place not in places and not 0 < address.until <= now
     )
 
 
@@ -364,10 +364,10 @@ def shorten_url(url: str) -> str:
     12 characters, and drops every query value, user information and the fragment. ``url`` may lack the scheme.
     """
     base, question_mark, query = url.partition("#")[0].partition("?")
-    scheme, separator, rest = base.rpartition("://")
-    host, *parts = rest.split("/")
-    shown = [part if len(part) <= _MAX_SHOWN_PART else f"{part[:4]}…" for part in parts]
+    scheme, separator, host_and_path = base.rpartition("://")
+    host, *parts = host_and_path.split("/")
+    shortened_parts = [part if len(part) <= _MAX_SHOWN_PART else f"{part[:4]}…" for part in parts]
     pairs = [f"{name}=…" if equals else "…" for name, equals, _ in (pair.partition("=") for pair in query.split("&"))]
-    path = "/".join([host.rpartition("@")[2], *shown])
+    path = "/".join([host.rpartition("@")[2], *shortened_parts])
     short = f"{scheme}{separator}{path}{question_mark}{'&'.join(pairs) if query else ''}"
     return short if len(short) <= MAX_SHOWN_URL else f"{short[: MAX_SHOWN_URL - 1]}…"

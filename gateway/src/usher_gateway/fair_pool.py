@@ -21,8 +21,8 @@ class FairPool:
 
     def admits(self, namespace: str, tenant: str) -> bool:
         """Return whether a tenant of a namespace may take more."""
-        left = self.free - self._used_by_namespace.get(namespace, 0)
-        return left > 0 and self._used_by_tenant.get(tenant, 0) < left
+        available = self.free - self._used_by_namespace.get(namespace, 0)
+        return available > 0 and self._used_by_tenant.get(tenant, 0) < available
 
     def take(self, namespace: str, tenant: str, amount: int = 1) -> None:
         """Take a slot, or an amount in bytes. It may be more than is free."""

@@ -192,7 +192,7 @@ class GatewayMetrics:
 
     def _collect_gauges(self, tenants: Mapping[TenantKey, ListenerSummary]) -> metrics.Metrics:
         labels, deliveries = ["tenant_namespace", "tenant"], self._parts.tenants.deliveries
-        held = {(*key, reason): n for key, counts in deliveries.items() for reason, n in counts.held.items()}
+        held_counts = {(*key, reason): n for key, counts in deliveries.items() for reason, n in counts.held.items()}
         yield metrics.gauge(
             "usher_tenant_listeners",
             "Listeners in force.",
@@ -218,7 +218,7 @@ class GatewayMetrics:
             {key: tenant.last_arrival / model.MICROSECONDS for key, tenant in tenants.items()},
         )
         yield metrics.gauge(
-            "usher_held_deliveries", "Deliveries that wait for a person or a date.", [*labels, "reason"], held
+            "usher_held_deliveries", "Deliveries that wait for a person or a date.", [*labels, "reason"], held_counts
         )
         yield metrics.gauge(
             "usher_dead_deliveries",

@@ -122,12 +122,12 @@ class RepeatLimiter:
 
 def lines_lost() -> int:
     """Return how many lines were dropped because the reader stalled or is gone, or the disk was full."""
-    return sum(each.lines_lost for each in _queues)
+    return sum(log_queue.lines_lost for log_queue in _queues)
 
 
 def drain() -> bool:
     """Wait up to a second for the reader, before the process ends. Returns False if lines are still waiting."""
-    return all(each.drain(_DRAIN_SECONDS) for each in _queues)
+    return all(log_queue.drain(_DRAIN_SECONDS) for log_queue in _queues)
 
 
 def _open_queue() -> "BoundedQueueHandler":
@@ -221,12 +221,12 @@ class DescriptorHandler(logging.Handler):
         self._lines.finish_line(line, is_written=self._write(line))
 
     def _write(self, line: bytes) -> bool:
-        left = b"\n" + line if self._is_cut else line
+        unwritten = b"\n" + line if self._is_cut else line
         try:
-            while left:
-                left = left[self._write_some(left) :]
+            while unwritten:
+                unwritten = unwritten[self._write_some(unwritten) :]
         except OSError:
-            self._is_cut = self._is_cut or len(left) < len(line)
+            self._is_cut = self._is_cut or len(unwritten) < len(line)
             return False
         self._is_cut = False
         return True

@@ -109,7 +109,9 @@ class LinkSessions:
         snapshot, tenants = self._tenants
         if snapshot is not self._snapshot():
             snapshot = self._snapshot()
-            tenants = frozenset({f"{each.namespace}/{each.tenant.name}" for each in snapshot.listeners.values()})
+            tenants = frozenset(
+                {f"{listener.namespace}/{listener.tenant.name}" for listener in snapshot.listeners.values()}
+            )
             self._tenants = snapshot, tenants
         return tenant in tenants
 

@@ -169,8 +169,8 @@ class TokenBook:
     def caller_of(self, authorization: str) -> Caller | None:
         """Return the caller that an Authorization header proves, or None; compares digests in constant time."""
         self._reread()
-        scheme, _, given = authorization.partition(" ")
-        digest = digest_of(given.strip())
+        scheme, _, credentials = authorization.partition(" ")
+        digest = digest_of(credentials.strip())
         proven: Caller | TokenEntry | None = None
         holders: dict[bytes, Caller | TokenEntry] = {**self._callers, **self._entries}
         for valid_digest, holder in holders.items():
@@ -178,8 +178,8 @@ class TokenBook:
                 proven = holder
         if scheme.lower() != "bearer":
             return None
-        if proven is None and self._seals is not None and given.startswith(_SEALED):
-            content = self._seals.open(_CALLER, given.removeprefix(_SEALED))
+        if proven is None and self._seals is not None and credentials.startswith(_SEALED):
+            content = self._seals.open(_CALLER, credentials.removeprefix(_SEALED))
             return None if content is None else msgspec.json.decode(content, type=Caller)
         if isinstance(proven, TokenEntry):
             return None if proven.is_expired(datetime.datetime.now(datetime.UTC)) else proven.caller
@@ -189,15 +189,16 @@ class TokenBook:
         """Read the file again if it has changed. A file that cannot be used changes nothing."""
         if time.monotonic() - self._checked_at < _CHECK_SECONDS:
             return
-        former = set(self._entries.values())
+        previous_entries = set(self._entries.values())
         try:
             self._read()
         except model.ConfigurationError as error:
             _log.error("tokens_rejected", reason=str(error), hint=error.hint)
-        present = set(self._entries.values())
-        if present != former:
+        current_entries = set(self._entries.values())
+        if current_entries != previous_entries:
             added, removed = [
-                sorted(entry.name for entry in entries) for entries in (present - former, former - present)
+                sorted(entry.name for entry in entries)
+                for entries in (current_entries - previous_entries, previous_entries - current_entries)
             ]
             _log.info("tokens_changed", added=added, removed=removed)
 

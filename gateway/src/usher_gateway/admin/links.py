@@ -38,25 +38,25 @@ async def list_links(parts: Parts, request: web.Request) -> web.StreamResponse:
 async def create(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``POST /api/links``: 201 with the link and its ``path``, which cannot be shown again."""
     with api.parsing():
-        asked = _parse(await request.read())
-    namespace, _, tenant = asked.tenant.partition("/")
+        link_request = _parse(await request.read())
+    namespace, _, tenant = link_request.tenant.partition("/")
     await name_check.check_names(parts, api.confine(request, Filter(namespace=namespace, tenant=tenant)))
-    if not parts.links.is_in_force(asked.tenant):
+    if not parts.links.is_in_force(link_request.tenant):
         hint = "a link needs a tenant that has a listener: see `usher tenants`"
-        raise ProblemError(404, "UnknownName", f"the tenant `{asked.tenant}` is not in the configuration", hint)
-    if not await parts.store.has_room_for_link(asked.tenant):
+        raise ProblemError(404, "UnknownName", f"the tenant `{link_request.tenant}` is not in the configuration", hint)
+    if not await parts.store.has_room_for_link(link_request.tenant):
         detail = f"the tenant has {MOST_OF_TENANT} links, with those that ended within {KEPT_DAYS} days"
         hint = f"revoke those that nobody uses; they leave the list {KEPT_DAYS} days later"
         raise ProblemError(429, "TooManyLinks", detail, hint)
     token, now = secrets.token_urlsafe(32), parts.clock.now()
     link = Link(
         id=secrets.token_hex(6),
-        tenant=asked.tenant,
+        tenant=link_request.tenant,
         created_at=now,
-        expires_at=now + asked.days * _DAY,
-        shows_visits=asked.last_visits,
+        expires_at=now + link_request.days * _DAY,
+        shows_visits=link_request.last_visits,
     )
-    selection = {"id": link.id, "tenant": link.tenant, "days": asked.days, "lastVisits": link.shows_visits}
+    selection = {"id": link.id, "tenant": link.tenant, "days": link_request.days, "lastVisits": link.shows_visits}
     async with parts.audit.change(api.actor_of(request), "create link", selection) as changed:
         await parts.store.add_link(link, digest_of(token))
         changed.count = 1
@@ -92,9 +92,9 @@ def _row(parts: Parts, link: Link) -> dict[str, object]:
 
 def _parse(body: bytes) -> LinkRequest:
     """Parse the body that requests a link."""
-    asked = api.decode(body, LinkRequest, "a request for a link")
-    if asked.tenant.count("/") != 1 or not all(asked.tenant.split("/")) or len(asked.tenant) > 300:
+    link_request = api.decode(body, LinkRequest, "a request for a link")
+    if link_request.tenant.count("/") != 1 or not all(link_request.tenant.split("/")) or len(link_request.tenant) > 300:
         raise ValueError("tenant must be NAMESPACE/NAME")
-    if not 1 <= asked.days <= _MOST_DAYS:
+    if not 1 <= link_request.days <= _MOST_DAYS:
         raise ValueError(f"days must be a number from 1 to {_MOST_DAYS}")
-    return asked
+    return link_request

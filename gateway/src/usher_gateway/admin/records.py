@@ -234,8 +234,8 @@ def _next_step(parts: Parts, delivery: listings.Row, of_visit: Sequence[listings
     body_days = live.document.tenant.body_days if live is not None else 0
     routes = live.document.routes if live is not None else ()
     when = "".join([route.when for route in routes if route.name == delivery["route"]])
-    later = [each for each in of_visit if each["id"] > delivery["id"] and each["route"] == delivery["route"]]
-    replayed = [each for each in later if each["origin"] == "Replayed" and each["state"] != "cancelled"]
+    later = [row for row in of_visit if row["id"] > delivery["id"] and row["route"] == delivery["route"]]
+    replayed = [row for row in later if row["origin"] == "Replayed" and row["state"] != "cancelled"]
     if delivery["state"] == "dead" and replayed:
         return next_step.sent_again(replayed[0])
     return next_step.next_step(delivery, destination, parts.clock.now(), _missing(parts, delivery), body_days, when)
@@ -245,7 +245,13 @@ def _missing(parts: Parts, delivery: listings.Row) -> str:
     """Return which Secret a held delivery waits for, or how its expression failed; ``""`` if that is not known."""
     name = model.ListenerName(delivery["namespace"], delivery["tenant"], delivery["listener"])
     held_as = (delivery["route"], delivery["held"])
-    return "".join([held.missing for held in parts.held_routes.of(name) if (held.route, held.reason) == held_as])
+    return "".join(
+        [
+            held_route.missing
+            for held_route in parts.held_routes.of(name)
+            if (held_route.route, held_route.reason) == held_as
+        ]
+    )
 
 
 def _audited(row: listings.Row) -> Row:

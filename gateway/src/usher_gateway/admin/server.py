@@ -257,9 +257,9 @@ class AdminServer:
             async with self._memory_freed:
                 self._memory_freed.notify_all()
 
-    def _check_host(self, given: str) -> None:
+    def _check_host(self, host_header: str) -> None:
         """Refuse a host that is not allowed. A browser always sends its name, so a request without it is harmless."""
-        host = re.sub(r":\d{0,5}$", "", given) if given.rpartition("]")[2].count(":") == 1 else given
+        host = re.sub(r":\d{0,5}$", "", host_header) if host_header.rpartition("]")[2].count(":") == 1 else host_header
         host = host.removeprefix("[").removesuffix("]").lower()
         try:
             ipaddress.ip_address(host)

@@ -130,14 +130,14 @@ async def list_listeners(parts: Parts, request: web.Request) -> web.StreamRespon
             "today": usage.total_of(rows_by_listener.get(live.name, [])),
         }
 
-    shown = [
+    visible_listeners = [
         (key, live)
         for key, live in sorted(parts.registry.listeners.items())
         if key in snapshot.listeners
         and where.selects(live.name.namespace, live.name.tenant)
         and where.listener in {None, live.name.listener}
     ]
-    rows = await api.encode_each(row(*each) for each in shown)
+    rows = await api.encode_each(row(*pair) for pair in visible_listeners)
     return api.json_response({"now": model.format_time(parts.clock.now()), "rows": rows})
 
 
@@ -283,8 +283,10 @@ async def list_destinations(parts: Parts, request: web.Request) -> web.StreamRes
     used = {key for key, names in tenants.items() if where.tenant is None or where.tenant in names}
     used |= counts_by_key.keys()
     shows_all = where.tenant is None and where.permitted is None
-    shown = [key for key in keys if where.namespace in {None, key.partition("/")[0]} and (shows_all or key in used)]
-    return api.json_response({"rows": await api.encode_each(map(row, shown))})
+    visible_keys = [
+        key for key in keys if where.namespace in {None, key.partition("/")[0]} and (shows_all or key in used)
+    ]
+    return api.json_response({"rows": await api.encode_each(map(row, visible_keys))})
 
 
 def destination_state(parts: Parts, key: str) -> JsonObject | None:

@@ -190,7 +190,7 @@ def _settings(document: documents.TenantDocument | None, kept_by_gateway: JsonOb
     if document is None:
         return {"timeZone": None, "quota": None, "retention": None}
     quota = {"visitsPerMonth": document.visits_per_month, "whenExceeded": document.when_exceeded}
-    kept = {
+    kept_by_tenant = {
         "bodyDays": document.body_days,
         "visitDays": max(document.body_days, _SHORTEST_KEPT_DAYS),
         "meterMonths": document.meter_months,
@@ -198,5 +198,5 @@ def _settings(document: documents.TenantDocument | None, kept_by_gateway: JsonOb
     return {
         "timeZone": document.time_zone,
         "quota": quota if document.visits_per_month else None,
-        "retention": {**kept, **kept_by_gateway},
+        "retention": {**kept_by_tenant, **kept_by_gateway},
     }

@@ -83,37 +83,37 @@ class ListenerResult(msgspec.Struct, rename="camel", kw_only=True):
 async def run(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``POST /api/try``: evaluate changed manifests on stored visits. Nothing is sent or stored."""
     with api.parsing():
-        asked = _parse(await _read(request))
+        question = _parse(await _read(request))
         where = api.filter_from_selection(
             api.Selection(
-                namespace=asked.namespace,
-                tenant=asked.tenant,
-                listener=asked.listener,
-                since=asked.since,
-                until=asked.until,
+                namespace=question.namespace,
+                tenant=question.tenant,
+                listener=question.listener,
+                since=question.since,
+                until=question.until,
             )
         )
     where = api.confine(request, where)
     caller = request[api.CALLER]
-    if asked.show_values and Scope.BodiesRead not in caller.scopes:
+    if question.show_values and Scope.BodiesRead not in caller.scopes:
         detail = f"the token `{caller.name}` may not see values: it lacks the scope {Scope.BodiesRead.value}"
         raise ProblemError(403, "Forbidden", detail, "leave out showValues, or use a token with this scope")
     async with parts.try_turns.turn(caller.permitted):
-        overlay = await _overlay(parts, asked.manifests, caller)
+        overlay = await _overlay(parts, question.manifests, caller)
         keys = [key for key in overlay.changed_listeners if _is_selected(overlay.changed.listeners[key], where)]
         if not keys:
             await name_check.check_names(parts, where)
         results, end = [], time.monotonic() + _TRY_SECONDS
         budget = DiffBudget(_MAX_DIFFS_IN_ALL)
         for index, key in enumerate(keys):
-            left = max(0.0, end - time.monotonic())
-            own_end = time.monotonic() + left / (len(keys) - index)
-            results.append(await _try_listener(parts, overlay, key, where, asked, budget=budget, end=own_end))
+            seconds_left = max(0.0, end - time.monotonic())
+            own_end = time.monotonic() + seconds_left / (len(keys) - index)
+            results.append(await _try_listener(parts, overlay, key, where, question, budget=budget, end=own_end))
     period = {
         "since": model.format_time(where.since or 0),
         "until": model.format_time(parts.clock.now() if where.until is None else where.until),
     }
-    selection = {"listeners": keys[:_NAMED_LISTENERS], **period, "showValues": asked.show_values}
+    selection = {"listeners": keys[:_NAMED_LISTENERS], **period, "showValues": question.show_values}
     await parts.audit.record_before_answer(
         api.actor_of(request), "try", selection, sum(result.tried for result in results)
     )
@@ -124,37 +124,43 @@ async def _overlay(parts: Parts, objects: list[dict[str, object]], caller: Calle
     """Lay the caller's manifests over the configuration in force."""
     text = msgspec.json.encode({"apiVersion": "v1", "kind": "List", "items": objects})
     loaded = await asyncio.to_thread(manifests.load_manifests, text, "manifests")
-    tried = [each.resource for each in loaded.objects]
+    tried = [loaded_object.resource for loaded_object in loaded.objects]
     _check_permitted(tried, caller)
-    sources = ((source, where) for each in tried for _, source, where in each.expressions)
+    sources = ((source, where) for resource in tried for _, source, where in resource.expressions)
     await parts.try_turns.compiling.prepare(sources, has_pauses=False)
     overlay = await asyncio.to_thread(overlay_documents, _visible(parts.state.snapshot, caller), tried)
     problems = [
         *loaded.problems,
-        *manifests.locate(overlay.findings, {each.resource.identity: each for each in loaded.objects}, loaded),
+        *manifests.locate(
+            overlay.findings,
+            {loaded_object.resource.identity: loaded_object for loaded_object in loaded.objects},
+            loaded,
+        ),
     ]
     if conditions.has_errors(problems):
         errors = [problem for problem in problems if problem.severity == "error"]
-        shown = "; ".join([f"{each.resource}: {each.path}: {each.message}" for each in errors[:_SHOWN_PROBLEMS]])
-        raise ProblemError(400, "ManifestsRejected", shown, "`usher check` lists every problem with its line")
+        first_errors = "; ".join(
+            [f"{problem.resource}: {problem.path}: {problem.message}" for problem in errors[:_SHOWN_PROBLEMS]]
+        )
+        raise ProblemError(400, "ManifestsRejected", first_errors, "`usher check` lists every problem with its line")
     return overlay
 
 
 async def _try_listener(
-    parts: Parts, overlay: Overlay, key: str, where: Filter, asked: _TryQuestion, *, budget: DiffBudget, end: float
+    parts: Parts, overlay: Overlay, key: str, where: Filter, question: _TryQuestion, *, budget: DiffBudget, end: float
 ) -> ListenerResult:
     changed, in_force = overlay.changed.listeners[key], overlay.in_force.listeners.get(key)
     if in_force is not None and in_force.tenant.name != changed.tenant.name:
         in_force = None  # it belongs to another company, so it is another listener
-    transforms = _transforms(overlay, [each for each in (in_force, changed) if each is not None])
+    transforms = _transforms(overlay, [document for document in (in_force, changed) if document is not None])
     comparison = ListenerComparison(
         in_force=ConfiguredListener(in_force, overlay.in_force.destinations, parts.keys)
         if in_force is not None
         else None,
         changed=ConfiguredListener(changed, overlay.changed.destinations, parts.keys),
-        diffs=asked.diffs,
+        diffs=question.diffs,
         budget=budget,
-        mask=None if asked.show_values else ValueMask(transforms),
+        mask=None if question.show_values else ValueMask(transforms),
     )
     visits = msgspec.structs.replace(
         where, namespace=changed.namespace, tenant=changed.tenant.name, listener=changed.name
@@ -166,7 +172,7 @@ async def _try_listener(
         in_force=in_force is not None,
         dedupe_ignored=in_force is not None and _dedupe(in_force) != _dedupe(changed),
     )
-    await _take_visits(parts, result, comparison, visits, asked.limit, end)
+    await _take_visits(parts, result, comparison, visits, question.limit, end)
     result.routes = await comparison.results()
     result.in_period = result.tried + result.without_body
     if result.ended_by:
@@ -249,12 +255,12 @@ async def _read(request: web.Request) -> bytes:
 
 def _parse(content: bytes) -> _TryQuestion:
     """Parse the question."""
-    asked = api.decode(content, _TryQuestion, "a try")
-    if not 1 <= asked.limit <= _MAX_VISITS:
+    question = api.decode(content, _TryQuestion, "a try")
+    if not 1 <= question.limit <= _MAX_VISITS:
         raise ValueError(f"limit must be a number from 1 to {_MAX_VISITS}")
-    if not 0 <= asked.diffs <= _MAX_DIFFS:
+    if not 0 <= question.diffs <= _MAX_DIFFS:
         raise ValueError(f"diffs must be a number from 0 to {_MAX_DIFFS}")
-    return asked
+    return question
 
 
 def _dedupe(document: documents.ListenerDocument) -> tuple[object, ...]:
@@ -268,15 +274,17 @@ def _is_selected(document: documents.ListenerDocument, where: Filter) -> bool:
 def _check_permitted(objects: Iterable[resources.Resource], caller: Caller) -> None:
     """Check that manifests are only about tenants that the caller may see."""
     permitted = Filter(permitted=caller.permitted)
-    for each in objects:
-        if isinstance(each, resources.Listener):
-            namespace, tenant = each.owner
-        elif isinstance(each, resources.Tenant):
-            namespace, tenant = each.metadata.namespace, each.metadata.name
+    for resource in objects:
+        if isinstance(resource, resources.Listener):
+            namespace, tenant = resource.owner
+        elif isinstance(resource, resources.Tenant):
+            namespace, tenant = resource.metadata.namespace, resource.metadata.name
         else:  # a Destination is tried on the visits of permitted listeners only
             continue
         if not permitted.selects(namespace, tenant):
-            detail = f"the token `{caller.name}` may not try {each.kind} {each.key}: it is limited to other tenants"
+            detail = (
+                f"the token `{caller.name}` may not try {resource.kind} {resource.key}: it is limited to other tenants"
+            )
             raise ProblemError(403, "Forbidden", detail, "try only the listeners of its tenants")
 
 
@@ -285,10 +293,14 @@ def _visible(snapshot: documents.Snapshot, caller: Caller) -> documents.Snapshot
     if caller.permitted is None:
         return snapshot
     permitted = Filter(permitted=caller.permitted)
-    listeners = [each for each in snapshot.listeners.values() if permitted.selects(each.namespace, each.tenant.name)]
+    listeners = [
+        listener
+        for listener in snapshot.listeners.values()
+        if permitted.selects(listener.namespace, listener.tenant.name)
+    ]
     keys = {route.destination for listener in listeners for route in listener.routes}
     return documents.Snapshot(
-        snapshot.listeners, {key: each for key, each in snapshot.destinations.items() if key in keys}
+        snapshot.listeners, {key: document for key, document in snapshot.destinations.items() if key in keys}
     )
 
 

@@ -123,8 +123,8 @@ class AdminClient:
 
     def get_bytes(self, path: str, **query: str | int | None) -> bytes:
         """Return the raw answer to a GET request."""
-        given = {name: value for name, value in query.items() if value is not None}
-        return self._send(f"{path}?{urllib.parse.urlencode(given)}" if given else path, None)
+        parameters = {name: value for name, value in query.items() if value is not None}
+        return self._send(f"{path}?{urllib.parse.urlencode(parameters)}" if parameters else path, None)
 
     def post(self, path: str, selection: Mapping[str, object]) -> Any:
         """Return the JSON answer to a POST request."""
@@ -278,9 +278,9 @@ def ending_with_message() -> Iterator[None]:
 
 
 def _token(data: pathlib.Path, name: str) -> str:
-    given = os.environ.get("USHER_TOKEN", "").strip()
-    if given:
-        return given
+    token = os.environ.get("USHER_TOKEN", "").strip()
+    if token:
+        return token
     from usher_gateway.access import tokens
 
     try:

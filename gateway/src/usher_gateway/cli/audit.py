@@ -96,26 +96,26 @@ def show_audit(
     --tenant lists the entries whose selection names the tenant. Entries are kept for about two years.
     """
     client = AdminClient(admin, data, operate=True)
-    asked = {"who": who, "action": action, "reference": reference, **filters}
+    selection = {"who": who, "action": action, "reference": reference, **filters}
     if lines:
         if limit is not None or cursor is not None:
             fail("--lines prints every entry, so it has no --limit and no --cursor", "narrow it with --since", USAGE)
-        for row in _all_rows(client, asked):
+        for row in _all_rows(client, selection):
             typer.echo(json.dumps(row, ensure_ascii=False))
         return
-    rows, rest = client.rows("/api/audit", row_limit(limit), cursor, **asked)
+    rows, next_cursor = client.rows("/api/audit", row_limit(limit), cursor, **selection)
     nothing = with_names_of_filters(context, "No entries.")
-    beside = {"nextCursor": rest}
+    beside = {"nextCursor": next_cursor}
     tables.print_rows(rows, _COLUMNS, output, nothing, essential=5, beside=beside)
-    if rest is not None:
-        print_next_page(context, str(len(rows)), rest)
+    if next_cursor is not None:
+        print_next_page(context, str(len(rows)), next_cursor)
 
 
-def _all_rows(client: AdminClient, asked: dict[str, str | None]) -> Iterator[listings.Row]:
+def _all_rows(client: AdminClient, selection: dict[str, str | None]) -> Iterator[listings.Row]:
     """Yield the rows from all pages."""
     cursor: str | None = None
     while True:
-        page = client.get("/api/audit", limit=_PAGE, cursor=cursor, **asked)
+        page = client.get("/api/audit", limit=_PAGE, cursor=cursor, **selection)
         yield from page["rows"]
         cursor = page["nextCursor"]
         if cursor is None:

@@ -225,9 +225,11 @@ def _placeholders(configuration: "FileConfiguration") -> "Iterator[conditions.Pr
 
     for loaded in configuration.objects.values():
         for path, text in _texts(msgspec.to_builtins(loaded.resource), ""):
-            left = next((shown for placeholder, shown in _PLACEHOLDERS.items() if placeholder in text), None)
-            if left is not None:
-                message = f"still has the placeholder of a recipe ({left})"
+            found = next(
+                (description for placeholder, description in _PLACEHOLDERS.items() if placeholder in text), None
+            )
+            if found is not None:
+                message = f"still has the placeholder of a recipe ({found})"
                 hint = "put in a value of your own; the comments of the recipe say which"
                 yield loaded.problem(path, message, hint, "warning")
 
@@ -303,15 +305,15 @@ def _inherited_urls(old: "FileConfiguration", configuration: "FileConfiguration"
     from usher_gateway import resources
 
     for identity in old.objects.keys() & configuration.objects.keys():
-        former, present = old.objects[identity].resource, configuration.objects[identity]
-        if not isinstance(former, resources.Listener) or not isinstance(present.resource, resources.Listener):
+        previous, current = old.objects[identity].resource, configuration.objects[identity]
+        if not isinstance(previous, resources.Listener) or not isinstance(current.resource, resources.Listener):
             continue
-        if former.owner != present.resource.owner or former.spec.token != present.resource.spec.token:
+        if previous.owner != current.resource.owner or previous.spec.token != current.resource.spec.token:
             continue
-        tenant = "/".join(former.owner)
+        tenant = "/".join(previous.owner)
         tenants = [side.objects.get(("Tenant", tenant)) for side in (old, configuration)]
         if len({loaded.resource.metadata.uid for loaded in tenants if loaded is not None} - {""}) == 2:
-            yield present.problem(
+            yield current.problem(
                 "spec.tenantRef.name",
                 f"Tenant {tenant} is another object than before, and the listener inherits the URL of the former one",
                 "if the namespace has a new owner, give the Tenant another name (docs/admission.md)",

@@ -170,19 +170,19 @@ def _names(listeners: list[str]) -> str:
     if not listeners:
         return "a listener without `fields`"
     more = len(listeners) - _SHOWN_LISTENERS
-    shown = ", ".join(f"Listener {name}" for name in listeners[:_SHOWN_LISTENERS])
-    return f"{shown} and {more} more" if more > 0 else shown
+    names = ", ".join(f"Listener {name}" for name in listeners[:_SHOWN_LISTENERS])
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def _print_fields(reading: "body_reading.BodyReading") -> None:
-    rows = [(each.field, listings.printable(each.path) or "-", each) for each in reading.fields] + [
-        ("", listings.printable(each.path) or "-", each) for each in reading.others
+    rows = [(entry.field, listings.printable(entry.path) or "-", entry) for entry in reading.fields] + [
+        ("", listings.printable(entry.path) or "-", entry) for entry in reading.others
     ]
     width = max(tables.width_of(path) for _, path, _ in rows)
     for field, path, field_reading in rows:
-        shown = f": {listings.printable(field_reading.value)}" if field_reading.value else ""
+        value_text = f": {listings.printable(field_reading.value)}" if field_reading.value else ""
         name = tables.padded(path, width)
-        typer.echo(f"    {field or '(no field)':<11}  {name}  {field_reading.value_class}{shown}")
+        typer.echo(f"    {field or '(no field)':<11}  {name}  {field_reading.value_class}{value_text}")
     if reading.outcome == "NoUser":
         _print_note("there is no user: set `fields.user` to the path of the user's id, if it is among the values above")
     if reading.missing_ids:

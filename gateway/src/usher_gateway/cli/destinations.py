@@ -70,8 +70,8 @@ def _failing_for(row: listings.Row) -> str:
 
 
 def _deliveries(row: listings.Row, space: str = " ") -> str:
-    held = {f"held {reason}": count for reason, count in row["held"].items()}
-    counts = {"wait": row["backlog"], **held, "dead": row["dead"]}
+    held_counts = {f"held {reason}": count for reason, count in row["held"].items()}
+    counts = {"wait": row["backlog"], **held_counts, "dead": row["dead"]}
     return ", ".join([f"{count}{space}{state}" for state, count in counts.items() if count])
 
 

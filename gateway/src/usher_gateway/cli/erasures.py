@@ -228,8 +228,8 @@ def verify(
     signer = "this install" if public_key is None else "the install with this public key"
     expected = _own_public_key(data) if public_key is None else _given_key(public_key)
     try:
-        given = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-        signed_text = receipt_page.signed_text(given)
+        receipt_text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+        signed_text = receipt_page.signed_text(receipt_text)
         receipt = receipts.parse(signed_text)
         is_unchanged = receipts.is_intact(receipt)
     except (ValueError, OSError, RecursionError) as error:
@@ -247,7 +247,7 @@ def verify(
         return
     typer.echo(f"This receipt was signed by {signer}, and is unchanged:\n")
     _print(receipt, output)
-    if signed_text != given:
+    if signed_text != receipt_text:
         typer.echo("\nOnly these lines were signed: the layout of the page may say something else.")
 
 
@@ -274,16 +274,16 @@ def _own_public_key(data: pathlib.Path) -> str | None:
         return receipts.public_key(model.derive_keys(install_key.load_install_key(data, os.environ, may_create=False)))
 
 
-def _given_key(given: str) -> str:
+def _given_key(text_or_file: str) -> str:
     """Return a public key that is given as a text or in a file."""
     from usher_gateway.admin import receipts
 
     try:
-        key = given if given.endswith("=") else pathlib.Path(given).read_text("utf-8").strip()
+        key = text_or_file if text_or_file.endswith("=") else pathlib.Path(text_or_file).read_text("utf-8").strip()
         receipts.parse_public_key(key)
     except (ValueError, OSError):
         hint = "give the line that `usher person public-key` prints, or a file with it"
-        fail(f"there is no public key in {given}", hint, USAGE)
+        fail(f"there is no public key in {text_or_file}", hint, USAGE)
     return key
 
 

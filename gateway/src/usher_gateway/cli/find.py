@@ -41,7 +41,7 @@ _CELLS = dict(listings.VISITS.columns)
 # The visits with their verdicts before what they were counted as.
 _LISTING = dataclasses.replace(
     listings.VISITS,
-    columns=tuple([(head, _CELLS[head]) for head in [_SWAPPED.get(each, each) for each in _CELLS]]),
+    columns=tuple([(head, _CELLS[head]) for head in [_SWAPPED.get(name, name) for name in _CELLS]]),
 )
 _SHARED = frozenset({"TENANT", "COUNTED"})
 

@@ -51,7 +51,7 @@ def faults(row: listings.Row) -> list[str]:
     texts: list[str] = []
     for fault in row["faults"]:
         if fault == "DeliveriesHeld":
-            texts += [_held_words(held) for held in row["heldDeliveries"]]
+            texts += [_held_words(held_route) for held_route in row["heldDeliveries"]]
         else:
             texts.append(" ".join(filter(None, (fault, _fault_detail(fault, row), _since(fault, row)))))
     return texts
@@ -63,10 +63,10 @@ def _since(fault: str, row: listings.Row) -> str:
     return f"since {listings.short_time_cell(fault)(row['faultsSince'])}" if is_known else ""
 
 
-def _held_words(held: listings.Row) -> str:
+def _held_words(held_route: listings.Row) -> str:
     """Return which route holds deliveries, why, and since when."""
-    since = f" since {listings.short_time_cell('since')(held)}" if held["since"] else ""
-    return f"{held['route']} held: {held['missing'] or held['reason']}{since}"
+    since = f" since {listings.short_time_cell('since')(held_route)}" if held_route["since"] else ""
+    return f"{held_route['route']} held: {held_route['missing'] or held_route['reason']}{since}"
 
 
 def _listener_troubles(row: listings.Row) -> str:

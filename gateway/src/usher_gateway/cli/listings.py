@@ -96,11 +96,11 @@ def _list_command(listing: listings.Listing) -> Callable[..., None]:
             if filters.get(name):
                 filters[name] = client.full_id(f"{name}s", str(filters[name]))
         only = {} if listing in listings.ENDPOINTS else listing.only  # an endpoint sets its own filters itself
-        rows, rest = client.rows(listing.path, row_limit(limit), cursor, **only, **filters)
+        rows, next_cursor = client.rows(listing.path, row_limit(limit), cursor, **only, **filters)
         nothing = with_names_of_filters(context, listing.nothing)
-        print_listing(listing, rows, rest, output, nothing)
-        if rest is not None:
-            print_next_page(context, str(len(rows)), rest)
+        print_listing(listing, rows, next_cursor, output, nothing)
+        if next_cursor is not None:
+            print_next_page(context, str(len(rows)), next_cursor)
 
     list_rows.__doc__ = listing.help
     return list_rows

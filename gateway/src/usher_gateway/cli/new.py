@@ -37,8 +37,8 @@ def register(app: typer.Typer) -> None:
         from usher_gateway.resources import types
 
         if name is None:
-            for each in recipes.names():
-                typer.echo(f"{each:<18}{recipes.title(each)}")
+            for recipe_name in recipes.names():
+                typer.echo(f"{recipe_name:<18}{recipes.title(recipe_name)}")
             return
         with admin_client.ending_with_message():
             if name not in recipes.names():

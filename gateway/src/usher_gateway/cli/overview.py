@@ -72,28 +72,28 @@ def list_command(overview: Overview) -> Callable[..., None]:
         **flags: bool,
     ) -> None:
         rows = AdminClient(admin, data).get(overview.path, namespace=namespace, tenant=tenant)["rows"]
-        asked = [flag for flag, is_asked in flags.items() if is_asked]
-        counts = {flag: sum(map(overview.states[flag], rows)) for flag in flags if flag not in asked}
-        rows = [row for row in rows if all(overview.states[flag](row) for flag in asked)]
-        rows = sorted(rows, key=lambda row: (overview.urgency(row) if "failing" in asked else 0, path_of(row)))
+        chosen_flags = [flag for flag, is_asked in flags.items() if is_asked]
+        counts = {flag: sum(map(overview.states[flag], rows)) for flag in flags if flag not in chosen_flags}
+        rows = [row for row in rows if all(overview.states[flag](row) for flag in chosen_flags)]
+        rows = sorted(rows, key=lambda row: (overview.urgency(row) if "failing" in chosen_flags else 0, path_of(row)))
         names = [path_of(row) for row in rows]
         page = rows[names.index(cursor) + 1 :] if cursor in names else rows
-        shown = page[: row_limit(limit, len(page))]
-        rest = path_of(shown[-1]) if len(page) > len(shown) else None
+        visible_rows = page[: row_limit(limit, len(page))]
+        next_cursor = path_of(visible_rows[-1]) if len(page) > len(visible_rows) else None
         tables.print_rows(
-            [row | overview.add(row) for row in shown] if output != "text" else shown,
+            [row | overview.add(row) for row in visible_rows] if output != "text" else visible_rows,
             overview.columns,
             output,
-            with_names_of_filters(context, nothing(overview.noun, asked)),
+            with_names_of_filters(context, nothing(overview.noun, chosen_flags)),
             essential=overview.essential,
-            beside={"nextCursor": rest},
+            beside={"nextCursor": next_cursor},
         )
         parts = [f"{count} {flag} (--{flag})" for flag, count in counts.items() if count]
         total = ", ".join([listings.counted(len(rows), overview.noun), *_delivery_totals(rows)])
         if parts:
-            total += f"; of all {', '.join(parts)}" if asked else f"; {', '.join(parts)}"
-        if rest is not None:
-            print_next_page(context, f"{len(shown)} of {total}", rest)
+            total += f"; of all {', '.join(parts)}" if chosen_flags else f"; {', '.join(parts)}"
+        if next_cursor is not None:
+            print_next_page(context, f"{len(visible_rows)} of {total}", next_cursor)
         elif output == "text" and rows:
             tables.print_text(total, err=True)
 

@@ -68,17 +68,17 @@ def receive(
         configured = receiver.ReceiverSettings(
             host=endpoint.host,
             port=endpoint.port,
-            secrets=tuple(settings.secret(each, "--secret") for each in secret or []),
+            secrets=tuple(settings.secret(source, "--secret") for source in secret or []),
             tolerance_seconds=tolerance,
             usual=receiving.Behaviour(success_header=success_header),
             tls_certificate=str(tls_cert or ""),
             tls_key=str(tls_key or ""),
         )
         running = receiver.Receiver(configured, on_request=terminal.print_body if show_bodies else None)
-        for each in path or [receiving.EVERY_PATH]:
+        for request_path in path or [receiving.EVERY_PATH]:
             running.command(
                 receiving.Command(
-                    path=each, after_seconds=down_after, for_seconds=down_for or None,
+                    path=request_path, after_seconds=down_after, for_seconds=down_for or None,
                     kind="Hang" if hang else "Answer", status=fail, delay_seconds=delay,
                     retry_after=retry_after, location=location,
                 )

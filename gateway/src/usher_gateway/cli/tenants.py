@@ -206,8 +206,8 @@ def _print_retention(retention: listings.Row | None) -> None:
         "Receipts of erasure": (listings.counted(retention["receiptDays"], "day"), "`usher person receipt` reaches"),
     }
     typer.echo()
-    for what, (kept, commands) in reaches.items():
-        tables.print_text(f"{what} are kept for {kept}: {commands} back so far.")
+    for what, (duration, commands) in reaches.items():
+        tables.print_text(f"{what} are kept for {duration}: {commands} back so far.")
     backups = retention["backupDays"]
     stated = f"kept {listings.counted(backups, 'day')}" if backups else "not stated (--backup-days)"
     tables.print_text(f"Backups: {stated}.")

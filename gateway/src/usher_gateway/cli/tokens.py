@@ -144,7 +144,7 @@ def revoke_token(name: _Name, yes: _Yes = False, data: Data = DATA) -> None:
     if not yes:
         fail(f"this would revoke the token `{name}`", "give --yes to do it", USAGE)
     with ending_with_message():
-        tokens.change_entries(file, lambda present: [entry for entry in present if entry.name != name])
+        tokens.change_entries(file, lambda existing: [entry for entry in existing if entry.name != name])
     typer.echo(f"Revoked: {name}.")
 
 

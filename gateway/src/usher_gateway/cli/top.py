@@ -99,7 +99,7 @@ def _failing_since(row: listings.Row) -> str | None:
     """Return when a tenant's most urgent trouble began; None: there is none, or that is not known."""
     kind, *_ = [*troubles.trouble_kinds(row), ""]
     if kind == "destinations":
-        errors = {each["name"]: each["lastError"] for each in row["destinations"]}
+        errors = {destination["name"]: destination["lastError"] for destination in row["destinations"]}
         error = errors.get(row["failingDestinations"][0])
         return str(error["since"]) if error else None
     fault = row["firstFaults"].get("DeliveriesHeld" if kind == "held" else kind)

@@ -165,9 +165,9 @@ def _read_manifests(paths: list[pathlib.Path]) -> list[dict[str, Any]]:
 
     standard_input = sys.stdin.buffer.read() if file_reading.STANDARD_INPUT in paths else b""
     reading = file_reading.FileReader(paths, standard_input).read().manifests
-    objects = {each.resource.identity: each for each in reading.objects}
+    objects = {loaded.resource.identity: loaded for loaded in reading.objects}
     findings = overlay.overlay_documents(
-        documents.Snapshot({}, {}), [each.resource for each in reading.objects]
+        documents.Snapshot({}, {}), [loaded.resource for loaded in reading.objects]
     ).findings
     own_findings = [finding for finding in findings if finding.reason != conditions.Reason.TenantNotFound]
     problems = sorted([*reading.problems, *manifests.locate(own_findings, objects, reading)])
@@ -176,7 +176,7 @@ def _read_manifests(paths: list[pathlib.Path]) -> list[dict[str, Any]]:
         for problem in errors:
             check.print_problem(problem)
         fail(counted(len(errors), "problem"), "correct the manifests; `usher check` lists everything", USAGE)
-    tried = [msgspec.to_builtins(each.resource) for each in reading.objects if each.resource.kind in _KINDS]
+    tried = [msgspec.to_builtins(loaded.resource) for loaded in reading.objects if loaded.resource.kind in _KINDS]
     if not tried:
         fail("there is no Listener, Tenant or Destination in the manifests", "", USAGE)
     if len(json.dumps(tried)) > MAX_MANIFEST_BYTES - _QUESTION_BYTES:
@@ -232,7 +232,9 @@ def _print(answer: listings.Row, objects: list[dict[str, Any]], *, has_diffs: bo
             typer.echo()
         _print_listener(listener, since, has_diffs=has_diffs)
     names = [
-        (each["metadata"]["namespace"], each["metadata"]["name"]) for each in objects if each["kind"] == "Listener"
+        (manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        for manifest in objects
+        if manifest["kind"] == "Listener"
     ]
     same = len(set(names) - changed)
     if same:
@@ -269,9 +271,9 @@ def _print_listener(listener: listings.Row, since: str, *, has_diffs: bool) -> N
         for text in _details(route):
             tables.print_text(f"{route['route']}: {text}")
     for route in listener["routes"]:
-        for shown in route["diffs"]:
-            typer.echo(f"\n{route['route']}, visit {shown['visit']}:")
-            for line in shown["lines"]:
+        for diff in route["diffs"]:
+            typer.echo(f"\n{route['route']}, visit {diff['visit']}:")
+            for line in diff["lines"]:
                 colour = {"+": typer.colors.GREEN, "-": typer.colors.RED}.get(line[:1])
                 typer.echo(f"  {typer.style(listings.printable(line), fg=colour)}")
     if has_diffs and not any(route["changed"] for route in listener["routes"]):

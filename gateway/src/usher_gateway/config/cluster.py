@@ -284,9 +284,9 @@ class ClusterSource:
                 self._note_mark()
         self._heard_at = self._now()
         await asyncio.sleep(self._options.grace_seconds)
-        present = self._versions()
+        current_versions = self._versions()
         return any(
-            listed.get(name) != present.get(name) and present.get(name) == earlier_versions.get(name)
+            listed.get(name) != current_versions.get(name) and current_versions.get(name) == earlier_versions.get(name)
             for name in listed.keys() | earlier_versions.keys()
         )
 

@@ -422,19 +422,19 @@ def _log_problems(problems: Sequence[Problem]) -> None:
         _log.warning("configuration_partly_applied", objects=waiting, hint=hint)
 
 
-def _changes(previous: documents.Snapshot, present: documents.Snapshot) -> dict[str, object]:
+def _changes(previous: documents.Snapshot, current: documents.Snapshot) -> dict[str, object]:
     """Return what changed, for the log; it names the first removed objects, because a typo in a name removes one."""
     removed = [
-        *(f"Listener {key}" for key in sorted(previous.listeners.keys() - present.listeners.keys())),
-        *(f"Destination {key}" for key in sorted(previous.destinations.keys() - present.destinations.keys())),
+        *(f"Listener {key}" for key in sorted(previous.listeners.keys() - current.listeners.keys())),
+        *(f"Destination {key}" for key in sorted(previous.destinations.keys() - current.destinations.keys())),
     ]
     changed = (
-        *documents.changed(previous.listeners, present.listeners),
-        *documents.changed(previous.destinations, present.destinations),
+        *documents.changed(previous.listeners, current.listeners),
+        *documents.changed(previous.destinations, current.destinations),
     )
     return {
-        "listeners": len(present.listeners),
-        "destinations": len(present.destinations),
+        "listeners": len(current.listeners),
+        "destinations": len(current.destinations),
         "changed": len(changed),
         "removed": len(removed),
         **({"removed_objects": removed[:_MAX_LOGGED_REMOVALS]} if removed else {}),

@@ -26,9 +26,9 @@ def load_install_key(data: pathlib.Path, environ: Mapping[str, str], *, may_crea
     Raises:
         ConfigurationError: The key does not exist, or it is not valid.
     """
-    given = environ.get(VARIABLE, "")
-    if given:
-        return _decode(given, f"${VARIABLE}")
+    encoded_key = environ.get(VARIABLE, "")
+    if encoded_key:
+        return _decode(encoded_key, f"${VARIABLE}")
     path = data / FILE_NAME
     try:
         if not path.exists():

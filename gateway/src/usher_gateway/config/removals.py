@@ -128,8 +128,8 @@ def _is_declared(removal: Removal, declared: documents.Snapshot) -> bool:
     """Return whether a removed document is back."""
     if removal.kind in ADDRESS_KINDS:
         return False
-    present = declared.destinations if removal.kind == "Destination" else declared.listeners
-    return _key(removal) in present
+    declared_documents = declared.destinations if removal.kind == "Destination" else declared.listeners
+    return _key(removal) in declared_documents
 
 
 def _key(removal: Removal) -> str:
@@ -157,8 +157,8 @@ def with_kept_documents(
         elif removal.kind == "RetiredAddress":
             if key not in changed:  # if it is, the whole document in force stays
                 listeners[key] = _with_retired(declared.listeners[key], in_force.listeners[key], removal, taken)
-        elif (kept := in_force.listeners[key].without_places(taken)).addresses:
-            listeners[key] = kept
+        elif (remaining_document := in_force.listeners[key].without_places(taken)).addresses:
+            listeners[key] = remaining_document
     return documents.Snapshot(listeners, destinations)
 
 

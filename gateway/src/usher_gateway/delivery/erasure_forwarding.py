@@ -42,10 +42,10 @@ class ErasureForwarder:
 
         A destination that belongs to a tenant at which the person was not is left out: it got its name later.
         """
-        present = {key: document for key in report.sent_to if (document := self._destination(key, report))}
+        destinations = {key: document for key in report.sent_to if (document := self._destination(key, report))}
         return sorted(
             key
-            for key, document in present.items()
+            for key, document in destinations.items()
             if document.erasure is not None and document.erasure.by.lower() == field
         )
 

@@ -73,8 +73,8 @@ class HeldRoutes:
             if hold in self._held.get(name, {}):
                 continue
             is_new_reason = all(reason is not other for _, other in self._held.get(name, ()))
-            for held in (self._held, self._new):
-                held.setdefault(name, {}).setdefault(hold, since)
+            for holds_by_listener in (self._held, self._new):
+                holds_by_listener.setdefault(name, {}).setdefault(hold, since)
             self._changed.add(name.key)
             if is_new_reason:
                 self._log_held(name, reason, 1)
@@ -101,9 +101,9 @@ class HeldRoutes:
         for (name, reason), count in counts.items():
             if all(reason is not held_reason for _, held_reason in previously_held.get(name, ())):
                 self._log_held(name, reason, count)
-        for name, held in previously_held.items():
+        for name, previous_holds in previously_held.items():
             present_reasons = {reason for _, reason in self._held.get(name, ())}
-            for reason in sorted({reason for _, reason in held} - present_reasons):
+            for reason in sorted({reason for _, reason in previous_holds} - present_reasons):
                 _log.info("hold_ended", listener=name.key, tenant=name.tenant, reason=reason.name)
         for name in previously_held.keys() | self._held.keys():
             if previously_held.get(name) != self._held.get(name):
@@ -116,10 +116,10 @@ class HeldRoutes:
 
     def of(self, listener: model.ListenerName) -> list[HeldRoute]:
         """Return a listener's routes whose deliveries are held, sorted."""
-        held = self._held.get(listener, {})
+        holds = self._held.get(listener, {})
         return sorted(
             HeldRoute(route, reason.name, self._missing(listener, route, reason), model.format_time(since))
-            for (route, reason), since in held.items()
+            for (route, reason), since in holds.items()
         )
 
     def _missing(self, listener: model.ListenerName, route: str, reason: model.HoldReason) -> str:

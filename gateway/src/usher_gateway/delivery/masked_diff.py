@@ -138,14 +138,14 @@ class _Cut:
             yield item
 
 
-def _readable(shown: ShownRequest) -> dict[str, Any]:
-    content_type = dict(shown.request.headers).get("content-type", "")
+def _readable(shown_request: ShownRequest) -> dict[str, Any]:
+    content_type = dict(shown_request.request.headers).get("content-type", "")
     return {
-        "method": shown.request.method,
-        "url": shown.url,
-        "urlVariables": dict(shown.url_values),
+        "method": shown_request.request.method,
+        "url": shown_request.url,
+        "urlVariables": dict(shown_request.url_values),
         "contentType": content_type,
-        "body": _document(shown.request.body, content_type),
+        "body": _document(shown_request.request.body, content_type),
     }
 
 

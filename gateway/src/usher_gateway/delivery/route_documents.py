@@ -61,8 +61,12 @@ class RouteDocuments:
         )
         for key in destinations:
             self._prepared.pop(key, None)
-            former, present = previous.destinations.get(key), snapshot.destinations.get(key)
-            if former is not None and present is not None and _expressions_of(former) != _expressions_of(present):
+            previous_document, current_document = previous.destinations.get(key), snapshot.destinations.get(key)
+            if (
+                previous_document is not None
+                and current_document is not None
+                and _expressions_of(previous_document) != _expressions_of(current_document)
+            ):
                 self._note_edition((key, ""))
         changed_listeners = documents.changed(previous.listeners, snapshot.listeners)
         listeners = changed_listeners.keys() | (previous.listeners.keys() - snapshot.listeners.keys())
@@ -214,19 +218,19 @@ class RouteDocuments:
         return reader
 
     def _apply_listener(
-        self, key: str, previous: documents.ListenerDocument | None, present: documents.ListenerDocument | None
+        self, key: str, previous: documents.ListenerDocument | None, current: documents.ListenerDocument | None
     ) -> None:
         self._readers.pop(key, None)
-        old = {(key, each.name): each for each in previous.routes} if previous else {}
+        old = {(key, old_route.name): old_route for old_route in previous.routes} if previous else {}
         for name in old:
             self._routes.pop(name, None)
-        for each in present.routes if present else ():
-            name = (key, each.name)
-            self._routes[name] = each
+        for route in current.routes if current else ():
+            name = (key, route.name)
+            self._routes[name] = route
             previous_route = old.get(name)
             if previous_route is not None and (previous_route.when, previous_route.transform) != (
-                each.when,
-                each.transform,
+                route.when,
+                route.transform,
             ):
                 self._note_edition(name)
 

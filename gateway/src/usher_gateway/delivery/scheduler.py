@@ -381,9 +381,9 @@ class LaneScheduler:
         no room, except for one delivery when its trial is due.
         """
         lane = self._lane(destination)
-        shared, kept = self._shared_bytes - self.bytes, self._max_bytes - self._shared_bytes
+        shared, reserved = self._shared_bytes - self.bytes, self._max_bytes - self._shared_bytes
         rows, free = _MAX_READY_ROWS, max(0, (shared - 2 * lane.bytes) // 3)
-        if lane.bytes == 0 and shared < kept:
+        if lane.bytes == 0 and shared < reserved:
             rows, free = 1, self._max_bytes - self.bytes  # of the reserved room, each empty lane gets one delivery
         if lane.circuit.state is circuit.CircuitState.Open:
             due = lane.count == 0 and lane.in_flight == 0 and now >= lane.circuit.trial_at
@@ -528,8 +528,8 @@ class LaneScheduler:
         """Return whether lane and tenant would leave as much room as they take. An empty lane may take all the room."""
         if lane.bytes == 0:
             return entry.size <= self._max_bytes - self.bytes
-        left = self._shared_bytes - self.bytes - lane.bytes
-        return entry.size <= left and turns.bytes_of(entry.tenant) + entry.size <= left
+        bytes_left = self._shared_bytes - self.bytes - lane.bytes
+        return entry.size <= bytes_left and turns.bytes_of(entry.tenant) + entry.size <= bytes_left
 
     def _join_round(self, lane: _Lane, now: int) -> None:
         """Put a lane that may start an attempt into the round for its pace."""
@@ -601,13 +601,13 @@ class LaneScheduler:
     def _call_waiting(self, name: str, now: int) -> None:
         """Call as many lanes that wait for a rate limit as it has tokens."""
         rate = self._rates[name]
-        left = rate.bucket.tokens(now / model.MICROSECONDS)
-        while rate.waiting and left >= 1.0:
+        tokens_left = rate.bucket.tokens(now / model.MICROSECONDS)
+        while rate.waiting and tokens_left >= 1.0:
             lane = self._lanes[rate.waiting.popitem(last=False)[0]]
             self._join_round(lane, now)
             if lane.round is not None and lane.has_slot(now):
                 lane.is_called = True
-                left -= 1.0
+                tokens_left -= 1.0
         if rate.waiting:
-            seconds = (1.0 - left) / rate.bucket.rate
+            seconds = (1.0 - tokens_left) / rate.bucket.rate
             self._call_at(name, rate, now + 1 + int(seconds * model.MICROSECONDS))

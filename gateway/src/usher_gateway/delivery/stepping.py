@@ -131,7 +131,7 @@ class ErasureSteps:
         while erasures := await self._store.running_erasures(last):
             last = erasures[-1].key
             settling = await self._store.settling_times(self._now())
-            due = [each for each in erasures if _is_due(each, settling)]
+            due = [erasure for erasure in erasures if _is_due(erasure, settling)]
             if len(due) < len(erasures):
                 pauses.append(_COMPLETION_SECONDS)
             pauses += [await self._take_or_log(together) for together in _searched_together(due)]
@@ -149,12 +149,14 @@ class ErasureSteps:
     async def _take(self, erasures: Sequence[Erasure]) -> float:
         """Erase some arrivals of these persons, and end the erasures that have nothing left."""
         arrivals_of = await self._store.left_to_erase(erasures)
-        unfinished = [each.key for each in erasures if each.state is ErasureState.Pending or arrivals_of[each.key]]
+        unfinished = [
+            erasure.key for erasure in erasures if erasure.state is ErasureState.Pending or arrivals_of[erasure.key]
+        ]
         for step in _steps({key: arrivals_of[key][:_ARRIVALS_OF_ROUND] for key in unfinished}):
             if not await self._store.erase(step, self._now(), self._forget_cancelled, self._mark_of_route):
                 break
             await asyncio.sleep(_ERASURE_PAUSE_SECONDS)
-        ending = [each for each in erasures if not arrivals_of[each.key]]
+        ending = [erasure for erasure in erasures if not arrivals_of[erasure.key]]
         all_ended = not ending or await self._store.complete_erasures(ending, self._now())
         if len(ending) < len(erasures):
             return 0.0
@@ -170,7 +172,7 @@ def _searched_together(erasures: Sequence[Erasure]) -> Iterator[list[Erasure]]:
     """Divide erasures so that one search has a limited number of person keys, unless one erasure has more."""
     together: list[Erasure] = []
     for erasure in erasures:
-        if together and sum(len(each.request.persons) for each in (*together, erasure)) > _SEARCHED_PERSONS:
+        if together and sum(len(member.request.persons) for member in (*together, erasure)) > _SEARCHED_PERSONS:
             yield together
             together = []
         together.append(erasure)

@@ -144,8 +144,8 @@ class ConfiguredListener:
         cpu_seconds = evaluated.cpu_seconds + time.thread_time() - started
         if isinstance(request, payload.FormatError):
             return RouteOutcome(error=request.code, cpu_seconds=cpu_seconds)
-        shown = ShownRequest(request, documents.shorten_url(prepared.destination.url), evaluated.url_values)
-        return RouteOutcome(request=shown, cpu_seconds=cpu_seconds)
+        shown_request = ShownRequest(request, documents.shorten_url(prepared.destination.url), evaluated.url_values)
+        return RouteOutcome(request=shown_request, cpu_seconds=cpu_seconds)
 
 
 def _with_field(code: str, missing_field: str) -> str:

@@ -507,9 +507,9 @@ class _GuardedConnector(aiohttp.TCPConnector):
     def _forget_idle(self, limiter: ReceiveLimiter) -> None:
         if limiter in self.idle:
             del self.idle[limiter]
-            left = self._idle_per_destination[limiter.destination] - 1
-            if left:
-                self._idle_per_destination[limiter.destination] = left
+            idle_count = self._idle_per_destination[limiter.destination] - 1
+            if idle_count:
+                self._idle_per_destination[limiter.destination] = idle_count
             else:
                 del self._idle_per_destination[limiter.destination]
 

@@ -86,9 +86,11 @@ class Resolver:
         """
         addresses = await self._addresses(namespace, (host, port))
         results = [
-            ResolveResult(hostname=host, host=address[0], port=port, family=each, proto=socket.IPPROTO_TCP, flags=0)
-            for each, address in addresses[:_MAX_ADDRESSES]
-            if family in (socket.AF_UNSPEC, each)
+            ResolveResult(
+                hostname=host, host=address[0], port=port, family=address_family, proto=socket.IPPROTO_TCP, flags=0
+            )
+            for address_family, address in addresses[:_MAX_ADDRESSES]
+            if family in (socket.AF_UNSPEC, address_family)
         ]
         if not results:
             raise OSError(f"{host!r} has no address")

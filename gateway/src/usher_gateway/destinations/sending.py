@@ -77,5 +77,7 @@ def _target(url: str, location: str, hosts: tuple[str, ...]) -> str | None:
 
 def _redirected(request: DestinationRequest, url: str) -> DestinationRequest:
     """Return the request for the answer: without body and credentials. Source: RFC 9110 §15.4.4."""
-    kept = [(name, value) for name, value in request.headers if name in {"webhook-id", "user-agent"}]
-    return msgspec.structs.replace(request, method="GET", url=url, headers=kept, body=b"", tls=None, is_url_secret=True)
+    headers = [(name, value) for name, value in request.headers if name in {"webhook-id", "user-agent"}]
+    return msgspec.structs.replace(
+        request, method="GET", url=url, headers=headers, body=b"", tls=None, is_url_secret=True
+    )

@@ -125,19 +125,19 @@ class Program:
         parts = self._parts.get("answer", {})
         return parts is None or "body" in parts
 
-    def _evaluated(self, given: Mapping[str, object]) -> Evaluation:
+    def _evaluated(self, inputs: Mapping[str, object]) -> Evaluation:
         if self._program is None:
             return Evaluation(error_code="ExpressionInvalid")
         started = time.thread_time_ns()
-        value, code, missing_field = self._evaluate(given)
+        value, code, missing_field = self._evaluate(inputs)
         return Evaluation(value, code, (time.thread_time_ns() - started) / 1e9, missing_field)
 
-    def _evaluate(self, given: Mapping[str, object]) -> tuple[Any, str, str]:
+    def _evaluate(self, inputs: Mapping[str, object]) -> tuple[Any, str, str]:
         """Return a value, or an error code and the missing field."""
         calls: functions.FunctionCalls | None = None
         try:
             copier = _WeighingCopier()
-            values = {root: copier.part(given[root], parts) for root, parts in self._parts.items()}
+            values = {root: copier.part(inputs[root], parts) for root, parts in self._parts.items()}
             values.update(self._functions)
             work = self._work(copier)
             if work > MAX_WORK:

@@ -20,8 +20,8 @@ def credentials_refused(
         return None
     if rule.type == "Unresolved":
         return model.RefusedReason.AuthenticationUnresolved
-    given = headers.get(rule.header, "").encode("utf-8", "surrogateescape")
-    matches = hmac.compare_digest(documents.credential_digest(given, key), rule.digest)
+    credential = headers.get(rule.header, "").encode("utf-8", "surrogateescape")
+    matches = hmac.compare_digest(documents.credential_digest(credential, key), rule.digest)
     return None if matches else model.RefusedReason.Unauthenticated
 
 

@@ -63,8 +63,8 @@ class CpuBudgets:
 
     def spend(self, owner: str, cpu_seconds: float) -> None:
         """Subtract CPU time; a negative one gives it back."""
-        left, now = self._left_now(owner)
-        self._left[owner] = (left - cpu_seconds, now)
+        seconds_left, now = self._left_now(owner)
+        self._left[owner] = (seconds_left - cpu_seconds, now)
 
     def is_spent(self, owner: str) -> bool:
         """True if an owner has used up its time."""
@@ -83,8 +83,8 @@ class CpuBudgets:
 
     def _left_now(self, owner: str) -> tuple[float, float]:
         now = self._now()
-        left, at = self._left.get(owner, (self._burst_seconds, now))
-        return min(self._burst_seconds, left + (now - at) * self._share), now
+        seconds_left, at = self._left.get(owner, (self._burst_seconds, now))
+        return min(self._burst_seconds, seconds_left + (now - at) * self._share), now
 
 
 class TenantBudgets:

@@ -330,8 +330,8 @@ def _compile(paths: list[tuple[list[str], tuple[str, int]]]) -> _Node:
             following.setdefault(tokens[0], []).append((tokens[1:], end))
         else:
             node.ends.append(end)
-    for token, rest in following.items():
-        child = _compile(rest)
+    for token, remaining_paths in following.items():
+        child = _compile(remaining_paths)
         if child.last or child.inner:
             node.inner.append((token, child))
         else:

@@ -234,9 +234,11 @@ class ListenerRegistry:
     def _remove_addresses(self, listener: LiveListener) -> None:
         for address in listener.document.addresses:
             host_and_path = (address.host, address.path)
-            left = [match for match in self._by_host_and_path.get(host_and_path, ()) if match.listener is not listener]
-            if left:
-                self._by_host_and_path[host_and_path] = left
+            remaining_matches = [
+                match for match in self._by_host_and_path.get(host_and_path, ()) if match.listener is not listener
+            ]
+            if remaining_matches:
+                self._by_host_and_path[host_and_path] = remaining_matches
             else:
                 self._by_host_and_path.pop(host_and_path, None)
 

@@ -104,9 +104,9 @@ class Request(web.BaseRequest):
         """Host and target; the absolute form of the target names the host itself (RFC 9112 §3.2.2)."""
         target = self.raw_path
         if not target.startswith("/"):
-            scheme, separator, rest = target.partition("://")
+            scheme, separator, host_and_path = target.partition("://")
             if separator and scheme.lower() in {"http", "https"}:
-                host, slash, path = rest.partition("/")
+                host, slash, path = host_and_path.partition("/")
                 return host, slash + path if slash else "/"
         return self.headers.get("Host", ""), target
 
@@ -470,27 +470,27 @@ class Connection(web.RequestHandler):
         slack = _SLACK_BYTES
         if "Transfer-Encoding" in request.headers:
             slack += request.content.total_bytes // _CHUNK_SLACK
-        left = self.unanswered_bytes - max(request.wire_bytes, self.partial_bytes)
+        bytes_left = self.unanswered_bytes - max(request.wire_bytes, self.partial_bytes)
         self.partial_bytes = 0
-        if left < slack:
-            left = 0
+        if bytes_left < slack:
+            bytes_left = 0
             self.segments.clear()
         segments, total = self.segments, sum([size for _, size in self.segments])
-        while segments and total - segments[0][1] >= left:
+        while segments and total - segments[0][1] >= bytes_left:
             total -= segments.popleft()[1]
         self.header_since = segments[0][0] if segments else 0.0
-        self.server.reading_bytes -= self.unanswered_bytes - left
-        self.unanswered_bytes = left
+        self.server.reading_bytes -= self.unanswered_bytes - bytes_left
+        self.unanswered_bytes = bytes_left
         self.request = None
         self.server.limit.wait(self, is_known=self.listener is not None)
         self.answered += 1
-        if left:
-            self.server.loop.call_soon(self.server.loop.call_soon, self._note_partial, self.answered, left)
+        if bytes_left:
+            self.server.loop.call_soon(self.server.loop.call_soon, self._note_partial, self.answered, bytes_left)
 
-    def _note_partial(self, answered: int, left: int) -> None:
+    def _note_partial(self, answered: int, bytes_left: int) -> None:
         """Note that the bytes left two turns ago hold no whole request, so that a wrong count of them does not last."""
         if self.request is None and self.answered == answered:
-            self.partial_bytes = left
+            self.partial_bytes = bytes_left
 
     # closing
 

@@ -51,8 +51,8 @@ class FaultLog:
             faults = frozenset(states.faults_of(state, document)) - {states.ListenerFault.Unverified}
             if faults:
                 self._faults[key] = faults
-            former = former_faults.get(key, frozenset())
-            for fault in sorted(faults ^ former):
+            old_faults = former_faults.get(key, frozenset())
+            for fault in sorted(faults ^ old_faults):
                 changed += 1
                 about = {"listener": key, "tenant": document.tenant.name, "fault": fault.value}
                 if changed > _MAX_LINES:
@@ -68,17 +68,17 @@ class FaultLog:
 
     def _log_failing_destinations(self) -> None:
         """Log each destination that started or ceased to fail since the last call."""
-        former, self._failing = self._failing, set()
+        previously_failing, self._failing = self._failing, set()
         for key, document in self._state.snapshot.destinations.items():
             state = self._tracker.destination(key, document)
             if state.health not in states.NOT_FAILING:
                 self._failing.add(key)
-                if key not in former:
+                if key not in previously_failing:
                     tenants = self._state.snapshot.first_tenants_of(key)
                     last = self._tracker.present_error(document) or {}
                     about = {"health": state.health, "error": state.error, "status": state.status, "tenants": tenants}
                     _log.warning("destination_fault_started", destination=key, since=last.get("since"), **about)
-        for key in sorted(former - self._failing):
+        for key in sorted(previously_failing - self._failing):
             _log.info("destination_fault_ended", destination=key)
 
     def _cause(
@@ -97,7 +97,7 @@ class FaultLog:
                 ids = {"expected": document.tenant.company_id, "came": counters.other_company}
                 return {**ids, "since": since}
             case states.ListenerFault.DeliveriesHeld:
-                return {"held": [describe_held(held) for held in state.held_deliveries], "since": since}
+                return {"held": [describe_held(held_route) for held_route in state.held_deliveries], "since": since}
             case states.ListenerFault.Quarantining:
                 reason = counters.quarantined_reason
                 return {

@@ -74,11 +74,11 @@ class RecentWindow:
         if len(self._minutes) < WINDOW_MINUTES:
             return
         for key, counts in self._minutes.popleft().items():
-            left = self._totals[key].minus(counts)
-            if left == _NOTHING:
+            remaining = self._totals[key].minus(counts)
+            if remaining == _NOTHING:
                 del self._totals[key]
             else:
-                self._totals[key] = left
+                self._totals[key] = remaining
 
     def of(self, key: str) -> RecentCounts:
         """Return a listener's counts."""
@@ -109,7 +109,7 @@ def fault_since(
         case states.ListenerFault.CompanyMismatch:
             return model.time_or_none(counters.mismatching.since)
         case states.ListenerFault.DeliveriesHeld:
-            return min(held["since"] for held in state.held_deliveries) or None
+            return min(held_route["since"] for held_route in state.held_deliveries) or None
         case states.ListenerFault.Quarantining:
             return model.time_or_none(counters.quarantining.since)
         case states.ListenerFault.TimesUntrusted:
@@ -260,8 +260,8 @@ class HealthTracker:
         """Return a listener's present health."""
         name = model.ListenerName(document.namespace, document.tenant.name, document.name)
         counts = self._counters.of(name)
-        last, present = counts.last_accepted, [address.id for address in document.live_addresses]
-        verified = [address for address in present if address in counts.first_visits]
+        last, address_ids = counts.last_accepted, [address.id for address in document.live_addresses]
+        verified = [address for address in address_ids if address in counts.first_visits]
         first = min((counts.first_visits[address] for address in verified), default=0)
         recent = self._window.of(key)
         accepted = max(1, recent.accepted)
@@ -281,7 +281,7 @@ class HealthTracker:
             receiving=receiving,
             verified_since=model.time_or_none(first),
             verified_addresses=tuple(verified),
-            probed_addresses=tuple(address for address in present if address in counts.probed),
+            probed_addresses=tuple(address for address in address_ids if address in counts.probed),
             refusing=refusing,
             refused_reason=str(counts.refused_reason) if refusing and counts.refused_reason is not None else None,
             missing=document.authentication.missing or None,
@@ -292,7 +292,7 @@ class HealthTracker:
             untrusted_times_share=round(recent.untrusted_times / accepted, 2),
             untrusted_time_reason=(counts.untrusted_time_reason or None) if are_untrusted else None,
             unexpected_sources=recent.unexpected_sources > 0,
-            held_deliveries=tuple(held._asdict() for held in self._held_routes(name)),
+            held_deliveries=tuple(held_route._asdict() for held_route in self._held_routes(name)),
             retired_arrivals={
                 address.id: model.format_time(-(-counts.retired_arrivals[address.id] // _HOUR) * _HOUR)
                 for address in document.retired_addresses

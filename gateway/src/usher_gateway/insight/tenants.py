@@ -106,8 +106,8 @@ async def count_deliveries(
         backlog.count += waiting.count
         backlog.oldest_at = min(backlog.oldest_at, waiting.oldest_at)
     for group in await store.held_groups():
-        held = find(group.route)[0].held
-        held[group.reason.name] = held.get(group.reason.name, 0) + group.count
+        held_counts = find(group.route)[0].held
+        held_counts[group.reason.name] = held_counts.get(group.reason.name, 0) + group.count
     for number, count in (await store.dead_by_route()).items():
         counts, name = find(number)
         counts.died[name] = counts.died.get(name, 0) + count

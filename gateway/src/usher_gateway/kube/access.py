@@ -255,8 +255,8 @@ class _Context(msgspec.Struct, frozen=True):
             ConfigurationError: they cannot be read, or lack something; the message names it and holds no secret.
         """
         named = [pathlib.Path(path).expanduser() for path in paths.split(os.pathsep) if path]
-        present = [path for path in named if path.exists()] or named[:1]
-        contents = [_mapping(_read(path)) for path in present]
+        existing_paths = [path for path in named if path.exists()] or named[:1]
+        contents = [_mapping(_read(path)) for path in existing_paths]
         current = next((content["current-context"] for content in contents if content.get("current-context")), None)
         context = _named(contents, "contexts", "context", current)
         cluster = _named(contents, "clusters", "cluster", context.get("cluster"))
@@ -270,7 +270,7 @@ class _Context(msgspec.Struct, frozen=True):
             server=server.rstrip("/"),
             has_user=bool(context.get("user")),
             has_plugin=bool(user.get("exec")),
-            is_writable=all(os.access(path, os.W_OK) for path in present),
+            is_writable=all(os.access(path, os.W_OK) for path in existing_paths),
         )
 
 

@@ -130,12 +130,12 @@ class Reflector(Generic[Item]):
 
     async def _went_backwards(self) -> bool:
         """Return whether the server's versions are older than the one from which the watch would continue."""
-        present = await self._client.collection_version(
+        current_version = await self._client.collection_version(
             self._path, selector=self._selector, field_selector=self._field_selector
         )
-        if not is_older(present, self._version):
+        if not is_older(current_version, self._version):
             return False
-        _log.warning("older_versions_found", path=self._path, known=self._version, present=present)
+        _log.warning("older_versions_found", path=self._path, known=self._version, present=current_version)
         return True
 
     async def _watch(self) -> bool:

@@ -74,8 +74,8 @@ def of_tenant(tenant: Row, now: datetime.datetime) -> Attention:
     if not needs:
         return Attention(_quiet(tenant, now), None)
     others = [_with_separators(words) for words in list(troubles.tenant_troubles(dict(tenant)).values())[1:]]
-    rest = f" Also: {', '.join(others)}." if others else ""
-    return Attention(needs[0].sentence + rest, needs[0])
+    also = f" Also: {', '.join(others)}." if others else ""
+    return Attention(needs[0].sentence + also, needs[0])
 
 
 def needs_of_tenant(tenant: Row, now: datetime.datetime) -> list[Need]:
@@ -212,13 +212,13 @@ def _dead(tenant: Row, _: datetime.datetime) -> Need:
 
 def _held(tenant: Row, _: datetime.datetime) -> Need:
     count = sum(tenant["held"].values())
-    held = f"{listings.counted(count, 'delivery')} {'is' if count == 1 else 'are'} held"
+    summary = f"{listings.counted(count, 'delivery')} {'is' if count == 1 else 'are'} held"
     path = f"{path_to('tenants', _key(tenant))}#waiting-heading"
     reason, *others = sorted(tenant["held"])
     if others or reason not in HOLDS:
-        return Need(f"{held} ({' and '.join([reason, *others])}).", "See what ends each hold.", path)
+        return Need(f"{summary} ({' and '.join([reason, *others])}).", "See what ends each hold.", path)
     cause, end = HOLDS[reason]
-    return Need(f"{held}, because {cause}.", f"{end} ends that.", path)
+    return Need(f"{summary}, because {cause}.", f"{end} ends that.", path)
 
 
 def _quarantining(tenant: Row, _: datetime.datetime) -> Need:

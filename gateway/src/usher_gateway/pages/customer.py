@@ -255,23 +255,23 @@ def sentences(tenant: Row, now: datetime.datetime) -> list[str]:
         lines = [f"Visits arrive; the last one {attention.ago(tenant['lastArrival'], now)} ago."]
     for is_rejecting, effect in ((False, "are tried again"), (True, "are not tried again")):
         names = [
-            each["name"].partition("/")[2]
-            for each in tenant["destinations"]
-            if each["isFailing"] and each["isRejecting"] is is_rejecting
+            destination["name"].partition("/")[2]
+            for destination in tenant["destinations"]
+            if destination["isFailing"] and destination["isRejecting"] is is_rejecting
         ]
         if names:
             lines.append(f"Deliveries to {' and '.join(names)} fail at present, and {effect}.")
-    held: dict[str, int] = {}
+    count_by_end: dict[str, int] = {}
     for reason, count in tenant["held"].items():
         until = _HELD_UNTIL.get(reason, "until a setting is corrected")
-        held[until] = held.get(until, 0) + count
+        count_by_end[until] = count_by_end.get(until, 0) + count
     lines += [
         f"{listings.counted(count, 'delivery')} {'is' if count == 1 else 'are'} held {until}."
-        for until, count in held.items()
+        for until, count in count_by_end.items()
     ]
-    if held:
-        kept = listings.counted(tenant["retention"]["bodyDays"], "day")
-        lines.append(f"Held deliveries are kept for at most {kept}.")
+    if count_by_end:
+        duration = listings.counted(tenant["retention"]["bodyDays"], "day")
+        lines.append(f"Held deliveries are kept for at most {duration}.")
     if tenant["dead"]:
         lines.append(f"{listings.counted(tenant['dead'], 'delivery')} failed for good.")
     return lines

@@ -37,8 +37,8 @@ async def _create(api: Api, form: Form) -> Row:
         rows = (await api.get("/api/tenants", {"tenant": tenant}))["rows"]
         if len(rows) == 1:
             tenant = f"{rows[0]['namespace']}/{tenant}"
-    asked = {"tenant": tenant, "days": int(days[:9]), "lastVisits": "lastVisits" in form}
-    link: Row = await api.post("/api/links", asked)
+    link_request = {"tenant": tenant, "days": int(days[:9]), "lastVisits": "lastVisits" in form}
+    link: Row = await api.post("/api/links", link_request)
     return link
 
 

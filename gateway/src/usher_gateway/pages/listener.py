@@ -82,8 +82,8 @@ def progress(listener: Row, now: datetime.datetime) -> Progress:
         return Progress("", "", is_waiting=False)
     for fault in ("Refusing", "AuthenticationUnresolved"):
         if fault in listener["faults"]:
-            shown = _fault(fault, listener, now)
-            return Progress(shown.sentence, shown.step, is_waiting=True)
+            description = _fault(fault, listener, now)
+            return Progress(description.sentence, description.step, is_waiting=True)
     if listener["lastProbe"]:
         check = f"The portal's check arrived {ago(listener['lastProbe'], now)} ago."
     else:
@@ -99,16 +99,16 @@ def fault_sentences(listener: Row, now: datetime.datetime) -> list[Fault]:
     faults: list[Fault] = []
     for fault in listener["faults"]:
         if fault == "DeliveriesHeld":
-            faults += [_held(held) for held in listener["heldDeliveries"]]
+            faults += [_held(held_route) for held_route in listener["heldDeliveries"]]
         elif fault != "Unverified":
             faults.append(_fault(fault, listener, now))
     return faults
 
 
-def _held(held: Row) -> Fault:
-    cause, end = HOLDS.get(held["reason"], (held["reason"], "A correction"))
-    missing = f" ({held['missing']})" if held["missing"] else ""
-    return Fault(f"Route {held['route']} holds deliveries, because {cause}{missing}.", f"{end} ends that.")
+def _held(held_route: Row) -> Fault:
+    cause, end = HOLDS.get(held_route["reason"], (held_route["reason"], "A correction"))
+    missing = f" ({held_route['missing']})" if held_route["missing"] else ""
+    return Fault(f"Route {held_route['route']} holds deliveries, because {cause}{missing}.", f"{end} ends that.")
 
 
 def _fault(fault: str, listener: Row, now: datetime.datetime) -> Fault:

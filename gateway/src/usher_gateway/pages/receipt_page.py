@@ -90,9 +90,9 @@ def copies(receipt: Mapping[str, Any]) -> list[str]:
         sentences.append("The files of the store may have the deleted visits for some minutes more.")
     backups = receipt["backups"]
     if backups:
-        kept = f"Backups of the store are kept for {listings.counted(backups['days'], 'day')}"
+        retention = f"Backups of the store are kept for {listings.counted(backups['days'], 'day')}"
         sentences.append(
-            f"{kept}: those from before the end of the erasure are gone by {_time(backups['goneBy'])} UTC."
+            f"{retention}: those from before the end of the erasure are gone by {_time(backups['goneBy'])} UTC."
         )
     else:
         sentences.append("Backups may have the visits; the agency has not stated for how long.")

@@ -146,10 +146,10 @@ class PageServer:
         """Return a page's handler."""
 
         async def show(request: web.Request, api: Api) -> web.StreamResponse:
-            shown = await page(api, request)
-            if isinstance(shown, Download):
-                return _download(shown)
-            return self._respond(request, template, shown, await api.get(_WHOAMI))
+            content = await page(api, request)
+            if isinstance(content, Download):
+                return _download(content)
+            return self._respond(request, template, content, await api.get(_WHOAMI))
 
         return self._in_session(show)
 

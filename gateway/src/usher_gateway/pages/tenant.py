@@ -106,12 +106,12 @@ def held_reasons(counts: Mapping[str, int], rows: Sequence[Row]) -> list[Held]:
         counts: reason -> how many, from ``GET /api/tenants``.
         rows: the newest held deliveries.
     """
-    held = []
+    reasons = []
     for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]):
         since = min((row["heldSince"] for row in rows if row["held"] == reason and row["heldSince"]), default=None)
         cause, end = attention.HOLDS.get(reason, (reason, ""))
-        held.append(Held(reason, count, since, cause, end))
-    return held
+        reasons.append(Held(reason, count, since, cause, end))
+    return reasons
 
 
 def dead_errors(rows: Sequence[Row]) -> list[tuple[str, str, int, str | None]]:

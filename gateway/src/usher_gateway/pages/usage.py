@@ -79,7 +79,7 @@ async def show(api: Api, request: web.Request) -> Values:
     chosen = requests.texts(request, "tenant", "month", "zone")
     of_tenant = {"tenant": chosen["tenant"]} if "tenant" in chosen else {}
     zone = await _zone(api, request, chosen)
-    kept = {name: value for name, value in chosen.items() if name != "month"}
+    selection = {name: value for name, value in chosen.items() if name != "month"}
     now = datetime.datetime.now(zone)
     this_month = Month(now.year, now.month)
     month = parse_month(chosen.get("month", str(this_month)))
@@ -138,8 +138,8 @@ async def show(api: Api, request: web.Request) -> Values:
         "tenant_count": len(ranked),
         "previous_page": _page_link(month, page - 1) if page > 1 else "",
         "next_page": _page_link(month, page + 1) if page * _SHOWN < len(ranked) else "",
-        "earlier": requests.link("/ui/usage", kept, month=str(month.plus(-1))),
-        "later": requests.link("/ui/usage", kept, month=str(month.plus(1))) if month < this_month else "",
+        "earlier": requests.link("/ui/usage", selection, month=str(month.plus(-1))),
+        "later": requests.link("/ui/usage", selection, month=str(month.plus(1))) if month < this_month else "",
         "csv": {by: _csv_link(of_tenant, month, by, str(zone)) for by in sorted(_CSV)},
         "csv_own_zones": _csv_link({}, month, "tenant", "tenant"),
     }

@@ -57,7 +57,7 @@ def find_moves(
             outcome = "is retired: served until nothing has arrived there for the class's retiredAddressDays"
         added = document.live_addresses if document is not None else ()
         replacements = tuple(
-            [documents.shorten_url(each.url) for each in added if (address.listener, each.id) not in old]
+            [documents.shorten_url(addition.url) for addition in added if (address.listener, addition.id) not in old]
         )
         moves.append(AddressMove(address.listener, address.url, outcome, replacements))
     return moves

@@ -227,23 +227,25 @@ def _reserved(resources: Resources, context: CompileContext) -> Container[str]:
     """Return the hostnames that no listener may name."""
     if context.reserved_hostnames is not None:
         return context.reserved_hostnames
-    return frozenset(each.spec.hostname for each in resources.classes.values()) | _former(resources, context)
+    return frozenset(listener_class.spec.hostname for listener_class in resources.classes.values()) | _former(
+        resources, context
+    )
 
 
 def _former(resources: Resources, context: CompileContext) -> frozenset[str]:
     """Return the hostnames that classes had and that only their retired addresses still have."""
-    former: set[str] = set()
+    former_hostnames: set[str] = set()
     for key, document in context.previous.listeners.items() if context.now else ():
         listener = resources.listeners.get(key)
         if listener is not None:
             days = _retired_address_days(listener, resources)
-            former.update(
+            former_hostnames.update(
                 address.host
                 for address in document.addresses
                 if address.is_class_address and _as_retired(address, days, context) is not None
             )
     own = (document.own_hostnames for document in context.previous.listeners.values())
-    return frozenset(former).difference(*own) if former else frozenset()
+    return frozenset(former_hostnames).difference(*own) if former_hostnames else frozenset()
 
 
 def _hostname_claims(resources: Resources, context: CompileContext) -> Iterable[tuple[str, hostnames.Owner]]:
@@ -273,7 +275,7 @@ def compile_destination(
     if previous is not None and previous.tenant != tenant_name:
         previous = None
     labels = resources.labels_of(destination.metadata.namespace)
-    specs = [each.spec for each in resources.classes.values()]
+    specs = [listener_class.spec for listener_class in resources.classes.values()]
     permitting = [spec for spec in specs if hostnames.permits(spec.namespaces, labels)]
     if not permitting and (specs or not context.allow_implicit_class):
         return (None if specs else previous), [finding(destination, "", Reason.ClassNotPermitted, _NO_CLASS)]
@@ -391,16 +393,16 @@ def retire_addresses(
             candidates.append(retired)
     if len(candidates) > _MAX_RETIRED_ADDRESSES:
         candidates.sort(key=lambda address: address.retired_at, reverse=True)
-    kept = [
+    retired_addresses = [
         address
         for address in candidates[:_MAX_RETIRED_ADDRESSES]
         if claims.may_keep(address, listener.owner) and claims.take(address, listener.key)
     ]
-    if not live and not kept:
+    if not live and not retired_addresses:
         return None
     if document is None:
         document = msgspec.structs.replace(previous, tenant=tenant_document(owner))
-    return msgspec.structs.replace(document, addresses=(*live, *kept))
+    return msgspec.structs.replace(document, addresses=(*live, *retired_addresses))
 
 
 def _retired_address_days(listener: Listener, resources: Resources) -> int:
@@ -424,14 +426,14 @@ def _last_good(
     The tenant is renewed so that suspending it always works.
     """
     pair = (previous.namespace, previous.tenant.name)
-    kept = tuple(
+    addresses = tuple(
         address
         for address in previous.addresses
         if claims.may_keep(address, pair) and claims.take(address, previous.key)
     )
-    if not kept:
+    if not addresses:
         return None
-    return msgspec.structs.replace(previous, tenant=tenant_document(owner), addresses=kept)
+    return msgspec.structs.replace(previous, tenant=tenant_document(owner), addresses=addresses)
 
 
 def _grant_addresses(
@@ -451,7 +453,9 @@ def _grant_addresses(
             findings.append(finding(listener, f"{path}.hostname", reason, f"`{address.hostname}` {_REFUSALS[reason]}"))
             continue
         requested = declared_addresses(listener, keys.install, address)
-        free = [each for each in requested if each not in granted and claims.take(each, listener.key)]
+        free = [
+            candidate for candidate in requested if candidate not in granted and claims.take(candidate, listener.key)
+        ]
         if len(free) < len(requested):
             message = f"`{address.hostname}` {_REFUSALS[Reason.PathConflict]}"
             findings.append(finding(listener, path, Reason.PathConflict, message))
@@ -531,8 +535,8 @@ def _destination_findings(listener: Listener, resources: Resources) -> Iterable[
 def destination_limit(permitting: Iterable[ListenerClassSpec]) -> int | None:
     """Return how many destinations a namespace may have: the highest number among the classes that permit it."""
     limits = [spec.maximums.destinations_per_namespace for spec in permitting]
-    given = [limit for limit in limits if limit is not None]
-    return max(given) if given and len(given) == len(limits) else None
+    declared_limits = [limit for limit in limits if limit is not None]
+    return max(declared_limits) if declared_limits and len(declared_limits) == len(limits) else None
 
 
 def _over_limit(resource: types.ResourceBase, limit: int) -> Finding:

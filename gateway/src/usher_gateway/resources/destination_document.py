@@ -239,8 +239,8 @@ def _unsupported_values(
 
 def _origin(url: str) -> str:
     """Return a URL's scheme, host and port as written."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{re.split('[/?]', rest, maxsplit=1)[0].lower()}"
+    scheme, _, host_and_path = url.partition("://")
+    return f"{scheme}://{re.split('[/?]', host_and_path, maxsplit=1)[0].lower()}"
 
 
 def _template_problems(url: str, variables: list[UrlVariable]) -> Iterator[str]:

@@ -90,27 +90,27 @@ def _tenant_key(document: documents.ListenerDocument) -> str:
 
 
 def _listener(
-    listener: resources.Listener, tenant: documents.TenantDocument, present: documents.ListenerDocument | None
+    listener: resources.Listener, tenant: documents.TenantDocument, current: documents.ListenerDocument | None
 ) -> documents.ListenerDocument:
-    """Return a listener's document, with what depends on its class and its Secrets as in ``present``."""
+    """Return a listener's document, with what depends on its class and its Secrets as in ``current``."""
     document = listener_document(
         listener,
         tenant=tenant,
-        addresses=present.addresses if present is not None else (),
-        authentication=present.authentication if present is not None else documents.Authentication(),
+        addresses=current.addresses if current is not None else (),
+        authentication=current.authentication if current is not None else documents.Authentication(),
         class_spec=compiler.IMPLICIT_CLASS,
         trusted_proxies=(),
     )
-    if present is None:
+    if current is None:
         return document
     return msgspec.structs.replace(
         document,
-        generation=present.generation,
-        client_address_from=present.client_address_from,
-        trusted_proxies=present.trusted_proxies,
-        max_body_bytes=present.max_body_bytes,
-        requests_per_second=present.requests_per_second,
-        max_stored_bytes=present.max_stored_bytes,
+        generation=current.generation,
+        client_address_from=current.client_address_from,
+        trusted_proxies=current.trusted_proxies,
+        max_body_bytes=current.max_body_bytes,
+        requests_per_second=current.requests_per_second,
+        max_stored_bytes=current.max_stored_bytes,
     )
 
 
@@ -137,15 +137,15 @@ def _without_credentials(document: documents.DestinationDocument) -> documents.D
 
 
 def _in_place_of(
-    present: documents.DestinationDocument | None, document: documents.DestinationDocument
+    current: documents.DestinationDocument | None, document: documents.DestinationDocument
 ) -> documents.DestinationDocument:
     """Return a document that lacks the Secrets that the present one lacks."""
-    if present is None:
+    if current is None:
         return document
     return msgspec.structs.replace(
         document,
-        uid=present.uid,
-        generation=present.generation,
-        unresolved=present.unresolved,
-        missing=present.missing,
+        uid=current.uid,
+        generation=current.generation,
+        unresolved=current.unresolved,
+        missing=current.missing,
     )

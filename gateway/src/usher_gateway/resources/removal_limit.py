@@ -115,12 +115,13 @@ def decide(
     covered = waiting.intersection(
         removal for message in messages if message.digest in confirmed for removal in message.removals
     )
-    rest = waiting - covered
+    uncovered = waiting - covered
     named = messages[-1].removals if messages else ()
-    is_still_halted = bool(messages) and (not named or not rest.isdisjoint(named))  # a halt may begin without names
-    if not rest or not (is_still_halted or exceeds_limit(rest, bounds, confirmed=covered)):
+    # A halt may begin without names.
+    is_still_halted = bool(messages) and (not named or not uncovered.isdisjoint(named))
+    if not uncovered or not (is_still_halted or exceeds_limit(uncovered, bounds, confirmed=covered)):
         return RemovalDecision(waiting, ())
-    halt = HaltedRemovals.of(rest)
+    halt = HaltedRemovals.of(uncovered)
     earlier = [message for message in messages if message.digest not in {*confirmed, halt.digest}]
     return RemovalDecision(covered, (*earlier[1 - _MAX_MESSAGES :], halt))
 

@@ -222,8 +222,8 @@ class NodeReader:
             return value if isinstance(value, bool) else self.report(node, path, "must be true or false")
         if not isinstance(value, str):
             # never repeat a Secret's values
-            shown = "" if self.resource.startswith("Secret") else f': "{node.value}"'
-            hint = "leave the field out" if value is None else f"put it in quotes{shown}"
+            example = "" if self.resource.startswith("Secret") else f': "{node.value}"'
+            hint = "leave the field out" if value is None else f"put it in quotes{example}"
             message = f"must be {_what(expected)}, but YAML reads this as {_WORDS[type(value)]}"
             return self.report(node, path, message, hint)
         if isinstance(expected, inspect.LiteralType):

@@ -178,12 +178,12 @@ class SenderBooks(msgspec.Struct, kw_only=True):
     @property
     def sample_visits(self) -> int:
         """Visits that the listener counts in addition to the plan: the validation's sample."""
-        return sum(each.shape == SAMPLE_SHAPE and each.passed for each in self.validations)
+        return sum(validation.shape == SAMPLE_SHAPE and validation.passed for validation in self.validations)
 
     @property
     def probes(self) -> int:
         """Validation calls without a visit."""
-        return sum(each.shape != SAMPLE_SHAPE for each in self.validations)
+        return sum(validation.shape != SAMPLE_SHAPE for validation in self.validations)
 
 
 class SimulationBooks(msgspec.Struct, kw_only=True):
@@ -196,22 +196,22 @@ class SimulationBooks(msgspec.Struct, kw_only=True):
     @property
     def unacknowledged(self) -> int:
         """The sum over all listeners."""
-        return sum(each.unacknowledged for each in self.listeners)
+        return sum(listener.unacknowledged for listener in self.listeners)
 
 
 def total_of(listeners: Iterable[SenderBooks]) -> SenderBooks:
     """Return all listeners' counts added up; for each latency kind, the worst."""
     total = SenderBooks(name="all")
-    for each in listeners:
-        for field in each.__struct_fields__:
-            value = getattr(each, field)
+    for listener in listeners:
+        for field in listener.__struct_fields__:
+            value = getattr(listener, field)
             if type(value) is int:
                 setattr(total, field, getattr(total, field) + value)
-        for status, count in each.failed_by_status.items():
+        for status, count in listener.failed_by_status.items():
             total.failed_by_status[status] = total.failed_by_status.get(status, 0) + count
-        for cause, count in each.causes.items():
+        for cause, count in listener.causes.items():
             total.causes[cause] = total.causes.get(cause, 0) + count
-        worst = zip(msgspec.structs.astuple(total.latency), msgspec.structs.astuple(each.latency), strict=True)
+        worst = zip(msgspec.structs.astuple(total.latency), msgspec.structs.astuple(listener.latency), strict=True)
         total.latency = Latency(*map(max, worst))
     return total
 
@@ -291,7 +291,7 @@ def judge_books(
 
 def _wrong_url(listener: SenderBooks) -> list[str]:
     """Return a sentence if every answer was 404."""
-    answers = {*[each.status for each in listener.validations], *listener.failed_by_status}
+    answers = {*[validation.status for validation in listener.validations], *listener.failed_by_status}
     if answers != {404} or listener.failed_by_status.get(404, 0) != listener.sent:
         return []
     sentence = "Every answer was 404, so no listener has this URL."
@@ -301,12 +301,12 @@ def _wrong_url(listener: SenderBooks) -> list[str]:
 
 
 def _validation(listener: SenderBooks) -> list[str]:
-    failed = [each for each in listener.validations if not each.passed]
+    failed = [validation for validation in listener.validations if not validation.passed]
     if not failed:
         return []
     by_reason: dict[str, list[str]] = {}
-    for each in failed:
-        by_reason.setdefault(explain(each.outcome, each.status, each.cause), []).append(each.shape)
+    for failure in failed:
+        by_reason.setdefault(explain(failure.outcome, failure.status, failure.cause), []).append(failure.shape)
     reasons = "; ".join(f"{', '.join(shapes)}: {reason}" for reason, shapes in by_reason.items())
     if len(failed) == len(listener.validations):
         return [f"The portal would refuse to save it, so Purple would never send a visit ({reasons})."]
@@ -334,9 +334,9 @@ def _answers(listener: SenderBooks) -> list[str]:
         if RequestResult(RequestOutcome.WrongStatus, status).is_wrong
     }
     if wrong:
-        shown = ", ".join(f"{status}: {count}" for status, count in wrong.items())
+        counts = ", ".join(f"{status}: {count}" for status, count in wrong.items())
         lines.append(
-            f"Wrong answers ({shown}): only 200 is success (redirects are not followed). After a 4xx Purple sends the "
+            f"Wrong answers ({counts}): only 200 is success (redirects are not followed). After a 4xx Purple sends the "
             "visit again until it disables the webhook. Answer 200, and quarantine bodies that are not valid."
         )
     if listener.tls_failed:

@@ -133,7 +133,7 @@ class Receiver:
 
     def kept(self, path: str) -> list[Received]:
         """Return the kept requests to a path (without query)."""
-        return [each for each in self._kept if each.path.partition("?")[0] == path]
+        return [request for request in self._kept if request.path.partition("?")[0] == path]
 
     def set_behaviour(
         self,

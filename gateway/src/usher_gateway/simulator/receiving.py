@@ -82,7 +82,7 @@ class Rules:
         """Add a rule for a path, with precedence over older ones. A rule without an end drops older rules."""
         rules = self._by_path.setdefault(path, [])
         if rule.ends == float("inf"):
-            rules[:] = [each for each in rules if each.begins < rule.begins]
+            rules[:] = [other for other in rules if other.begins < rule.begins]
         rules.insert(0, rule)
         del rules[16:]
 
@@ -160,7 +160,7 @@ def verify(
         return Signature.Missing
     content = f"{identifier}.{timestamp}.".encode("utf-8", "surrogateescape") + body
     expected = [hmac.digest(key, content, "sha256") for key in keys]
-    if not any(hmac.compare_digest(given, digest) for given in _decoded(signatures) for digest in expected):
+    if not any(hmac.compare_digest(signature, digest) for signature in _decoded(signatures) for digest in expected):
         return Signature.Bad
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _MAX_DIGITS):
         return Signature.Bad
@@ -172,8 +172,8 @@ def verify(
 def _decoded(signatures: str) -> list[bytes]:
     """Return the header's ``v1`` signatures without those that cannot be decoded."""
     decoded = []
-    for each in signatures.split(" "):
-        version, _, value = each.partition(",")
+    for signature in signatures.split(" "):
+        version, _, value = signature.partition(",")
         if version != "v1":
             continue
         try:

@@ -154,7 +154,7 @@ class _ListenerSender:
                 books.Validation(shape, result.outcome, result.status, result.seconds, result.cause)
             )
             self.books.header_name = result.header_name or self.books.header_name
-        return any(each.passed for each in self.books.validations) and not self._settings.validate_only
+        return any(validation.passed for validation in self.books.validations) and not self._settings.validate_only
 
     async def _send_all(self) -> None:
         self._base = self._clock.now()

@@ -123,8 +123,8 @@ def credentials(basic: str, headers: list[str]) -> tuple[tuple[str, str], ...]:
     if basic:
         value = secret(basic, "--basic")
         pairs.append(("Authorization", f"Basic {base64.b64encode(value.encode()).decode()}"))
-    for each in headers:
-        name, separator, source = each.partition("=")
+    for header in headers:
+        name, separator, source = header.partition("=")
         if not separator or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
             raise model.ConfigurationError("--header: not NAME=SOURCE", "write it as X-Key=env:ACME_KEY")
         pairs.append((name, secret(source, "--header")))

@@ -22,10 +22,10 @@ from usher_gateway.simulator.settings import SimulatorSettings
 def progress_line(so_far: books.SimulationBooks) -> str:
     """Return the progress over all listeners on one line."""
     listeners = so_far.listeners
-    done = sum(each.acknowledged for each in listeners)
-    total = sum(each.authentications for each in listeners)
-    failed = sum(each.failures for each in listeners)
-    sent = sum(each.sent for each in listeners)
+    done = sum(listener.acknowledged for listener in listeners)
+    total = sum(listener.authentications for listener in listeners)
+    failed = sum(listener.failures for listener in listeners)
+    sent = sum(listener.sent for listener in listeners)
     return f"visits acknowledged: {done} of {total}; requests: {sent}, failed: {failed}"
 
 
@@ -33,7 +33,7 @@ def books_table(result: books.SimulationBooks) -> rich.table.Table:
     """Return the books as a table. Each listener has a column under its number, because URLs are wider than counts."""
     numbers = map(str, range(1, len(result.listeners) + 1))
     table = rich.table.Table("", *[rich.table.Column(number, justify="right") for number in numbers])
-    rows = [[*_rows(each), ("hook", _hook(each)), _latency(each)] for each in result.listeners]
+    rows = [[*_rows(listener), ("hook", _hook(listener)), _latency(listener)] for listener in result.listeners]
     for lines in zip(*rows, strict=True):
         table.add_row(lines[0][0], *(value for _, value in lines))
     return table
@@ -42,7 +42,7 @@ def books_table(result: books.SimulationBooks) -> rich.table.Table:
 def total_table(result: books.SimulationBooks) -> rich.table.Table:
     """Return the sums over many listeners' books as a table."""
     table = rich.table.Table("", rich.table.Column("all", justify="right"))
-    disabled = sum(each.disabled for each in result.listeners)
+    disabled = sum(listener.disabled for listener in result.listeners)
     total = books.total_of(result.listeners)
     for name, value in [*_rows(total), ("hooks disabled", str(disabled)), _latency(total, "worst ")]:
         table.add_row(name, value)
@@ -52,9 +52,9 @@ def total_table(result: books.SimulationBooks) -> rich.table.Table:
 def validation_table(listener: books.SenderBooks) -> rich.table.Table:
     """Return what the portal's "Save and Validate" found as a table."""
     table = rich.table.Table("call", "answer", "seconds", "")
-    for each in listener.validations:
-        explained = books.explain(each.outcome, each.status)
-        table.add_row(each.shape, explained, f"{each.seconds:.3f}", "ok" if each.passed else "WRONG")
+    for validation in listener.validations:
+        explained = books.explain(validation.outcome, validation.status)
+        table.add_row(validation.shape, explained, f"{validation.seconds:.3f}", "ok" if validation.passed else "WRONG")
     return table
 
 
@@ -64,51 +64,57 @@ def counts_table(counts: dict[str, receiving.PathCounts], *, signatures: bool) -
     names = ["received", "taken", "distinct ids", "duplicates", "without id"]
     for name in [*names, *(["bad signatures"] if signatures else []), "last seen (UTC)"]:
         table.add_column(name, justify="right")
-    for path, each in counts.items():
-        values = [each.received, each.taken, each.distinct, each.duplicates, each.without_id]
+    for path, path_counts in counts.items():
+        values = [
+            path_counts.received,
+            path_counts.taken,
+            path_counts.distinct,
+            path_counts.duplicates,
+            path_counts.without_id,
+        ]
         if signatures:
-            values.append(each.signatures_wrong)
-        last_seen = datetime.datetime.fromtimestamp(each.last_seen // model.MICROSECONDS, datetime.UTC)
+            values.append(path_counts.signatures_wrong)
+        last_seen = datetime.datetime.fromtimestamp(path_counts.last_seen // model.MICROSECONDS, datetime.UTC)
         table.add_row(rich.text.Text(path), *map(str, values), f"{last_seen:%H:%M:%S}")
     return table
 
 
 def counts_line(counts: dict[str, receiving.PathCounts]) -> str:
     """Return the counts over all paths on one line."""
-    received = sum(each.received for each in counts.values())
-    taken = sum(each.taken for each in counts.values())
-    duplicates = sum(each.duplicates for each in counts.values())
+    received = sum(path_counts.received for path_counts in counts.values())
+    taken = sum(path_counts.taken for path_counts in counts.values())
+    duplicates = sum(path_counts.duplicates for path_counts in counts.values())
     paths = "1 path" if len(counts) == 1 else f"{len(counts)} paths"
     return f"{received} received, {taken} taken, {duplicates} duplicates, on {paths}"
 
 
-def _hook(each: books.SenderBooks) -> str:
-    if each.validations and not any(validation.passed for validation in each.validations):
+def _hook(listener: books.SenderBooks) -> str:
+    if listener.validations and not any(validation.passed for validation in listener.validations):
         return "never enabled"
-    return "DISABLED" if each.disabled else "enabled"
+    return "DISABLED" if listener.disabled else "enabled"
 
 
-def _latency(each: books.SenderBooks, which: str = "") -> tuple[str, str]:
-    latency = each.latency
+def _latency(listener: books.SenderBooks, which: str = "") -> tuple[str, str]:
+    latency = listener.latency
     seconds = f"{latency.p50:.3f} / {latency.p99:.3f} / {latency.max:.3f} s" if latency.max else "no answer"
     return f"{which}answer p50 / p99 / max", seconds
 
 
-def _rows(each: books.SenderBooks) -> list[tuple[str, str]]:
+def _rows(listener: books.SenderBooks) -> list[tuple[str, str]]:
     return [
-        ("authentications", str(each.authentications)),
-        ("  first visits", str(each.visits)),
-        ("  repeats", str(each.repeats)),
-        ("redeliveries planned", str(each.redeliveries)),
-        ("requests", str(each.sent)),
-        ("  answered well", str(each.answered_well)),
-        ("  failed", books.failures(each)),
-        ("  hung up by the sender", str(each.hung_up)),
-        ("retries", str(each.retries)),
-        ("redeliveries answered well", str(each.redelivered)),
-        ("acknowledged", str(each.acknowledged)),
-        ("still unacknowledged", str(each.unacknowledged)),
-        ("  never sent", str(each.never_sent)),
+        ("authentications", str(listener.authentications)),
+        ("  first visits", str(listener.visits)),
+        ("  repeats", str(listener.repeats)),
+        ("redeliveries planned", str(listener.redeliveries)),
+        ("requests", str(listener.sent)),
+        ("  answered well", str(listener.answered_well)),
+        ("  failed", books.failures(listener)),
+        ("  hung up by the sender", str(listener.hung_up)),
+        ("retries", str(listener.retries)),
+        ("redeliveries answered well", str(listener.redelivered)),
+        ("acknowledged", str(listener.acknowledged)),
+        ("still unacknowledged", str(listener.unacknowledged)),
+        ("  never sent", str(listener.never_sent)),
     ]
 
 
@@ -130,10 +136,10 @@ async def simulate(settings: SimulatorSettings) -> books.SimulationBooks:
 
     def progress(so_far: books.SimulationBooks) -> None:
         nonlocal last
-        for number, each in enumerate(so_far.listeners):
-            if each.disabled and number not in disabled:
+        for number, listener in enumerate(so_far.listeners):
+            if listener.disabled and number not in disabled:
                 disabled.add(number)
-                message = f"!!! {each.name}: only failures for too long: Purple has DISABLED this hook"
+                message = f"!!! {listener.name}: only failures for too long: Purple has DISABLED this hook"
                 _print_line(console, message, "bold red")
         if time.monotonic() - last >= _LINE_SECONDS:
             last = time.monotonic()
@@ -176,7 +182,7 @@ def report(settings: SimulatorSettings, result: books.SimulationBooks) -> Report
         )
         for target, listener in zip(settings.targets, result.listeners, strict=True)
     )
-    return Report(all(each.survives for each in verdicts), verdicts, result)
+    return Report(all(verdict.survives for verdict in verdicts), verdicts, result)
 
 
 def show_report(settings: SimulatorSettings, result: Report, *, as_json: bool) -> None:
@@ -188,14 +194,14 @@ def show_report(settings: SimulatorSettings, result: Report, *, as_json: bool) -
     if len(result.books.listeners) > _MANY:
         _show_summary(console, result, validate_only=settings.validate_only)
         return
-    for each in result.books.listeners:
-        if each.validations:
-            _print_line(console, f"Save and Validate: {each.name}")
-            console.print(validation_table(each))
+    for sender_books in result.books.listeners:
+        if sender_books.validations:
+            _print_line(console, f"Save and Validate: {sender_books.name}")
+            console.print(validation_table(sender_books))
     if not settings.validate_only:
         _print_line(console, "The sender's books")
-        for number, each in enumerate(result.books.listeners, 1):
-            _print_line(console, f"  {number}: {each.name}")
+        for number, sender_books in enumerate(result.books.listeners, 1):
+            _print_line(console, f"  {number}: {sender_books.name}")
         console.print(books_table(result.books))
     if result.books.interrupted:
         console.print("Interrupted: these are the books up to now.")
@@ -221,7 +227,7 @@ def _show_summary(console: rich.console.Console, result: Report, *, validate_onl
         (judged, listener.name, [note for note in judged.lines[1:] if note not in notes_of_all])
         for listener, judged in zip(result.books.listeners, result.verdicts, strict=True)
     ]
-    told = sorted([each for each in told if each[2] or not each[0].survives], key=lambda each: each[0].survives)
+    told = sorted([entry for entry in told if entry[2] or not entry[0].survives], key=lambda entry: entry[0].survives)
     for judged, name, notes in told[:_SHOWN]:
         _print_verdict(console, name, judged, notes)
     if len(told) > _SHOWN:
@@ -257,7 +263,7 @@ async def receive(receiving: receiver.Receiver, *, signatures: bool, as_json: bo
     else:
         _console().print(counts_table(counts, signatures=signatures))
         _print_line(_console(), counts_line(counts))
-    return not signatures or not any(each.signatures_wrong for each in counts.values())
+    return not signatures or not any(path_counts.signatures_wrong for path_counts in counts.values())
 
 
 async def _print_changes(receiving: receiver.Receiver, stopped: asyncio.Event) -> None:

@@ -75,13 +75,13 @@ class BatchWriter(abc.ABC):
             (accepted,), _ = await self._commit_once(part)
         return accepted
 
-    async def _commit_rest(self, rest: Batch) -> None:
+    async def _commit_rest(self, batch: Batch) -> None:
         try:
-            await self._commit_once(rest)
+            await self._commit_once(batch)
         except self.data_errors:
-            for settlement in rest.settlements:
+            for settlement in batch.settlements:
                 try:
-                    await self._commit_once(Batch(settlements=[settlement], now=rest.now))
+                    await self._commit_once(Batch(settlements=[settlement], now=batch.now))
                 except self.data_errors as error:
                     _log.error("settlement_refused", delivery=settlement.key, error=self._name_of(error))
-            await self._commit_once(msgspec.structs.replace(rest, settlements=()))
+            await self._commit_once(msgspec.structs.replace(batch, settlements=()))

@@ -406,8 +406,8 @@ class GroupCommit:
         line.failing_since = min(line.failing_since, self._loop.time())
         self._failure = str(result.error)[:200]
         _log.error("store_commit_failed", error=type(result.error).__name__, reason=self._failure)
-        left = zip(in_flight.entries, result.accepted, strict=True)
-        self._arrivals.put_back([entry for entry, accepted in left if accepted is None])
+        outcomes = zip(in_flight.entries, result.accepted, strict=True)
+        self._arrivals.put_back([entry for entry, accepted in outcomes if accepted is None])
         self._waiters = [*in_flight.waiters, *self._waiters]
         if not result.rest_is_committed:
             batch = in_flight.batch

@@ -99,8 +99,8 @@ class PersonRecords(JobRunner):
         """
         if not self.settling_seconds:
             return range(0)
-        present, before_and_after = await self.store_time(now), self.settling_seconds * model.MICROSECONDS
-        return range(present - before_and_after + 1, present + before_and_after)
+        current_time, before_and_after = await self.store_time(now), self.settling_seconds * model.MICROSECONDS
+        return range(current_time - before_and_after + 1, current_time + before_and_after)
 
     async def complete_erasures(self, requests: Sequence[Erasure], now: int) -> bool:
         """End erasures that have nothing left to erase; return False if some have to wait."""

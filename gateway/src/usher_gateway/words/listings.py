@@ -42,8 +42,10 @@ def printable(text: str) -> str:
     """Return a text on one line, without characters that command a terminal: a value from a body may have them."""
     if text.isprintable():
         return text
-    replaced = {each for each in text if unicodedata.category(each) in _NOT_PRINTED and each not in _JOINERS}
-    return "".join(_REPLACEMENT if each in replaced else each for each in text)
+    replaced = {
+        character for character in text if unicodedata.category(character) in _NOT_PRINTED and character not in _JOINERS
+    }
+    return "".join(_REPLACEMENT if character in replaced else character for character in text)
 
 
 # JSON fields whose own fields are CSV columns. Other maps have keys that differ from row to row.

@@ -237,13 +237,13 @@ def publishing_state(view: Lookups) -> ConditionState | None:
     if view.keys is None:
         message = f"waiting for the install key in Secret `{_key_secret(view)}`"
         return ConditionState("Unknown", PENDING, message)
-    present = _fingerprint(view.keys.install)
+    fingerprint = _fingerprint(view.keys.install)
     for cached in view.our_classes():
         expected = cached.fields.get(FINGERPRINT_FIELD)
-        if expected and expected != present:
+        if expected and expected != fingerprint:
             message = (
                 f"nothing is published, because the install key has changed: Secret `{_key_secret(view)}` holds the "
-                f"key with the fingerprint {present}, and ListenerClass `{cached.resource.metadata.name}` records "
+                f"key with the fingerprint {fingerprint}, and ListenerClass `{cached.resource.metadata.name}` records "
                 f"{expected}. Restore the Secret; if every URL may change, delete and recreate the ListenerClass"
             )
             return ConditionState("False", OperatorReason.InstallKeyChanged, message)

@@ -81,14 +81,14 @@ def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], 
     listener = cached.resource
     namespace = listener.metadata.namespace
     tenant = _tenant(view, namespace, listener.spec.tenant_ref.name)
-    published, held = versions.own_version(view, cached), versions.held_version(view, cached)
+    published, held_document = versions.own_version(view, cached), versions.held_version(view, cached)
     own = published.listener if published is not None else None
-    held = versions.bind_routes(view, held, own) if held is not None else None
+    held_document = versions.bind_routes(view, held_document, own) if held_document is not None else None
     if isinstance(tenant, UnreadableResource):
-        return _blocked(listener, listener.spec.tenant_ref.name, held)
+        return _blocked(listener, listener.spec.tenant_ref.name, held_document)
     own_class = view.our_class(listener.class_name)
     secrets = _SecretLookup(view)
-    previous = held or own
+    previous = held_document or own
     declared = compiler.Resources(
         classes={listener.class_name: own_class.resource} if own_class else {},
         tenants={tenant.key: tenant} if tenant else {},
@@ -117,14 +117,14 @@ def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], 
         ended = _ended_addresses(view, listener, previous, document, claims)
         waiting = [address for address in ended if not view.may_retire(cached.key, frozenset((address.id,)))]
         document = msgspec.structs.replace(document, addresses=(*document.addresses, *waiting))
-        if held is not None and lacks_credential(findings):
+        if held_document is not None and lacks_credential(findings):
             document = versions.hold(document)
         document = versions.bind_routes(view, document, own)
     return CompiledDocument(
         document,
         _not_missing(view, findings),
         tuple(secrets.unknown),
-        held=held,
+        held=held_document,
         ended=tuple(address.id for address in ended),
     )
 
@@ -148,7 +148,7 @@ def _ended_addresses(
 
 def lacks_credential(findings: Iterable[conditions.Finding]) -> bool:
     """True if the credential that Purple has to send is missing, so that the last known one counts."""
-    return any(each.severity == "error" and each.path.startswith("spec.authentication") for each in findings)
+    return any(finding.severity == "error" and finding.path.startswith("spec.authentication") for finding in findings)
 
 
 def _retired_arrivals(view: Lookups, path: str) -> dict[str, int]:
@@ -192,10 +192,12 @@ def compile_destination(
         ),
         is_over_limit=lambda limit: view.is_over_limit(cached.key, limit),
     )
-    if any(each.reason is conditions.Reason.ClassNotPermitted for each in findings):
+    if any(finding.reason is conditions.Reason.ClassNotPermitted for finding in findings):
         unreadable_class = _unreadable_class(view, cached.key)
         if unreadable_class is not None:
-            findings = [msgspec.structs.replace(each, missing=("ListenerClass", unreadable_class)) for each in findings]
+            findings = [
+                msgspec.structs.replace(finding, missing=("ListenerClass", unreadable_class)) for finding in findings
+            ]
         # listeners whose class is absent or unreadable keep their documents, and one that its class refuses keeps its
         # document while addresses retire; these documents need this one
         is_absent = unreadable_class is not None or "" in view.classes_using(cached.key)
@@ -221,13 +223,13 @@ def _tenant(view: Lookups, namespace: str, name: str) -> resources.Tenant | Unre
 def _blocked(
     resource: resources.Listener | resources.Destination,
     tenant: str,
-    held: documents.ListenerDocument | None = None,
+    held_document: documents.ListenerDocument | None = None,
 ) -> CompiledDocument:
     """The result for a tenant that this version cannot read: it is not treated as gone."""
     message = f"Tenant `{tenant}` exists, but this version of Usher cannot read it; its conditions say why"
     reason = conditions.Reason.TenantNotFound
     finding = conditions.Finding(resource.kind_name, resource.key, "spec.tenantRef.name", reason, message)
-    return CompiledDocument(held, [finding], (), is_blocked=held is None, held=held)
+    return CompiledDocument(held_document, [finding], (), is_blocked=held_document is None, held=held_document)
 
 
 def _not_missing(view: Lookups, findings: list[conditions.Finding]) -> list[conditions.Finding]:

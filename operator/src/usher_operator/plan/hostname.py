@@ -169,7 +169,7 @@ def _create_ingress_class(name: str | None) -> str:
 
 
 def _name_ingress_class(view: Lookups, name: str | None) -> str:
-    existing = "the cluster has " + ", ".join(f"`{each}`" for each in sorted(view.features.ingress_classes))
+    existing = "the cluster has " + ", ".join(f"`{class_name}`" for class_name in sorted(view.features.ingress_classes))
     if name is None:
         return f"there is no default IngressClass: the class must have `exposure.ingress.className`; {existing}"
     return (

@@ -43,16 +43,23 @@ def owner_of(view: Lookups, key: Key) -> str:
             used: Iterable[str] = ()
         case _:
             used = view.classes_using(key)
-    served = [each for each in view.classes.values() if not each.is_unserved] or [*view.classes.values()]
+    served = [listener_class for listener_class in view.classes.values() if not listener_class.is_unserved] or [
+        *view.classes.values()
+    ]
     permitted = _permitting(view, served, key.namespace)
-    used_and_permitted = [each for each in permitted if each.resource.metadata.name in used]
+    used_and_permitted = [
+        listener_class for listener_class in permitted if listener_class.resource.metadata.name in used
+    ]
     oldest = min(used_and_permitted or permitted or served, key=_age, default=None)
     return oldest.resource.spec.controller_name if oldest is not None else view.settings.controller_name
 
 
 def is_foreign_namespace(view: Lookups, namespace: str) -> bool:
     """True if only other installs' classes permit a namespace, so that its tenants belong to those installs."""
-    names = {each.resource.spec.controller_name for each in _permitting(view, view.classes.values(), namespace)}
+    names = {
+        listener_class.resource.spec.controller_name
+        for listener_class in _permitting(view, view.classes.values(), namespace)
+    }
     return bool(names) and view.settings.controller_name not in names
 
 
@@ -63,7 +70,7 @@ def is_permitted(view: Lookups, listener_class: _Class, namespace: str) -> bool:
 
 
 def _permitting(view: Lookups, classes: Iterable[_Class], namespace: str) -> list[_Class]:
-    return [each for each in classes if is_permitted(view, each, namespace)]
+    return [listener_class for listener_class in classes if is_permitted(view, listener_class, namespace)]
 
 
 def _age(listener_class: _Class) -> tuple[str, str]:

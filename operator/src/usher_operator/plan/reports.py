@@ -295,11 +295,13 @@ def _held(reports: list[ListenerReport], builder: ConditionBuilder) -> list[Stat
     if not routes:
         return []
     names = ", ".join(
-        f"`{held.route}` ({held.reason}: {held.missing})" if held.missing else f"`{held.route}` ({held.reason})"
-        for held in routes[:_MAX_NAMED]
+        f"`{held_route.route}` ({held_route.reason}: {held_route.missing})"
+        if held_route.missing
+        else f"`{held_route.route}` ({held_route.reason})"
+        for held_route in routes[:_MAX_NAMED]
     )
     more = " and others" if len(routes) > _MAX_NAMED else ""
-    advice = _TRY_CORRECTION if any(held.reason in _EXPRESSION_FAILED for held in routes) else ""
+    advice = _TRY_CORRECTION if any(held_route.reason in _EXPRESSION_FAILED for held_route in routes) else ""
     return [builder.true(_Type.DeliveriesHeld, _Reason.DeliveriesHeld, _HELD.format(names + more) + advice)]
 
 

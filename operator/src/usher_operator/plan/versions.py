@@ -84,5 +84,5 @@ def _destinations(document: documents.ListenerDocument) -> dict[str, None]:
 def _uid_of(view: Lookups, path: str) -> str:
     """A Destination's uid, also if this version cannot read it; ``""`` if it is absent."""
     namespace, _, name = path.partition("/")
-    present = view.destination(path) or view.unreadable(Key("Destination", namespace, name))
-    return present.uid if present is not None else ""
+    destination = view.destination(path) or view.unreadable(Key("Destination", namespace, name))
+    return destination.uid if destination is not None else ""

@@ -114,7 +114,7 @@ class RouteChecker:
 
     async def check_due(self) -> None:
         """Check the hostnames that are due and not being checked."""
-        of_classes = (each.resource.spec.hostname for each in self._cache.our_classes())
+        of_classes = (listener_class.resource.spec.hostname for listener_class in self._cache.our_classes())
         hostnames = {*self._cache.child_index.by_hostname.groups, *of_classes}
         for gone in self._checks.keys() - hostnames:
             del self._checks[gone]
@@ -195,7 +195,7 @@ class RouteChecker:
                 f"the cluster's name servers give this address: {_SWITCH_OFF}"
             )
         # of the preferred family; the first one would change with the order of the answers, and so would the message
-        address = min(each for each in usable if (":" in each) == (":" in usable[0]))
+        address = min(candidate for candidate in usable if (":" in candidate) == (":" in usable[0]))
         async with self._slots:
             try:
                 return await self._ask(hostname, address, self._contexts.verifying)

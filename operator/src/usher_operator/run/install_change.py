@@ -66,8 +66,8 @@ async def _take_over(api: Client, cache: Cache, namespace: str) -> bool:
                 return False
             await asyncio.sleep(_RETRY_SECONDS)
         else:
-            present = cache.settings.configuration_namespace
-            _log.warning("documents_copied", previous=namespace, present=present, count=count)
+            current_namespace = cache.settings.configuration_namespace
+            _log.warning("documents_copied", previous=namespace, present=current_namespace, count=count)
             return True
 
 
@@ -78,11 +78,11 @@ async def _copy(api: Client, cache: Cache, raw: JsonObject) -> bool:
     is_config = config_secret.CONFIG_LABEL in (metadata.get("labels") or {})
     if is_present or not is_config or kinds.is_foreign(raw, cache.settings.controller_name):
         return False
-    kept = {name: metadata[name] for name in ("name", "labels", "annotations") if name in metadata}
+    kept_metadata = {name: metadata[name] for name in ("name", "labels", "annotations") if name in metadata}
     body = {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {**kept, "namespace": namespace},
+        "metadata": {**kept_metadata, "namespace": namespace},
         "type": raw.get("type", ""),
         "data": raw.get("data") or {},
     }

@@ -95,10 +95,10 @@ class ObservedLease:
             return LeaseDecision("Create")
         if is_leader and record.holder == self._identity:
             return LeaseDecision("Renew")
-        left = self._since + record.duration_seconds - now
-        if not record.holder or left <= 0:
+        seconds_left = self._since + record.duration_seconds - now
+        if not record.holder or seconds_left <= 0:
             return LeaseDecision("Take")
-        return LeaseDecision("Wait", left)
+        return LeaseDecision("Wait", seconds_left)
 
 
 def read_lease(raw: dict[str, Any]) -> LeaseRecord:
@@ -186,8 +186,8 @@ class LeaderLease:
 
     async def hold(self) -> None:
         """Renew the Lease; return when no renewal has succeeded within the deadline or another replica holds it."""
-        while (left := self._renewed + self._timing.renew_deadline_seconds - self._clock()) > 0:
-            await asyncio.sleep(min(left, self._timing.lease_retry_seconds))
+        while (seconds_left := self._renewed + self._timing.renew_deadline_seconds - self._clock()) > 0:
+            await asyncio.sleep(min(seconds_left, self._timing.lease_retry_seconds))
             try:
                 await self._write("Renew")
             except (ApiError, TimeoutError) as error:
@@ -257,13 +257,13 @@ class LeaderLease:
         return f"{GROUP_PATH}/namespaces/{self._namespace}/leases"
 
     async def _read(self) -> LeaseDecision:
-        asked = self._clock()
+        asked_at = self._clock()
         async with self._time_limit():
             raw = await self._api.get(f"{self._path}/{NAME}", missing_ok=True, attempts=1)
         if raw is not None:  # a 404 may also mean that the namespace does not exist
             self.reached_at = self._clock()
         self._acquired = ((raw or {}).get("spec") or {}).get("acquireTime") or ""
-        self._observed.see(read_lease(raw) if raw is not None else None, asked)
+        self._observed.see(read_lease(raw) if raw is not None else None, asked_at)
         return self._observed.decide(self._clock(), is_leader=self.is_leader)
 
     async def _watch(self, seconds: float) -> None:
@@ -308,13 +308,13 @@ class LeaderLease:
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
         # The renewal counts from before the request. A standby counts from when it sees the new record, which is later,
         # so this replica stops writing before a standby takes the Lease.
-        asked = self._clock()
+        asked_at = self._clock()
         async with self._time_limit():
             if action == "Create":
                 raw = await self._api.create(self._path, body, attempts=1, is_fenced=False)
             else:
                 metadata["resourceVersion"] = record.resource_version
                 raw = await self._api.replace(f"{self._path}/{NAME}", body, attempts=1)
-        self.reached_at, self._renewed = self._clock(), asked
-        self._observed.see(read_lease(raw), asked)
+        self.reached_at, self._renewed = self._clock(), asked_at
+        self._observed.see(read_lease(raw), asked_at)
         self.is_leader = action != "Release"

@@ -135,7 +135,7 @@ class Cache(Lookups):
         """
         self.gateways, self.unheard_gateways = gateways, unheard
         self._last_reports = (*unready, *sorted(gateways, key=lambda gateway: gateway.reachable))  # the newest last
-        self._lost = {key: held for key, held in self._lost.items() if self._is_run(key)}
+        self._lost = {key: held_hostnames for key, held_hostnames in self._lost.items() if self._is_run(key)}
         return self._set_reported()
 
     def may_run(self, key: Key) -> bool:
@@ -148,17 +148,23 @@ class Cache(Lookups):
 
     def _set_reported(self) -> KeySet:
         """Take the hostnames of documents without a config Secret; returns the keys to plan again."""
-        reported = {key: held for report in self._last_reports for key, held in report.held.items()}
-        former, self._reported = self._reported, {**self._lost, **reported}
+        reported = {
+            key: reported_hostnames for report in self._last_reports for key, reported_hostnames in report.held.items()
+        }
+        previously_reported, self._reported = self._reported, {**self._lost, **reported}
         changed_keys = {
-            key for key in former.keys() | self._reported.keys() if self._reported.get(key) != former.get(key)
+            key
+            for key in previously_reported.keys() | self._reported.keys()
+            if self._reported.get(key) != previously_reported.get(key)
         }
         changed: set[str] = set()
         for key in changed_keys:
-            held = self._reported.get(key)
+            held_hostnames = self._reported.get(key)
             changed |= self._reported_holders.hostnames_of(key)
             self._reported_holders.set(
-                key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ()
+                key,
+                (key.namespace, held_hostnames.tenant if held_hostnames else ""),
+                held_hostnames.hostnames if held_hostnames else (),
             )
             changed |= self._reported_holders.hostnames_of(key)
         return self._readers_of_hostnames(changed) | changed_keys
@@ -182,12 +188,12 @@ class Cache(Lookups):
 
     def set_reachability(self, hostname: str, reachability: Reachability | None) -> KeySet:
         """Set whether requests to a hostname lead to a gateway; None: forget it."""
-        former = self.reachabilities.get(hostname)
+        previous = self.reachabilities.get(hostname)
         if reachability is None:
             self.reachabilities.pop(hostname, None)
         else:
             self.reachabilities[hostname] = reachability
-        if former == reachability:
+        if previous == reachability:
             return _NO_KEYS
         return self._readers_of_hostnames([hostname])
 
@@ -260,27 +266,29 @@ class Cache(Lookups):
 
     def _set_own(self, key: Key, record: kinds.ResourceRecord | None) -> KeySet:
         """Set a custom resource; None: it is gone."""
-        former = self.records.get(key)
+        previous = self.records.get(key)
         if record is None:
-            for kept in (self.records, self._edited, self._behind, self._write_failures):
-                kept.pop(key, None)
+            for by_key in (self.records, self._edited, self._behind, self._write_failures):
+                by_key.pop(key, None)
         else:
             self.records[key] = record
-            if former is not None and former.uid == record.uid and former.generation < record.generation:
+            if previous is not None and previous.uid == record.uid and previous.generation < record.generation:
                 self._edited[key] = record.generation
-        if former is record or (former and record and (former.uid, former.parsed) == (record.uid, record.parsed)):
+        if previous is record or (
+            previous and record and (previous.uid, previous.parsed) == (record.uid, record.parsed)
+        ):
             return _NO_KEYS
         change = _Change(keys={key})
         if key.kind == "ListenerClass":
-            self._set_class(key.name, former and former.parsed, record and record.parsed, change)
-        elif _declared(former) == _declared(record):
+            self._set_class(key.name, previous and previous.parsed, record and record.parsed, change)
+        elif _declared(previous) == _declared(record):
             self._arrange(key, change)
         else:
             self._index(key, change)
             self._arrange(key, change)
-            if key.kind != "Destination" or _tenant_ref(former) != _tenant_ref(record):
+            if key.kind != "Destination" or _tenant_ref(previous) != _tenant_ref(record):
                 change.subjects.add((key.kind, key.path))
-            if key.kind == "Tenant" and (former is None or record is None):  # claims of its Listeners begin or end
+            if key.kind == "Tenant" and (previous is None or record is None):  # claims of its Listeners begin or end
                 for listener in self._every_listener_of(key.path):
                     self._index_claims(listener)
                     change.subjects |= _subjects_of(self._claims.of(listener))
@@ -292,17 +300,17 @@ class Cache(Lookups):
             change.subjects |= {("Limit", sibling) for sibling in self._reorder(key)}
         return self.reads.changed(self, change.subjects) | change.keys
 
-    def _set_class(self, name: str, former: object, present: object, change: "_Change") -> None:
+    def _set_class(self, name: str, previous: object, current: object, change: "_Change") -> None:
         """Set a class. A change in the fields that other plans read is rare, and may concern every key."""
         self.classes.pop(name, None)
         self._unreadable_classes.discard(name)
-        if isinstance(present, CachedResource):
-            self.classes[name] = present
-            if present.is_unserved:
+        if isinstance(current, CachedResource):
+            self.classes[name] = current
+            if current.is_unserved:
                 self._abandoned.discard(name)
-        elif present is not None:
+        elif current is not None:
             self._unreadable_classes.add(name)
-        if _read_by_others(former) == _read_by_others(present):
+        if _read_by_others(previous) == _read_by_others(current):
             return
         for key in [key for key in self.records if key.kind == "Listener"]:  # it counts only if its class is ours
             self._set_uses(key, {use for use in self._uses.groups_of(key) if use[1]}, change)
@@ -395,10 +403,10 @@ class Cache(Lookups):
 
     def _note_stored_hostnames(self, key: Key, cached: CachedResource[resources.Listener] | None) -> frozenset[str]:
         """Note the hostnames that a Listener names and that its stored status has; returns these and former ones."""
-        former = self._stored_holders.hostnames_of(key)
+        previous_hostnames = self._stored_holders.hostnames_of(key)
         hostnames = _stored_hostnames(cached) if cached is not None else frozenset()
         self._stored_holders.set(key, (key.namespace, self._tenant_of(key)), hostnames)
-        return former | hostnames
+        return previous_hostnames | hostnames
 
     def _place_of(self, key: Key) -> Place | None:
         """A resource's or hostname's place among its siblings; None if it does not count.
@@ -445,31 +453,31 @@ class Cache(Lookups):
         return concerned | self.reads.changed(self, [("Secret", path)])
 
     def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
-        former = self.child_index.by_ref.get(ref)
-        present = self.child_index.put(ref, raw, self.keys)
+        previous = self.child_index.by_ref.get(ref)
+        current = self.child_index.put(ref, raw, self.keys)
         change = _Change()
-        for child in {id(record): record for record in (former, present) if record is not None}.values():
+        for child in {id(record): record for record in (previous, current) if record is not None}.values():
             change.subjects |= _subjects_of_child(child)
             document = _published_document(child)
             change.siblings |= _hostname_places(child.key.namespace, document.own_hostnames if document else ())
             if child.counts_for:
                 change.siblings |= _hostname_places(child.counts_for, [child.key.name])
             if child.is_config:
-                change.keys |= self._note_lost_document(child.key, former)
+                change.keys |= self._note_lost_document(child.key, previous)
                 self._arrange(child.key, change)
                 config = self.child_index.config_of(child.key)
                 if self._memory.set_document(child.key, config.document_bytes if config is not None else 0):
                     change.subjects.add(("Documents", child.key.namespace))
             is_checked = child.key.kind == "Hostname" and child.key.name in self.reachabilities
-            if is_checked and _desired(former) != _desired(present):
+            if is_checked and _desired(previous) != _desired(current):
                 self._changed_routes.add(child.key.name)
-        if _as_planned(former) != _as_planned(present):
-            change.keys |= {child.key for child in (former, present) if child is not None}
-        if _routed(former) != _routed(present):
-            change.keys |= {hostname_key(host) for host in _published_hosts(former) | _published_hosts(present)}
+        if _as_planned(previous) != _as_planned(current):
+            change.keys |= {child.key for child in (previous, current) if child is not None}
+        if _routed(previous) != _routed(current):
+            change.keys |= {hostname_key(host) for host in _published_hosts(previous) | _published_hosts(current)}
         return self._concerned(change)
 
-    def _note_lost_document(self, key: Key, former: kinds.ChildRecord | None) -> KeySet:
+    def _note_lost_document(self, key: Key, previous: kinds.ChildRecord | None) -> KeySet:
         """Remember a document's hostnames if somebody deleted or changed its config Secret.
 
         Gateways still serve them. A removal by the operator leaves a tombstone first.
@@ -479,8 +487,8 @@ class Cache(Lookups):
             if key not in self._lost:
                 return _NO_KEYS
             del self._lost[key]
-        elif former is not None and former.key == key and former.held is not None and not former.tombstone:
-            self._lost[key] = former.held
+        elif previous is not None and previous.key == key and previous.held is not None and not previous.tombstone:
+            self._lost[key] = previous.held
         else:
             return _NO_KEYS
         return self._set_reported()
@@ -516,8 +524,8 @@ def _stored_hostnames(cached: CachedResource[resources.Listener]) -> frozenset[s
     If a Listener had its class's address until now, its status may still show the class's hostname.
     """
     named = {address.hostname for address in cached.resource.spec.addresses}
-    shown = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
-    return frozenset(named & {entry.get("hostname") for entry in shown if entry.get("name") != CLASS_ADDRESS})
+    status_entries = [entry for entry in cached.fields.get(ADDRESSES_FIELD) or () if isinstance(entry, dict)]
+    return frozenset(named & {entry.get("hostname") for entry in status_entries if entry.get("name") != CLASS_ADDRESS})
 
 
 def _declared(record: kinds.ResourceRecord | None) -> tuple[object, ...]:

@@ -38,16 +38,16 @@ class GroupIndex(Generic[Group]):
 
     def set(self, key: Key, groups: Iterable[Group]) -> None:
         """Set a key's groups; empty if it is in no group any more."""
-        former, present = self.groups_of(key), frozenset(groups)
-        for group in former - present:
+        previous_groups, new_groups = self.groups_of(key), frozenset(groups)
+        for group in previous_groups - new_groups:
             keys = self._keys[group]
             keys.discard(key)
             if not keys:
                 del self._keys[group]
-        for group in present - former:
+        for group in new_groups - previous_groups:
             self._keys.setdefault(group, set()).add(key)
-        if present:
-            self._groups[key] = tuple(present)
+        if new_groups:
+            self._groups[key] = tuple(new_groups)
         else:
             self._groups.pop(key, None)
 
@@ -226,8 +226,12 @@ class ChildIndex:
         is_in_force = child is not None and child.published is not None
         self._in_force.set(key, [(key.kind, key.namespace)] if is_in_force else [])
         self.tombstones.set(key, [key.namespace] if child is not None and child.tombstone else [])
-        held = child.held if child is not None else None
-        self.held.set(key, (key.namespace, held.tenant if held else ""), held.hostnames if held else ())
+        held_hostnames = child.held if child is not None else None
+        self.held.set(
+            key,
+            (key.namespace, held_hostnames.tenant if held_hostnames else ""),
+            held_hostnames.hostnames if held_hostnames else (),
+        )
 
 
 def _address_counts(child: kinds.ChildRecord) -> dict[tuple[RemovalKind, str], int]:
@@ -307,18 +311,18 @@ class SecretIndex:
         If a value is needed that was not kept, the Secret is forgotten, so that a plan looks it up again. Returns such
         Secrets' paths.
         """
-        former, forgotten = self._needed.groups_of(key), set()
-        for path in frozenset(values) - former:
+        previous_paths, forgotten = self._needed.groups_of(key), set()
+        for path in frozenset(values) - previous_paths:
             secret = path.rpartition("/")[0]
             if not self._needed.keys_of(path) and self._secrets.pop(secret, None) is not None:
                 forgotten.add(secret)
         self._needed.set(key, values)
-        for path in former - frozenset(values):
+        for path in previous_paths - frozenset(values):
             secret, _, unused = path.rpartition("/")
             if secret in self._secrets and not self._needed.keys_of(path):
                 cached = self._secrets[secret]
-                kept = {name: value for name, value in cached.data.items() if name != unused}
-                self._secrets[secret] = msgspec.structs.replace(cached, data=kept)
+                needed_data = {name: value for name, value in cached.data.items() if name != unused}
+                self._secrets[secret] = msgspec.structs.replace(cached, data=needed_data)
         return forgotten
 
     def note_missing(self, path: str, state: SecretState) -> None:
@@ -378,7 +382,7 @@ class OptionalApis:
         return self._refresh()
 
     def _refresh(self) -> bool:
-        former = self.features
+        previous_features = self.features
         classes = {name: raw for (kind, name), raw in self._objects.items() if kind == kinds.INGRESS_CLASS.name}
         issuers = frozenset(path for path in self._objects if path[0] != kinds.INGRESS_CLASS.name)
         has_certificates = self.is_served(kinds.CERTIFICATE)
@@ -389,7 +393,7 @@ class OptionalApis:
             default_ingress_class=min((name for name, raw in classes.items() if _is_default(raw)), default=""),
             issuers=issuers if has_certificates else None,
         )
-        return msgspec.structs.astuple(former) != msgspec.structs.astuple(self.features)
+        return msgspec.structs.astuple(previous_features) != msgspec.structs.astuple(self.features)
 
 
 def _is_default(ingress_class: Mapping[str, Any]) -> bool:

@@ -214,8 +214,8 @@ def parse_resource(kind: str, raw: JsonObject, *, has_room: bool = True) -> Reso
 
 
 def _unreadable(raw: JsonObject, problem: str, common: dict[str, Any]) -> UnreadableResource:
-    given = raw.get("spec")
-    spec: dict[str, Any] = given if isinstance(given, dict) else {}
+    raw_spec = raw.get("spec")
+    spec: dict[str, Any] = raw_spec if isinstance(raw_spec, dict) else {}
     return UnreadableResource(
         generation=raw["metadata"].get("generation", 0),
         message=problem,

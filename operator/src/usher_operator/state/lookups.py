@@ -476,8 +476,8 @@ class Lookups:
 
     def vanished_tenant(self, key: Key) -> str:
         """The Tenant in a Listener's document that gateways run although its Secret is gone; ``""``: they run none."""
-        held = self._reported.get(key)
-        return held.tenant if held is not None and self.child_index.config_of(key) is None else ""
+        held_hostnames = self._reported.get(key)
+        return held_hostnames.tenant if held_hostnames is not None and self.child_index.config_of(key) is None else ""
 
     @lookup()
     def write_failure(self, key: Key) -> WriteFailure | None:

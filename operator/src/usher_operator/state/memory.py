@@ -90,8 +90,8 @@ class NamespaceMemory:
 
     def has_room_for_document(self, key: Key, size: int) -> bool:
         """Return whether a key may have a document of this size. One no larger than its present one always may."""
-        present = self._documents.size_of(key)
-        return size <= present or self._documents.sum_of(key.namespace) - present + size <= self._most_bytes
+        current_size = self._documents.size_of(key)
+        return size <= current_size or self._documents.sum_of(key.namespace) - current_size + size <= self._most_bytes
 
 
 def _filter_characters(spec: Any) -> int:

@@ -72,18 +72,18 @@ class Reads:
         concerned: set[Key] = set()
         for subject in subjects:
             answers = self._answers.get(subject, {})
-            for lookup, former in answers.items():
+            for lookup, previous_answer in answers.items():
                 answers[lookup] = lookup.method(view, *lookup.arguments)
-                if answers[lookup] != former:
+                if answers[lookup] != previous_answer:
                     concerned |= self._lookups.keys_of(lookup)
         return frozenset(concerned)
 
     def _replace(self, key: Key, noted: dict[Lookup, Any]) -> None:
-        former = self._lookups.groups_of(key)
+        previous_lookups = self._lookups.groups_of(key)
         self._lookups.set(key, noted)
         for lookup, answer in noted.items():
             self._answers.setdefault(lookup.subject, {})[lookup] = answer
-        for lookup in former - noted.keys():
+        for lookup in previous_lookups - noted.keys():
             if not self._lookups.keys_of(lookup):
                 del self._answers[lookup.subject][lookup]
                 if not self._answers[lookup.subject]:

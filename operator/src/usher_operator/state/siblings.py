@@ -23,15 +23,15 @@ class OrderedGroups(Generic[Group]):
 
     def set(self, key: Key, places: Mapping[Group, Place]) -> None:
         """Set a key's groups, with its place in each; empty if it is in no group any more."""
-        former = self._places.get(key, {})
-        for group, place in former.items():
+        previous_places = self._places.get(key, {})
+        for group, place in previous_places.items():
             if places.get(group) != place:
                 members = self._groups[group]
                 del members[bisect.bisect_left(members, (place, key))]
                 if not members:
                     del self._groups[group]
         for group, place in places.items():
-            if former.get(group) != place:
+            if previous_places.get(group) != place:
                 bisect.insort(self._groups.setdefault(group, []), (place, key))
         if places:
             self._places[key] = places
@@ -77,21 +77,23 @@ class ClaimIndex:
             claims: set[Claim] = {address.hostname for address in listener.spec.addresses}
             claims |= {(tenant, address_path(key.namespace, address)) for address in fixed_addresses(listener)}
             places = {(claim, key.namespace, class_name, tenant): cached.age for claim in claims}
-        former = {group: self._order.members(group)[:1] for group in self._order.groups_of(key) | places.keys()}
+        previous_members = {
+            group: self._order.members(group)[:1] for group in self._order.groups_of(key) | places.keys()
+        }
         self._order.set(key, places)
-        for group, former_first in former.items():
+        for group, former_first in previous_members.items():
             first = self._order.members(group)[:1]
             if first != former_first:
                 self._replace_first(group, former_first, first)
 
-    def _replace_first(self, group: ClaimGroup, former: Members, present: Members) -> None:
+    def _replace_first(self, group: ClaimGroup, previous: Members, current: Members) -> None:
         """Replace a Tenant's oldest Listener; both are empty or have one."""
         claim, namespace, class_name, _ = group
         of_claim = self._firsts.setdefault(claim, {})
         firsts = of_claim.setdefault((namespace, class_name), [])
-        for member in former:
+        for member in previous:
             del firsts[bisect.bisect_left(firsts, member)]
-        for member in present:
+        for member in current:
             bisect.insort(firsts, member)
         if not firsts:
             del of_claim[namespace, class_name]

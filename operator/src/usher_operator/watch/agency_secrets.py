@@ -147,8 +147,10 @@ class AgencySecrets:
             for raw in page.items:
                 name = raw["metadata"]["namespace"], raw["metadata"]["name"]
                 listed.add(name)
-                present = self._cache.version_of(kind, *name)
-                if present == cached_versions.get(name) or not is_older(raw["metadata"]["resourceVersion"], present[1]):
+                current_version = self._cache.version_of(kind, *name)
+                if current_version == cached_versions.get(name) or not is_older(
+                    raw["metadata"]["resourceVersion"], current_version[1]
+                ):
                     self._queue.add_all(self._cache.put(kind, raw))
         for name in cached_versions.keys() - listed:
             if self._cache.version_of(kind, *name) == cached_versions[name]:

@@ -106,10 +106,12 @@ class Resync:
 
     async def read_start(self, some: tuple[kinds.WatchedKind, ...]) -> None:
         """Read kinds until each was read completely. Pauses the workers while a kind cannot be read."""
-        left = list(some)
+        unread_kinds = list(some)
         while True:
-            left = [kind for kind in left if not await self.read(kind, is_start=True) and not self.is_absent(kind)]
-            if not left:
+            unread_kinds = [
+                kind for kind in unread_kinds if not await self.read(kind, is_start=True) and not self.is_absent(kind)
+            ]
+            if not unread_kinds:
                 return
             await asyncio.sleep(_RETRY_SECONDS)
 
@@ -268,9 +270,11 @@ class Resync:
     def _put(self, kind: kinds.WatchedKind, raw: JsonObject, cached_version: Version, *, is_start: bool) -> None:
         """Take an object from a list. `cached_version`: its version in the cache before the list."""
         metadata = raw["metadata"]
-        present = self._cache.version_of(kind, metadata.get("namespace", ""), metadata["name"])
-        was_deleted = present == NO_VERSION and cached_version[0] == metadata["uid"]
-        if present != cached_version and (was_deleted or is_older(metadata["resourceVersion"], present[1])):
+        current_version = self._cache.version_of(kind, metadata.get("namespace", ""), metadata["name"])
+        was_deleted = current_version == NO_VERSION and cached_version[0] == metadata["uid"]
+        if current_version != cached_version and (
+            was_deleted or is_older(metadata["resourceVersion"], current_version[1])
+        ):
             return  # an event or the answer to a write was faster
         if is_start:
             self._cache.put(kind, raw)  # everything is added to the queue after everything was read

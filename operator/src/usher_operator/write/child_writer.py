@@ -341,11 +341,11 @@ class ChildRemover:
         elif not child.is_config or removal is None:
             await self._delete(child)
         elif child.tombstone:
-            left = self._seconds_left(child.tombstone, self._tombstone_seconds)
-            if left <= 0 and self._frees_served_hostname(child):
-                left = _GATEWAYS_SECONDS
-            if left > 0:
-                self._queue.add_after(child.key, left)
+            seconds_left = self._seconds_left(child.tombstone, self._tombstone_seconds)
+            if seconds_left <= 0 and self._frees_served_hostname(child):
+                seconds_left = _GATEWAYS_SECONDS
+            if seconds_left > 0:
+                self._queue.add_after(child.key, seconds_left)
                 return
             await self._delete(child)
         elif self._removal_guard.request(removal):
@@ -369,9 +369,9 @@ class ChildRemover:
                 child.key.name, raw["spec"], self._cache.settings, counts_for=child.counts_for, since=since
             )
             await self._writer.write(child.key, ref, unused.manifest)
-        left = self._seconds_left(since, _UNUSED_CERTIFICATE_SECONDS)
-        if left > 0:
-            self._queue.add_after(child.key, left)
+        seconds_left = self._seconds_left(since, _UNUSED_CERTIFICATE_SECONDS)
+        if seconds_left > 0:
+            self._queue.add_after(child.key, seconds_left)
         else:
             await self._delete(child)
 
@@ -384,8 +384,8 @@ class ChildRemover:
         return lifetime - max(0.0, self._cache.time / model.MICROSECONDS - written)
 
     def _timestamp(self) -> str:
-        present = datetime.datetime.fromtimestamp(self._cache.time / model.MICROSECONDS, datetime.UTC)
-        return present.isoformat(timespec="seconds").replace("+00:00", "Z")
+        now = datetime.datetime.fromtimestamp(self._cache.time / model.MICROSECONDS, datetime.UTC)
+        return now.isoformat(timespec="seconds").replace("+00:00", "Z")
 
     async def _delete(self, child: kinds.ChildRecord) -> None:
         ref = child.state.ref
@@ -402,8 +402,8 @@ class ChildRemover:
         assert kind in {"Listener", "Destination"}
         owner = config_secret.Owner(key.namespace, key.name, owner_uid, settings.install_label)
         existing = self._cache.child_index.config_of(key)
-        held = existing.held if existing is not None else None
-        envelope = config_secret.tombstone_of(kind, owner, generation, written_at, keys.document, held=held)
+        held_hostnames = existing.held if existing is not None else None
+        envelope = config_secret.tombstone_of(kind, owner, generation, written_at, keys.document, held=held_hostnames)
         await self._writer.write(key, ref, children.build_config_secret(envelope, settings, ref.name).manifest)
         self._removal_guard.withdraw(key)
         self._queue.add(key)  # its next plan reads that no document is in force, and its removal waits for the age

@@ -196,7 +196,7 @@ async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], n
     Retention may have deleted a body since the arrival was read. Suppressed persons' arrivals stay in quarantine.
     """
     session = transaction.session
-    suppressed = await suppressions.among(session, [person for each in arrivals for person in each.person_keys])
+    suppressed = await suppressions.among(session, [person for released in arrivals for person in released.person_keys])
     arrivals = [arrival for arrival in arrivals if suppressed.isdisjoint(arrival.person_keys)]
     deliveries: list[tuple[Any, ...]] = []
     await session.fetch(creation.LOCK_ARRIVALS, sorted([arrival.key for arrival in arrivals]))

@@ -125,8 +125,8 @@ async def erase(
     deliveries = await retention.deliveries_of(session, {arrival.key: arrival.verdicts for arrival in arrivals})
     delivery_keys = sorted(set().union(*deliveries.values()))
     rows = await session.fetch(f"{_DELIVERIES} for update of d", delivery_keys)
-    former = {delivery.key: delivery for delivery in itertools.starmap(_Delivery, rows)}
-    pending = [key for key, delivery in former.items() if delivery.state == model.DeliveryState.Pending]
+    locked_deliveries = {delivery.key: delivery for delivery in itertools.starmap(_Delivery, rows)}
+    pending = [key for key, delivery in locked_deliveries.items() if delivery.state == model.DeliveryState.Pending]
     await claims.cancel(transaction, pending, now, model.CancelReason.Erased)
     await session.execute(changes.DELETE_MARKS, sorted({mark for key in report_of for mark in marks.get(key, ())}))
     await forget(transaction, arrivals, deliveries)
@@ -134,9 +134,9 @@ async def erase(
         retention.release_bytes(transaction, arrival)
         report, tenant = report_of[arrival.key], tenants[arrival.key]
         report.arrivals[tenant] = report.arrivals.get(tenant, 0) + 1
-        for key in deliveries[arrival.key] & former.keys():
-            _count_delivery(report, former[key])
-            if former[key].state == model.DeliveryState.Pending:
+        for key in deliveries[arrival.key] & locked_deliveries.keys():
+            _count_delivery(report, locked_deliveries[key])
+            if locked_deliveries[key].state == model.DeliveryState.Pending:
                 report.changed_at = store_time
     for key, report in reports.items():
         await session.execute(_COUNT, key, int(ErasureState.InProgress), msgspec.json.encode(report))

@@ -316,7 +316,9 @@ async def earlier_visit(session: Session, arrival: bytes) -> bytes | None:
     rows = await session.fetch("select visitor, persons from arrivals where key = $1 and id = $2", key, arrival)
     for visitor, packed in rows:
         candidates = [
-            each for each in await keys_of_person(session, frozenset(split_person_keys(packed))) if each < key
+            other_key
+            for other_key in await keys_of_person(session, frozenset(split_person_keys(packed)))
+            if other_key < key
         ]
         earlier = await session.fetch(_VISITS_OF_VISITOR, candidates, visitor)
         if earlier:

@@ -160,7 +160,9 @@ async def next_verdicts(
         if key in packed
         for verdict in scopes.matching_verdicts(packed[key], scope.routes, None, any_skip=False)
     ]
-    selected = [each.verdict for each in await candidates(session, verdicts) if each.is_selected(request)]
+    selected = [
+        candidate.verdict for candidate in await candidates(session, verdicts) if candidate.is_selected(request)
+    ]
     step: list[Verdict] = []
     for _, group in itertools.groupby(selected, lambda verdict: verdict.arrival):
         of_arrival = list(group)
@@ -175,12 +177,14 @@ async def candidates(session: Session, verdicts: Sequence[Verdict]) -> list[Cand
 
     Deliveries belong to the same route if its name is equal, because an edit gives a route another number.
     """
-    arrivals = {row[0]: row for row in await session.fetch(_ARRIVALS, sorted({each.arrival for each in verdicts}))}
+    arrivals = {
+        row[0]: row for row in await session.fetch(_ARRIVALS, sorted({verdict.arrival for verdict in verdicts}))
+    }
     names = {
         number: (listener, name)
-        for number, listener, name in await session.fetch(_ROUTES, sorted({each.route for each in verdicts}))
+        for number, listener, name in await session.fetch(_ROUTES, sorted({verdict.route for verdict in verdicts}))
     }
-    first_keys = sorted([each.delivery for each in verdicts if each.delivery])
+    first_keys = sorted([verdict.delivery for verdict in verdicts if verdict.delivery])
     first = {key: (key, *rest) for key, *rest in await session.fetch(_FIRST_DELIVERIES, first_keys)}
     newest: dict[tuple[int, int, str], tuple[int, ...]] = {}
     for arrival, listener, name, *delivery in await session.fetch(_LATER_DELIVERIES, sorted(arrivals)):
@@ -298,7 +302,7 @@ async def preview(
     existing = {mark for (mark,) in await session.fetch(creation.EXISTING_MARKS, sorted(marks))}
     step = await candidates(session, verdicts)
     chosen, report = choose(step, request, facts, existing | marks.intersection(taken), now)
-    pending = [each for each in step if each.result == PENDING and not each.is_selected(request)]
+    pending = [candidate for candidate in step if candidate.result == PENDING and not candidate.is_selected(request)]
     return chosen, report, pending
 
 

@@ -179,8 +179,8 @@ async def _cancel_held(transaction: Transaction, deliveries: Mapping[int, set[in
     if not undelivered:
         return undelivered
     locked: list[Any] = await session.fetch(_LOCK_UNDELIVERED, sorted(undelivered))
-    held = sorted([key for key, _, hold in locked if hold > 0])
-    await claims.cancel(transaction, held, now, model.CancelReason.Retention)
+    held_keys = sorted([key for key, _, hold in locked if hold > 0])
+    await claims.cancel(transaction, held_keys, now, model.CancelReason.Retention)
     return undelivered - {key for key, state, hold in locked if state or hold > 0}
 
 

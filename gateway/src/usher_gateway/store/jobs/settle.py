@@ -86,17 +86,17 @@ async def _settle_round(transaction: Transaction, settlements: dict[int, model.S
 
 def _outcome(settlement: model.Settlement) -> tuple[object, ...]:
     in_backlog = settlement.settled_as is model.SettledAs.Retry
-    held = settlement.settled_as is model.SettledAs.Held
+    is_held = settlement.settled_as is model.SettledAs.Held
     hold = int(settlement.hold or 0)
     return (
         settlement.key,
         settlement.attempts_before,
         int(SETTLED[settlement.settled_as][0]),
-        hold if held else -hold,
+        hold if is_held else -hold,
         in_backlog,
         settlement.attempts,
-        settlement.at if held else settlement.due_at,
-        0 if in_backlog or held else settlement.at,
+        settlement.at if is_held else settlement.due_at,
+        0 if in_backlog or is_held else settlement.at,
         int(settlement.cancel or 0),
         settlement.status,
         settlement.error,

@@ -218,11 +218,11 @@ class Ownership:
 
     def note_clock(self, seconds: float, asked_at: float) -> None:
         """Note the time by the database's clock, to see when somebody sets it. ``asked_at``: loop time of the query."""
-        before, present = self._clock_lead, _ClockLead(seconds - self._loop.time(), seconds - asked_at)
-        self._clock_lead = present
+        before, current = self._clock_lead, _ClockLead(seconds - self._loop.time(), seconds - asked_at)
+        self._clock_lead = current
         if before is None:
             return
-        forward, back = present.at_least - before.at_most, before.at_least - present.at_most
+        forward, back = current.at_least - before.at_most, before.at_least - current.at_most
         if max(forward, back) > _CLOCK_STEP_SECONDS:
             hint = "the clock of the database was set, or one of the two machines was paused"
             _log.warning("store_clock_set", seconds=round(max(forward, -back)), hint=hint)
