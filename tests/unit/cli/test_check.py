@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from support import certificates
 from usher_gateway import recipes
 from usher_gateway.cli import main
 from usher_gateway.expressions import samples
+from usher_gateway.resources import types
 
 COMMANDS = main.build()
 
@@ -136,6 +138,18 @@ def test_rule_for_answers_must_be_true_or_false(rule: str, error: str) -> None:
     )
     assert error in done.text
     assert ("a rule must give true or false, as in `answer.body != ''`" in done.text) == bool(error)
+
+
+@pytest.mark.parametrize(("days", "code", "words"), [(-0.5, 1, "ended on"), (1, 0, "no problems")])
+def test_client_certificate_that_ended_is_an_error(days: float, code: int, words: str) -> None:
+    certificate, key = (part.decode() for part in certificates.make("client", days=days))
+    metadata = {"name": "client", "labels": {types.WATCH_LABEL: "true"}}
+    secret: dict[str, Any] = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata}
+    secret["stringData"] = {"tls.crt": certificate, "tls.key": key}
+    tls = 'tls: {clientCertificateSecretRef: {name: client}}, url: "'
+    manifests = [json.dumps(secret), TENANT, LISTENER, DESTINATION.replace('url: "', tls)]
+    result = check("-", piped="\n---\n".join(manifests))
+    assert (result.code, words in result.text) == (code, True)
 
 
 def test_strict_makes_every_warning_an_error() -> None:

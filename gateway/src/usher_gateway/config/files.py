@@ -203,7 +203,7 @@ def load_once(paths: Sequence[pathlib.Path], keys: model.Keys) -> FileConfigurat
     """Return the configuration that the files make now, for ``usher check`` and ``usher url``. Blocking."""
     reader = FileReader(paths, sys.stdin.buffer.read() if STANDARD_INPUT in paths else b"")
     reading = reader.read()
-    context = FileOptions(keys=keys).compile_context
+    context = msgspec.structs.replace(FileOptions(keys=keys).compile_context, now=time.time_ns() // 1000)
     return apply_reading(NO_CONFIGURATION, reading.manifests, reading.gaps, context, reader.rank)
 
 
