@@ -1,5 +1,6 @@
 import asyncio
 import datetime
+import json
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -99,6 +100,13 @@ async def test_request_that_cannot_be_parsed_is_answered_with_a_problem(
     assert b"application/problem+json" in head
     assert msgspec.json.decode(body)["code"] == "BadRequest"
     assert "secret" not in caplog.text
+
+
+async def test_host_that_is_not_utf_8_is_refused(served: admin_port.Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: \xff.example\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 421 ")
+    writer.close()
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/metrics", "/api/visits", "/nowhere"])
@@ -246,6 +254,18 @@ async def test_reading_of_a_visit_whose_listener_is_gone_says_why(served: admin_
     assert (await served.ask("GET", missing))[0] == 404
 
 
+@pytest.mark.parametrize("path", [route.path for route in ROUTES if route.method == "GET"])
+async def test_lone_surrogates_in_bodies_disturb_no_answer(empty: admin_port.Served, path: str) -> None:
+    lone = "\udc00"
+    venue = {"id": lone, "name": lone, "company": {"id": lone}}
+    user = {"id": lone, "email": lone, "firstName": lone, "visitCountsForVenue": lone, "venue": venue, lone: lone}
+    body = json.dumps({"user": user}).encode()
+    await empty.bench.accept(samples.arrival("a", body=body), samples.quarantined("q", body=body))
+    for row in (await empty.get("/api/visits"))["rows"]:
+        named = path.replace("{id}", row["id"]).replace("{namespace}/{name}", "agency/lobby")
+        assert (await empty.ask("GET", named))[0] in {200, 404}
+
+
 async def test_listeners_are_listed_without_their_secrets(served: admin_port.Served) -> None:
     (row,) = (await served.get("/api/listeners"))["rows"]
     assert row["addresses"] == ["hooks.example.com/v1/abcd…", "www.acme.example/hooks/purple.php?k=…"]
@@ -389,18 +409,19 @@ async def test_usage_counts_days_in_the_time_zone_of_each_tenant(served: admin_p
 
 
 async def test_usage_by_venue_reads_the_stored_bodies(empty: admin_port.Served) -> None:
-    bodies = {"a": 4021, "b": 4021, "c": "7", "d": None}
+    bodies = {"a": 4021, "b": 4021, "c": "7", "d": None, "e": "7\udc00"}
     for content, venue in bodies.items():
         body = {"user": {"id": content} | ({"venue": {"id": venue}} if venue is not None else {})}
-        await empty.bench.accept(samples.arrival(content, body=msgspec.json.encode(body)))
+        await empty.bench.accept(samples.arrival(content, body=json.dumps(body).encode()))
     await empty.bench.accept(samples.quarantined("q"))
     answer = await empty.get("/api/usage?by=venue&tenant=acme&from=2025-11&to=2025-12")
     assert [(row["tenant"], row["venue"], row["visits"], row["repeats"]) for row in answer["rows"]] == [
         ("acme", "", 1, 0),
         ("acme", "4021", 2, 0),
         ("acme", "7", 1, 0),
+        ("acme", "7?", 1, 0),
     ]
-    assert (answer["withoutBody"], answer["total"]) == (0, {"visits": 4, "repeats": 0})
+    assert (answer["withoutBody"], answer["total"]) == (0, {"visits": 5, "repeats": 0})
     assert {row["period"] for row in answer["rows"]} == {"2025-11-01/2025-12-01"}
 
 

@@ -39,6 +39,17 @@ def test_fields_have_place_and_class_and_no_personal_value() -> None:
     assert fields_by_name["visitCount"] == ("/user/visitCountsForVenue", "number", "3")
 
 
+def test_value_is_shown_without_its_lone_surrogates() -> None:
+    venue = {"id": "9\udc00", "name": "Caf\u00e9 \ud800", "company": {"id": "\udc00"}}
+    reading = read({"user": {"id": 1, "visitCountsForVenue": "\udc00", "venue": venue}})
+    assert {field.field: field.value for field in reading.fields if field.value} == {
+        "venue": "9?",
+        "venueName": "Caf\u00e9 ?",
+        "company": "?",
+        "visitCount": "?",
+    }
+
+
 def test_value_at_a_path_of_the_listener_is_never_shown() -> None:
     fields = {**ingest_samples.listener().fields, "venueName": ("/user/email",)}
     fields_by_name = {field.field: field for field in read(BODY, fields=fields).fields}

@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 import structlog
 from aiohttp import web
 
-from usher_gateway import settings
+from usher_gateway import model, settings
 from usher_gateway.access.kubernetes_tokens import KubernetesTokens
 from usher_gateway.access.problem import ProblemError
 from usher_gateway.access.tokens import OBSERVE, Caller, Scope, TokenBook
@@ -217,7 +217,7 @@ class AdminServer:
         """Return a handler that checks the caller's token before it calls the route's handler."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            self._check_host(request.headers.get("Host", ""))
+            self._check_host(model.without_surrogates(request.headers.get("Host", "")))
             _check_sender(request)
             _check_encoding(request)
             if route.scope is None:

@@ -180,13 +180,9 @@ def apply_rules(rules: tuple[documents.AnswerRule, ...], answer: DestinationAnsw
 
 
 def _values(answer: DestinationAnswer) -> Mapping[str, object]:
-    headers = {name.lower(): _without_surrogates(value) for name, value in answer.headers.items()}
+    # CEL has no surrogates.
+    headers = {name.lower(): model.without_surrogates(value) for name, value in answer.headers.items()}
     return {"status": answer.status, "headers": headers, "body": _document(answer.body)}
-
-
-def _without_surrogates(value: str) -> str:
-    """Replace the surrogates for bytes that are not UTF-8. CEL has no surrogates."""
-    return value.encode("utf-8", "replace").decode()
 
 
 def _document(body: bytes) -> object:

@@ -114,7 +114,7 @@ def read_venue(document: documents.ListenerDocument, content: bytes, content_typ
     if parsed.document is None:
         return ""
     path, value = _first("venue", document.fields["venue"], parsed.document)
-    return identity.as_text(value)[:_LONGEST_VALUE] if path in documents.DEFAULT_FIELDS["venue"] else ""
+    return _shown_value("venue", path, value)
 
 
 def read_initials(document: documents.ListenerDocument, content: bytes, content_type: str) -> str:
@@ -139,9 +139,13 @@ def read_company(listener: LiveListener, content: bytes, content_type: str) -> s
 def _read_fields(fields: Mapping[str, tuple[str, ...]], document: dict[str, object]) -> Iterator[FieldReading]:
     for field, pointers in fields.items():
         path, value = _first(field, pointers, document)
-        is_shown = field in _IMPERSONAL and path in documents.DEFAULT_FIELDS[field]
-        text = identity.as_text(value)[:_LONGEST_VALUE] if is_shown else ""
-        yield FieldReading(field, path, _class_of(value), text)
+        yield FieldReading(field, path, _class_of(value), _shown_value(field, path, value))
+
+
+def _shown_value(field: str, path: str, value: object) -> str:
+    """Return a field's text or number without surrogates; ``""`` if it may be personal data."""
+    is_shown = field in _IMPERSONAL and path in documents.DEFAULT_FIELDS[field]
+    return model.without_surrogates(identity.as_text(value)[:_LONGEST_VALUE]) if is_shown else ""
 
 
 def _missing_ids(document: documents.ListenerDocument, parsed: dict[str, object]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from usher_gateway.model.arrival import (
     QuarantineReason,
     RefusedReason,
     Visit,
+    without_surrogates,
 )
 from usher_gateway.model.delivery import (
     UNKNOWN_DESTINATION,

@@ -165,3 +165,8 @@ class Accepted(msgspec.Struct, gc=False):
     skipped: tuple[SkipReason, ...] = ()
     """One reason for each route that created no delivery."""
     holds: tuple[Hold, ...] = ()
+
+
+def without_surrogates(text: str) -> str:
+    """Replace surrogates, which bodies and headers may have, and which UTF-8 cannot encode."""
+    return text.encode("utf-8", "replace").decode()
