@@ -27,6 +27,8 @@ ANY = Filter()
 # Routes without a once-per rule and without a pause, for tests that need neither.
 REPLAY_FACTS: dict[str, Any] = {"mark_of_route": samples.no_marks, "is_paused": lambda _: False}
 
+ADDED_COLUMN = "note text not null default 'none'"
+
 FOREVER = 1 << 62  # Later than every time in a test
 
 
@@ -48,6 +50,9 @@ class Engine(Protocol):
 
     def refuse_bodies(self, place: Path, fragment: str) -> None:
         """Make the database refuse every body that contains a text."""
+
+    def add_columns(self, place: Path) -> None:
+        """Add a column to each table, as a migration of a newer gateway may."""
 
     async def fold(self, store: Store) -> None:
         """Move all that the engine has in memory into its tables, if it is made to fold at once."""
@@ -81,6 +86,11 @@ class Sqlite:
                 f"create trigger refuse before insert on bodies when instr(new.body, cast('{fragment}' as blob))"
                 " begin select raise(abort, 'refused'); end"
             )
+
+    def add_columns(self, place: Path) -> None:
+        with contextlib.closing(sqlite3.connect(place / database.FILE_NAME)) as connection:
+            for (table,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall():
+                connection.execute(f"alter table {table} add column {ADDED_COLUMN}")
 
     async def fold(self, store: Store) -> None:
         for _ in range(300 if self._fold_rows == 1 else 0):  # each commit moves one of 256 parts
@@ -126,6 +136,11 @@ class Postgresql:
             """,
             databases.name_of(place),
         )
+
+    def add_columns(self, place: Path) -> None:
+        name = databases.name_of(place)
+        for (table,) in databases.server().rows("select tablename from pg_tables where schemaname = 'public'", name):
+            databases.server().execute(f"alter table {table} add column {ADDED_COLUMN}", name)
 
     async def fold(self, store: Store) -> None:
         """Do nothing, because this engine has no index in memory."""

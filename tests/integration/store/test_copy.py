@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from support import databases, engines, samples
+from support import databases, engines, erasing, samples
 from support.samples import CRM, HOUR, LOBBY, MAILER, NOW, POOL, SECOND, arrival, digest, plan, quarantined, settlement
 from usher_gateway import model
 from usher_gateway.model import SettledAs
@@ -20,6 +20,7 @@ from usher_gateway.store.base import (
     AuditFilter,
     DestinationActivity,
     ErasureRequest,
+    ErasureState,
     Link,
     ListenerActivity,
 )
@@ -188,6 +189,28 @@ async def test_store_is_equal_after_a_copy_and_back(places: Path) -> None:
     assert len(contents_of_stores[0]["visits"]) == 1212
     assert contents_of_stores[1] == contents_of_stores[0]
     assert contents_of_stores[2] == contents_of_stores[0]
+
+
+@pytest.mark.parametrize(("source", "target"), DIRECTIONS)
+async def test_tables_with_unknown_columns_are_used_and_copied(places: Path, source: str, target: str) -> None:
+    """A newer gateway has migrated both stores."""
+    first, second = bench_of(source, places / "first"), bench_of(target, places / "second")
+    await first.open()
+    await (await opened(target, second.place)).close()
+    for bench in (first, second):
+        bench.engine.add_columns(bench.place)
+    await first.reopen()
+    await fill(first, many=1200)
+    await first.engine.upkeep(first.store)
+    await first.store.prune(first.clock.now)
+    await first.reopen(crash=True)
+    (erasure,) = await first.store.list_erasures(samples.everything)
+    assert (await erasing.finish(first, erasure)).state is ErasureState.Completed
+    assert await first.violations() == []
+    await first.store.close()
+    comparison = await copied((source, first.place), (target, second.place))
+    assert comparison.is_complete
+    assert set(comparison.target.counts) == set(copy.COLUMNS)
 
 
 @pytest.mark.parametrize(("source", "target"), DIRECTIONS)

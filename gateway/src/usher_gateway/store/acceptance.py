@@ -39,6 +39,9 @@ Row = tuple[object, ...]  # A row to write
 # (counted as, late, each route's skip reason): arrivals with the same values add the same to the meters.
 _Kind = tuple[model.CountedAs, bool, tuple[model.SkipReason | None, ...]]
 
+# The columns of a new delivery. The others have defaults, or the engine sets them.
+DELIVERY_COLUMNS = "key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at"
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -96,12 +99,9 @@ class ArrivalRows:
         self._opened, self._ids, self._meters = opened, opened.ids, opened.meters
         self.keys = self._ids.next_keys(len(arrivals))  # The row keys of the arrivals
         self.accepted: list[model.Accepted] = []
-        self.arrival_rows: list[Row] = []
-        """(key, id, listener, received at, visit time, counted as, flags, quarantine reason or 0, hops, body size,
-        fingerprint, visitor key, person keys, verdicts as MessagePack)."""
-        self.body_rows: list[Row] = []  # (key, day of expiry, content type, body)
-        self.delivery_rows: list[Row] = []
-        """(key, id, arrival, route, destination, hold reason or 0, due at, created at, started at, expires at)."""
+        self.arrival_rows: list[Row] = []  # Columns: COLUMNS["arrivals"]
+        self.body_rows: list[Row] = []  # Columns: COLUMNS["bodies"]
+        self.delivery_rows: list[Row] = []  # Columns: DELIVERY_COLUMNS
         self._tallies: dict[_Kind, dict[tuple[int, int], int]] = {}  # Kind -> (listener, slot) -> arrivals
         self._skips: dict[int, _PlanSkips] = {}
         """Plans by identity, because most listeners have the same plans for every body."""

@@ -13,6 +13,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, SentTo
+from usher_gateway.store.copy import COLUMNS
 from usher_gateway.store.jobs import changes, claims, creation, listings, retention
 from usher_gateway.store.jobs.retention import ExpiredArrival
 from usher_gateway.store.session import Row, Session, newest
@@ -38,12 +39,12 @@ _DELIVERIES = """
 """
 _VERDICTS = "select key, verdicts from arrivals where key = any($1::bigint[])"
 _PENDING = "select key from deliveries where key = any($1::bigint[]) and state = 0"
-_ERASURES = "select key, id, request, state, created_at, ended_at, report from erasures"
+_ERASURES = f"select {COLUMNS['erasures']} from erasures"  # noqa: S608
 _RUNNING = f"state in ({ErasureState.Pending:d}, {ErasureState.InProgress:d})"
 _LOCK = f"""
     select key, report from erasures where key = any($1::bigint[]) and {_RUNNING} order by key for no key update
 """  # noqa: S608 - numbers
-_INSERT = "insert into erasures values ($1, $2, $3, $4, $5, 0, $6)"
+_INSERT = f"insert into erasures ({COLUMNS['erasures']}) values ($1, $2, $3, $4, $5, 0, $6)"  # noqa: S608
 _COUNT = "update erasures set state = $2, report = $3 where key = $1"
 _FORGET_PERSONS = f"update erasures set request = $2 where key = $1 and {_RUNNING}"  # noqa: S608
 _END = f"update erasures set state = $2, ended_at = $3, request = $4 where key = $1 and {_RUNNING}"  # noqa: S608

@@ -39,12 +39,12 @@ _SETTLE = Statement(
 # Append attempts' records to deliveries' logs, and cut the oldest ones.
 _APPEND_ATTEMPTS = Statement(
     postgresql=f"""
-        insert into attempts as old select * from unnest($1::bigint[], $2::bytea[])
+        insert into attempts as old (delivery, log) select * from unnest($1::bigint[], $2::bytea[])
         on conflict (delivery) do update set log = substring(old.log || excluded.log
             from greatest(1, length(old.log) + length(excluded.log) - {ATTEMPTS_BYTES} + 1))
     """,  # noqa: S608 - a number
     sqlite=f"""
-        insert into attempts select * from unnest($1::bigint[], $2::bytea[]) where true
+        insert into attempts (delivery, log) select * from unnest($1::bigint[], $2::bytea[]) where true
         on conflict (delivery) do update set log = substr(cast(log || excluded.log as blob), -{ATTEMPTS_BYTES})
     """,  # noqa: S608 - a number
 )

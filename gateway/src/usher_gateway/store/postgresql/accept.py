@@ -9,7 +9,8 @@ each sorted), so they cannot wait for each other in a circle.
 from collections.abc import Sequence
 
 from usher_gateway import model
-from usher_gateway.store.acceptance import ArrivalRows
+from usher_gateway.store.acceptance import DELIVERY_COLUMNS, ArrivalRows
+from usher_gateway.store.copy import COLUMNS
 from usher_gateway.store.decide import DedupeFacts, KnownContent
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
 from usher_gateway.store.jobs import suppressions
@@ -65,23 +66,28 @@ _DROP_VISITORS = "delete from sightings where visitor = any($1::bytea[])"
 # database lacks a name of the arrivals, or if this incarnation has ended.
 _INSERT = f"""
     with
-    arrival as (insert into arrivals select * from unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[],
-        $5::bigint[], $6::smallint[], $7::smallint[], $8::smallint[], $9::smallint[], $10::integer[], $11::bytea[],
-        $12::bytea[], $13::bytea[], $14::bytea[])),
-    body as (insert into bodies select * from unnest($15::bigint[], $16::integer[], $17::bytea[], $18::bytea[])),
-    person as (insert into persons select * from unnest($19::bytea[], $20::bigint[]) on conflict do nothing),
+    arrival as (
+        insert into arrivals ({COLUMNS["arrivals"]})
+        select * from unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::smallint[],
+            $7::smallint[], $8::smallint[], $9::smallint[], $10::integer[], $11::bytea[], $12::bytea[], $13::bytea[],
+            $14::bytea[])),
+    body as (
+        insert into bodies ({COLUMNS["bodies"]})
+        select * from unnest($15::bigint[], $16::integer[], $17::bytea[], $18::bytea[])),
+    person as (
+        insert into persons (person, arrival)
+        select * from unnest($19::bytea[], $20::bigint[]) on conflict do nothing),
     delivery as (
-        insert into deliveries (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at,
-            waiting, owner)
+        insert into deliveries ({DELIVERY_COLUMNS}, waiting, owner)
         select *, false, case when hold = 0 then $31::bigint else 0 end
         from unnest($21::bigint[], $22::bytea[], $23::bigint[], $24::bigint[], $25::bigint[], $26::smallint[],
             $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[])
-            as new (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at))
+            as new ({DELIVERY_COLUMNS}))
     insert into commits (incarnation, number, counts)
     select number, $32, $33 from incarnations where number = $31 and ended_at is null
     and {LACKS_NONE.format("$34", "$35")}
     returning number
-"""  # noqa: S608 - numbered values
+"""  # noqa: S608 - names of columns, and numbered values
 
 _MARK_UNACKNOWLEDGED = f"""
     update arrivals set flags = flags | {FLAG_UNACKNOWLEDGED} where key = any($1::bigint[]) returning key

@@ -48,7 +48,9 @@ _ADD_SIGHTINGS = """
         order by time)
 """
 
-_ADD_PERSONS = "insert into persons select * from unnest($1::bytea[], $2::bigint[]) on conflict do nothing"
+_ADD_PERSONS = """
+    insert into persons (person, arrival) select * from unnest($1::bytea[], $2::bigint[]) on conflict do nothing
+"""
 _ALL_TABLES = (*(COLUMNS.keys() - {"meta"}), "sightings", "persons", "commits")
 _LIVE = "select count(*) from incarnations where ended_at is null"
 

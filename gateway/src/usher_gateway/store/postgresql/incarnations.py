@@ -92,7 +92,7 @@ _BEAT = """
 _MEMBERS = "select number from incarnations where ended_at is null order by number"
 # Replace the destinations that a gateway knows, so that others leave their deliveries to it.
 TELL_DESTINATIONS = """
-    insert into known_destinations select number, $2 from incarnations where number = $1
+    insert into known_destinations (incarnation, destinations) select number, $2 from incarnations where number = $1
     on conflict (incarnation) do update set destinations = excluded.destinations
 """
 # Return which destinations, among some, each other running gateway knows.

@@ -153,5 +153,5 @@ async def meta(connection: Connection, name: str) -> str | None:
 
 async def set_meta(connection: Connection, name: str, value: str) -> None:
     """Write a value in the table meta."""
-    statement = "insert into meta values ($1, $2) on conflict (name) do update set value = excluded.value"
+    statement = "insert into meta (name, value) values ($1, $2) on conflict (name) do update set value = excluded.value"
     await connection.execute(statement, name, value)

@@ -6,7 +6,8 @@ For the writer's thread only.
 from collections.abc import Sequence
 
 from usher_gateway import model
-from usher_gateway.store.acceptance import ArrivalRows, Row
+from usher_gateway.store.acceptance import DELIVERY_COLUMNS, ArrivalRows, Row
+from usher_gateway.store.copy import COLUMNS
 from usher_gateway.store.decide import DedupeFacts, KnownContent
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED
 from usher_gateway.store.jobs import suppressions
@@ -15,9 +16,13 @@ from usher_gateway.store.session import columns
 from usher_gateway.store.sqlite.recent_index import short_key
 from usher_gateway.store.sqlite.transaction import PAIR, Transaction, insert_rows
 
+_ADD_ARRIVALS = f"insert into arrivals ({COLUMNS['arrivals']})"
 _ARRIVAL = f"({','.join('?' * 14)})"
-# A new delivery: pending, in a lane or held, without attempts.
-_DELIVERY = "(?,?,?,?,?,0,?,0,0,0,?,?,?,?,0,0,0,0,'',null,null)"
+_ADD_BODIES = f"insert into bodies ({COLUMNS['bodies']})"
+_BODY = "(?,?,?,?)"
+_ADD_DELIVERIES = f"insert into deliveries ({DELIVERY_COLUMNS}, waiting)"
+_DELIVERY = f"({'?,' * 10}0)"  # In a lane or held
+_ADD_MARKS = f"insert into once_marks ({COLUMNS['once_marks']})"
 
 # Find one visit time per visitor inside a window.
 _SIGHTING_IN_WINDOW = """
@@ -50,11 +55,11 @@ class Acceptance(ArrivalRows):
 
     def _insert(self, new_marks: set[bytes]) -> None:
         connection = self._transaction.connection
-        insert_rows(connection, "insert into arrivals", _ARRIVAL, self.arrival_rows)
-        insert_rows(connection, "insert into bodies", "(?,?,?,?)", self.body_rows)
-        insert_rows(connection, "insert into deliveries", _DELIVERY, self.delivery_rows)
+        insert_rows(connection, _ADD_ARRIVALS, _ARRIVAL, self.arrival_rows)
+        insert_rows(connection, _ADD_BODIES, _BODY, self.body_rows)
+        insert_rows(connection, _ADD_DELIVERIES, _DELIVERY, self.delivery_rows)
         if new_marks:
-            insert_rows(connection, "insert into once_marks", PAIR, self.marks(new_marks))
+            insert_rows(connection, _ADD_MARKS, PAIR, self.marks(new_marks))
 
     async def _facts(self) -> DedupeFacts:
         """Look up in the recent index first, and in the tables what that lacks."""

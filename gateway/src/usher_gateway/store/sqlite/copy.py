@@ -28,8 +28,6 @@ _TABLE_NAMES = "select name from sqlite_master where type = 'table' and name <> 
 
 _FORGET_LOADED = "delete from meta where name in ('confirmed_at', 'folded_to', 'persons_to')"
 
-_SET_META = "insert or replace into meta values (?, ?)"
-
 
 class SqliteCopy:
     """The store in a folder, owned to be copied or filled (``store.copy.CopyableStore``)."""
@@ -59,7 +57,7 @@ class SqliteCopy:
                     fold_bucket(self._connection, writer.recent_index, bucket)
                 if writer.recent_index.last_key:
                     note_folded(self._connection, writer.recent_index.last_key)
-                self._connection.execute(_SET_META, (COPIED, model.format_time(now)))
+                self._connection.execute(database.SET_META, (COPIED, model.format_time(now)))
 
     async def undo(self) -> bool:
         with self._transaction():
@@ -73,7 +71,7 @@ class SqliteCopy:
                 raise not_empty()
             with self._transaction():
                 self._connection.execute(_FORGET_LOADED)
-                self._connection.execute(_SET_META, (UNFINISHED, "1"))
+                self._connection.execute(database.SET_META, (UNFINISHED, "1"))
 
     def _has_rows(self, table: str) -> bool:
         return self._connection.execute(f"select 1 from {table} limit 1").fetchone() is not None  # noqa: S608
@@ -81,7 +79,7 @@ class SqliteCopy:
     async def load(self, table: str, rows: list[Row]) -> None:
         with self._transaction():
             if table == "meta":
-                self._connection.executemany(_SET_META, rows)
+                self._connection.executemany(database.SET_META, rows)
             elif table == "prints":
                 values = sorted((short_key(fingerprint), arrival) for fingerprint, arrival in rows)
                 self._connection.executemany("insert into prints (print, arrival) values (?, ?)", values)
@@ -98,9 +96,9 @@ class SqliteCopy:
     def _add_lookups(self, arrivals: list[Row]) -> None:
         """Add sightings and person keys of arrivals, and record that they are folded."""
         sightings = sorted((short_key(row[11]), row[4]) for row in arrivals if row[5] == model.CountedAs.Visit)
-        self._connection.executemany("insert or ignore into sightings values (?, ?)", sightings)
+        self._connection.executemany("insert or ignore into sightings (visitor, visit_time) values (?, ?)", sightings)
         fold_persons(self._connection)
-        self._connection.execute(_SET_META, ("folded_to", str(arrivals[-1][0])))
+        self._connection.execute(database.SET_META, ("folded_to", str(arrivals[-1][0])))
 
     async def end_writing(self) -> None:
         with self._transaction():

@@ -21,6 +21,7 @@ from usher_gateway.store.sqlite.scrubber import MOST_PAGES, Scrubber
 
 FILE_NAME = "usher.sqlite3"  # The store's file inside `--data`
 APPLICATION_ID = 0x55736872  # `Ushr`: distinguishes Usher's files from other SQLite files
+SET_META = "insert or replace into meta (name, value) values (?, ?)"
 BUSY_MILLISECONDS = 5_000  # How long a statement waits for a lock that another process holds
 
 # A reader's time limit, because the write-ahead log cannot restart while a reader has a snapshot.
@@ -332,7 +333,7 @@ def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
             )
     if version < migrations[-1].number or not is_ours:
         values = [("key_fingerprint", key_fingerprint), ("min_gateway", MIN_GATEWAY)]
-        connection.executemany("insert or replace into meta values (?, ?)", values)
+        connection.executemany(SET_META, values)
 
 
 # Reading beside the writer

@@ -19,6 +19,7 @@ from usher_gateway import model
 from usher_gateway.store import transaction
 from usher_gateway.store.names import NameNumbers
 from usher_gateway.store.session import Row, SqliteStatement, Statement, for_sqlite, with_rows
+from usher_gateway.store.sqlite.database import SET_META
 from usher_gateway.store.sqlite.recent_index import RecentIndex
 
 _MOST_ROWS = 64  # Rows or keys per execution of a statement
@@ -105,13 +106,14 @@ class Transaction(transaction.Transaction):
 
 # Append the person keys of arrivals in (?2, ?3] to the segment ?1. An arrival has four, and a release adds four.
 _FOLD_PERSONS = """
-    insert or ignore into persons
+    insert or ignore into persons (segment, person, arrival)
     select ?1, substr(persons, 1 + 8 * position.number, 8), key
     from arrivals, (select 0 number union all select 1 union all select 2 union all select 3
         union all select 4 union all select 5 union all select 6 union all select 7) position
     where key > ?2 and key <= ?3 and length(persons) > 8 * position.number
     order by 2, 3
 """
+_ADD_SEGMENT = "insert into person_segments (segment, first_arrival, last_arrival) values (?, ?, ?)"
 
 
 def fold_persons(connection: sqlite3.Connection) -> None:
@@ -121,8 +123,8 @@ def fold_persons(connection: sqlite3.Connection) -> None:
     if last is None:
         return
     connection.execute(_FOLD_PERSONS, (first, folded_to, last))
-    connection.execute("insert into person_segments values (?, ?, ?)", (first, first, last))
-    connection.execute("insert or replace into meta values ('persons_to', ?)", (str(last),))
+    connection.execute(_ADD_SEGMENT, (first, first, last))
+    connection.execute(SET_META, ("persons_to", str(last)))
 
 
 def segment_of(connection: sqlite3.Connection, arrival: int) -> int:

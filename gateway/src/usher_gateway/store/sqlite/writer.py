@@ -16,7 +16,7 @@ from usher_gateway import model
 from usher_gateway.store.acceptance import Row
 from usher_gateway.store.base import OpenReport
 from usher_gateway.store.batch_writer import BatchWriter
-from usher_gateway.store.copy import COPIED, UNFINISHED, refuse_unusable
+from usher_gateway.store.copy import COLUMNS, COPIED, UNFINISHED, refuse_unusable
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
 from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.jobs import meters, settle
@@ -31,16 +31,13 @@ _CHECKPOINT_BUSY_MILLISECONDS = 20
 Finished = Callable[[BatchResult], None]
 
 # The arrivals that are not folded into the lookup tables.
-_RECENT_ARRIVALS = "select * from arrivals where key > ? order by key"
+_RECENT_ARRIVALS = f"select {COLUMNS['arrivals']} from arrivals where key > ? order by key"  # noqa: S608
 
 _HIGHEST_KEY = (
     "select max(coalesce((select max(key) from arrivals), 0), coalesce((select max(key) from deliveries), 0),"
     " coalesce((select max(key) from replays), 0), coalesce((select max(key) from erasures), 0),"
     " coalesce((select max(key) from audit_entries), 0))"
 )
-
-# Store a commit's number inside it; OwnedDatabase.mark() writes the same number outside the database.
-_NUMBER_COMMIT = "insert or replace into meta values ('commit_number', ?)"
 
 # Move the deliveries that a dead process had claimed to the backlog, due now even if the clock was set back.
 _RECOVER_CLAIMED = (
@@ -136,8 +133,8 @@ class Writer(BatchWriter):
             await add_names(opened.session, new_names)
             number = self.commit_number
             if self.connection.total_changes != changes:  # else the commit needs no flush
-                number += 1
-                self.connection.execute(_NUMBER_COMMIT, (number,))
+                number += 1  # OwnedDatabase.mark() writes it outside of the database too
+                self.connection.execute(database.SET_META, ("commit_number", number))
             self.connection.execute("commit")
         except BaseException:
             if self.connection.in_transaction:
@@ -250,7 +247,7 @@ class WriterThread:
 
     async def test_write(self, transaction: Transaction) -> None:
         """Find out whether the database can be written again."""
-        transaction.connection.execute("insert or replace into meta values ('write_test', '')")
+        transaction.connection.execute(database.SET_META, ("write_test", ""))
 
     def _commit(self, batch: Batch, finished: Finished) -> None:
         result = run_to_end(self._writer.commit(batch))
@@ -314,10 +311,10 @@ def _read_stored_bytes(connection: sqlite3.Connection, names: NameNumbers) -> Co
 def fold_bucket(connection: sqlite3.Connection, recent_index: RecentIndex, bucket: int) -> None:
     """Insert the rows of a bucket into the lookup tables."""
     prints, sightings = recent_index.rows_of(bucket)
-    insert_rows(connection, "insert or replace into prints", PAIR, prints)
-    insert_rows(connection, "insert or ignore into sightings", PAIR, sightings)
+    insert_rows(connection, "insert or replace into prints (print, arrival)", PAIR, prints)
+    insert_rows(connection, "insert or ignore into sightings (visitor, visit_time)", PAIR, sightings)
 
 
 def note_folded(connection: sqlite3.Connection, key: int) -> None:
     """Record that the lookup tables have all arrivals up to a key."""
-    connection.execute("insert or replace into meta values ('folded_to', ?)", (str(key),))
+    connection.execute(database.SET_META, ("folded_to", str(key)))
