@@ -98,3 +98,17 @@ async def test_circuit_of_a_removed_destination_stays_closed(tmp_path: Path) -> 
     (last,) = await bench.accept("f")
     await waiting.wait_until(lambda: (last.key, 0) in bench.tried, 60, "the attempt that would hold it")
     await bench.stop()
+
+
+async def test_destination_that_is_made_again_has_its_whole_rate_limit(tmp_path: Path) -> None:
+    bench = dispatching.DispatcherBench(tmp_path / "data")
+    await bench.start(concurrency=1)
+    bench.may_answer.set()
+    crm = delivery_samples.destination(name="crm", rate_requests=1, rate_seconds=86_400)
+    for number, content in enumerate("ab", 1):
+        bench.dispatcher.apply(documents.Snapshot({}, {crm.key: crm}))
+        await bench.accept(content)
+        await waiting.wait_until(lambda count=number: len(bench.tried) == count, 20, "the attempt")
+        await waiting.wait_until(lambda: bench.dispatcher.scheduler.in_flight == 0, 20, "its end")
+        bench.dispatcher.apply(documents.Snapshot({}, {}))
+    await bench.stop()

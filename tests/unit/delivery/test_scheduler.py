@@ -88,12 +88,13 @@ def test_smaller_share_counts_running_attempts(scheduler: LaneScheduler) -> None
     assert started(scheduler, 0) == []
 
 
-def test_share_of_a_rate_limit_starts_without_a_burst() -> None:
+@pytest.mark.parametrize("shared_by", ["", "n//vendor"])
+def test_share_of_a_rate_limit_starts_without_a_burst(shared_by: str) -> None:
     """Its tokens would come in addition to those that the other gateways used."""
     scheduler = LaneScheduler(1 << 20, 500)
-    scheduler.configure("n/a", LaneLimits(concurrency=100, rate=RateLimit(20)), 0)
+    scheduler.configure("n/a", LaneLimits(concurrency=100, rate=RateLimit(20, shared_by=shared_by)), 0)
     scheduler.share("n/a", LaneLimits(concurrency=0), 0)
-    scheduler.share("n/a", LaneLimits(concurrency=50, rate=RateLimit(10)), 5 * SECOND)
+    scheduler.share("n/a", LaneLimits(concurrency=50, rate=RateLimit(10, shared_by=shared_by)), 5 * SECOND)
     offer(scheduler, 50, now=5 * SECOND)
     assert started(scheduler, 5 * SECOND) == []
     assert len(started(scheduler, 6 * SECOND)) == 1
@@ -363,6 +364,53 @@ def test_destinations_that_share_a_rate_limit_take_turns() -> None:
     assert looks < 3 * len(starts)
 
 
+def test_rate_limit_that_was_removed_is_new_when_it_is_set_again(scheduler: LaneScheduler) -> None:
+    limited = LaneLimits(concurrency=100, rate=RateLimit(10))
+    scheduler.configure("n/a", limited, 0)
+    offer(scheduler, 3)
+    assert len(started(scheduler, 0)) == 1
+    scheduler.configure("n/a", LaneLimits(concurrency=100), 0)
+    assert len(started(scheduler, 0)) == 2
+    scheduler.configure("n/a", limited, 0)
+    offer(scheduler, 3)
+    assert len(started(scheduler, 0)) == 1
+
+
+def test_destination_that_leaves_a_shared_rate_limit_takes_no_turn_there(scheduler: LaneScheduler) -> None:
+    for name in ("n/first", "n/leaves", "n/last"):
+        scheduler.configure(name, LaneLimits(rate=RateLimit(10, shared_by="n//vendor")), 0)
+        offer(scheduler, 1, name)
+    assert len(started(scheduler, 0)) == 1
+    scheduler.configure("n/leaves", LaneLimits(), 0)
+    offer(scheduler, 1, "n/leaves")
+    assert [lane_entry.destination for lane_entry in started(scheduler, 0)] == 2 * ["n/leaves"]
+    offer(scheduler, 1, "n/leaves", now=scheduler.wakes_at)
+    destinations = {lane_entry.destination for lane_entry in started(scheduler, scheduler.wakes_at)}
+    assert destinations == {"n/leaves", "n/last"}
+
+
+def test_lane_of_a_destination_that_is_gone_is_removed_once_it_is_empty(scheduler: LaneScheduler) -> None:
+    open_circuit(scheduler, "n/a", 0)
+    assert scheduler.offer(entry(), circuit.TRIAL_EVERY)
+    scheduler.keep_lanes(["n/b"])
+    (trial,) = started(scheduler, circuit.TRIAL_EVERY)
+    scheduler.keep_lanes(["n/b"])
+    assert scheduler.circuit_of("n/a").state is circuit.CircuitState.Open
+    finish(scheduler, [trial], None, circuit.TRIAL_EVERY)
+    scheduler.keep_lanes(["n/b"])
+    assert scheduler.circuit_of("n/a") is circuit.CLOSED
+
+
+def test_removed_lane_leaves_the_line_of_its_rate_limit(scheduler: LaneScheduler) -> None:
+    for name in ("n/first", "n/gone", "n/last"):
+        scheduler.configure(name, LaneLimits(rate=RateLimit(10, shared_by="n//vendor")), 0)
+        offer(scheduler, 1, name)
+    assert len(started(scheduler, 0)) == 1
+    assert len(scheduler.drain("n/gone")) == 1
+    scheduler.keep_lanes(["n/first", "n/last"])
+    assert [lane_entry.destination for lane_entry in started(scheduler, scheduler.wakes_at)] == ["n/last"]
+
+
 def test_clock_set_back_only_delays_a_rate_limited_lane() -> None:
     scheduler = LaneScheduler(1 << 20, 1000)
     scheduler.configure("n/a", LaneLimits(rate=RateLimit(1)), 0)
@@ -501,6 +549,14 @@ class SchedulerMachine(hypothesis.stateful.RuleBasedStateMachine):
         if self.scheduler.done(key, result, self.now) and data.draw(st.booleans()):
             for drained in self.scheduler.drain(destination):
                 del self.expected.waiting[drained.delivery.key]
+
+    @hypothesis.stateful.rule(number=st.integers(0, 5), rate=st.sampled_from([None, RateLimit(2, 7, "n//vendor")]))
+    def configure(self, number: int, rate: RateLimit | None) -> None:
+        self.scheduler.configure(f"n/{number}", LaneLimits(2, rate), self.now)
+
+    @hypothesis.stateful.rule(numbers=st.sets(st.integers(0, 5)))
+    def remove_other_lanes(self, numbers: set[int]) -> None:
+        self.scheduler.keep_lanes([f"n/{number}" for number in numbers])
 
     @hypothesis.stateful.invariant()
     def totals_match_the_deliveries(self) -> None:

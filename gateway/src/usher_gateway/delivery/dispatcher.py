@@ -132,6 +132,7 @@ class Dispatcher:
         for key in self.open_circuits - snapshot.destinations.keys():
             self.scheduler.reset(key, now)  # the attempts only hold the deliveries
             self.open_circuits.discard(key)
+        self.scheduler.keep_lanes(snapshot.destinations)
         self._worker.apply(snapshot)
         self._unknown.apply(snapshot.destinations)
         self._configured.set()

@@ -196,6 +196,12 @@ class _Lane:
         self._attempt_microseconds = None
 
     @property
+    def rate_name(self) -> str:
+        """Which rate limit it uses; ``""``: none."""
+        rate = self.limits.rate
+        return "" if rate is None else rate.shared_by or self.name
+
+    @property
     def count(self) -> int:
         return self.fresh.count + self.backlog.count
 
@@ -252,8 +258,10 @@ class _Rate:
     Each lane has one place in the line, so that a token wakes one lane, however many share the limit.
     """
 
-    def __init__(self, limit: RateLimit, bucket: TokenBucket, waiting: "collections.OrderedDict[str, None]") -> None:
-        self.limit, self.bucket, self.waiting = limit, bucket, waiting
+    def __init__(self, limit: RateLimit, bucket: TokenBucket) -> None:
+        self.limit, self.bucket = limit, bucket
+        self.lanes: set[str] = set()  # All that use it
+        self.waiting: collections.OrderedDict[str, None] = collections.OrderedDict()
         self.calls_at = 0  # When the next lanes are called, while lanes wait
 
 
@@ -336,38 +344,57 @@ class LaneScheduler:
 
     def configure(self, destination: str, limits: LaneLimits, now: int) -> None:
         """Set a destination's limits, at the start and when its document changes. A rate that is new starts full."""
-        lane = self._lane(destination)
-        lane.limits = limits
-        self._set_rate(lane, now, starts_full=True)
-        self._join_round(lane, now)
+        self._set_limits(destination, limits, now, starts_full=True)
 
     def share(self, destination: str, limits: LaneLimits, now: int) -> None:
         """Change this gateway's share of a destination's limits.
 
         A rate gets no tokens by that, so that all gateways together get none.
         """
+        self._set_limits(destination, limits, now, starts_full=False)
+
+    def keep_lanes(self, destinations: Collection[str]) -> None:
+        """Remove the lanes of all other destinations, except those with deliveries."""
+        for name in self._lanes.keys() - destinations:
+            lane = self._lanes[name]
+            if lane.count == 0 and not lane.started_at:
+                if lane.round is not None:
+                    lane.round.remove(lane)
+                self._without_memory.pop(name, None)
+                self._leave_rate(lane)
+                del self._lanes[name]
+
+    def _set_limits(self, destination: str, limits: LaneLimits, now: int, *, starts_full: bool) -> None:
         lane = self._lane(destination)
+        if limits.rate is None or lane.limits.rate is None or limits.rate.shared_by != lane.limits.rate.shared_by:
+            self._leave_rate(lane)
         lane.limits = limits
-        self._set_rate(lane, now, starts_full=False)
-        if limits.rate is None:
-            self._rates.pop(destination, None)
+        if limits.rate is not None:
+            self._use_rate(lane, limits.rate, now, starts_full=starts_full)
         self._join_round(lane, now)
 
-    def _set_rate(self, lane: _Lane, now: int, *, starts_full: bool) -> None:
-        """Put a lane's rate limit into force, if it is new. Lanes keep their places in the line."""
-        limit = lane.limits.rate
-        if limit is None:
-            return
-        name = limit.shared_by or lane.name
-        previous = self._rates.get(name)
-        if previous is None:
-            tokens, waiting = 0.0, collections.OrderedDict[str, None]()
-        elif previous.limit != limit:
-            tokens, waiting = previous.bucket.tokens(now / model.MICROSECONDS), previous.waiting
-        else:
-            return
-        self._rates[name] = _Rate(limit, _bucket_of(limit, now, None if starts_full else tokens), waiting)
-        self._call_waiting(name, now)
+    def _leave_rate(self, lane: _Lane) -> None:
+        """Take a lane out of its rate limit, which ends with its last lane."""
+        rate = self._rates.get(lane.rate_name)
+        if rate is not None:
+            rate.lanes.remove(lane.name)
+            rate.waiting.pop(lane.name, None)
+            lane.is_called = False
+            if not rate.lanes:
+                del self._rates[lane.rate_name]
+
+    def _use_rate(self, lane: _Lane, limit: RateLimit, now: int, *, starts_full: bool) -> None:
+        """Put a lane's rate limit into force, if it is new or changed. Lanes keep their places in the line."""
+        rate = self._rates.get(lane.rate_name)
+        if rate is None or rate.limit != limit:
+            tokens = 0.0 if rate is None else rate.bucket.tokens(now / model.MICROSECONDS)
+            bucket = _bucket_of(limit, now, None if starts_full else tokens)
+            if rate is None:
+                self._rates[lane.rate_name] = _Rate(limit, bucket)
+            else:
+                rate.limit, rate.bucket = limit, bucket
+            self._call_waiting(lane.rate_name, now)
+        self._rates[lane.rate_name].lanes.add(lane.name)
 
     def circuit_of(self, destination: str) -> circuit.Circuit:
         """Return the state of a destination's circuit."""
@@ -547,13 +574,13 @@ class LaneScheduler:
             lanes.add(lane)
 
     def _start(self, lane: _Lane, pool: FairPool, now: int) -> LaneEntry | None:
-        if lane.count == 0 or self._lanes.get(lane.name) is not lane:
+        if lane.count == 0:
             return None
         if not lane.has_slot(now):
             if lane.circuit.state is circuit.CircuitState.Open and lane.in_flight == 0 and now < lane.circuit.trial_at:
                 self._sleep(lane, lane.circuit.trial_at)
             return None
-        if lane.limits.rate is not None and not self._take_token(lane, lane.limits.rate, now):
+        if lane.limits.rate is not None and not self._take_token(lane, now):
             return None
         entry = lane.pop()
         lane.started_at[entry.delivery.key] = now
@@ -569,16 +596,17 @@ class LaneScheduler:
             lane.wakes_at = until
             heapq.heappush(self._sleeping, (until, lane.name, False))
 
-    def _take_token(self, lane: _Lane, limit: RateLimit, now: int) -> bool:
+    def _take_token(self, lane: _Lane, now: int) -> bool:
         """Take a token from a lane's rate limit, or put the lane at the end of the line for the next ones."""
-        name = limit.shared_by or lane.name
-        rate = self._rates[name]
+        rate = self._rates[lane.rate_name]
         was_called, lane.is_called = lane.is_called, False
         if was_called or not rate.waiting:
             if rate.bucket.take(now / model.MICROSECONDS):
                 return True
             if not rate.waiting:
-                self._call_at(name, rate, now + 1 + int(rate.bucket.seconds_until_token() * model.MICROSECONDS))
+                self._call_at(
+                    lane.rate_name, rate, now + 1 + int(rate.bucket.seconds_until_token() * model.MICROSECONDS)
+                )
         rate.waiting[lane.name] = None
         return False
 
