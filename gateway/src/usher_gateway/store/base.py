@@ -16,8 +16,6 @@ Period = Literal["slot", "day", "month"]  # The period over which usage is added
 class OpenReport(msgspec.Struct, frozen=True):
     """The state in which an engine found its data when it opened them."""
 
-    highest_key: int
-    """The highest row key in use; new ids start above it."""
     recovered: int
     """Deliveries that a dead incarnation had claimed; they are in the backlog now."""
     durability: str

@@ -119,7 +119,7 @@ async def _open(
         lost=writer.lost,
         now=now,
     )
-    return writer, ownership, OpenReport(highest, recovered, settings.durability, confirmed_at)
+    return writer, ownership, OpenReport(recovered, settings.durability, confirmed_at)
 
 
 async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migration]:

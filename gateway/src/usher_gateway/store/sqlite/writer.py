@@ -286,7 +286,7 @@ def recover(owned: database.OwnedDatabase, names: NameNumbers, fold_rows: int, n
     recent_index = RecentIndex(fold_rows)
     for row in connection.execute(_RECENT_ARRIVALS, (_number(connection, "folded_to"),)):
         recent_index.add(row)
-    report = OpenReport(highest, recovered, "Local", _number(connection, "confirmed_at"))
+    report = OpenReport(recovered, "Local", _number(connection, "confirmed_at"))
     writer = Writer(
         owned=owned, ids=model.IdFactory(floor=highest), names=names, recent_index=recent_index, report=report
     )
