@@ -429,6 +429,7 @@ _LISTENER = [
 
 _DESTINATION = [
     ("Accepted", "False", "ConfigTooLarge", too_large),
+    ("Accepted", "False", "ExpressionInvalid", edit_destination(transform="visit.(")),
     ("Accepted", "False", "InstallKeyChanged", key_changed),
     ("Accepted", "False", "NamespaceNotPermitted", not_admitted_and_a_secret_referenced),
     ("Accepted", "False", "Deleted", deleted("Destination", plan_samples.DESTINATION)),

@@ -44,7 +44,7 @@ _REASONS = {
     "HostnameReserved": ("Listener",),
     "HostnameNotAllowed": ("Listener",),
     "PathConflict": ("Listener",),
-    "ExpressionInvalid": ("Listener",),
+    "ExpressionInvalid": ("Listener", "Destination"),
     "LimitExceeded": ("Listener", "Destination"),
     "ConfigTooLarge": ("Listener", "Destination"),
     "NamespaceNotPermitted": ("Listener", "Destination"),
