@@ -266,6 +266,13 @@ async def test_lone_surrogates_in_bodies_disturb_no_answer(empty: admin_port.Ser
         assert (await empty.ask("GET", named))[0] in {200, 404}
 
 
+async def test_body_with_lone_surrogates_is_exported_as_text(empty: admin_port.Served) -> None:
+    body = b'{"user":{"firstName":"\\udc00"}}'
+    await empty.bench.accept(samples.arrival("a", body=body, person_keys=(admin_port.person_of(samples.LOBBY),)))
+    (row,) = (await empty.post("/api/persons/export", value=admin_port.EMAIL, field="email"))["rows"]
+    assert row["body"] == body.decode()
+
+
 async def test_listeners_are_listed_without_their_secrets(served: admin_port.Served) -> None:
     (row,) = (await served.get("/api/listeners"))["rows"]
     assert row["addresses"] == ["hooks.example.com/v1/abcd…", "www.acme.example/hooks/purple.php?k=…"]

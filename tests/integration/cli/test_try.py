@@ -130,6 +130,18 @@ async def test_diff_shows_fields_and_hides_values(tried: Tried) -> None:
     assert [value for value in ("Ada", "Eve", "ada@", "eve@") if value in run.out] == []
 
 
+async def test_visit_with_lone_surrogates_is_tried(empty: admin_port.Served) -> None:
+    body = b'{"user":{"id":"\\udc00","firstName":"\\udc00"},"\\udc00":1}'
+    await empty.bench.accept(samples.arrival("a", body=body))
+    changed = [in_agency(gateways.destination("crm", "https://crm.example", format="CloudEvents"))]
+    question = {"manifests": changed, "since": SINCE, "diffs": 1, "showValues": True}
+    status, answer = await empty.ask("POST", "/api/try", json=question)
+    assert (status, answer["listeners"][0]["routes"][0]["changed"]) == (200, 1)
+    changed = [crm("{'name': visit.firstName}")]
+    status, answer = await empty.ask("POST", "/api/try", json=question | {"manifests": changed})
+    assert (status, answer["listeners"][0]["routes"][0]["now"]["errors"]) == (200, {"BadValue": 1})
+
+
 async def test_equal_values_of_a_diff_have_the_same_number(tried: Tried) -> None:
     transform = "{'user': {'id': body.user.id, 'mail': visit.email}}"
     route = await tried.route(crm(transform), "--diff", "--limit", "1")
