@@ -59,6 +59,13 @@ async def published(install: installs.Install, namespace: str) -> dict[str, str]
     return uids_by_name
 
 
+async def hostnames(install: installs.Install, namespace: str) -> set[str]:
+    """The hostnames in the first room's document."""
+    secret = (await install.documents()).get(f"Listener {namespace}/{ROOMS[0]}")
+    document = json.loads(installs.decoded(secret)["config.json"]).get("document") if secret else None
+    return {address["host"] for address in document["addresses"]} if document else set()
+
+
 async def owners_of_urls(install: installs.Install, namespace: str) -> dict[str, str]:
     """Uid of the owner of each listener's URL Secret."""
     secrets = await install.server.list(api.Resource("Secret", "", namespace), "usher.dev/managed=true")
@@ -244,3 +251,22 @@ async def test_recreated_namespace_seen_late_gives_the_same_result(
     assert not set(previous_uids.values()) & set((await uids(install, namespace)).values())
     await wait_whole(install, namespace, ROOMS)
     assert logged_removals(operator, namespace) == []
+
+
+async def test_agency_that_takes_a_namespace_over_while_the_operator_is_suspended_inherits_nothing(
+    install: installs.Install, namespace: str
+) -> None:
+    """Kopf then reports the events of the former and of the present namespace in any order."""
+    operator = await install.start_operator()
+    await install.server.apply(install.klass(hostname="old.example.com"))
+    await declare(install, namespace, ROOMS[:1], "https://former.example.com/hook")
+    await waiting.until(lambda: hostnames(install, namespace), lambda hosts: hosts == {"old.example.com"})
+    await install.server.apply(install.klass(hostname="new.example.com"))
+    await waiting.until(lambda: hostnames(install, namespace), lambda hosts: len(hosts) == 2)
+    with operator.paused():
+        await delete(install, namespace)
+        await recreate(install, namespace)
+        await declare(install, namespace, ROOMS[:1], "https://present.example.com/hook")
+    await waiting.until(
+        lambda: hostnames(install, namespace), lambda hosts: hosts == {"new.example.com"}, limit_seconds=20
+    )

@@ -94,11 +94,16 @@ class Cluster:
             self.put(raw)
 
     def put(self, raw: dict[str, Any]) -> frozenset[Key]:
-        """Put an object in, with what the API server adds to it; returns the keys that this concerns."""
+        """Put an object in, with what the API server adds to it; returns the keys that this concerns.
+
+        Its Namespace is made if it does not exist.
+        """
         raw = copy.deepcopy(raw)
         metadata = raw["metadata"]
         if raw["kind"] not in _WITHOUT_NAMESPACE:
             metadata.setdefault("namespace", "default")
+            if not self.has("Namespace", metadata["namespace"]):
+                self.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": metadata["namespace"]}})
         metadata.setdefault("uid", f"uid-of-{raw['kind'].lower()}-{metadata['name']}")
         metadata.setdefault("generation", 1)
         metadata["creationTimestamp"] = str(metadata.get("creationTimestamp", "2026-01-01T00:00:00Z"))

@@ -22,7 +22,13 @@ _PLANS: dict[Kind, Callable[[Lookups, Key], Plan]] = {
 
 
 def plan(view: Lookups, key: Key) -> Plan:
-    """The plan for one key, without a status if another install owns the resource. It takes at most about 1 ms."""
+    """The plan for one key, without a status if another install owns the resource. It takes at most about 1 ms.
+
+    A resource may be seen before its Namespace. Until then nobody knows which labels the namespace has, and whether
+    its documents come from a former namespace with this name, so everything stays as it is.
+    """
+    if key in view.records and key.namespace and not view.namespace_uid(key.namespace):
+        return Plan(key, None)
     planned = _PLANS[key.kind](view, key)
     if planned.status is None or ownership.owner_of(view, key) == view.settings.controller_name:
         return planned

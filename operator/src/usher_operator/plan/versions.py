@@ -32,9 +32,8 @@ def own_version(view: Lookups, cached: CachedResource[Any]) -> PublishedDocument
     published = view.published(cached.key)
     if published is None or published.owner.uid != cached.uid:
         return None
-    # they differ if the operator saw the new namespace after it had published the document
-    namespace_uids = {published.owner.namespace_uid, view.namespace_uid(cached.resource.metadata.namespace)}
-    return published if len(namespace_uids - {""}) <= 1 else None
+    # another namespace has the name if the operator saw the new one after it had published the document
+    return published if is_of_present_namespace(view, cached.key) else None
 
 
 def held_version(view: Lookups, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:

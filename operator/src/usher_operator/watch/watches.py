@@ -71,8 +71,10 @@ class EventHandler:
         uid, version = self._cache.version_of(kind, namespace, name)
         if event_type == "DELETED":
             keys = self._cache.remove(kind, namespace, name) if uid in {"", metadata["uid"]} else frozenset()
-        elif uid == metadata["uid"] and is_older(metadata["resourceVersion"], version):
-            return  # the cache has the response to a later write
+        elif is_older(metadata["resourceVersion"], version):
+            # the cache has the response to a later write, or an object with this name that was made later: kopf orders
+            # events only by uid
+            return
         else:
             keys = self._cache.put(kind, raw)
         self._queue.add_all(keys)

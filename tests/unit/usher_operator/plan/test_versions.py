@@ -11,7 +11,7 @@ from support import plan_reasons, plan_samples
 from support.planning import Cluster
 from usher_gateway import documents
 from usher_gateway.config_secret import HeldHostnames, secret_name
-from usher_operator.state.view import AppliedDocument, GatewayReport, Key, Kind
+from usher_operator.state.view import AppliedDocument, GatewayReport, Key, Kind, Plan
 
 LOBBY = Key("Listener", "default", "lobby")
 CRM = Key("Destination", "default", "crm")
@@ -227,6 +227,17 @@ def test_namespace_that_is_seen_late_takes_back_what_a_listener_got(cluster: Clu
     assert LOBBY in cluster.put(namespace("second"))
     cluster.settle()
     assert [address.host for address in listener(cluster).addresses] == ["new.example.com"]
+
+
+@pytest.mark.parametrize("key", [LOBBY, CRM])
+def test_resource_waits_until_its_namespace_is_known(cluster: Cluster, key: Key) -> None:
+    permitted = cluster.cache.published(key)
+    cluster.delete("Namespace", "default")
+    plan_reasons.only_these_namespaces(cluster)
+    assert cluster.plan(key) == Plan(key, None)
+    cluster.settle()
+    assert cluster.cache.published(key) == permitted
+    assert key in cluster.put(namespace("second"))
 
 
 def test_hostname_of_a_former_namespace_does_not_go_to_another_tenant(cluster: Cluster) -> None:

@@ -37,6 +37,7 @@ def test_resource_for_which_its_namespace_has_no_memory_is_not_read() -> None:
     cache.put(kinds.LISTENER, long_listener("a", "other"))
     assert [key.path for key in cache.records if cache.unreadable(key) is not None] == ["agency/d"]
     cache.keys = KEYS
+    cache.put(kinds.NAMESPACE, {"metadata": {"name": "agency", "uid": "of-agency", "resourceVersion": "1"}})
     status = plan_and_note(cache, Key("Listener", "agency", "d")).status
     assert status is not None
     assert status.conditions["Accepted"].reason == "ConfigTooLarge"

@@ -1,4 +1,4 @@
-"""Kopf gets the operator's own connection in kopf's format."""
+"""What the operator takes from events, and what kopf gets to watch them."""
 
 import getpass
 from unittest.mock import Mock
@@ -9,7 +9,29 @@ import structlog.testing
 from support import certificates
 from usher_gateway import model
 from usher_gateway.kube.access import Access, ApiConnection
+from usher_operator.run.health import Health, OperatorMetrics
+from usher_operator.run.workqueue import Workqueue
+from usher_operator.settings import OperatorSettings
+from usher_operator.state import kinds
+from usher_operator.state.cache import Cache
 from usher_operator.watch import watches
+
+
+def test_late_events_of_a_namespace_made_again_change_nothing() -> None:
+    cache, queue = Cache(OperatorSettings()), Mock(spec=Workqueue)
+    handler = watches.EventHandler(
+        cache=cache, queue=queue, health=Mock(spec=Health), metrics=Mock(spec=OperatorMetrics)
+    )
+    for event_type, uid, version in [
+        ("ADDED", "former", "3"),
+        ("ADDED", "present", "8"),
+        ("MODIFIED", "former", "5"),
+        ("DELETED", "former", "7"),
+    ]:
+        handler.handle(
+            kinds.NAMESPACE, event_type, {"metadata": {"name": "agency", "uid": uid, "resourceVersion": version}}
+        )
+    assert cache.namespace_uid("agency") == "present"
 
 
 def test_token_and_certificates_reach_kopf() -> None:
