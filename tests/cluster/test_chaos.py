@@ -141,7 +141,10 @@ class Agencies:
 
     async def declared(self) -> dict[Address, str]:
         """The addresses in the manifests of the API server, and the namespace that owns each."""
-        listeners = await self._server.list(api.Resource("Listener"))
+        namespaces = (self._owner, self._rival)
+        listeners = [
+            each for name in namespaces for each in await self._server.list(api.Resource("Listener", "", name))
+        ]
         addresses = [(listener["spec"]["addresses"][0], listener["metadata"]["namespace"]) for listener in listeners]
         return {(address["hostname"], address["path"]): namespace for address, namespace in addresses} | (
             {SHOP: self._owner} if any(listener["metadata"]["name"] == "shop" for listener in listeners) else {}
@@ -258,26 +261,31 @@ async def test_restored_manifests_are_in_force_without_a_restart(
     install, namespace = restorable_install, await restorable_namespaces("agency")
     server, hostname = install.server, f"{namespace}.example.org"
     admin = ports.free()
-    operator = await install.start_operator("--gateways", f"http://127.0.0.1:{admin}", changes=PATIENT)
+    changes = {"timing": {**PATIENT["timing"], "stale_document_seconds": 600.0}}  # the gateway alone keeps "again"
+    operator = await install.start_operator("--gateways", f"http://127.0.0.1:{admin}", changes=changes)
     await server.apply(install.klass(allowedHostnames=[{"hostname": "*.example.org"}], retiredAddressDays=0))
     for document in (installs.tenant(namespace), installs.destination(namespace)):
         await server.apply(document)
-    for name in ("edited", "deleted"):
+    for name in ("edited", "deleted", "again"):
         await server.apply(installs.placed(install, namespace, name, f"/{name}"))
     gateway = await install.start_gateway(admin=admin)
-    for name in ("edited", "deleted"):
+    for name in ("edited", "deleted", "again"):
         await gateway.wait_answer(hostname, f"/{name}", 200)
+    await server.delete(api.Resource("Listener", "again", namespace))
+    await gateway.wait_answer(hostname, "/again", 404)
     await asyncio.to_thread(restorable.plane.back_up, tmp_path / "backup")
 
     await server.apply(installs.placed(install, namespace, "edited", "/elsewhere"))
     await server.delete(api.Resource("Listener", "deleted", namespace))
-    await server.apply(installs.placed(install, namespace, "new", "/new"))
-    for path, status in (("/elsewhere", 200), ("/edited", 404), ("/deleted", 404), ("/new", 200)):
+    for name in ("new", "again"):
+        await server.apply(installs.placed(install, namespace, name, f"/{name}"))
+    for path, status in (("/elsewhere", 200), ("/edited", 404), ("/deleted", 404), ("/new", 200), ("/again", 200)):
         await gateway.wait_answer(hostname, path, status)
 
     await asyncio.to_thread(restorable.restart, tmp_path / "backup")
     for path, status in (("/elsewhere", 404), ("/edited", 200), ("/deleted", 200)):
         await gateway.wait_answer(hostname, path, status, CONVERGED_SECONDS)
+    assert await gateway.answer(hostname, "/again") == 200, "the tombstone in the backup is that of a former object"
     await server.apply(installs.placed(install, namespace, "edited", "/after"))  # the watches work again
     await gateway.wait_answer(hostname, "/after", 200, CONVERGED_SECONDS)
     await server.wait(

@@ -84,8 +84,8 @@ def certificate(host: str, counts_for: str = "agency", since: str = "", **meta: 
     return {**child.manifest, "metadata": {**child.manifest["metadata"], **about}}
 
 
-def tombstone(host: str) -> dict[str, Any]:
-    owner = config_secret.Owner("agency", "lobby", "uid-lobby")
+def tombstone(host: str, owner_uid: str = "uid-lobby") -> dict[str, Any]:
+    owner = config_secret.Owner("agency", "lobby", owner_uid)
     held = config_secret.HeldHostnames("acme", (host,))
     removed_at = "2026-11-25T12:00:00Z"
     return config_secret_of(config_secret.tombstone_of("Listener", owner, 1, removed_at, KEYS.document, held=held))
@@ -98,7 +98,7 @@ def config_secret_of(envelope: config_secret.Envelope, key: Key = LOBBY, **meta:
         "metadata": {
             "namespace": "usher-config",
             "name": config_secret.secret_name("Listener", key.path),
-            "labels": config_secret.labels("usher.dev/usher", f"uid-{key.name}"),
+            "labels": config_secret.labels("usher.dev/usher", envelope.owner.uid),
             "annotations": child_labels.annotations(key),
         },
         "type": config_secret.secret_type("Listener"),

@@ -79,11 +79,12 @@ def test_edited_document_is_rejected() -> None:
         config_secret.decode(content(document=changed), KEY)
 
 
-def test_tombstone_cannot_be_moved_to_another_owner() -> None:
+@pytest.mark.parametrize("part", ["name", "uid"])
+def test_tombstone_cannot_be_moved_to_another_owner(part: str) -> None:
     value = json.loads(
         config_secret.encode(config_secret.tombstone_of("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY))
     )
-    value["owner"]["name"] = "other"
+    value["owner"][part] = "other"
     with pytest.raises(model.DocumentHashError):
         config_secret.decode(json.dumps(value).encode(), KEY)
 

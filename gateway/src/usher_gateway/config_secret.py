@@ -1,8 +1,8 @@
 """Config Secrets: the operator writes one per document into the configuration namespace, and gateways read them. Pure.
 
 A Secret holds an envelope with a document or with its tombstone. A gateway drops a document only when it reads the
-tombstone, never because the Secret is absent. It checks the keyed hash in every envelope, so that only a holder of the
-install key can configure a gateway or remove a document.
+tombstone of the same owner (its uid), never because the Secret is absent. It checks the keyed hash in every envelope,
+so that only a holder of the install key can configure a gateway or remove a document.
 """
 
 import base64
@@ -142,7 +142,7 @@ def tombstone_of(
     kind: Kind, owner: Owner, generation: int, removed_at: str, key: bytes, *, held: HeldHostnames | None = None
 ) -> Envelope:
     """Return a document's tombstone. ``removed_at``: RFC 3339; ``key``: ``Keys.document``."""
-    digest = _tombstone_hash(kind, owner.key, removed_at, held, key)
+    digest = _tombstone_hash(kind, owner, removed_at, held, key)
     return Envelope(
         schema_version=SCHEMA_VERSION,
         kind=kind,
@@ -220,7 +220,7 @@ def decode(content: bytes, key: bytes, *, known_part: bool = False) -> Envelope:
     if bool(document) == bool(tombstone):
         raise model.DocumentUnreadableError("there must be either a `document` or a `tombstone`", _READ_HINT)
     if tombstone:
-        digest = _tombstone_hash(parts.kind, parts.owner.key, tombstone, parts.held, key)
+        digest = _tombstone_hash(parts.kind, parts.owner, tombstone, parts.held, key)
     else:
         digest = hashlib.blake2b(document, key=key, digest_size=16).hexdigest()
     if not hmac.compare_digest(digest.encode(), parts.hash.encode()):
@@ -284,8 +284,9 @@ def _known_part(value: Any, described: msgspec.inspect.Type) -> Any:
     return value
 
 
-def _tombstone_hash(kind: Kind, owner_key: str, removed_at: str, hostnames: HeldHostnames | None, key: bytes) -> str:
-    parts = ["tombstone", kind, owner_key, removed_at, *((hostnames.tenant, *hostnames.hostnames) if hostnames else ())]
+def _tombstone_hash(kind: Kind, owner: Owner, removed_at: str, hostnames: HeldHostnames | None, key: bytes) -> str:
+    of_tenant = (hostnames.tenant, *hostnames.hostnames) if hostnames else ()
+    parts = ["tombstone", kind, owner.key, owner.uid, removed_at, *of_tenant]
     return hashlib.blake2b("\0".join(parts).encode(), key=key, digest_size=16).hexdigest()
 
 

@@ -30,7 +30,7 @@ def running(check: published.DocumentCheck = accept_all) -> published.PublishedD
 
 
 def put(state: published.PublishedDocuments, secret: published.PublishedSecret) -> published.RejectedDocument | None:
-    return state.take(state.decode(secret))
+    return state.take(state.decode(secret), 7)
 
 
 def is_changed(state: published.PublishedDocuments) -> bool:
@@ -171,6 +171,22 @@ def test_tombstone_removes_its_document() -> None:
     assert state.vanished == {}
 
 
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_tombstone_of_a_former_object_removes_nothing(*, is_made_again: bool) -> None:
+    state, document = running(), config_samples.listener()
+    former = config_samples.tombstone(document)
+    present = config_samples.secret_of(config_secret.envelope_of(document, "present", config_samples.KEYS.document))
+    put(state, present)
+    put(state, former)
+    put(state, former)
+    assert (state.vanished, list(state.snapshot().listeners)) == ({WIFI: 7}, ["acme/wifi"])
+    assert state.versions == {former.metadata.name: former.version}
+    assert state.vanished_documents[WIFI].owner.uid == "present"
+    if is_made_again:
+        put(state, present)
+        assert (state.vanished, list(state.snapshot().listeners)) == ({}, ["acme/wifi"])
+
+
 def test_vanished_document_stays_and_is_reported() -> None:
     state = running()
     state.snapshot()
@@ -282,12 +298,17 @@ def test_outdated_listener_of_the_same_tenant_keeps_its_other_paths() -> None:
     assert hosts_of(state, config_secret.secret_name("Listener", "acme/b")) == {"b": [HOST], "c": [HOST]}
 
 
-def test_vanished_listener_loses_an_address_that_another_has() -> None:
+@pytest.mark.parametrize("has_former_tombstone", [False, True])
+def test_vanished_listener_loses_an_address_that_another_has(*, has_former_tombstone: bool) -> None:
     state = new_state()
     shared, own = documents.Address("hooks.example.com", "/shared"), documents.Address("hooks.example.com", "/own")
     old = config_samples.listener("a-old", addresses=(shared, own))
-    put(state, config_samples.secret(old))
-    state.remove_secret(config_samples.secret(old).metadata.name, 7)
+    if has_former_tombstone:
+        put(state, config_samples.secret_of(config_secret.envelope_of(old, "present", config_samples.KEYS.document)))
+        put(state, config_samples.tombstone(old))
+    else:
+        put(state, config_samples.secret(old))
+        state.remove_secret(config_samples.secret(old).metadata.name, 7)
     put(state, config_samples.secret(config_samples.listener("new", addresses=(shared,))))
     snapshot = state.snapshot()
     assert snapshot.listeners["acme/a-old"].addresses == (own,)

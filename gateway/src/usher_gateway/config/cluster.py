@@ -247,7 +247,7 @@ class ClusterSource:
             decoded = self._published.decode(secret)
             # not the transforms, which are compiled when they are first evaluated, because a start must not take longer
             await self._turns.prepare(published.filters_of(decoded.document), has_pauses=False)
-            rejected.append(self._published.take(decoded))
+            rejected.append(self._published.take(decoded, self._now()))
             self._unread.discard(secret.metadata.name)
             await turns.give_way()
         self._log_rejected([document for document in rejected if document is not None])
@@ -317,7 +317,7 @@ class ClusterSource:
         self._touched.set()
 
     def _take(self, decoded: published.DecodedSecret) -> None:
-        rejected = self._published.take(decoded)
+        rejected = self._published.take(decoded, self._now())
         self._log_rejected([rejected] if rejected is not None else [])
         self._due.discard(decoded.secret.metadata.name)
         self._touched.set()

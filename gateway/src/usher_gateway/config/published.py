@@ -1,7 +1,8 @@
 """The documents in the configuration namespace: which are in force, rejected, or without a Secret. Pure.
 
-A document that cannot be used leaves the last good one in force. Only a tombstone removes a document: if a Secret just
-disappears, its document stays in force and counts as vanished.
+A document that cannot be used leaves the last good one in force. Only its own tombstone removes a document. If a Secret
+just disappears, or holds the tombstone of another object with the name, as after a restore of etcd, the document stays
+in force and counts as vanished.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -132,7 +133,7 @@ class PublishedDocuments:
 
     @property
     def vanished(self) -> Mapping[config_secret.Identity, int]:
-        """Documents in force whose Secret disappeared, and when that was noticed (microseconds)."""
+        """Documents in force that no Secret holds any more, and when that was noticed (microseconds)."""
         return self._vanished
 
     @property
@@ -168,9 +169,8 @@ class PublishedDocuments:
         names = (self._identities.keys() - self._versions.keys()) | self._rejected.keys() | set(waiting)
         outdated = {
             identity
-            for name in names
-            if (identity := self._identities.get(name)) in self._in_force
-            if identity[0] == "Listener"
+            for identity in (*self._vanished, *map(self._identities.get, names))
+            if identity in self._in_force and identity[0] == "Listener"
         }
         if not outdated:
             return {}
@@ -225,7 +225,7 @@ class PublishedDocuments:
         except model.ConfigurationError as error:
             return DecodedSecret(secret, error=error)
 
-    def take(self, decoded: DecodedSecret) -> RejectedDocument | None:
+    def take(self, decoded: DecodedSecret, now: int) -> RejectedDocument | None:
         """Take a Secret that was added or changed; return the rejection if its document does not come into force."""
         secret, envelope = decoded.secret, decoded.envelope
         self._versions[secret.metadata.name] = secret.version
@@ -237,7 +237,11 @@ class PublishedDocuments:
         except model.ConfigurationError as error:
             return self._reject(secret, error)
         self._rejected.pop(secret.metadata.name, None)
-        if envelope.document is None:
+        current = self._in_force.get(envelope.identity)
+        if envelope.document is None and current is not None and current.owner.uid != envelope.owner.uid:
+            self._vanished.setdefault(envelope.identity, now)
+            self._touched.add(envelope.identity)
+        elif envelope.document is None:
             self._remove(secret.metadata.name, envelope.identity)
         else:
             self._enforce(secret.metadata.name, envelope)
@@ -292,8 +296,9 @@ class PublishedDocuments:
         self.is_changed = True  # also by an equal document, which is not outdated any more
         self._in_force.pop(identity, None)  # the order is that in which documents came into force
         if previous is not None and previous.hash == envelope.hash:
-            self._in_force[identity] = previous
-            return  # keep the same objects, so that what was built from them is kept too
+            # the owner may be another; the same document object keeps what was built from it
+            self._in_force[identity] = msgspec.structs.replace(envelope, document=previous.document)
+            return
         self._in_force[identity] = envelope
         if isinstance(document, documents.ListenerDocument):
             self._listeners[document.key] = self._with_trusted_proxies(document)

@@ -477,7 +477,7 @@ class Lookups:
     def vanished_tenant(self, key: Key) -> str:
         """The Tenant in a Listener's document that gateways run although its Secret is gone; ``""``: they run none."""
         held_hostnames = self._reported.get(key)
-        return held_hostnames.tenant if held_hostnames is not None and self.child_index.config_of(key) is None else ""
+        return held_hostnames.tenant if held_hostnames is not None and self.child_index.published(key) is None else ""
 
     @lookup()
     def write_failure(self, key: Key) -> WriteFailure | None:

@@ -290,7 +290,7 @@ class ChildRemover:
             plan.children is None and plan.retiring is None and not plan.keeps_vanished
         ):
             return
-        is_gone = self._cache.child_index.config_of(plan.key) is None and not self._cache.stale_uid(plan.key)
+        is_gone = self._cache.child_index.published(plan.key) is None and not self._cache.stale_uid(plan.key)
         if is_gone or plan.retiring is not None or _wants_document(plan) or plan.keeps_vanished:
             self._removal_guard.withdraw(plan.key)
 
@@ -310,16 +310,18 @@ class ChildRemover:
         return failures
 
     async def _remove_stale(self, plan: Plan) -> None:
-        """Write a tombstone for a document that only a gateway has."""
+        """Write a tombstone for a document that only a gateway has, also over the tombstone of a former object."""
         key, uid = plan.key, self._cache.stale_uid(plan.key)
-        removal = removal_of(key, uid)
-        if not uid or removal is None or _wants_document(plan) or self._cache.child_index.config_of(key) is not None:
+        removal, child = removal_of(key, uid), self._cache.child_index.config_of(key)
+        if not uid or removal is None or _wants_document(plan):
+            return
+        if child is not None and (child.published is not None or child.owner_uid == uid):
             return
         if not self._removal_guard.request(removal):
             return
         name = config_secret.secret_name("Destination" if key.kind == "Destination" else "Listener", key.path)
         ref = kinds.ref_of(kinds.SECRET, self._cache.settings.configuration_namespace, name)
-        if await self._api.get(kinds.SECRET.path(ref.namespace, name), missing_ok=True) is not None:
+        if child is None and await self._api.get(kinds.SECRET.path(ref.namespace, name), missing_ok=True) is not None:
             return  # the watch will report it
         _log.warning("stale_document_removed", kind=key.kind, document=key.path)
         await self._write_tombstone(key, ref, uid, 0)

@@ -254,8 +254,7 @@ async def remove_tombstone(
     removed_at: str, held: config_secret.HeldHostnames | None = None, reports: dict[str, Any] | None = None
 ) -> Server:
     """Let the remover see, on 2026-11-25 at 12:00, a tombstone that nobody wants; ``reports``: what gateways run."""
-    present = round(datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC).timestamp()) * 1_000_000
-    cache = with_keys(confirmed_clock=lambda: present)
+    cache = with_keys(confirmed_clock=lambda: NOON)
     if reports is not None:
         cache.set_gateways(**reports)
     owner = config_secret.Owner("agency", "lobby", "1", config_secret.install_label("usher.dev/usher"))
@@ -289,6 +288,7 @@ async def test_unused_certificate_is_deleted_after_seven_days(days: float, stays
 
 
 NAME = config_secret.secret_name("Listener", "agency/lobby")
+NOON = round(datetime.datetime(2026, 11, 25, 12, tzinfo=datetime.UTC).timestamp()) * 1_000_000
 NOTHING_WANTED = Plan(cache_samples.LOBBY, ())
 
 
@@ -341,6 +341,17 @@ async def test_document_that_only_a_gateway_has_gets_a_tombstone() -> None:
     assert tombstone.tombstone
     assert tombstone.owner == config_secret.Owner("agency", "lobby", "uid-lobby", "usher.dev_usher")
     assert not guard.request(Removal("Listener", "agency", "lobby", uid="uid-lobby")), "a later one is decided again"
+
+
+async def test_document_that_only_a_gateway_has_gets_a_tombstone_over_that_of_a_former_object() -> None:
+    cache, server = with_keys(confirmed_clock=lambda: NOON), Server()
+    cache.put(kinds.SECRET, cache_samples.tombstone("shop.example.org", "former"))
+    await remove_stale(server, cache, NOTHING_WANTED)
+    assert config_secret.decode_data(server.written[NAME]["data"], planning.KEYS.document).owner.uid == "uid-lobby"
+    cache.put(kinds.SECRET, cache_samples.tombstone("shop.example.org"))
+    unused = Server()
+    await remove_stale(unused, cache, NOTHING_WANTED)
+    assert unused.written == {}, "the gateway will read the one that is there"
 
 
 async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:
