@@ -4,7 +4,7 @@ import asyncio
 import collections
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 
 import msgspec
@@ -85,11 +85,13 @@ class ApiServer:
         self.put_raw(name, config_secret.secret_data(envelope), envelope.owner.key)
         return name
 
-    def put_mark(self) -> None:
-        """Say that everything was published once."""
-        self.put_raw(config_secret.mark_name("install"), {}, "")
+    def put_mark(self, listeners: int = 0) -> None:
+        """Say that everything was published once, and how many Listeners have a document."""
+        self.put_raw(config_secret.mark_name("install"), {}, "", {config_secret.LISTENERS_ANNOTATION: str(listeners)})
 
-    def put_raw(self, name: str, data: dict[str, str], owner: str) -> None:
+    def put_raw(
+        self, name: str, data: dict[str, str], owner: str, annotations: Mapping[str, str] | None = None
+    ) -> None:
         self.version += 1
         kind = "MODIFIED" if name in self.secrets else "ADDED"
         self.secrets[name] = {
@@ -100,7 +102,7 @@ class ApiServer:
                 "namespace": NAMESPACE,
                 "resourceVersion": str(self.version),
                 "labels": {config_secret.CONFIG_LABEL: "true"},
-                "annotations": {config_secret.OWNER_ANNOTATION: owner},
+                "annotations": {config_secret.OWNER_ANNOTATION: owner, **(annotations or {})},
             },
             "type": "Opaque",
             "data": data,

@@ -34,6 +34,9 @@ OWNER_ANNOTATION = "usher.dev/owner"  # Annotation with `namespace/name` of the 
 # Annotation with the SHA-256 of the desired object. If it is equal, the operator writes nothing.
 DESIRED_ANNOTATION = "usher.dev/desired"
 
+# Annotation of a mark: how many Listeners had a document when it was written.
+LISTENERS_ANNOTATION = "usher.dev/listeners"
+
 SELECTOR = f"{CONFIG_LABEL}=true"  # Label selector of the config Secrets
 
 Kind = Literal["Listener", "Destination"]
@@ -293,6 +296,11 @@ def _tombstone_hash(kind: Kind, owner: Owner, removed_at: str, hostnames: HeldHo
 def secret_name(kind: Kind, owner_key: str) -> str:
     """Return the name of the config Secret for a ``namespace/name``, which is always the same."""
     return f"{kind.lower()}-{hashlib.sha256(owner_key.encode()).hexdigest()[:32]}"
+
+
+def is_of_listener(name: str) -> bool:
+    """Return whether a config Secret holds a Listener's document or tombstone."""
+    return name.startswith("listener-")
 
 
 _MARK_PREFIX = "published-"

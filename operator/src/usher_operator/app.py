@@ -141,7 +141,11 @@ class Operator:
         )
         self.route_checker = RouteChecker(cache=self.cache, queue=self.queue)
         self.first_pass = FirstPass(
-            api=self.api, settings=settings, may_publish=self._may_publish, is_idle=lambda: not self.queue.depth
+            api=self.api,
+            settings=settings,
+            may_publish=self._may_publish,
+            is_idle=lambda: not self.queue.depth,
+            listeners=lambda: self.cache.child_index.listeners_in_force,
         )
         self._build_writers()
         self._build_watches()

@@ -57,6 +57,22 @@ async def test_cache_knows_whether_documents_were_missing(
         await follower.until(lambda: follower.snapshots[-1].is_complete)
 
 
+async def test_gateway_that_lacks_a_counted_listener_is_not_complete(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    """Somebody deleted a document while no operator runs, and the gateway starts without a cache."""
+    server.put(followers.wrap(config_samples.listener("a")))
+    server.put(followers.tombstone(config_samples.listener("b")))
+    server.put(followers.wrap(config_samples.destination()))
+    server.put_mark(listeners=3)
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until_runs("a")
+        assert not follower.snapshots[-1].is_complete
+        server.put(followers.wrap(config_samples.listener("c")))
+        await follower.until_runs("a", "c")
+        assert follower.snapshots[-1].is_complete
+
+
 async def test_part_of_a_first_list_is_no_cache(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

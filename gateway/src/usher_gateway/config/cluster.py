@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import pathlib
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 import msgspec
 import structlog
@@ -104,6 +104,7 @@ class ClusterSource:
         self._compiling: dict[str, asyncio.Task[None]] = {}  # Namespace -> the task that compiles its waiting documents
         self._has_mark = False
         """True once the operator had published everything once, or if the cache in use was complete."""
+        self._marked_listeners: dict[str, int] = {}  # Mark (name of its Secret) -> ``marked_listeners``
         self._has_cache = self._is_cache_complete = False
         self._due: set[str] = set()
         """Secrets (names) that came before the mark and whose expressions are not compiled yet."""
@@ -225,14 +226,13 @@ class ClusterSource:
         secrets: list[published.PublishedSecret] = []
         version = ""
         pages = self._client.pages(self._path, published.PublishedSecret, selector=config_secret.SELECTOR, attempts=1)
-        has_mark = False
+        marks: list[published.PublishedSecret] = []
         async for page in pages:
             secrets += [secret for secret in page.items if not secret.is_mark]
-            has_mark = has_mark or any(secret.is_mark for secret in page.items)
+            marks += [secret for secret in page.items if secret.is_mark]
             version = page.resource_version
         await self._apply_list(secrets)
-        if has_mark:
-            self._note_mark()
+        self._note_marks(marks)
         return version
 
     async def _apply_list(self, secrets: list[published.PublishedSecret]) -> None:
@@ -280,8 +280,7 @@ class ClusterSource:
         )
         async for page in pages:
             listed |= {item.metadata.name: item.version for item in page.items if not item.is_mark}
-            if any(item.is_mark for item in page.items):
-                self._note_mark()
+            self._note_marks([item for item in page.items if item.is_mark])
         self._heard_at = self._now()
         await asyncio.sleep(self._options.grace_seconds)
         current_versions = self._versions()
@@ -300,7 +299,7 @@ class ClusterSource:
             return
         if event.item.is_mark:
             if event.type != "DELETED":
-                self._note_mark()
+                self._note_marks([event.item])
             return
         secret = event.item
         self._waiting.pop(secret.metadata.name, None)
@@ -320,11 +319,19 @@ class ClusterSource:
         rejected = self._published.take(decoded, self._now())
         self._log_rejected([rejected] if rejected is not None else [])
         self._due.discard(decoded.secret.metadata.name)
+        self._note_marks([])
         self._touched.set()
 
-    def _note_mark(self) -> None:
-        """Note that everything was published once. What came before and waits has to come into force first."""
-        if not self._has_mark:
+    def _note_marks(self, marks: Iterable[published.PublishedSecret]) -> None:
+        """Note that everything was published once, if no Secret of a Listener that a mark counted is missing.
+
+        What came before and waits has to come into force first.
+        """
+        self._marked_listeners |= {mark.metadata.name: mark.marked_listeners for mark in marks}
+        if self._has_mark or not self._marked_listeners:
+            return
+        listeners = sum(config_secret.is_of_listener(name) for name in self._versions())
+        if listeners >= min(self._marked_listeners.values()):
             self._has_mark, self._due = True, set(self._waiting)
             self._touched.set()
 

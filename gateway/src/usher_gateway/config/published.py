@@ -43,6 +43,12 @@ class PublishedSecret(msgspec.Struct, frozen=True):
         """True if it holds no document, but says that everything was published once."""
         return config_secret.is_mark(self.metadata.name)
 
+    @property
+    def marked_listeners(self) -> int:
+        """How many Listeners had a document when the mark was written."""
+        number = self.metadata.annotations.get(config_secret.LISTENERS_ANNOTATION, "")
+        return int(number) if number.isdecimal() else 0
+
 
 class DecodedSecret(msgspec.Struct, frozen=True):
     """A config Secret with what it holds, or with the reason why that cannot be read."""

@@ -63,11 +63,15 @@ def build_config_secret(envelope: config_secret.Envelope, settings: OperatorSett
     return finish(manifest)
 
 
-def build_mark(settings: OperatorSettings) -> DesiredChild:
-    """The Secret that marks the end of the first pass. It is no document, so no key owns it."""
+def build_mark(settings: OperatorSettings, listeners: int) -> DesiredChild:
+    """The Secret that marks the end of the first pass, with the number of Listeners that have a document.
+
+    It is no document, so no key owns it.
+    """
     name = config_secret.mark_name(settings.install_label)
     labels, namespace = {config_secret.CONFIG_LABEL: "true"}, settings.configuration_namespace
-    metadata = {"name": name, "namespace": namespace, "labels": labels, "annotations": {}}
+    annotations = {config_secret.LISTENERS_ANNOTATION: str(listeners)}
+    metadata = {"name": name, "namespace": namespace, "labels": labels, "annotations": annotations}
     return finish({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque"})
 
 

@@ -2,7 +2,8 @@
 
 An operator publishes documents one by one. A new gateway cannot tell a URL that does not exist from one whose document
 is still missing, so it answers 503 at unknown addresses until it reads the mark, and 404 from then on. The mark is a
-Secret beside the documents, so that a gateway that restarts while no operator runs reads it too.
+Secret beside the documents, so that a gateway that restarts while no operator runs reads it too. It says how many
+Listeners have a document, so that such a gateway notices if somebody deleted one.
 
 A key that waits or fails, such as one whose namespace's Secrets cannot be read, delays the mark only for a while. While
 nothing is published at all, such as with another install key, the mark waits for as long as that lasts.
@@ -23,7 +24,7 @@ from usher_operator.state.view import Key
 _log = structlog.get_logger(__name__)
 
 _PATIENCE_SECONDS = 30.0  # The pass counts as complete if no further key was reconciled for this long
-_REPEAT_SECONDS = 10.0  # Interval at which the mark is written again, in case that somebody deleted it
+_REPEAT_SECONDS = 10.0  # Interval at which the mark is written again, with the present number
 
 _RETRY_SECONDS = 5.0
 
@@ -32,7 +33,8 @@ class FirstPass:
     """Waits until each key was reconciled once, and then writes the mark.
 
     While ``may_publish`` returns False, no document is published, so the pass does not end. ``is_idle`` returns whether
-    no key waits for a worker: who deletes the mark may have deleted the documents too, which come first.
+    no key waits for a worker: who deletes the mark may have deleted the documents too, which come first. ``listeners``
+    returns how many Listeners have a document.
     """
 
     def __init__(
@@ -42,11 +44,11 @@ class FirstPass:
         settings: OperatorSettings,
         may_publish: Callable[[], bool],
         is_idle: Callable[[], bool],
+        listeners: Callable[[], int],
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
-        self._api, self._may_publish, self._is_idle = api, may_publish, is_idle
-        self._patience_seconds = patience_seconds
-        self._mark = children.build_mark(settings)
+        self._api, self._may_publish, self._is_idle, self._listeners = api, may_publish, is_idle, listeners
+        self._settings, self._patience_seconds = settings, patience_seconds
         self._left: set[Key] = set()
         self._progress = asyncio.Event()
 
@@ -64,10 +66,9 @@ class FirstPass:
         """Write the mark after the first pass, and again at an interval, until cancelled."""
         await self._wait()
         while True:
+            mark = children.build_mark(self._settings, self._listeners())
             try:
-                await self._api.apply(
-                    kinds.SECRET.path(self._mark.ref.namespace, self._mark.ref.name), self._mark.manifest
-                )
+                await self._api.apply(kinds.SECRET.path(mark.ref.namespace, mark.ref.name), mark.manifest)
             except ApiError as error:
                 _log.warning("first_pass_not_marked", error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)

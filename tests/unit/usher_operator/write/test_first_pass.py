@@ -19,13 +19,15 @@ KEYS = [Key("Listener", "agency", "lobby"), Key("Destination", "agency", "crm"),
 class Server:
     def __init__(self) -> None:
         self.written: list[str] = []
+        self.listeners: list[str] = []
         self.failures = 0
 
-    async def apply(self, path: str, _: dict[str, Any]) -> dict[str, Any]:
+    async def apply(self, path: str, manifest: dict[str, Any]) -> dict[str, Any]:
         if self.failures:
             self.failures -= 1
             raise ApiError(500, "InternalError", f"apply {path}")
         self.written.append(path)
+        self.listeners.append(manifest["metadata"]["annotations"]["usher.dev/listeners"])
         return {}
 
 
@@ -34,12 +36,14 @@ def first_pass(
     patience_seconds: float = 600.0,
     may_publish: Callable[[], bool] = lambda: True,
     is_idle: Callable[[], bool] = lambda: True,
+    listeners: Callable[[], int] = lambda: 1,
 ) -> FirstPass:
     return FirstPass(
         api=server,
         settings=OperatorSettings(),
         may_publish=may_publish,
         is_idle=is_idle,
+        listeners=listeners,
         patience_seconds=patience_seconds,
     )
 
@@ -85,7 +89,7 @@ async def test_deleted_mark_is_written_again_after_the_documents(monkeypatch: py
     for name in ("_REPEAT_SECONDS", "_RETRY_SECONDS"):
         monkeypatch.setattr(first_pass_module, name, 0.001)
     server, idle = Server(), asyncio.Event()
-    started = first_pass(server, is_idle=idle.is_set)
+    started = first_pass(server, is_idle=idle.is_set, listeners=lambda: 3 if idle.is_set() else 2)
     running = asyncio.create_task(started.run())
     for _ in range(20):
         await asyncio.sleep(0.001)
@@ -93,3 +97,4 @@ async def test_deleted_mark_is_written_again_after_the_documents(monkeypatch: py
     idle.set()
     await waiting.wait_until(lambda: len(server.written) > 1)
     running.cancel()
+    assert server.listeners[:2] == ["2", "3"]
