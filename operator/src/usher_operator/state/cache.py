@@ -135,12 +135,21 @@ class Cache(Lookups):
         """
         self.gateways, self.unheard_gateways = gateways, unheard
         self._last_reports = (*unready, *sorted(gateways, key=lambda gateway: gateway.reachable))  # the newest last
-        self._lost = {key: held_hostnames for key, held_hostnames in self._lost.items() if self._is_run(key)}
+        self._left = {key: left for key, left in self._left.items() if self._runs_another(key)}
         return self._set_reported()
 
     def may_run(self, key: Key) -> bool:
         """Return whether a gateway may run a key's document: its last report says so, or it never reported."""
         return self.unheard_gateways != () or self._is_run(key)
+
+    def _runs_another(self, key: Key) -> bool:
+        """Return whether a gateway may run another document of a key than the published one, or never reported."""
+        published = self.child_index.published(key)
+        expected = {"", published.hash if published is not None else ""}
+        return self.unheard_gateways != () or any(
+            key in report.held or (key in report.applied and report.applied[key].hash not in expected)
+            for report in self._last_reports
+        )
 
     def _is_run(self, key: Key) -> bool:
         """Return whether a gateway runs a key's document, as far as the last reports say."""
@@ -151,7 +160,7 @@ class Cache(Lookups):
         reported = {
             key: reported_hostnames for report in self._last_reports for key, reported_hostnames in report.held.items()
         }
-        previously_reported, self._reported = self._reported, {**self._lost, **reported}
+        previously_reported, self._reported = self._reported, {**self._left, **reported}
         changed_keys = {
             key
             for key in previously_reported.keys() | self._reported.keys()
@@ -463,7 +472,7 @@ class Cache(Lookups):
             if child.counts_for:
                 change.siblings |= _hostname_places(child.counts_for, [child.key.name])
             if child.is_config:
-                change.keys |= self._note_lost_document(child.key, previous)
+                change.keys |= self._note_left_hostnames(child.key, previous)
                 self._arrange(child.key, change)
                 config = self.child_index.config_of(child.key)
                 if self._memory.set_document(child.key, config.document_bytes if config is not None else 0):
@@ -477,21 +486,22 @@ class Cache(Lookups):
             change.keys |= {hostname_key(host) for host in _published_hosts(previous) | _published_hosts(current)}
         return self._concerned(change)
 
-    def _note_lost_document(self, key: Key, previous: kinds.ChildRecord | None) -> KeySet:
-        """Remember a document's hostnames if somebody deleted or changed its config Secret.
+    def _note_left_hostnames(self, key: Key, previous: kinds.ChildRecord | None) -> KeySet:
+        """Remember the hostnames that a document had and its config Secret has no more: gateways still serve them.
 
-        Gateways still serve them. A removal by the operator leaves a tombstone first.
+        The Listener dropped them, or somebody deleted or changed the Secret. A tombstone has the hostnames itself.
         """
-        config = self.child_index.config_of(key)
+        left_before, config = self._left.pop(key, None), self.child_index.config_of(key)
+        is_document = previous is not None and previous.key == key and not previous.tombstone
+        parts = [
+            part for part in (left_before, previous.held if previous and is_document else None) if part is not None
+        ]
+        left = {hostname for part in parts for hostname in part.hostnames}
         if config is not None and config.held is not None:
-            if key not in self._lost:
-                return _NO_KEYS
-            del self._lost[key]
-        elif previous is not None and previous.key == key and previous.held is not None and not previous.tombstone:
-            self._lost[key] = previous.held
-        else:
-            return _NO_KEYS
-        return self._set_reported()
+            left.difference_update(config.held.hostnames)
+        if left:
+            self._left[key] = config_secret.HeldHostnames(parts[-1].tenant, tuple(sorted(left)))
+        return self._set_reported() if self._left.get(key) != left_before else _NO_KEYS
 
     def _on_features(self, changed: bool) -> KeySet:
         return self.all_keys() if changed else _NO_KEYS

@@ -116,8 +116,8 @@ class Lookups:
         # hostnames in documents that gateways run although their config Secrets are gone
         self._reported: dict[Key, config_secret.HeldHostnames] = {}
         self._last_reports: tuple[GatewayReport, ...] = ()
-        # hostnames in documents that somebody deleted, as long as no gateway could tell that
-        self._lost: dict[Key, config_secret.HeldHostnames] = {}
+        # hostnames that a document had and its config Secret has no more, until every gateway runs the present one
+        self._left: dict[Key, config_secret.HeldHostnames] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str], dict[str, Version]] = {}
         """Kind name, and namespace -> name -> (uid, resourceVersion) for each object."""
@@ -309,7 +309,7 @@ class Lookups:
 
     @lookup("Hostname")
     def has_lost_listeners_at(self, hostname: str) -> bool:
-        """True if neither a document nor a tombstone has a hostname, but a Listener's stored status has it."""
+        """True if neither a document nor a tombstone has a hostname, but a Listener's status or a gateway has it."""
         lost = self._stored_holders.keys_of(hostname) or self._reported_holders.keys_of(hostname)
         return bool(lost) and not self.child_index.held.keys_of(hostname)
 

@@ -203,8 +203,9 @@ def test_released_hostname_goes_to_the_waiting_tenant_once_its_retirement_ends(c
     assert cluster.condition("Listener", "default/waiting", "Accepted").reason == "HostnameConflict"
     assert cluster.condition("Listener", "default/first", "AddressRetired").status == "True"
     cluster.now = planning.NOW + 7 * DAY
-    assert addresses(cluster, Key("Listener", "default", "waiting")) == ["www.example.org"]
     assert addresses(cluster, Key("Listener", "default", "first")) == ["hooks.example.com"]
+    cluster.gateways_run_it()
+    assert addresses(cluster, Key("Listener", "default", "waiting")) == ["www.example.org"]
 
 
 def test_moved_class_hostname_retires_the_addresses_of_its_listeners(cluster: Cluster) -> None:

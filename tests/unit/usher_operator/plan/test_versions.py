@@ -412,6 +412,32 @@ def test_hostname_of_a_document_that_somebody_deleted_stays_until_gateways_drop_
     assert cluster.cache.holders(WWW) == set()
 
 
+def test_hostname_that_a_listener_drops_is_not_free_while_a_gateway_runs_its_former_document(cluster: Cluster) -> None:
+    own, rival = ([{"name": "a", "hostname": WWW}], Key("Listener", "other", "rival"))
+    cluster.edit("ListenerClass", "public", retiredAddressDays=0)
+    cluster.edit("Listener", LOBBY.path, addresses=own)
+    cluster.settle()
+    cluster.gateways_run_it()
+    (served,) = cluster.cache.gateways or ()
+    cluster.add(plan_samples.tenant("globex", "other"))
+    claim = f"addresses: [{{name: a, hostname: {WWW}}}]"
+    cluster.add(plan_samples.listener("rival", claim, namespace="other", tenant="globex", created="01"))
+    cluster.edit("Listener", LOBBY.path, addresses=None)
+    cluster.settle()
+    for reports, unheard in (
+        ((served,), ()),
+        ((msgspec.structs.replace(served, reachable=False),), ()),
+        ((), ("two",)),
+    ):
+        cluster.set_gateways(*reports, unheard=unheard)
+        cluster.settle()
+        assert cluster.condition("Listener", rival.path, "Accepted").reason == "HostnameConflict"
+    cluster.queue.clear()
+    cluster.gateways_run_it()
+    assert rival in cluster.queue
+    assert cluster.condition("Listener", rival.path, "Accepted").status == "True"
+
+
 def test_document_without_its_credential_waits_for_what_gateways_say(cluster: Cluster) -> None:
     lose_documents(cluster)
     lose_credential(cluster)
