@@ -45,7 +45,9 @@ def destination_of(name: str, **secrets: str) -> documents.DestinationDocument:
     loaded = load_manifests((TENANT + text).encode(), f"{name}.yaml")
     assert loaded.problems == ()
     resources = compiler.collect((each.resource for each in loaded.objects), loaded.namespaces)
-    compiled = compiler.compile_resources(resources, compiler.CompileContext(keys=KEYS, allow_implicit_class=True))
+    compiled = compiler.compile_resources(
+        resources, compiler.CompileContext(keys=KEYS, now=0, allow_implicit_class=True)
+    )
     assert [finding.message for finding in compiled.findings if finding.severity != "notice"] == []
     return compiled.snapshot.destinations[f"hotels/harbour-{name}"]
 

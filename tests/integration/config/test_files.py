@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import pathlib
 import time
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import structlog
 
-from support import followers
+from support import certificates, followers
 from usher_gateway import documents, model
 from usher_gateway.config import file_reading, files
 
@@ -28,10 +29,13 @@ def listener(name: str, state: str = "Active") -> str:
 
 @contextlib.asynccontextmanager
 async def following(
-    *paths: pathlib.Path, poll_seconds: float = 60.0, settle_seconds: float = 0.05
+    *paths: pathlib.Path,
+    poll_seconds: float = 60.0,
+    settle_seconds: float = 0.05,
+    now: Callable[[], int] = lambda: 0,
 ) -> AsyncIterator[Following]:
     options = files.FileOptions(keys=KEYS, poll_seconds=poll_seconds, settle_seconds=settle_seconds)
-    follower = followers.Follower(files.FileSource(paths, options))
+    follower = followers.Follower(files.FileSource(paths, options, now=now))
     try:
         yield follower
     finally:
@@ -59,6 +63,28 @@ async def test_mistake_that_hides_everything_blocks_the_first_start(
         await follower.until_runs("a")
         assert follower.source.status().waits_for == ""
         assert not follower.source.status().rejected
+
+
+async def test_certificate_that_ends_without_an_edit_is_reported(tmp_path: pathlib.Path) -> None:
+    certificate, key = (part.decode() for part in certificates.make("client", days=1))
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "client"}}
+    tls = {"clientCertificateSecretRef": {"name": "client"}}
+    destination = {
+        "apiVersion": "usher.dev/v1alpha1",
+        "kind": "Destination",
+        "metadata": {"name": "crm"},
+        "spec": {"type": "HTTP", "http": {"url": "https://crm.example", "tls": tls}},
+    }
+    parts = [{**secret, "stringData": {"tls.crt": certificate, "tls.key": key}}, destination]
+    (tmp_path / "a.yaml").write_text(TENANT + listener("a") + "\n---\n".join(map(json.dumps, parts)))
+    clock = time.time_ns() // 1000
+    async with following(tmp_path, poll_seconds=0.05, now=lambda: clock) as follower:
+        await follower.until_runs("a")
+        assert not any("ended on" in problem.message for problem in follower.source.configuration.problems)
+        clock += 2 * 86_400 * model.MICROSECONDS
+        await follower.until(
+            lambda: any("ended on" in problem.message for problem in follower.source.configuration.problems)
+        )
 
 
 async def test_pipe_among_the_files_does_not_block(tmp_path: pathlib.Path) -> None:

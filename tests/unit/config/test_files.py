@@ -10,7 +10,7 @@ from usher_gateway.resources import compiler
 from usher_gateway.resources.manifests import load_manifests, merge_manifests
 
 OPTIONS = compiler.CompileContext(
-    keys=model.derive_keys(bytes(32)), allow_implicit_class=True, require_watch_label=False
+    keys=model.derive_keys(bytes(32)), now=0, allow_implicit_class=True, require_watch_label=False
 )
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n"
 

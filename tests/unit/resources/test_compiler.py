@@ -53,7 +53,7 @@ def compiled(*texts: str, **options: object) -> compiler.CompiledResources:
     manifests = load_manifests("---\n".join(texts).encode(), "a.yaml")
     assert manifests.problems == ()
     given = compiler.collect((loaded.resource for loaded in manifests.objects), manifests.namespaces)
-    return compiler.compile_resources(given, compiler.CompileContext(keys=KEYS, **options))  # type: ignore[arg-type]
+    return compiler.compile_resources(given, compiler.CompileContext(**{"keys": KEYS, "now": 0, **options}))  # type: ignore[arg-type]
 
 
 def reasons(result: compiler.CompiledResources) -> list[str]:

@@ -50,7 +50,7 @@ _SETTLE_TRIES = 100
 _MAX_LOGGED_PROBLEMS = 50
 _MAX_LOGGED_REMOVALS = 10
 
-_RETIREMENT_CHECK = 3600 * model.MICROSECONDS  # Interval at which retired addresses are compiled again
+_TIME_CHECK = 3600 * model.MICROSECONDS  # Interval at which the files are compiled again if time may change the result
 
 _CLASS = resources.ListenerClass.kind_name
 
@@ -188,11 +188,12 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True):
     poll_seconds: float = POLL_SECONDS
     settle_seconds: float = SETTLE_SECONDS
 
-    @property
-    def compile_context(self) -> compiler.CompileContext:
-        """The compiler's options for resources from files."""
+    def compile_context(self, now: int, arrivals: Mapping[str, int]) -> compiler.CompileContext:
+        """The compiler's options for resources from files; the parameters are its fields."""
         return compiler.CompileContext(
             keys=self.keys,
+            now=now,
+            arrivals=arrivals,
             trusted_proxies=self.trusted_proxies,
             require_watch_label=False,
             allow_implicit_class=True,
@@ -203,7 +204,7 @@ def load_once(paths: Sequence[pathlib.Path], keys: model.Keys) -> FileConfigurat
     """Return the configuration that the files make now, for ``usher check`` and ``usher url``. Blocking."""
     reader = FileReader(paths, sys.stdin.buffer.read() if STANDARD_INPUT in paths else b"")
     reading = reader.read()
-    context = msgspec.structs.replace(FileOptions(keys=keys).compile_context, now=time.time_ns() // 1000)
+    context = FileOptions(keys=keys).compile_context(time.time_ns() // 1000, {})
     return apply_reading(NO_CONFIGURATION, reading.manifests, reading.gaps, context, reader.rank)
 
 
@@ -293,7 +294,7 @@ class FileSource:
         """Read until two readings are equal, then apply. Return whether the snapshot changed."""
         reading = await asyncio.to_thread(self._reader.read)
         if reading.digest == self._digest:
-            return await self._apply(reading) if self._has_old_retirements() else False
+            return await self._apply(reading) if self._depends_on_time() else False
         for _ in range(_SETTLE_TRIES):
             await asyncio.sleep(self._options.settle_seconds)
             again = await asyncio.to_thread(self._reader.read)
@@ -322,19 +323,19 @@ class FileSource:
         is_shorter = applied is not None and applied.number == place.number and place.size < applied.size
         return place != applied and (is_shorter or not place.ends_line)
 
-    def _has_old_retirements(self) -> bool:
-        """Return whether retired addresses must be compiled again: they end without an edit."""
-        listeners = self.configuration.snapshot.listeners.values()
-        is_due = self._now() >= self._applied_at + _RETIREMENT_CHECK
-        return is_due and any(listener.retired_addresses for listener in listeners)
+    def _depends_on_time(self) -> bool:
+        """Return whether the files must be compiled again: retired addresses and certificates end without an edit."""
+        snapshot = self.configuration.snapshot
+        return self._now() >= self._applied_at + _TIME_CHECK and (
+            any(listener.retired_addresses for listener in snapshot.listeners.values())
+            or any(destination.tls is not None for destination in snapshot.destinations.values())
+        )
 
     async def _apply(self, reading: FileReading) -> bool:
         is_first = self.configuration is NO_CONFIGURATION
         in_force = self.configuration
         self._applied_at = self._now()
-        context = msgspec.structs.replace(
-            self._options.compile_context, now=self._applied_at, arrivals=self._arrivals()
-        )
+        context = self._options.compile_context(self._applied_at, self._arrivals())
         self._digest, self._places = reading.digest, reading.places
         try:
             configuration = await asyncio.to_thread(

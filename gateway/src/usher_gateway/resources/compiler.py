@@ -80,13 +80,13 @@ class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that compilation needs besides the resources."""
 
     keys: model.Keys
+    now: int  # The present time in microseconds. 0: no address is retired, and no certificate has ended.
     previous: documents.Snapshot = documents.Snapshot({}, {})
     """The documents in force, for the cases in which the last good one stays. Those that were made for another tenant
     count as other resources' documents with the same names: nothing from them stays."""
     reserved_hostnames: Container[str] | None = None
     """The hostnames that no listener may name: those in all ListenerClasses, also other installs', and those that
     classes had while retired addresses are there. None: as ``Resources.classes`` and ``previous`` say."""
-    now: int = 0  # The present time in microseconds. 0: no address is retired.
     arrivals: Mapping[str, int] = {}
     """Retired address (``Address.id``) -> its last arrival in microseconds, as far as it is known."""
     trusted_proxies: tuple[str, ...] = ()  # Added to those of every class (`--trusted-proxies`)

@@ -117,7 +117,9 @@ def test_operator_publishes_the_documents_that_files_give(manifests: list[dict[s
     readable = (record.parsed for record in cache.records.values() if isinstance(record.parsed, CachedResource))
     oldest_first = sorted(readable, key=lambda cached: (cached.created, cached.uid))
     collected = compiler.collect((cached.resource for cached in oldest_first), {})
-    compiled = compiler.compile_resources(collected, compiler.CompileContext(keys=planning.KEYS)).snapshot
+    compiled = compiler.compile_resources(
+        collected, compiler.CompileContext(keys=planning.KEYS, now=planning.NOW)
+    ).snapshot
     by_kind: dict[str, dict[str, documents.ListenerDocument | documents.DestinationDocument]] = {
         "Listener": {},
         "Destination": {},
