@@ -154,7 +154,7 @@ def lacks_credential(findings: Iterable[conditions.Finding]) -> bool:
 def _retired_arrivals(view: Lookups, path: str) -> dict[str, int]:
     """The last arrival at each retired address that any gateway reports."""
     last_arrivals: dict[str, int] = {}
-    for gateway in view.gateways or ():
+    for gateway in view.reports.ready or ():
         report = gateway.listeners.get(path)
         for address, at in report.retired_arrivals.items() if report is not None else ():
             arrived_at = int(at.timestamp()) * model.MICROSECONDS
@@ -335,7 +335,7 @@ def contested_hostname(view: Lookups, listener: resources.Listener) -> str:
 
     That is possible after a loss of config Secrets and statuses, until every gateway has said what it runs.
     """
-    if view.unheard_gateways == ():
+    if view.reports.unheard == ():
         return ""
     hosts = sorted({address.hostname for address in listener.spec.addresses})
     return next((host for host in hosts if not view.holders(host) and _is_contested(view, listener, host)), "")

@@ -105,18 +105,18 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -
 def _may_have_vanished(view: Lookups, compiled: compiling.CompiledDocument, key: Key) -> bool:
     """True if a document without its credential would be published before the gateways said whether they have it."""
     is_unpublished = view.published(key) is None and compiled.document is not None
-    return view.unheard_gateways != () and is_unpublished and compiling.lacks_credential(compiled.findings)
+    return view.reports.unheard != () and is_unpublished and compiling.lacks_credential(compiled.findings)
 
 
 def _awaits_gateways(
     view: Lookups, hostname: str, builder: ConditionBuilder, cached: CachedResource[resources.Listener]
 ) -> ResourceStatus | None:
     """The status while a gateway may still serve a contested hostname; None before they were asked: it stays."""
-    if view.unheard_gateways is None:
+    if view.reports.unheard is None:
         return None
     message = (
         f"several tenants claim `{hostname}`, and a gateway may still serve it for one of them: gateway "
-        f"{view.unheard_gateways[0]} must be ready and answer the operator, or be deleted if it never comes back"
+        f"{view.reports.unheard[0]} must be ready and answer the operator, or be deleted if it never comes back"
     )
     accepted = builder.pending(_Type.Accepted, message)
     return builder.status([accepted, *builder.all_kept(_NEEDED)], fields=dict(cached.fields))
@@ -133,7 +133,7 @@ def _keeps_vanished(
     own_class = view.our_class(listener.class_name)
     if own_class is not None and not ownership.is_permitted(view, own_class, listener.metadata.namespace):
         return False
-    return view.vanished_tenant(cached.key) == listener.spec.tenant_ref.name and _is_worse(compiled)
+    return view.reports.vanished_tenant(cached.key) == listener.spec.tenant_ref.name and _is_worse(compiled)
 
 
 def _is_worse(compiled: compiling.CompiledDocument) -> bool:

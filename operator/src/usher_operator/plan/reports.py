@@ -126,9 +126,9 @@ def programmed(view: Lookups, key: Key, document: WantedDocument | None, builder
     previous = builder.previous_if_current(_Type.Programmed)
     if previous is not None and previous.reason in {_Reason.WriteForbidden, _Reason.WriteConflict}:
         previous = None  # it could be written now
-    if view.gateways is None:
+    if view.reports.ready is None:
         return Programmed(previous or _waiting(builder))
-    problem = _problem(view.gateways, key, document.hash)
+    problem = _problem(view.reports.ready, key, document.hash)
     if failure is not None:
         problem = _Reason.WriteFailed, f"an object of this resource could not be written: {failure.error}"
     if problem is None and document.is_last_good:
@@ -193,9 +193,9 @@ def of_listener(
     The user has to paste the addresses' URLs into the portal. ``is_unchanged``: True if the stored conditions are
     about the same addresses.
     """
-    if view.gateways is None:
+    if view.reports.ready is None:
         return builder.carried_over(*_OF_LISTENER)
-    reports = [gateway.listeners[path] for gateway in view.gateways if path in gateway.listeners]
+    reports = [gateway.listeners[path] for gateway in view.reports.ready if path in gateway.listeners]
     verified = {address for report in reports for address in report.verified_addresses}
     waiting = [address for address in addresses if address.id not in verified]
     previous = builder.previous_if_current(_Type.Verified)
@@ -228,7 +228,7 @@ def reachable(view: Lookups, hostnames: Sequence[str], builder: ConditionBuilder
 def of_destination(view: Lookups, path: str, builder: ConditionBuilder) -> list[StatusCondition]:
     """The condition Healthy."""
     reports: list[DestinationReport] = [
-        gateway.destinations[path] for gateway in view.gateways or () if path in gateway.destinations
+        gateway.destinations[path] for gateway in view.reports.ready or () if path in gateway.destinations
     ]
     if not reports:
         return builder.carried_over(_Type.Healthy)
@@ -257,7 +257,9 @@ def address_retired(
     more = f" and {len(retired) - _MAX_NAMED} more" if len(retired) > _MAX_NAMED else ""
     old = ", ".join(f"`{documents.shorten_url(address.url)}`" for address in retired[:_MAX_NAMED]) + more
     new = f"`{documents.shorten_url(live[0].url)}`" if live else "a URL that the other conditions let it have"
-    used = any(gateway.listeners[path].retired_arrivals for gateway in view.gateways or () if path in gateway.listeners)
+    used = any(
+        gateway.listeners[path].retired_arrivals for gateway in view.reports.ready or () if path in gateway.listeners
+    )
     if used:
         return [builder.true(_Type.AddressRetired, _Reason.RetiredAddressUsed, _RETIRED_USED.format(old, new))]
     return [builder.true(_Type.AddressRetired, _Reason.AddressRetired, _RETIRED.format(old, new))]

@@ -225,7 +225,7 @@ class GatewayObserver:
         changed: set[Key] = set().union(*changed_keys)
         reports = tuple(gateway.report for gateway in ready)
         unready = [self._gateways[url].report for url, is_ready in endpoints.items() if not is_ready]
-        former_unheard, unheard = self._cache.unheard_gateways, self._unheard()
+        former_unheard, unheard = self._cache.reports.unheard, self._unheard()
         changed |= self._cache.set_gateways(reports, unready=unready, unheard=unheard)
         for label, is_reachable in (("reachable", True), ("unreachable", False)):
             self._metrics.gateways.labels(label).set(sum(report.reachable is is_reachable for report in reports))
@@ -237,7 +237,7 @@ class GatewayObserver:
         self._queue.add_all(changed)
 
     def _unheard(self) -> tuple[str, ...]:
-        """See ``Lookups.unheard_gateways``."""
+        """See ``GatewayReports.unheard``."""
         service = self._settings.gateway_service
         if service is not None and not self._gateways:
             return (f"of Service {service.namespace}/{service.name}",)

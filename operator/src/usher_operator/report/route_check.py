@@ -248,7 +248,9 @@ class RouteChecker:
 
     def _wrong_answer(self, hostname: str, status: int) -> str:
         answers = f"`{hostname}` answers {status}"
-        if status in {502, 503, 504} or (status == 404 and self._cache.gateways == ()):  # Traefik's without a gateway
+        if status in {502, 503, 504} or (
+            status == 404 and self._cache.reports.ready == ()
+        ):  # Traefik's without a gateway
             return answers + self._behind()
         if status == 404:
             return (
@@ -262,7 +264,7 @@ class RouteChecker:
 
     def _behind(self) -> str:
         """Say why a controller has no answer from a gateway."""
-        return f", and {reports.NO_GATEWAY_READY}" if self._cache.gateways == () else _BEHIND
+        return f", and {reports.NO_GATEWAY_READY}" if self._cache.reports.ready == () else _BEHIND
 
 
 async def _addresses_of(lookup: asyncio.Future[Sequence[tuple[Any, ...]]], lookup_seconds: float) -> list[str] | None:

@@ -17,6 +17,7 @@ from usher_gateway.resources import types
 from usher_gateway.resources.listener_document import CLASS_ADDRESS
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator.state import kinds
+from usher_operator.state.gateway_reports import ChangedHolders
 from usher_operator.state.lookups import NO_VERSION, KeySet, Lookups, Version
 from usher_operator.state.reads import Subject
 from usher_operator.state.siblings import Claim, Place
@@ -131,52 +132,9 @@ class Cache(Lookups):
         """Set what the gateways report; returns the keys whose vanished document, or hostname holder, is another.
 
         The caller knows which other keys the reports concern. ``unready``: last reports of gateways that are not
-        ready, of which only the hostnames count; ``unheard``: see ``Lookups.unheard_gateways``.
+        ready, of which only the hostnames count; ``unheard``: see ``GatewayReports``.
         """
-        self.gateways, self.unheard_gateways = gateways, unheard
-        self._last_reports = (*unready, *sorted(gateways, key=lambda gateway: gateway.reachable))  # the newest last
-        self._left = {key: left for key, left in self._left.items() if self._runs_another(key)}
-        return self._set_reported()
-
-    def may_run(self, key: Key) -> bool:
-        """Return whether a gateway may run a key's document: its last report says so, or it never reported."""
-        return self.unheard_gateways != () or self._is_run(key)
-
-    def _runs_another(self, key: Key) -> bool:
-        """Return whether a gateway may run another document of a key than the published one, or never reported."""
-        published = self.child_index.published(key)
-        expected = {"", published.hash if published is not None else ""}
-        return self.unheard_gateways != () or any(
-            key in report.held or (key in report.applied and report.applied[key].hash not in expected)
-            for report in self._last_reports
-        )
-
-    def _is_run(self, key: Key) -> bool:
-        """Return whether a gateway runs a key's document, as far as the last reports say."""
-        return any(key in report.applied or key in report.held for report in self._last_reports)
-
-    def _set_reported(self) -> KeySet:
-        """Take the hostnames of documents without a config Secret; returns the keys to plan again."""
-        reported = {
-            key: reported_hostnames for report in self._last_reports for key, reported_hostnames in report.held.items()
-        }
-        previously_reported, self._reported = self._reported, {**self._left, **reported}
-        changed_keys = {
-            key
-            for key in previously_reported.keys() | self._reported.keys()
-            if self._reported.get(key) != previously_reported.get(key)
-        }
-        changed: set[str] = set()
-        for key in changed_keys:
-            held_hostnames = self._reported.get(key)
-            changed |= self._reported_holders.hostnames_of(key)
-            self._reported_holders.set(
-                key,
-                (key.namespace, held_hostnames.tenant if held_hostnames else ""),
-                held_hostnames.hostnames if held_hostnames else (),
-            )
-            changed |= self._reported_holders.hostnames_of(key)
-        return self._readers_of_hostnames(changed) | changed_keys
+        return self._replan_holders(self.reports.take(gateways, unready, unheard))
 
     def set_halted(self, halted: tuple[HaltedRemovals, ...]) -> KeySet:
         """Set the removals that wait for a confirmation, by namespace."""
@@ -472,7 +430,7 @@ class Cache(Lookups):
             if child.counts_for:
                 change.siblings |= _hostname_places(child.counts_for, [child.key.name])
             if child.is_config:
-                change.keys |= self._note_left_hostnames(child.key, previous)
+                change.keys |= self._replan_holders(self.reports.note_document(child.key, previous))
                 self._arrange(child.key, change)
                 config = self.child_index.config_of(child.key)
                 if self._memory.set_document(child.key, config.document_bytes if config is not None else 0):
@@ -486,22 +444,8 @@ class Cache(Lookups):
             change.keys |= {hostname_key(host) for host in _published_hosts(previous) | _published_hosts(current)}
         return self._concerned(change)
 
-    def _note_left_hostnames(self, key: Key, previous: kinds.ChildRecord | None) -> KeySet:
-        """Remember the hostnames that a document had and its config Secret has no more: gateways still serve them.
-
-        The Listener dropped them, or somebody deleted or changed the Secret. A tombstone has the hostnames itself.
-        """
-        left_before, config = self._left.pop(key, None), self.child_index.config_of(key)
-        is_document = previous is not None and previous.key == key and not previous.tombstone
-        parts = [
-            part for part in (left_before, previous.held if previous and is_document else None) if part is not None
-        ]
-        left = {hostname for part in parts for hostname in part.hostnames}
-        if config is not None and config.held is not None:
-            left.difference_update(config.held.hostnames)
-        if left:
-            self._left[key] = config_secret.HeldHostnames(parts[-1].tenant, tuple(sorted(left)))
-        return self._set_reported() if self._left.get(key) != left_before else _NO_KEYS
+    def _replan_holders(self, changed: ChangedHolders) -> KeySet:
+        return self._readers_of_hostnames(changed.hostnames) | changed.keys
 
     def _on_features(self, changed: bool) -> KeySet:
         return self.all_keys() if changed else _NO_KEYS

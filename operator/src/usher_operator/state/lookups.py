@@ -10,12 +10,13 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from usher_gateway import config_secret, documents, model, resources
+from usher_gateway import documents, model, resources
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
 from usher_operator.settings import OperatorSettings
 from usher_operator.state import kinds
 from usher_operator.state.confirmed_clock import steady_microseconds, wall_microseconds
+from usher_operator.state.gateway_reports import GatewayReports
 from usher_operator.state.indexes import ChildIndex, GroupIndex, HolderIndex, OptionalApis, SecretIndex
 from usher_operator.state.memory import NamespaceMemory
 from usher_operator.state.reads import Reads, lookup
@@ -25,7 +26,6 @@ from usher_operator.state.view import (
     ChildState,
     ClusterFeatures,
     ConditionStatus,
-    GatewayReport,
     Key,
     Kind,
     ListenerReadiness,
@@ -83,11 +83,6 @@ class Lookups:
         """Derived from the install key; None before the operator has one. Config Secrets are parsed with them when they
         are put into the cache."""
         self.optional = OptionalApis()
-        self.gateways: tuple[GatewayReport, ...] | None = None
-        """The ready gateways; None before the operator first asked them."""
-        self.unheard_gateways: tuple[str, ...] | None = None
-        """The gateways, ready or not, that never said which documents they run. If there is no gateway, the Service
-        stands for it. None before the operator first asked them."""
         # removals that wait for a confirmation, by namespace; None before the first decision since the start
         self.halted: tuple[HaltedRemovals, ...] | None = None
         self.records: dict[Key, kinds.ResourceRecord] = {}  # Every custom resource, by key
@@ -111,17 +106,12 @@ class Lookups:
         self.secrets = SecretIndex(clock)
         self.reads = Reads()  # The lookups of the last plan of each key
         self._granted: dict[str, tuple[Key, Owner]] = {}
-        # the tenants that hold hostnames by the stored status of a Listener, and as a gateway reports
-        self._stored_holders, self._reported_holders = HolderIndex(), HolderIndex()
-        # hostnames in documents that gateways run although their config Secrets are gone
-        self._reported: dict[Key, config_secret.HeldHostnames] = {}
-        self._last_reports: tuple[GatewayReport, ...] = ()
-        # hostnames that a document had and its config Secret has no more, until every gateway runs the present one
-        self._left: dict[Key, config_secret.HeldHostnames] = {}
+        self._stored_holders = HolderIndex()  # The tenants that hold hostnames by the stored status of a Listener
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str], dict[str, Version]] = {}
         """Kind name, and namespace -> name -> (uid, resourceVersion) for each object."""
         self.child_index = ChildIndex(settings)  # Every existing child of this install
+        self.reports = GatewayReports(self.child_index)
         self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
         """Uids of the objects that were deleted last."""
         self._abandoned: set[str] = set()
@@ -310,7 +300,7 @@ class Lookups:
     @lookup("Hostname")
     def has_lost_listeners_at(self, hostname: str) -> bool:
         """True if neither a document nor a tombstone has a hostname, but a Listener's status or a gateway has it."""
-        lost = self._stored_holders.keys_of(hostname) or self._reported_holders.keys_of(hostname)
+        lost = self._stored_holders.keys_of(hostname) or self.reports.holders.keys_of(hostname)
         return bool(lost) and not self.child_index.held.keys_of(hostname)
 
     @lookup("Hostname")
@@ -469,16 +459,6 @@ class Lookups:
             for name, version in versions.items()
         }
 
-    def stale_uid(self, key: Key) -> str:
-        """The owner's uid in a document that a gateway runs without a config Secret; ``""`` if none does."""
-        uids = [gateway.stale.get(key, "") for gateway in self.gateways or () if gateway.reachable]
-        return max(uids, default="")
-
-    def vanished_tenant(self, key: Key) -> str:
-        """The Tenant in a Listener's document that gateways run although its Secret is gone; ``""``: they run none."""
-        held_hostnames = self._reported.get(key)
-        return held_hostnames.tenant if held_hostnames is not None and self.child_index.published(key) is None else ""
-
     @lookup()
     def write_failure(self, key: Key) -> WriteFailure | None:
         """Why a key's children are not as planned; None if all were written."""
@@ -499,7 +479,7 @@ class Lookups:
     @property
     def _evidence(self) -> tuple[HolderIndex, ...]:
         """The evidence of who holds hostnames, best first. A later index counts where no earlier one has a Listener."""
-        return self.child_index.held, self._stored_holders, self._reported_holders
+        return self.child_index.held, self._stored_holders, self.reports.holders
 
     def _evidence_of(self, hostname: str) -> HolderIndex | None:
         return next((index for index in self._evidence if index.keys_of(hostname)), None)

@@ -290,7 +290,7 @@ class ChildRemover:
             plan.children is None and plan.retiring is None and not plan.keeps_vanished
         ):
             return
-        is_gone = self._cache.child_index.published(plan.key) is None and not self._cache.stale_uid(plan.key)
+        is_gone = self._cache.child_index.published(plan.key) is None and not self._cache.reports.stale_uid(plan.key)
         if is_gone or plan.retiring is not None or _wants_document(plan) or plan.keeps_vanished:
             self._removal_guard.withdraw(plan.key)
 
@@ -311,7 +311,7 @@ class ChildRemover:
 
     async def _remove_stale(self, plan: Plan) -> None:
         """Write a tombstone for a document that only a gateway has, also over the tombstone of a former object."""
-        key, uid = plan.key, self._cache.stale_uid(plan.key)
+        key, uid = plan.key, self._cache.reports.stale_uid(plan.key)
         removal, child = removal_of(key, uid), self._cache.child_index.config_of(key)
         if not uid or removal is None or _wants_document(plan):
             return
@@ -355,7 +355,7 @@ class ChildRemover:
 
     def _frees_served_hostname(self, child: kinds.ChildRecord) -> bool:
         """Return whether a tombstone holds a hostname at which a gateway may still serve the former owner."""
-        return child.held is not None and bool(child.held.hostnames) and self._cache.may_run(child.key)
+        return child.held is not None and bool(child.held.hostnames) and self._cache.reports.may_run(child.key)
 
     async def _remove_certificate(self, child: kinds.ChildRecord) -> None:
         """Mark a Certificate as unused, or delete it if it has been unused for long enough."""

@@ -418,7 +418,7 @@ def test_hostname_that_a_listener_drops_is_not_free_while_a_gateway_runs_its_for
     cluster.edit("Listener", LOBBY.path, addresses=own)
     cluster.settle()
     cluster.gateways_run_it()
-    (served,) = cluster.cache.gateways or ()
+    (served,) = cluster.cache.reports.ready or ()
     cluster.add(plan_samples.tenant("globex", "other"))
     claim = f"addresses: [{{name: a, hostname: {WWW}}}]"
     cluster.add(plan_samples.listener("rival", claim, namespace="other", tenant="globex", created="01"))
@@ -442,7 +442,7 @@ def test_document_without_its_credential_waits_for_what_gateways_say(cluster: Cl
     lose_documents(cluster)
     lose_credential(cluster)
     started = cluster.restarted()
-    assert started.cache.gateways is None
+    assert started.cache.reports.ready is None
     assert started.plan(LOBBY).children is None
     started.set_gateways(GatewayReport(name="one", reachable=False), unheard=("one",))
     assert started.plan(LOBBY).children is None

@@ -208,15 +208,15 @@ async def test_gateway_counts_as_heard_once_it_answered_until_its_endpoint_is_go
         async def sweep(**conditions: bool) -> tuple[str, ...] | None:
             api.slices = [{**listed, "endpoints": [{"addresses": ["127.0.0.1"], "conditions": conditions}]}]
             await observer.sweep(session)
-            return cluster.cache.unheard_gateways
+            return cluster.cache.reports.unheard
 
         url = f"http://127.0.0.1:{server.port}"
         await observer.sweep(session)
-        assert cluster.cache.unheard_gateways == ("of Service usher-system/usher-gateway",)
+        assert cluster.cache.reports.unheard == ("of Service usher-system/usher-gateway",)
         assert await sweep(ready=False) == (url,)
         assert await sweep(ready=True) == ()
         assert await sweep(ready=False) == ()
-        assert cluster.cache.gateways == ()
+        assert cluster.cache.reports.ready == ()
         assert cluster.cache.holders("www.acme.example") == {("agency", "acme")}
         assert await sweep(ready=False, terminating=True) == ("of Service usher-system/usher-gateway",)
         assert await sweep(ready=False) == (url,)
@@ -285,6 +285,6 @@ async def test_gateway_whose_answer_cannot_be_read_is_not_reached(body: bytes, m
         settings = OperatorSettings(gateways=(str(server.make_url("")).rstrip("/"),))
         observer = make_observer(cluster, settings)
         await observer.sweep(session)
-    assert cluster.cache.gateways is not None
-    assert [gateway.reachable for gateway in cluster.cache.gateways] == [False]
-    assert cluster.cache.unheard_gateways == settings.gateways
+    assert cluster.cache.reports.ready is not None
+    assert [gateway.reachable for gateway in cluster.cache.reports.ready] == [False]
+    assert cluster.cache.reports.unheard == settings.gateways

@@ -483,16 +483,16 @@ def test_document_and_tombstone_come_before_statuses_and_statuses_before_gateway
 def test_report_of_a_gateway_that_answers_comes_before_that_of_one_that_does_not(cluster: Cluster) -> None:
     old = config_secret.HeldHostnames("former", ("old.example.com",))
     cluster.cache.set_gateways((running(WWW), GatewayReport(name="gateway-1", reachable=False, held={LOBBY: old})))
-    assert (cluster.cache.vanished_tenant(LOBBY), cluster.cache.holders(WWW)) == ("acme", {("agency", "acme")})
+    assert (cluster.cache.reports.vanished_tenant(LOBBY), cluster.cache.holders(WWW)) == ("acme", {("agency", "acme")})
 
 
 def test_listener_is_planned_again_when_gateways_drop_its_vanished_document(cluster: Cluster) -> None:
     assert cluster.cache.set_gateways((running(WWW),)) == {LOBBY}
-    assert cluster.cache.vanished_tenant(LOBBY) == "acme"
+    assert cluster.cache.reports.vanished_tenant(LOBBY) == "acme"
     assert cluster.cache.set_gateways((running(WWW),)) == set()
     assert cluster.cache.set_gateways((running(WWW, reachable=False),)) == set()
     assert cluster.cache.set_gateways((GatewayReport(name="gateway-0"),)) == {LOBBY}
-    assert cluster.cache.vanished_tenant(LOBBY) == ""
+    assert cluster.cache.reports.vanished_tenant(LOBBY) == ""
 
 
 @pytest.mark.parametrize(
