@@ -13,6 +13,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from usher_gateway import model
+
 # Field -> its places in a body: JSON pointers (RFC 6901), tried in turn. Source: docs/purple.md, The body.
 DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
     "user": ("/user/id",),
@@ -162,6 +164,16 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     def key(self) -> str:
         """``namespace/name``."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def tenant_key(self) -> str:
+        """``namespace/tenant``."""
+        return f"{self.namespace}/{self.tenant.name}"
+
+    @property
+    def listener_name(self) -> model.ListenerName:
+        """The listener's full name with its tenant."""
+        return model.ListenerName(self.namespace, self.tenant.name, self.name)
 
     @property
     def live_addresses(self) -> tuple[Address, ...]:

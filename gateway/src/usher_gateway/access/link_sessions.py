@@ -109,9 +109,7 @@ class LinkSessions:
         snapshot, tenants = self._tenants
         if snapshot is not self._snapshot():
             snapshot = self._snapshot()
-            tenants = frozenset(
-                {f"{listener.namespace}/{listener.tenant.name}" for listener in snapshot.listeners.values()}
-            )
+            tenants = frozenset({listener.tenant_key for listener in snapshot.listeners.values()})
             self._tenants = snapshot, tenants
         return tenant in tenants
 

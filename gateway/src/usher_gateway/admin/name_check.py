@@ -27,10 +27,7 @@ async def check_names(parts: Parts, where: Filter) -> Filter:
     permitted = Filter(permitted=where.permitted)
     snapshot = parts.state.snapshot
     routes = [route for route in parts.store.routes() if _is_permitted(permitted, route.listener)]
-    in_force = {
-        model.ListenerName(document.namespace, document.tenant.name, document.name): document
-        for document in snapshot.listeners.values()
-    }
+    in_force = {document.listener_name: document for document in snapshot.listeners.values()}
     names = {*in_force, *await parts.store.listener_names()}
     listeners = {name for name in names if _is_permitted(permitted, name)}
     destinations = {route.destination for route in routes}

@@ -3,7 +3,7 @@
 import msgspec
 from aiohttp import web
 
-from usher_gateway import documents, model
+from usher_gateway import documents
 from usher_gateway.access.problem import ProblemError
 from usher_gateway.admin import api, name_check
 from usher_gateway.admin.parts import Parts
@@ -51,7 +51,7 @@ async def send_sample(parts: Parts, request: web.Request) -> web.StreamResponse:
 
 def _not_sent_because(parts: Parts, listener: documents.ListenerDocument, route: documents.Route) -> list[str]:
     """Return why a route sends no visits now: its state, and why its deliveries are held."""
-    name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
+    name = listener.listener_name
     states = [] if route.state == "Active" else [route.state]
     return [
         *states,

@@ -257,7 +257,7 @@ async def list_destinations(parts: Parts, request: web.Request) -> web.StreamRes
     await parts.health.merge_activity(parts.store)
     next_due_at = await parts.store.due()
     counts_by_key = await count_deliveries(
-        parts.store, where, lambda route: (route.destination, f"{route.listener.namespace}/{route.listener.tenant}")
+        parts.store, where, lambda route: (route.destination, route.listener.tenant_key)
     )
     in_force, tenants = parts.state.snapshot.destinations, _tenants_by_destination(parts, where)
     now = parts.clock.now()

@@ -239,10 +239,7 @@ async def check_books(parts: Parts, request: web.Request) -> web.StreamResponse:
     rows = [_violation_row(violation) for violation in violations]
     times = {"from": model.format_time(span.since), "to": model.format_time(until)}
     counted = {row.listener for row in usage}
-    in_force = {
-        model.ListenerName(document.namespace, document.tenant.name, document.name)
-        for document in parts.state.snapshot.listeners.values()
-    }
+    in_force = {document.listener_name for document in parts.state.snapshot.listeners.values()}
     numbers = {"listeners": len(counted), "ofListeners": len(counted | in_force)}
     is_whole = until == span.until
     return api.json_response({**times, "isWholeTime": is_whole, **numbers, "violations": rows})

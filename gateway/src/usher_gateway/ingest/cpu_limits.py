@@ -201,7 +201,7 @@ class BodyBudgets:
         """True if the listener or its tenant has used up its time."""
         if not self._has_expensive:
             return False
-        return self._listeners.is_spent(listener.key) or self._tenants.is_spent(_tenant_key(listener))
+        return self._listeners.is_spent(listener.key) or self._tenants.is_spent(listener.tenant_key)
 
     def charge(self, listener: model.ListenerName, cpu_seconds: float, stored_bytes: int = 0) -> None:
         """Subtract an arrival's time beyond an ordinary one's, with the time to store its body."""
@@ -212,8 +212,4 @@ class BodyBudgets:
     def _spend(self, listener: model.ListenerName, cpu_seconds: float) -> None:
         self._has_expensive = True
         self._listeners.spend(listener.key, cpu_seconds)
-        self._tenants.spend(_tenant_key(listener), cpu_seconds)
-
-
-def _tenant_key(listener: model.ListenerName) -> str:
-    return f"{listener.namespace}/{listener.tenant}"
+        self._tenants.spend(listener.tenant_key, cpu_seconds)

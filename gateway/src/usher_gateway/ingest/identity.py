@@ -49,8 +49,8 @@ class Identifier:
     """Computes the identity of one listener's bodies. All digests are keyed, and bound to the listener or tenant."""
 
     def __init__(self, listener: documents.ListenerDocument, keys: model.Keys) -> None:
-        scope = f"{listener.namespace}/{listener.tenant.name}/{listener.name}\0".encode()
-        tenant = f"{listener.namespace}/{listener.tenant.name}\0".encode()
+        scope = f"{listener.tenant_key}/{listener.name}\0".encode()
+        tenant = f"{listener.tenant_key}\0".encode()
         self._fingerprint = hashlib.blake2b(scope, key=keys.visitor, digest_size=16, person=b"fingerprint")
         self._visitor = hashlib.blake2b(scope, key=keys.visitor, digest_size=16, person=b"visitor")
         self._once_of_tenant = hashlib.blake2b(tenant, key=keys.once, digest_size=16, person=b"once of tenant")

@@ -62,7 +62,7 @@ class LiveListener:
             ValueError: a range or an expression in the document is not valid.
         """
         self.document = document
-        self.name = model.ListenerName(document.namespace, document.tenant.name, document.name)
+        self.name = document.listener_name
         self.counters = counters.of(self.name)
         self.identifier = identity.Identifier(document, keys)
         self.planner = routing.Planner(

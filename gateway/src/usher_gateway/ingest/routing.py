@@ -83,7 +83,7 @@ class Planner:
         watcher: ExpressionCounters,
         budgets: TenantBudgets,
     ) -> None:
-        self._listener = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
+        self._listener = listener.listener_name
         self._budgets = budgets
         self._normaliser = Normaliser(listener.fields)
         self._routes = [_PlannedRoute(listener, route, destinations, identifier, watcher) for route in listener.routes]
@@ -263,7 +263,7 @@ def definition_of(
     listener: documents.ListenerDocument, route: documents.Route, destination: documents.DestinationDocument | None
 ) -> model.RouteDefinition:
     """Return the part of a route that its deliveries keep."""
-    name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
+    name = listener.listener_name
     has_default_fields = listener.fields == documents.DEFAULT_FIELDS
     fields = [] if has_default_fields else sorted((field, tuple(paths)) for field, paths in listener.fields.items())
     return model.RouteDefinition(

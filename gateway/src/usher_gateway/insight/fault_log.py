@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from usher_gateway import documents, model, timing
+from usher_gateway import documents, timing
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.insight.health import HealthTracker, fault_since
 from usher_gateway.insight.run_state import RunState
@@ -85,7 +85,7 @@ class FaultLog:
         self, fault: states.ListenerFault, state: states.ListenerState, document: documents.ListenerDocument
     ) -> dict[str, object]:
         """Return what a log line says about a fault besides its name."""
-        counters = self._counters.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
+        counters = self._counters.of(document.listener_name)
         since = fault_since(fault, state, counters, self._clock)
         match fault:
             case states.ListenerFault.Refusing:

@@ -258,7 +258,7 @@ class HealthTracker:
 
     def listener(self, key: str, document: documents.ListenerDocument) -> states.ListenerState:
         """Return a listener's present health."""
-        name = model.ListenerName(document.namespace, document.tenant.name, document.name)
+        name = document.listener_name
         counts = self._counters.of(name)
         last, address_ids = counts.last_accepted, [address.id for address in document.live_addresses]
         verified = [address for address in address_ids if address in counts.first_visits]

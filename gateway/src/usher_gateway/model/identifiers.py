@@ -32,6 +32,11 @@ class ListenerName(msgspec.Struct, frozen=True, order=True):
         """``namespace/listener``: a listener's name is unique inside a namespace."""
         return f"{self.namespace}/{self.listener}"
 
+    @property
+    def tenant_key(self) -> str:
+        """``namespace/tenant``."""
+        return f"{self.namespace}/{self.tenant}"
+
 
 class IdFactory:
     """Makes ids that always grow, even if the clock is set back or the process restarts.

@@ -50,12 +50,12 @@ def overlay_documents(in_force: documents.Snapshot, objects: Iterable[resources.
     findings = [finding for tenant in declared.tenants.values() for finding in check_tenant(tenant)]
     tenants = {key: tenant_document(tenant) for key, tenant in declared.tenants.items()}
     listeners = {
-        key: msgspec.structs.replace(document, tenant=tenants[_tenant_key(document)])
-        if _tenant_key(document) in tenants
+        key: msgspec.structs.replace(document, tenant=tenants[document.tenant_key])
+        if document.tenant_key in tenants
         else document
         for key, document in in_force.listeners.items()
     }
-    known_tenants = {_tenant_key(document): document.tenant for document in in_force.listeners.values()} | tenants
+    known_tenants = {document.tenant_key: document.tenant for document in in_force.listeners.values()} | tenants
     for key, listener in declared.listeners.items():
         findings += check_listener(listener)
         tenant = known_tenants.get("/".join(listener.owner))
@@ -83,10 +83,6 @@ def _changed_listeners(in_force: documents.Snapshot, changed: documents.Snapshot
     for key, document in changed.listeners.items():
         if key in listeners or any(route.destination in destinations for route in document.routes):
             yield key
-
-
-def _tenant_key(document: documents.ListenerDocument) -> str:
-    return f"{document.namespace}/{document.tenant.name}"
 
 
 def _listener(

@@ -139,7 +139,7 @@ class Records(PersonRecords, ReplayRecords):
                 definition = self.route(route)
                 preview.reasons[reason] += count
                 preview.destinations[definition.destination] += count
-                preview.tenants[f"{definition.listener.namespace}/{definition.listener.tenant}"] += count
+                preview.tenants[definition.listener.tenant_key] += count
         return preview
 
     async def retry(self, where: Filter, now: int) -> int:

@@ -71,7 +71,7 @@ class ReplayRecords(JobRunner):
             result.report.add(report)
             routes = [self.route(candidate.verdict.route) for candidate in chosen]
             result.destinations.update([route.destination for route in routes])
-            result.tenants.update([f"{route.listener.namespace}/{route.listener.tenant}" for route in routes])
+            result.tenants.update([route.listener.tenant_key for route in routes])
             for candidate in chosen[: replays.SAMPLE - len(result.sample)]:
                 route = self.route(candidate.verdict.route)
                 result.sample.append(ReplaySample(candidate.visit, candidate.received_at, route, candidate.result))

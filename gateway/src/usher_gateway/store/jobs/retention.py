@@ -199,7 +199,7 @@ async def _prune_meters(session: Session, now: int, months: Mapping[str, int], w
     if walk.meters_day != today:
         walk.meters_day, walk.meters_slot = today, 0
     cutoffs = {
-        number: months_before(now, months.get(f"{name.namespace}/{name.tenant}", METER_MONTHS))
+        number: months_before(now, months.get(name.tenant_key, METER_MONTHS))
         for number, name in (await meters.listener_names(session)).items()
     }
     youngest = max(cutoffs.values(), default=0)
