@@ -113,7 +113,7 @@ def _fill(data: Path) -> None:
             "insert into listeners (number, namespace, tenant, listener) values (?, 'bench', ?, ?)",
             [(number + 1, f"t{number}", f"l{number}") for number in range(TENANTS)],
         )
-        connection.execute(_FILL, (time.time_ns() // 1_000 - DAYS * 86_400 * model.MICROSECONDS,))
+        connection.execute(_FILL, (time.time_ns() // 1_000 - DAYS * model.DAY,))
         connection.executemany(
             "insert or replace into meta values (?, ?)", [(name, str(VISITS)) for name in ("folded_to", "persons_to")]
         )

@@ -287,7 +287,7 @@ async def test_restarted_gateway_knows_when_a_listener_was_used(
         names = ("receiving", "lastArrival", "verifiedSince", "verifiedAddresses")
         assert [later[name] for name in names] == [earlier[name] for name in names]
         assert len(later["verifiedAddresses"]) == 1
-        hour_later = running_gateway.gateway.clock.now() + 3600 * model.MICROSECONDS
+        hour_later = running_gateway.gateway.clock.now() + model.HOUR
         monkeypatch.setattr(running_gateway.gateway.clock, "now", lambda: hour_later)
         await running_gateway.gateway.health.sweep()
         assert (await running_gateway.changes())["listeners"]["acme/open"]["receiving"] == "Silent"
@@ -333,7 +333,7 @@ async def test_new_listener_is_not_silent(server: ApiServer, tmp_path: Path, mon
     async with configured(server, tmp_path) as running_gateway:
         gateway = running_gateway.gateway
         await gateway.health.sweep()
-        two_days_later = gateway.clock.now() + 2 * 86_400 * model.MICROSECONDS
+        two_days_later = gateway.clock.now() + 2 * model.DAY
         monkeypatch.setattr(gateway.clock, "now", lambda: two_days_later)
         server.put(followers.wrap(config_samples.listener("new")))
         await waiting.wait_until(lambda: "acme/new" in gateway.snapshot.listeners)

@@ -17,10 +17,10 @@ MIN_BURST = 1.0
 JUMP = 60 * model.MICROSECONDS  # The wall clock jumped ahead if it gained more than this against the steady clock
 
 # At a start, the wall clock jumped ahead if it is more than this after the last time in the store.
-LONGEST_STOP = 3600 * model.MICROSECONDS
+LONGEST_STOP = model.HOUR
 
 # A wall clock that jumped ahead is accepted after it ran for this long without another jump.
-STEADY = 3600 * model.MICROSECONDS
+STEADY = model.HOUR
 
 _TURN_SECONDS = 0.002
 

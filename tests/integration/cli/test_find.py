@@ -116,7 +116,7 @@ async def test_reference_of_a_search_is_in_the_audit_log(served: admin_port.Serv
 
 
 async def test_nothing_found_by_a_limited_token_says_since_when_at_its_tenants(served: admin_port.Served) -> None:
-    later = samples.NOW + 3_600 * model.MICROSECONDS
+    later = samples.NOW + model.HOUR
     zoo = model.ListenerName("agency", "zoo", "zoo")
     await served.bench.accept(samples.arrival("d", later, listener=zoo, if_visit=()))
     token = served.create_token("desk", [tokens.Scope.PersonsFind], tenants=("agency/zoo",))

@@ -81,7 +81,7 @@ async def test_certificate_that_ends_without_an_edit_is_reported(tmp_path: pathl
     async with following(tmp_path, poll_seconds=0.05, now=lambda: clock) as follower:
         await follower.until_runs("a")
         assert not any("ended on" in problem.message for problem in follower.source.configuration.problems)
-        clock += 2 * 86_400 * model.MICROSECONDS
+        clock += 2 * model.DAY
         await follower.until(
             lambda: any("ended on" in problem.message for problem in follower.source.configuration.problems)
         )

@@ -7,7 +7,6 @@ from usher_gateway.admin import api
 from usher_gateway.store.base import Filter
 
 NOON = 1_764_072_000 * model.MICROSECONDS  # 2025-11-25T12:00:00Z
-DAY = 86_400 * model.MICROSECONDS
 
 
 @pytest.mark.parametrize(
@@ -18,8 +17,8 @@ DAY = 86_400 * model.MICROSECONDS
         ("2025-11-25T12:00:00.250Z", NOON + 250_000),
         ("2025-11-25T12:00", NOON),
         ("2025-11-25 12:00:00", NOON),
-        ("2025-11-25", NOON - DAY // 2),
-        ("2025-11", NOON - DAY // 2 - 24 * DAY),
+        ("2025-11-25", NOON - model.DAY // 2),
+        ("2025-11", NOON - model.DAY // 2 - 24 * model.DAY),
     ],
 )
 def test_time_day_or_month_without_an_offset_is_utc(text: str, instant: int) -> None:
@@ -56,7 +55,7 @@ def test_filter_takes_names_times_and_ids() -> None:
         namespace="agency",
         tenant="acme",
         route="crm",
-        since=NOON - DAY // 2,
+        since=NOON - model.DAY // 2,
         ids=(model.parse_id(identifier),),
         counted_as="Visit",
     )

@@ -8,8 +8,6 @@ from usher_gateway.ingest import body
 from usher_gateway.ingest.pipeline import identify_body, rebuild_arrival
 from usher_gateway.ingest.registry import Match
 
-HOUR = 3600 * model.MICROSECONDS
-
 
 def anew(arrival: model.Arrival, now: int = NOW, **changes: Any) -> model.Arrival:
     rebuilt = rebuild_arrival(listener(**changes), arrival, now)
@@ -25,7 +23,7 @@ def test_corrected_listener_plans_a_quarantined_arrival() -> None:
 
 
 def test_released_arrival_is_stale_when_the_route_limit_has_passed() -> None:
-    assert [plan.skip for plan in anew(stored(), NOW + HOUR).if_visit] == [None, model.SkipReason.Stale]
+    assert [plan.skip for plan in anew(stored(), NOW + model.HOUR).if_visit] == [None, model.SkipReason.Stale]
 
 
 @pytest.mark.parametrize(

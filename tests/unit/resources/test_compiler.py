@@ -215,7 +215,7 @@ def test_former_class_hostname_is_reserved_until_its_retired_addresses_end() -> 
     assert [address.host for address in after.snapshot.listeners["default/lobby"].retired_addresses] == [
         "old.example.org"
     ]
-    end = NOW + 7 * 86_400 * model.MICROSECONDS
+    end = NOW + 7 * model.DAY
     ended = compiled(CLASS, TENANT, LISTENER, named, previous=after.snapshot, now=end)
     assert (reasons(ended), list(ended.snapshot.listeners)) == ([], ["default/lobby", "default/named"])
 
@@ -547,7 +547,7 @@ def test_hostname_limit_counts_retired_hostnames_until_they_end() -> None:
     (refused,) = after.findings
     assert (refused.reason, "retired addresses count until they end" in refused.message) == ("LimitExceeded", True)
     assert [address.host for address in after.snapshot.listeners["default/lobby"].addresses] == ["a.example.org"]
-    week_later = NOW + 8 * 86_400 * model.MICROSECONDS
+    week_later = NOW + 8 * model.DAY
     ended = compiled(limited, TENANT, renamed, previous=after.snapshot, now=week_later)
     final = compiled(limited, TENANT, renamed, previous=ended.snapshot, now=week_later)
     assert [address.host for address in final.snapshot.listeners["default/lobby"].addresses] == ["b.example.org"]

@@ -11,7 +11,6 @@ from hypothesis import strategies
 from usher_gateway import documents, model, simulator
 from usher_gateway.simulator import schedule
 
-HOUR = 3600 * model.MICROSECONDS
 BASE = 1_790_000_000 * model.MICROSECONDS
 COMPANY = schedule.Company(id="77", seed=4)
 EVENTS = schedule.plan(schedule.Pattern(authentications=400, repeats=0.4), COMPANY.seed)
@@ -77,7 +76,7 @@ def test_dedupe_by_the_design_counts_what_the_plan_says(pattern: schedule.Patter
         bodies.add(body)
         moment = event.occurred if trusted else event.send
         visit_times = visits[event.person, event.venue]
-        if any(abs(moment - other) < HOUR for other in visit_times):
+        if any(abs(moment - other) < model.HOUR for other in visit_times):
             repeats += 1
         else:
             visit_times.append(moment)

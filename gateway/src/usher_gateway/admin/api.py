@@ -333,10 +333,9 @@ def parse_time(text: str, zone: datetime.tzinfo = datetime.UTC) -> int:
         moment = datetime.datetime.fromisoformat(f"{text}-01" if len(text) == 7 else text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=zone)
-        delta = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     except ValueError:
         raise ValueError(_TIME_FORMS) from None
-    return (delta.days * 86_400 + delta.seconds) * model.MICROSECONDS + delta.microseconds
+    return model.instant_at(moment)
 
 
 def parse_id(text: str) -> bytes:

@@ -12,8 +12,6 @@ from usher_gateway.admin.parts import Parts
 from usher_gateway.admin.person_lookup import PersonQuestion, find_person, oldest_arrival, parse, searched
 from usher_gateway.store.base import Erasure, ErasureReport, ErasureRequest, ErasureState, Filter, ForwardedErasure
 
-_DAY = 86_400 * model.MICROSECONDS
-
 
 class EraseRequest(PersonQuestion, frozen=True):
     """The ``POST /api/persons/erase`` body."""
@@ -143,7 +141,7 @@ def _backups_row(erasure: Erasure) -> dict[str, object] | None:
     days = erasure.request.backup_days
     if not days or not erasure.ended_at:
         return None
-    return {"days": days, "goneBy": model.format_time(erasure.ended_at + days * _DAY)}
+    return {"days": days, "goneBy": model.format_time(erasure.ended_at + days * model.DAY)}
 
 
 def _report_row(report: ErasureReport, forwarded: Mapping[str, ForwardedErasure]) -> dict[str, object]:

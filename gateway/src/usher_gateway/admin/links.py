@@ -13,7 +13,6 @@ from usher_gateway.admin.parts import Parts
 from usher_gateway.store.base import Filter, Link
 from usher_gateway.store.jobs.links import KEPT_DAYS, MOST_OF_TENANT
 
-_DAY = 86_400 * model.MICROSECONDS
 _MOST_DAYS = 400
 
 
@@ -53,7 +52,7 @@ async def create(parts: Parts, request: web.Request) -> web.StreamResponse:
         id=secrets.token_hex(6),
         tenant=link_request.tenant,
         created_at=now,
-        expires_at=now + link_request.days * _DAY,
+        expires_at=now + link_request.days * model.DAY,
         shows_visits=link_request.last_visits,
     )
     selection = {"id": link.id, "tenant": link.tenant, "days": link_request.days, "lastVisits": link.shows_visits}

@@ -19,8 +19,6 @@ from usher_gateway.words import listings, next_step, story
 
 Row = dict[str, object]
 
-_HOUR = 3_600 * model.MICROSECONDS
-_DAY = 24 * _HOUR
 
 _INITIALS = 20  # Visits that are shown with initials
 
@@ -115,9 +113,9 @@ async def count_delivered(parts: Parts, request: web.Request) -> web.StreamRespo
     """
     with api.parsing():
         where = await name_check.check_names(parts, api.read_filter(request))
-    delivered = msgspec.structs.replace(where, state="delivered", since=parts.clock.now() - _DAY)
+    delivered = msgspec.structs.replace(where, state="delivered", since=parts.clock.now() - model.DAY)
     page = await parts.store.deliveries(delivered, None, LONGEST_PAGE)
-    hour_ago = model.format_time(parts.clock.now() - _HOUR)
+    hour_ago = model.format_time(parts.clock.now() - model.HOUR)
     of_day = collections.Counter(row["destination"] for row in page.rows)
     of_hour = collections.Counter(row["destination"] for row in page.rows if str(row["createdAt"]) >= hour_ago)
     rows = [

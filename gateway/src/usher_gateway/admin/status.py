@@ -20,8 +20,6 @@ from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter, UsageRow
 from usher_gateway.words import next_step, states
 
-_DAY = 86_400 * model.MICROSECONDS
-
 # If the API server has answered nothing for this long, neither the watch nor the check each minute works.
 _SILENCE_MICROSECONDS = 120 * model.MICROSECONDS
 
@@ -111,8 +109,8 @@ async def show_config(parts: Parts, request: web.Request) -> web.StreamResponse:
 async def list_listeners(parts: Parts, request: web.Request) -> web.StreamResponse:
     """Answer ``GET /api/listeners``: each listener in force with its health and today's counts (UTC)."""
     where = await _read_names(parts, request)
-    today = parts.clock.now() // _DAY * _DAY
-    metered = await parts.store.usage(today, today + _DAY, where, "day")
+    today = parts.clock.now() // model.DAY * model.DAY
+    metered = await parts.store.usage(today, today + model.DAY, where, "day")
     rows_by_listener = {row.listener: [row] for row in metered}
     snapshot = parts.state.snapshot
 
@@ -192,7 +190,7 @@ async def list_tenants(parts: Parts, request: web.Request) -> web.StreamResponse
         totals = {"totals": by_urgency}
         where = Filter(permitted=frozenset(map("/".join, keys)))
     today: dict[TenantKey, list[UsageRow]] = {}
-    for usage_row in await parts.store.usage_of_day(parts.clock.now() // _DAY * _DAY, where):
+    for usage_row in await parts.store.usage_of_day(parts.clock.now() // model.DAY * model.DAY, where):
         today.setdefault((usage_row.listener.namespace, usage_row.listener.tenant), []).append(usage_row)
     encoded = await api.encode_each(rows.row(key, today.get(key, ())) for key in keys)
     return api.json_response({"now": model.format_time(parts.clock.now()), "rows": encoded, **totals})

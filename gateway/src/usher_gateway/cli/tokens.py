@@ -111,7 +111,7 @@ def create_token(
         scopes=scopes,
         namespaces=None if namespace is None else _listed(namespace),
         tenants=None if tenant is None else _listed(tenant),
-        expires_at=None if days is None else model.format_time(now + days * 86_400 * model.MICROSECONDS),
+        expires_at=None if days is None else model.format_time(now + days * model.DAY),
         created_at=model.format_time(now),
     )
 

@@ -50,7 +50,7 @@ _SETTLE_TRIES = 100
 _MAX_LOGGED_PROBLEMS = 50
 _MAX_LOGGED_REMOVALS = 10
 
-_TIME_CHECK = 3600 * model.MICROSECONDS  # Interval at which the files are compiled again if time may change the result
+_TIME_CHECK = model.HOUR  # Interval at which the files are compiled again if time may change the result
 
 _CLASS = resources.ListenerClass.kind_name
 

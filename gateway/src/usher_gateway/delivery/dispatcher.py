@@ -42,7 +42,7 @@ _DEFER_SECONDS = 5.0
 _FRESH_SECONDS = 10.0
 
 # No retry waits for this long: the last step is 6 hours with a spread of a fifth.
-_TOO_LONG = 8 * 3600 * model.MICROSECONDS
+_TOO_LONG = 8 * model.HOUR
 
 
 class DispatcherLimits(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ from usher_gateway.timing import Clock
 _log = structlog.get_logger(__name__)
 
 # How long a Destination may be missing before its held deliveries are cancelled.
-DELETED_AFTER = 7 * 86_400 * model.MICROSECONDS
+DELETED_AFTER = 7 * model.DAY
 
 _EXPRESSION_HOLDS = {
     model.HoldReason.FilterError,

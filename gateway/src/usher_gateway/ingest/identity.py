@@ -191,13 +191,10 @@ def _from_iso(text: str, zone: zoneinfo.ZoneInfo | None) -> int | None:
             if zone is None:
                 return None
             moment = moment.replace(tzinfo=zone)
-        delta = moment - _EPOCH
+        return model.instant_at(moment)
     except (ValueError, OverflowError):
         return None
-    return (delta.days * 86_400 + delta.seconds) * model.MICROSECONDS + delta.microseconds
 
-
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 # Value in `dedupe.per` and `oncePer.per` -> field in the body.
 FIELD_OF = {"User": "user", "Venue": "venue", "Device": "device"}

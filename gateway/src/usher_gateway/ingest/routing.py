@@ -15,9 +15,8 @@ from usher_gateway.ingest import identity
 from usher_gateway.ingest.counters import ExpressionCounters
 from usher_gateway.ingest.cpu_limits import ArrivalBudget, RouteCost, TenantBudgets
 
-_DAY = 86_400 * model.MICROSECONDS
 # A once-per mark is kept this long after its period and its delivery, because late visits may still arrive.
-_MARK_KEPT = 8 * _DAY
+_MARK_KEPT = 8 * model.DAY
 
 # Field of documents.DEFAULT_FIELDS -> its name in expressions.
 _TEXT_FIELDS = {

@@ -51,9 +51,6 @@ _MINUTE_SECONDS = 60.0
 _TOKEN_ERRORS = frozenset((SendError.TokenRefused, SendError.TokenUnavailable, SendError.TokenKeyInvalid))
 
 
-_HOUR = 3600 * model.MICROSECONDS
-
-
 class RecentWindow:
     """Counts per listener over the last 15 minutes. It has no clock: its owner calls ``end_minute`` every minute."""
 
@@ -294,7 +291,7 @@ class HealthTracker:
             unexpected_sources=recent.unexpected_sources > 0,
             held_deliveries=tuple(held_route._asdict() for held_route in self._held_routes(name)),
             retired_arrivals={
-                address.id: model.format_time(-(-counts.retired_arrivals[address.id] // _HOUR) * _HOUR)
+                address.id: model.format_time(-(-counts.retired_arrivals[address.id] // model.HOUR) * model.HOUR)
                 for address in document.retired_addresses
                 if address.id in counts.retired_arrivals
             },

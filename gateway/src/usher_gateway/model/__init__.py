@@ -1,4 +1,4 @@
-"""The words of the design as values: arrivals, visits, routes, deliveries, meters, keys and errors. No I/O.
+"""The words of the design as values: arrivals, visits, routes, deliveries, instants, meters, keys and errors. No I/O.
 
 Import it as ``from usher_gateway import model`` and write ``model.Arrival``, so that readers see where it comes from.
 Depends on the standard library and msgspec only.
@@ -58,5 +58,6 @@ from usher_gateway.model.identifiers import (
     key_of,
     parse_id,
 )
+from usher_gateway.model.instants import DAY, HOUR, MICROSECONDS, format_time, instant_at, time_or_none
 from usher_gateway.model.keys import Keys, derive_keys, key_fingerprint, url_token
-from usher_gateway.model.meters import MICROSECONDS, SLOT_SECONDS, Counter, Counts, format_time, slot_of, time_or_none
+from usher_gateway.model.meters import SLOT_SECONDS, Counter, Counts, slot_of

@@ -1,13 +1,9 @@
-"""Meters: counts per tenant, listener and quarter of an hour (UTC), good enough to make a bill from.
-
-Everywhere in Usher an instant is an int: microseconds since the Unix epoch, UTC.
-"""
+"""Meters: counts per tenant, listener and quarter of an hour (UTC), good enough to make a bill from."""
 
 import enum
-import functools
-import time
 
-MICROSECONDS = 1_000_000  # Microseconds in a second
+from usher_gateway.model.instants import MICROSECONDS
+
 SLOT_SECONDS = 900  # A meter's slot: a quarter of an hour, UTC
 
 
@@ -51,20 +47,3 @@ Counts = dict[int, int]  # Counter -> count, for one listener and slot
 def slot_of(instant: int) -> int:
     """Return the first second of the slot that contains an instant (microseconds)."""
     return instant // (SLOT_SECONDS * MICROSECONDS) * SLOT_SECONDS
-
-
-def format_time(instant: int) -> str:
-    """Return an instant (microseconds) as RFC 3339 in UTC with milliseconds: ``2026-11-25T12:00:00.250Z``."""
-    seconds, micros = divmod(instant, MICROSECONDS)
-    return f"{_format_second(seconds)}.{micros // 1000:03d}Z"
-
-
-def time_or_none(instant: int | None) -> str | None:
-    """Return an instant as `format_time` does; None for 0 and None: never."""
-    return format_time(instant) if instant else None
-
-
-@functools.lru_cache(maxsize=1024)
-def _format_second(seconds: int) -> str:
-    """Format a whole second; cached, because instants that are formatted together are mostly close together."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

@@ -32,7 +32,6 @@ from usher_gateway.resources.tenant import Tenant, check_tenant, tenant_document
 
 IMPLICIT_CLASS = ListenerClassSpec(controller_name="usher.dev/usher", hostname=hostnames.IMPLICIT_HOSTNAME)
 
-_DAY = 86_400 * model.MICROSECONDS
 
 _NO_CLASS = "no ListenerClass permits this namespace; the platform's owner can change `namespaces` of one"
 
@@ -414,7 +413,7 @@ def _retired_address_days(listener: Listener, resources: Resources) -> int:
 def _as_retired(address: documents.Address, days: int, context: CompileContext) -> documents.Address | None:
     """Return an address that is not configured any more as a retired one; None if it is not served any longer."""
     retired_at = max(address.retired_at or context.now, context.arrivals.get(address.id, 0))
-    is_over = days == 0 or context.now >= retired_at + days * _DAY or 0 < address.until <= context.now
+    is_over = days == 0 or context.now >= retired_at + days * model.DAY or 0 < address.until <= context.now
     return None if is_over else msgspec.structs.replace(address, retired_at=retired_at)
 
 

@@ -43,8 +43,7 @@ def token_addresses(
 def _until(old: AlsoAccept) -> int:
     if not _is_time(old.until_time):
         return 0
-    moment = datetime.datetime.fromisoformat(old.until_time)
-    return max(1, int(moment.timestamp() * model.MICROSECONDS))  # 0 means no end
+    return max(1, model.instant_at(datetime.datetime.fromisoformat(old.until_time)))  # 0 means no end
 
 
 def _is_time(text: str) -> bool:

@@ -30,7 +30,6 @@ _COUNTED = {
     model.CountedAs.Redelivery: model.Counter.redeliveries,
     model.CountedAs.Quarantined: model.Counter.quarantined,
 }
-_DAY = 86_400 * model.MICROSECONDS
 
 _SUPPRESSED = model.Accepted(model.CountedAs.Suppressed)
 
@@ -246,7 +245,7 @@ class ArrivalRows:
                 _encode(verdicts),
             )
         )
-        expires_day = received_at // _DAY + arrival.body_days + 1
+        expires_day = received_at // model.DAY + arrival.body_days + 1
         self.body_rows.append((key, expires_day, arrival.content_type, arrival.body))
         stored = (listener, STORED_SLOT, int(model.Counter.stored_bytes))
         self._meters[stored] = self._meters.get(stored, 0) + len(arrival.body) + row_bytes(verdicts)

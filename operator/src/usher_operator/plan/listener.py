@@ -147,7 +147,7 @@ def _again_at(view: Lookups, document: documents.ListenerDocument | None, progra
     """When to plan again: while an address is retired at least once an hour, because it ends without any event."""
     if document is None or not document.retired_addresses:
         return programmed.again_at
-    hour = view.now + 3600 * model.MICROSECONDS
+    hour = view.now + model.HOUR
     return hour if programmed.again_at is None else min(hour, programmed.again_at)
 
 

@@ -19,7 +19,6 @@ from usher_operator.state import child_labels
 from usher_operator.state.view import Key, Kind, ListenerReport, Plan
 
 DESTINATION = Key("Destination", "default", "crm")
-DAY = 86_400 * model.MICROSECONDS
 HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 
@@ -45,7 +44,7 @@ def test_client_certificate_of_a_secret_is_published_and_its_end_shows(cluster: 
     assert published.tls is not None
     assert (published.tls.chain, published.tls.key) == (certificate.decode().strip(), key.decode().strip())
     assert cluster.condition("Destination", DESTINATION.path, "ResolvedRefs").status == "True"
-    cluster.now += 20_000 * DAY
+    cluster.now += 20_000 * model.DAY
     after_its_end = cluster.condition("Destination", DESTINATION.path, "ResolvedRefs")
     assert (after_its_end.status, after_its_end.reason) == ("False", "CertificateInvalid")
     assert document(cluster, DESTINATION) == published
@@ -202,7 +201,7 @@ def test_released_hostname_goes_to_the_waiting_tenant_once_its_retirement_ends(c
     cluster.settle()
     assert cluster.condition("Listener", "default/waiting", "Accepted").reason == "HostnameConflict"
     assert cluster.condition("Listener", "default/first", "AddressRetired").status == "True"
-    cluster.now = planning.NOW + 7 * DAY
+    cluster.now = planning.NOW + 7 * model.DAY
     assert addresses(cluster, Key("Listener", "default", "first")) == ["hooks.example.com"]
     cluster.gateways_run_it()
     assert addresses(cluster, Key("Listener", "default", "waiting")) == ["www.example.org"]
@@ -225,16 +224,16 @@ def test_moved_class_hostname_retires_the_addresses_of_its_listeners(cluster: Cl
 def test_arrival_at_a_retired_address_prolongs_it(cluster: Cluster) -> None:
     cluster.edit("ListenerClass", "public", hostname="new.example.com")
     (retired,) = listener_document(cluster).retired_addresses
-    cluster.now = planning.NOW + 6 * DAY
-    arrived_at = datetime.datetime.fromtimestamp((planning.NOW + 6 * DAY) / model.MICROSECONDS, datetime.UTC)
+    cluster.now = planning.NOW + 6 * model.DAY
+    arrived_at = datetime.datetime.fromtimestamp((planning.NOW + 6 * model.DAY) / model.MICROSECONDS, datetime.UTC)
     report = ListenerReport(retired_arrivals={retired.id: arrived_at})
     cluster.gateways_run_it(listeners={plan_samples.LISTENER: report})
     assert cluster.condition("Listener", plan_samples.LISTENER, "AddressRetired").reason == "RetiredAddressUsed"
     cluster.settle()
     cluster.gateways_run_it()
-    cluster.now = planning.NOW + 13 * DAY - 1
+    cluster.now = planning.NOW + 13 * model.DAY - 1
     assert addresses(cluster) == ["new.example.com", "hooks.example.com"]
-    cluster.now = planning.NOW + 13 * DAY
+    cluster.now = planning.NOW + 13 * model.DAY
     assert addresses(cluster) == ["new.example.com"]
 
 
@@ -404,7 +403,7 @@ def test_former_class_hostname_stays_reserved_until_its_retired_addresses_end() 
     cluster.settle()
     assert cluster.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameReserved"
     assert addresses(cluster, Key("Listener", "default", "shared")) == ["new.example.org", "hooks.example.com"]
-    cluster.now = planning.NOW + 7 * DAY
+    cluster.now = planning.NOW + 7 * model.DAY
     assert addresses(cluster, RIVAL) == ["hooks.example.com"]
     assert addresses(cluster, Key("Listener", "default", "shared")) == ["new.example.org"]
 
@@ -496,7 +495,7 @@ def test_listener_is_edited_while_its_retired_address_may_not_end(cluster: Clust
     cluster.edit("ListenerClass", "public", hostname="new.example.com")
     assert addresses(cluster) == ["new.example.com", "hooks.example.com"]
     cluster.waiting.add(KEY)
-    cluster.now += 7 * DAY
+    cluster.now += 7 * model.DAY
     cluster.edit("Listener", plan_samples.LISTENER, state="Suspended")
     listener = listener_document(cluster)
     assert (listener.state, addresses(cluster)) == ("Suspended", ["new.example.com", "hooks.example.com"])
@@ -515,7 +514,7 @@ def test_retired_address_that_may_not_end_yields_to_a_claim(cluster: Cluster) ->
     cluster.edit("Listener", plan_samples.LISTENER, addresses=None)
     cluster.settle()
     cluster.waiting.add(KEY)
-    cluster.now += 7 * DAY
+    cluster.now += 7 * model.DAY
     assert addresses(cluster) == ["hooks.example.com", "www.example.org"]
     cluster.add(plan_samples.listener("second", WWW))
     cluster.settle()

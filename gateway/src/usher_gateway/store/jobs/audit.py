@@ -77,4 +77,4 @@ def _entry(row: Row) -> AuditEntry:
 
 async def delete_old(session: Session, now: int, limit: int) -> int:
     """Delete entries whose time is over; return how many."""
-    return await session.execute(_DELETE_OLD, now - KEPT_DAYS * 86_400 * model.MICROSECONDS, limit)
+    return await session.execute(_DELETE_OLD, now - KEPT_DAYS * model.DAY, limit)

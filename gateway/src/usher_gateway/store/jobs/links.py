@@ -11,7 +11,6 @@ KEPT_DAYS = 30  # How long a link is listed after its end
 
 MOST_OF_TENANT = 1_000  # Links of a tenant that are listed
 
-_HOUR = 3_600 * model.MICROSECONDS
 
 _COLUMNS = "id, tenant, created_at, expires_at, shows_visits, opened_at, used_at, revoked_at"
 _ADD = """
@@ -93,14 +92,14 @@ async def revoke_of_gone(session: Session, now: int, tenants: Collection[str]) -
         now: microseconds.
         tenants: in the configuration, ``namespace/name``.
     """
-    since = now - _HOUR
+    since = now - model.HOUR
     gone = sorted({tenant for (tenant,) in await session.fetch(_TENANTS, since)} - set(tenants))
     return await session.execute(_REVOKE_OF_TENANTS, gone, now, since) if gone else 0
 
 
 async def delete_old(session: Session, now: int, limit: int) -> int:
     """Delete links whose end is long ago; return how many."""
-    return await session.execute(_DELETE_ENDED, now - KEPT_DAYS * 24 * _HOUR, limit)
+    return await session.execute(_DELETE_ENDED, now - KEPT_DAYS * model.DAY, limit)
 
 
 def _link(row: Row) -> Link:

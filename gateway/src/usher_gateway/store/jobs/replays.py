@@ -27,7 +27,7 @@ MOST_RUNNING = 100
 
 # Replays that a limited token may start in 30 days.
 MOST_RECENT = 1_000
-_RECENT = 30 * 86_400 * model.MICROSECONDS
+_RECENT = 30 * model.DAY
 
 _PAGE = 100  # Running replays that are read at a time
 
@@ -458,4 +458,4 @@ def _replay(row: Row) -> Replay:
 
 async def delete_old(session: Session, now: int, limit: int) -> int:
     """Delete replays that ended long ago; return how many."""
-    return await session.execute(_DELETE_OLD, now - KEPT_DAYS * 86_400 * model.MICROSECONDS, limit)
+    return await session.execute(_DELETE_OLD, now - KEPT_DAYS * model.DAY, limit)

@@ -29,7 +29,6 @@ LEDGER_DAYS = 8
 
 METER_MONTHS = 25  # Months that meters are kept for tenants that are not (any more) in the configuration
 
-_DAY = 86_400 * model.MICROSECONDS
 
 _EXPIRED = """
     select b.key, b.expires_day, length(b.body), a.received_at, a.verdicts, a.persons, a.fingerprint, a.visitor,
@@ -123,7 +122,7 @@ async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: Reten
     if not count:
         count = await links.delete_old(transaction.session, now, walk.size)
     if not count:
-        count = await transaction.session.execute(_DELETE_RECEIPTS, now - kept.receipt_days * _DAY, walk.size)
+        count = await transaction.session.execute(_DELETE_RECEIPTS, now - kept.receipt_days * model.DAY, walk.size)
     return count
 
 
@@ -131,7 +130,7 @@ async def prune(transaction: Transaction, now: int, kept: KeptTimes, walk: Reten
 
 
 async def _prune_arrivals(transaction: Transaction, now: int, walk: RetentionWalk, forget: Forget) -> int:
-    today, session = now // _DAY, transaction.session
+    today, session = now // model.DAY, transaction.session
     rows = await session.fetch(_EXPIRED, today, *walk.after, walk.size)
     expired = [ExpiredArrival(*row) for row in rows]
     walk.after = (expired[-1].expires_day, expired[-1].key) if len(expired) == walk.size else (0, 0)
@@ -144,7 +143,7 @@ async def _prune_arrivals(transaction: Transaction, now: int, walk: RetentionWal
     emptied: list[tuple[int, int]] = []
     ending: list[ExpiredArrival] = []
     for arrival in expired:
-        stays_until = arrival.received_at // _DAY + LEDGER_DAYS + 1
+        stays_until = arrival.received_at // model.DAY + LEDGER_DAYS + 1
         if needed.intersection(deliveries[arrival.key]):
             later.append(arrival.key)
         elif stays_until > today:
@@ -195,7 +194,7 @@ def release_bytes(transaction: Transaction, arrival: ExpiredArrival) -> None:
 
 async def _prune_meters(session: Session, now: int, months: Mapping[str, int], walk: RetentionWalk) -> int:
     """Check the next slots; return 0 only if today's walk has reached slots that all tenants keep."""
-    today = now // _DAY
+    today = now // model.DAY
     if walk.meters_day != today:
         walk.meters_day, walk.meters_slot = today, 0
     cutoffs = {

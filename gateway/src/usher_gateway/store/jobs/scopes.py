@@ -19,7 +19,7 @@ from usher_gateway.store.base import LONGEST_PAGE, RELEASED, UNRELEASED, Filter
 from usher_gateway.store.encodings import FLAG_OTHER_COMPANY, FLAG_RELEASED, FLAG_UNTRUSTED_TIME
 from usher_gateway.store.session import Session
 
-_BEHIND = 3_600 * model.MICROSECONDS  # One gateway's clock may be behind another's by this time
+_BEHIND = model.HOUR  # One gateway's clock may be behind another's by this time
 HELD = "held"  # The state of pending deliveries that wait for a cause to end
 NOT_TRIED = "NotTried"  # The reason of pending deliveries without an attempt, unless they are held
 _PAGE_SECONDS = 1.5  # A page ends after this time, with the rows found so far and a cursor
