@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 
 from support import delivery_samples, dispatching, samples, waiting
-from usher_gateway import documents
+from usher_gateway import documents, model
 from usher_gateway.delivery import circuit
 from usher_gateway.delivery.dispatcher import DispatcherLimits
-from usher_gateway.delivery.outcome import Outcome, OutcomeKind
+from usher_gateway.delivery.outcome import Outcome
 from usher_gateway.delivery.request_memory import LARGE_REQUEST_BYTES
 
 OTHER = samples.route("other", destination="agency/other")
@@ -86,7 +86,7 @@ async def test_circuit_of_a_removed_destination_stays_closed(tmp_path: Path) -> 
     """An open circuit would keep its deliveries in the backlog, where nothing holds them."""
     bench = dispatching.DispatcherBench(tmp_path / "data")
     await bench.start(concurrency=circuit.OPENS_AFTER)
-    bench.failure = Outcome(OutcomeKind.Retry, "TimedOut", blames_destination=True)
+    bench.failure = Outcome(model.SettledAs.Retry, "TimedOut", blames_destination=True)
     await bench.accept("abcde")
     await waiting.wait_until(lambda: len(bench.tried) == circuit.OPENS_AFTER, 60, "the attempts")
 

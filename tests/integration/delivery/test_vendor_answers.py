@@ -12,14 +12,14 @@ from usher_gateway.delivery import outcome
 from usher_gateway.destinations import DestinationAnswer
 from usher_gateway.destinations.sending import Sender
 
-Delivered, Retry, Dead = outcome.OutcomeKind.Delivered, outcome.OutcomeKind.Retry, outcome.OutcomeKind.Dead
+Delivered, Retry, Dead = model.SettledAs.Delivered, model.SettledAs.Retry, model.SettledAs.Dead
 NOW = 1_800_000_000 * model.MICROSECONDS
 
 ROW_REFUSED = {"insertErrors": [{"index": 0, "errors": [{"reason": "invalid", "message": "no such field"}]}]}
 ROW_STOPPED = {"insertErrors": [{"index": 0, "errors": [{"reason": "timeout"}]}]}
 CONTACT_REFUSED = {"status": "COMPLETE", "results": [], "numErrors": 1, "errors": [{"category": "VALIDATION_ERROR"}]}
 
-ANSWERS: tuple[tuple[str, Reply, outcome.OutcomeKind, str], ...] = (
+ANSWERS: tuple[tuple[str, Reply, model.SettledAs, str], ...] = (
     ("activecampaign", Reply(429, headers={"retry-after": "1"}), Retry, "TooManyRequests"),
     ("activecampaign", Reply(403, {"message": "wrong token"}), Retry, "Forbidden"),
     ("activecampaign", Reply(422, {"errors": [{"title": "Email address is invalid"}]}), Dead, "Rejected"),
@@ -96,7 +96,7 @@ async def test_recipe_makes_a_request_that_its_vendor_accepts(recipe: Recipe) ->
 
 @pytest.mark.parametrize(("recipe", "reply", "kind", "error"), ANSWERS, indirect=["recipe"])
 async def test_answer_means_what_its_vendor_documents(
-    recipe: Recipe, reply: Reply, kind: outcome.OutcomeKind, error: str
+    recipe: Recipe, reply: Reply, kind: model.SettledAs, error: str
 ) -> None:
     recipe.vendor.replies.append(reply)
     result = await recipe.send()

@@ -6,7 +6,7 @@ from support import delivery_samples
 from usher_gateway import model
 from usher_gateway.delivery import activity
 from usher_gateway.delivery.circuit import OPENS_AFTER
-from usher_gateway.delivery.outcome import DELIVERED, Outcome, OutcomeKind
+from usher_gateway.delivery.outcome import DELIVERED, Outcome
 from usher_gateway.store.base import DestinationActivity
 
 SECOND = model.MICROSECONDS
@@ -18,7 +18,7 @@ PROVEN = activity.succeeded(FRESH, NOW)
 
 
 def failure(error: str) -> Outcome:
-    return Outcome(OutcomeKind.Retry, error)
+    return Outcome(model.SettledAs.Retry, error)
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ import multidict
 import pytest
 
 from support import delivery_samples
-from usher_gateway import documents, expressions
+from usher_gateway import documents, expressions, model
 from usher_gateway.delivery import outcome, payload
 from usher_gateway.destinations import DestinationAnswer
 from usher_gateway.expressions import samples
 
 NOW = delivery_samples.RECEIVED_AT
 Rule = documents.AnswerRule
-Retry, Dead, Delivered = outcome.OutcomeKind.Retry, outcome.OutcomeKind.Dead, outcome.OutcomeKind.Delivered
+Retry, Dead, Delivered = model.SettledAs.Retry, model.SettledAs.Dead, model.SettledAs.Delivered
 
 HUBSPOT = Rule("Dead", (207,), "answer.body.numErrors > 0")
 MAILCHIMP = Rule("Throttle", (403,), "answer.body == ''")
@@ -47,7 +47,7 @@ def classified(*rules: Rule, status: int = 200, body: object = "", **changes: An
     ],
 )
 def test_rule_decides_before_the_status(
-    rule: Rule, status: int, body: object, kind: outcome.OutcomeKind, error: str
+    rule: Rule, status: int, body: object, kind: model.SettledAs, error: str
 ) -> None:
     result = classified(rule, status=status, body=body)
     assert (result.kind, result.error) == (kind, error)

@@ -68,7 +68,7 @@ def test_page_says_which_answers_are_retried_slowly() -> None:
         answer = DestinationAnswer(status, error=None if status else SendError(name))
         result = outcome.classify(answer, delivery_samples.destination(), delivery_samples.RECEIVED_AT)
         said = (effect.startswith("dead"), effect.startswith("retried slowly") or effect == "as 401")
-        assert (result.error, result.kind is outcome.OutcomeKind.Dead, result.slow) == (name, *said), cell
+        assert (result.error, result.kind is model.SettledAs.Dead, result.slow) == (name, *said), cell
 
 
 def test_page_has_the_waits_of_retries() -> None:

@@ -30,42 +30,42 @@ def test_every_2xx_counts_as_delivered(status: int) -> None:
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599])
 def test_temporary_status_is_retried(status: int) -> None:
     result = classified(status)
-    assert (result.kind, result.slow, result.blames_destination) == (outcome.OutcomeKind.Retry, False, True)
+    assert (result.kind, result.slow, result.blames_destination) == (model.SettledAs.Retry, False, True)
 
 
 @pytest.mark.parametrize("error", list(SendError))
 def test_missing_answer_is_retried_and_blames_the_destination(error: SendError) -> None:
     result = classified(error=error)
-    assert (result.kind, result.error, result.blames_destination) == (outcome.OutcomeKind.Retry, error, True)
+    assert (result.kind, result.error, result.blames_destination) == (model.SettledAs.Retry, error, True)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 401, 403, 404])
 def test_status_that_needs_a_person_is_retried_slowly(status: int) -> None:
     result = classified(status)
-    assert (result.kind, result.slow) == (outcome.OutcomeKind.Retry, True)
+    assert (result.kind, result.slow) == (model.SettledAs.Retry, True)
 
 
 @pytest.mark.parametrize("status", [400, 402, 405, 406, 409, 411, 413, 415, 422, 451, 499])
 def test_rejected_body_is_dead_and_does_not_blame_the_destination(status: int) -> None:
     result = classified(status)
-    assert (result.kind, result.error, result.blames_destination) == (outcome.OutcomeKind.Dead, "Rejected", False)
+    assert (result.kind, result.error, result.blames_destination) == (model.SettledAs.Dead, "Rejected", False)
 
 
 @pytest.mark.parametrize("status", [0, 99, 100, 101, 600, 999])
 def test_unknown_status_is_retried(status: int) -> None:
-    assert classified(status).kind is outcome.OutcomeKind.Retry
+    assert classified(status).kind is model.SettledAs.Retry
 
 
 @pytest.mark.parametrize(
     ("sent", "kind"),
     [
-        ({}, outcome.OutcomeKind.Retry),
-        ({"WIFIWEBHOOKLISTENER": "1"}, outcome.OutcomeKind.Delivered),
-        ({"wifiwebhooklistener": " 1 "}, outcome.OutcomeKind.Delivered),
-        ({"wifiWebhookListener": "0"}, outcome.OutcomeKind.Retry),
+        ({}, model.SettledAs.Retry),
+        ({"WIFIWEBHOOKLISTENER": "1"}, model.SettledAs.Delivered),
+        ({"wifiwebhooklistener": " 1 "}, model.SettledAs.Delivered),
+        ({"wifiWebhookListener": "0"}, model.SettledAs.Retry),
     ],
 )
-def test_required_success_header_must_be_present(sent: dict[str, str], kind: outcome.OutcomeKind) -> None:
+def test_required_success_header_must_be_present(sent: dict[str, str], kind: model.SettledAs) -> None:
     destination = delivery_samples.destination(success_header=("wifiWebhookListener", "1"))
     answer = DestinationAnswer(200, multidict.CIMultiDict(sent))
     assert outcome.classify(answer, destination, NOW).kind is kind
@@ -140,7 +140,7 @@ def test_result_contains_the_outcome_for_the_circuit() -> None:
     attempt_result = outcome.conclude(
         delivery_samples.delivery(), DestinationAnswer(410), delivery_samples.destination(), NOW, 0.5, NOW
     )
-    assert attempt_result.outcome == outcome.Outcome(outcome.OutcomeKind.Dead, "Gone", blames_destination=True)
+    assert attempt_result.outcome == outcome.Outcome(model.SettledAs.Dead, "Gone", blames_destination=True)
 
 
 def test_internal_error_counts_no_attempt_and_retries_in_ten_minutes() -> None:

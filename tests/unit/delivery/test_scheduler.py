@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import delivery_samples
+from usher_gateway import model
 from usher_gateway.delivery import circuit, outcome
 from usher_gateway.delivery.request_memory import LARGE_REQUEST_BYTES
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneQueue, LaneScheduler, RateLimit
 
 SECOND = 1_000_000
-FAILED = outcome.Outcome(outcome.OutcomeKind.Retry, "Timeout", blames_destination=True)
-REJECTED = outcome.Outcome(outcome.OutcomeKind.Dead, "Rejected")
+FAILED = outcome.Outcome(model.SettledAs.Retry, "Timeout", blames_destination=True)
+REJECTED = outcome.Outcome(model.SettledAs.Dead, "Rejected")
 
 
 def entry(destination: str = "n/a", tenant: str = "t", *, fresh: bool = True, size: int = 100) -> LaneEntry:

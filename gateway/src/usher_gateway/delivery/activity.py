@@ -10,7 +10,7 @@ import msgspec
 
 from usher_gateway import documents, model
 from usher_gateway.delivery.circuit import OPENS_AFTER
-from usher_gateway.delivery.outcome import AnswerError, Outcome, OutcomeKind
+from usher_gateway.delivery.outcome import AnswerError, Outcome
 from usher_gateway.destinations import SendError
 from usher_gateway.store.base import DestinationActivity
 
@@ -111,7 +111,7 @@ class ActivityRecorder:
     def note(self, document: documents.DestinationDocument, result: Outcome, status: int, now: int) -> None:
         """Record the result of an attempt that was sent."""
         activity = self.of(document)
-        if result.kind is OutcomeKind.Delivered:
+        if result.kind is model.SettledAs.Delivered:
             changed = succeeded(activity, now)
         else:
             changed = failed(activity, result.error, status, now)

@@ -38,14 +38,6 @@ KEPT_ANSWER_BYTES = 256  # Bytes of the last answer that a dead delivery keeps
 MAX_RULES_SECONDS = 0.05
 
 
-class OutcomeKind(enum.Enum):
-    """The three results that an attempt can have."""
-
-    Delivered = "Delivered"
-    Retry = "Retry"
-    Dead = "Dead"
-
-
 class AnswerError(enum.StrEnum):
     """Why an answer does not count as delivered. ``SendError`` has the codes for attempts without an answer."""
 
@@ -73,7 +65,8 @@ class AnswerError(enum.StrEnum):
 class Outcome(msgspec.Struct, frozen=True):
     """An attempt's classified result."""
 
-    kind: OutcomeKind
+    kind: model.SettledAs
+    """Delivered, Retry or Dead."""
     error: str = ""
     """A code from AnswerError or SendError. Empty for Delivered."""
     slow: bool = False
@@ -84,43 +77,43 @@ class Outcome(msgspec.Struct, frozen=True):
     """The failure counts for the circuit, because the destination caused it and not this delivery."""
 
 
-DELIVERED = Outcome(OutcomeKind.Delivered)  # The result of an attempt that succeeded
+DELIVERED = Outcome(model.SettledAs.Delivered)  # The result of an attempt that succeeded
 
 _BY_STATUS = {
-    401: Outcome(OutcomeKind.Retry, AnswerError.Unauthorized, slow=True, blames_destination=True),
-    403: Outcome(OutcomeKind.Retry, AnswerError.Forbidden, slow=True, blames_destination=True),
-    404: Outcome(OutcomeKind.Retry, AnswerError.NotFound, slow=True, blames_destination=True),
-    408: Outcome(OutcomeKind.Retry, AnswerError.RequestTimeout, blames_destination=True),
-    410: Outcome(OutcomeKind.Dead, AnswerError.Gone, blames_destination=True),
-    425: Outcome(OutcomeKind.Retry, AnswerError.TooEarly, blames_destination=True),
-    429: Outcome(OutcomeKind.Retry, AnswerError.TooManyRequests, blames_destination=True),
+    401: Outcome(model.SettledAs.Retry, AnswerError.Unauthorized, slow=True, blames_destination=True),
+    403: Outcome(model.SettledAs.Retry, AnswerError.Forbidden, slow=True, blames_destination=True),
+    404: Outcome(model.SettledAs.Retry, AnswerError.NotFound, slow=True, blames_destination=True),
+    408: Outcome(model.SettledAs.Retry, AnswerError.RequestTimeout, blames_destination=True),
+    410: Outcome(model.SettledAs.Dead, AnswerError.Gone, blames_destination=True),
+    425: Outcome(model.SettledAs.Retry, AnswerError.TooEarly, blames_destination=True),
+    429: Outcome(model.SettledAs.Retry, AnswerError.TooManyRequests, blames_destination=True),
 }
 _BY_EFFECT = {
     "Delivered": DELIVERED,
-    "Retry": Outcome(OutcomeKind.Retry, AnswerError.RetriedByRule, blames_destination=True),
-    "Throttle": Outcome(OutcomeKind.Retry, AnswerError.ThrottledByRule, blames_destination=True),
-    "Dead": Outcome(OutcomeKind.Dead, AnswerError.RejectedByRule),
+    "Retry": Outcome(model.SettledAs.Retry, AnswerError.RetriedByRule, blames_destination=True),
+    "Throttle": Outcome(model.SettledAs.Retry, AnswerError.ThrottledByRule, blames_destination=True),
+    "Dead": Outcome(model.SettledAs.Dead, AnswerError.RejectedByRule),
 }
-_RULE_FAILED = Outcome(OutcomeKind.Retry, AnswerError.RuleFailed, slow=True, blames_destination=True)
+_RULE_FAILED = Outcome(model.SettledAs.Retry, AnswerError.RuleFailed, slow=True, blames_destination=True)
 _FOR_A_PERSON = frozenset(
     (SendError.AddressForbidden, SendError.BadRequest, SendError.TokenRefused, SendError.TokenKeyInvalid)
 )
 _SUCCESS_HEADER_MISSING = Outcome(
-    OutcomeKind.Retry, AnswerError.SuccessHeaderMissing, slow=True, blames_destination=True
+    model.SettledAs.Retry, AnswerError.SuccessHeaderMissing, slow=True, blames_destination=True
 )
-_REDIRECTED = Outcome(OutcomeKind.Retry, AnswerError.Redirected, slow=True, blames_destination=True)
-_REJECTED = Outcome(OutcomeKind.Dead, AnswerError.Rejected)
-_SERVER_ERROR = Outcome(OutcomeKind.Retry, AnswerError.ServerError, blames_destination=True)
-_BAD_ANSWER = Outcome(OutcomeKind.Retry, SendError.BadAnswer, blames_destination=True)
+_REDIRECTED = Outcome(model.SettledAs.Retry, AnswerError.Redirected, slow=True, blames_destination=True)
+_REJECTED = Outcome(model.SettledAs.Dead, AnswerError.Rejected)
+_SERVER_ERROR = Outcome(model.SettledAs.Retry, AnswerError.ServerError, blames_destination=True)
+_BAD_ANSWER = Outcome(model.SettledAs.Retry, SendError.BadAnswer, blames_destination=True)
 
 
 def classify(answer: DestinationAnswer, destination: documents.DestinationDocument, now: int) -> Outcome:
     """Classify an answer. ``now`` (microseconds) is needed for a ``Retry-After`` that is a date."""
     if answer.error is not None:
         is_for_a_person = answer.error in _FOR_A_PERSON
-        return Outcome(OutcomeKind.Retry, answer.error, slow=is_for_a_person, blames_destination=True)
+        return Outcome(model.SettledAs.Retry, answer.error, slow=is_for_a_person, blames_destination=True)
     outcome = _by_rule(answer, destination) or _by_status(answer, destination)
-    asked_for = _retry_after_of(answer, destination, now) if outcome.kind is OutcomeKind.Retry else 0
+    asked_for = _retry_after_of(answer, destination, now) if outcome.kind is model.SettledAs.Retry else 0
     return msgspec.structs.replace(outcome, retry_after=asked_for) if asked_for else outcome
 
 
@@ -307,9 +300,8 @@ def conclude(
     attempt took.
     """
     outcome = classify(answer, destination, now)
-    is_delivered = outcome.kind is OutcomeKind.Delivered
-    settled_as, due_at = (model.SettledAs.Delivered if is_delivered else model.SettledAs.Dead), 0
-    if outcome.kind is OutcomeKind.Retry:
+    settled_as, due_at = outcome.kind, 0
+    if settled_as is model.SettledAs.Retry:
         settled_as, due_at = decide_retry(
             delivery,
             slow=outcome.slow,

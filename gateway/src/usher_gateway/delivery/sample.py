@@ -123,7 +123,7 @@ class SampleSender:
                 request.body.decode("utf-8", "replace"),
             ),
             route=f"{route.listener.key}/{route.route}" if route is not None else None,
-            outcome=classified.kind.value,
+            outcome=classified.kind.name,
             error=classified.error,
             hint=HINTS.get(classified.error, ""),
             rule=applied.number,
