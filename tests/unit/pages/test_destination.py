@@ -49,4 +49,4 @@ def test_effect_of_an_answer_rule_is_named(changes: dict[str, Any], effect: str)
 
 def test_every_health_and_outcome_has_a_sentence() -> None:
     assert destination.HEALTH.keys() == {*states.DestinationHealth}
-    assert destination.OUTCOMES.keys() == {"Delivered", "Retry", "Dead"}
+    assert states.SAMPLE_OUTCOMES.keys() == {"Delivered", "Retry", "Dead"}

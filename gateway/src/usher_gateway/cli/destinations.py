@@ -155,7 +155,7 @@ def _print_sample(answer: listings.Row) -> None:
     missing = "no access token" if answer["error"].startswith("Token") else "no answer"
     status = f"status {answer['status']}" if answer["status"] else missing
     error = f" ({answer['error']})" if answer["error"] else ""
-    typer.echo(f"{status} after {answer['milliseconds']} ms: {_OUTCOMES[answer['outcome']]}{error}")
+    typer.echo(f"{status} after {answer['milliseconds']} ms: {states.SAMPLE_OUTCOMES[answer['outcome']]}{error}")
     for reason in answer["notSentBecause"]:
         tables.print_text(_NOT_SENT.get(reason, f"This route holds its deliveries now ({reason})."))
     if answer["hint"]:
@@ -165,13 +165,6 @@ def _print_sample(answer: listings.Row) -> None:
         typer.echo(f"Rule {answer['rule']} of http.answers {failed}.")
     if answer["answer"]:
         tables.print_lines(answer["answer"].rstrip())
-
-
-_OUTCOMES = {
-    "Delivered": "a visit would be delivered",
-    "Retry": "a visit would be tried again",
-    "Dead": "a visit would be dead at once",
-}
 
 
 # Why a sample's route sends no visits now -> a sentence; other reasons hold its deliveries.

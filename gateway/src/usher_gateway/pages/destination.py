@@ -7,7 +7,7 @@ from aiohttp import web
 from usher_gateway.pages import requests
 from usher_gateway.pages.api import Api, Form, Row, Values, all_of, find_row
 from usher_gateway.pages.rendering import path_to
-from usher_gateway.words import listings
+from usher_gateway.words import listings, states
 
 _SHOWN = 20  # Deliveries on one page
 
@@ -35,13 +35,6 @@ _RULES = {
     "ThrottledByRule": "A rule of `http.answers` says: try again, and send fewer.",
     "RejectedByRule": "A rule of `http.answers` says: dead.",
     "RuleFailed": "A rule of `http.answers` cannot be evaluated.",
-}
-
-# `outcome` in `POST /api/destinations/test` -> what would become of a visit.
-OUTCOMES = {
-    "Delivered": "A visit would be delivered.",
-    "Retry": "A visit would be tried again.",
-    "Dead": "A visit would be dead at once.",
 }
 
 _REDIRECTION_FROM = 300
@@ -84,7 +77,7 @@ async def send_sample(api: Api, request: web.Request, _: Form) -> tuple[str, Val
     answer = await api.post("/api/destinations/test", {"destination": values["key"]})
     sample = {
         **answer,
-        "came_to": OUTCOMES[answer["outcome"]],
+        "came_to": f"{states.SAMPLE_OUTCOMES[answer['outcome']].capitalize()}.",
         "body": answer["request"]["body"].splitlines(),
         "answer": answer["answer"].splitlines(),
     }

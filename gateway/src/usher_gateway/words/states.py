@@ -119,6 +119,13 @@ class DestinationHealth(enum.StrEnum):
 
 NOT_FAILING = frozenset((DestinationHealth.NotTried, DestinationHealth.Healthy))
 
+# A sample's outcome (`delivery.sample.SampleResult`) -> what would become of a visit.
+SAMPLE_OUTCOMES = {
+    "Delivered": "a visit would be delivered",
+    "Retry": "a visit would be tried again",
+    "Dead": "a visit would be dead at once",
+}
+
 # Errors with which a delivery dies at its first attempt (`delivery.outcome.AnswerError`).
 _REJECTIONS = frozenset(("Rejected", "RejectedByRule"))
 
