@@ -27,7 +27,7 @@ from usher_gateway.ingest import identity
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.cpu_limits import TenantBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
-from usher_gateway.insight import journal, run_state
+from usher_gateway.insight import health, journal, run_state
 from usher_gateway.insight.tenants import TenantTracker
 from usher_gateway.pages.brand import Brand
 from usher_gateway.pages.customer import CustomerPages
@@ -184,11 +184,10 @@ class Served:
         return states.has_rejecting_error(self.health, self.error)
 
     def health_tracker(self) -> mock.Mock:
-        tracker = mock.Mock()
+        tracker: mock.Mock = mock.create_autospec(health.HealthTracker, instance=True)
         changes: journal.Changes[states.Key, states.State]
         changes = journal.Changes("c.1", complete=True, present={}, removed=[])
-        tracker.merge_activity = mock.AsyncMock()
-        tracker.since = mock.AsyncMock(return_value=changes)
+        tracker.since.return_value = changes
         tracker.document.return_value = states.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)
         state = states.ListenerState(
             receiving="Receiving",
@@ -212,9 +211,9 @@ class Served:
             retired_arrivals={},
         )
         tracker.listener.side_effect = lambda *_: msgspec.structs.replace(state, refused_reason=self.refused_reason)
-        tracker.listener_states = mock.AsyncMock(
-            side_effect=lambda: {"agency/lobby": msgspec.structs.replace(state, refusing=self.is_refusing)}
-        )
+        tracker.listener_states.side_effect = lambda: {
+            "agency/lobby": msgspec.structs.replace(state, refusing=self.is_refusing)
+        }
         tracker.destination.side_effect = lambda *_: states.DestinationState(
             self.health, self.circuit, error=self.error, status=None, unresolved=None
         )
