@@ -81,7 +81,7 @@ LISTENER_COLUMNS: tuple[listings.Column, ...] = (
     ("LISTENER", overview.path_of),
     ("VISITS", overview.today_cell("visits")),
     ("TROUBLES", _listener_troubles),
-    ("LAST (UTC)", overview.minute_cell("lastArrival")),
+    ("LAST (UTC)", overview.last_arrival_cell),
     ("QUARANTINED", overview.today_cell("quarantined")),
     ("TENANT", listings.text_cell("tenant")),
     ("ROUTES", lambda row: ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])),

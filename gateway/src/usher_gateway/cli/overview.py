@@ -136,10 +136,9 @@ def today_cell(name: str) -> Callable[[listings.Row], str]:
     return lambda row: str(row["today"][name])
 
 
-def minute_cell(name: str) -> Callable[[listings.Row], str]:
-    """Return a cell function for a time in the last months (UTC, to the minute)."""
-    cell = listings.short_time_cell(name)
-    return lambda row: cell(row)[:11]
+def last_arrival_cell(row: listings.Row) -> str:
+    """Return when the last arrival was accepted (UTC, to the minute)."""
+    return listings.short_time_cell("lastArrival")(row)[:11]
 
 
 def held_reasons(row: listings.Row) -> str:

@@ -41,7 +41,7 @@ _TENANT_COLUMNS: tuple[listings.Column, ...] = (
     ("WAIT", lambda row: str(row["backlog"] or "")),
     ("TROUBLES", _tenant_troubles),
     ("QUOTA", lambda row: "" if row["quotaUsed"] is None else f"{row['quotaUsed']:.0%}"),
-    ("LAST (UTC)", overview.minute_cell("lastArrival")),
+    ("LAST (UTC)", overview.last_arrival_cell),
     ("LISTENERS", listings.text_cell("listeners")),
 )
 

@@ -62,13 +62,8 @@ class TokenKeyError(Exception):
 class AccessTokens:
     """The tokens of all destinations. The client asks for them through the same address guard as deliveries."""
 
-    def __init__(
-        self,
-        client: DestinationClient,
-        now: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        self._client, self._now, self._wall = client, now, wall
+    def __init__(self, client: DestinationClient, now: Callable[[], float]) -> None:
+        self._client, self._now = client, now
         self._tokens: dict[str, _Token] = {}  # By destination
         self._requests: dict[tuple[str, documents.OAuth2], asyncio.Task[_Token]] = {}
         """By destination and credentials, because a token for others must not get to a URL that has changed too."""
@@ -123,7 +118,7 @@ class AccessTokens:
         charge: Callable[[float], None] | None,
     ) -> _Token:
         try:
-            form, seconds = await asyncio.to_thread(_measured_form, oauth2, int(self._wall()))
+            form, seconds = await asyncio.to_thread(_measured_form, oauth2, int(time.time()))
         except TokenKeyError:
             return self._failed(destination.key, oauth2, SendError.TokenKeyInvalid, failures)
         if charge is not None and seconds > ORDINARY_SECONDS:

@@ -158,7 +158,7 @@ async def next_verdicts(
         Verdict(key, *verdict)
         for key in keys
         if key in packed
-        for verdict in scopes.matching_verdicts(packed[key], scope.routes, None, any_skip=False)
+        for verdict in scopes.matching_verdicts(packed[key], scope.routes, None)
     ]
     selected = [
         candidate.verdict for candidate in await candidates(session, verdicts) if candidate.is_selected(request)

@@ -300,7 +300,7 @@ def has_verdict(verdicts: bytes, scope: RowScope) -> bool:
     """Return whether an arrival has a verdict with a route and a skip reason that a scope selects."""
     if scope.routes is None and scope.skip is None:
         return True
-    return bool(matching_verdicts(verdicts, scope.routes, scope.skip, any_skip=False))
+    return bool(matching_verdicts(verdicts, scope.routes, scope.skip))
 
 
 async def _newest_held(
@@ -351,16 +351,16 @@ def _member(kind: Any, name: str | None, field: str, *others: str) -> Any:
 
 
 def matching_verdicts(
-    verdicts: bytes, routes: set[int] | None, skip: model.SkipReason | None, *, any_skip: bool
+    verdicts: bytes, routes: set[int] | None, skip: model.SkipReason | None
 ) -> list[tuple[int, int, int]]:
     """Return the verdicts (route, skip reason or 0, delivery key or 0) with one of the routes and the skip reason.
 
-    None selects any route or reason; ``any_skip`` leaves out verdicts that created a delivery.
+    None selects any route or reason.
     """
     return [
         (route, skipped, delivery)
         for route, skipped, delivery in _decode(verdicts)
-        if (routes is None or route in routes) and (skip is None or skipped == skip) and (not any_skip or skipped)
+        if (routes is None or route in routes) and (skip is None or skipped == skip)
     ]
 
 

@@ -99,9 +99,6 @@ class Writer(BatchWriter):
             return model.StoreUnavailableError(f"the store failed: {type(error).__name__}")
         return error
 
-    def _name_of(self, error: Exception) -> str:
-        return type(error).__name__
-
     # One transaction
 
     async def _commit_once(self, batch: Batch) -> tuple[list[model.Accepted], object]:
