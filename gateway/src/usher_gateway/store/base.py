@@ -92,7 +92,7 @@ class ListenerActivity(msgspec.Struct, frozen=True):
 
 
 class DestinationActivity(msgspec.Struct, frozen=True):
-    """How the attempts at a destination's URL ended. Times are microseconds; 0: never."""
+    """How the attempts at a destination's URL ended: the columns of its row. Times are microseconds; 0: never."""
 
     url_digest: bytes
     """Keyed digest of the URL, because another URL's activity says nothing about it."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.store.base import DestinationActivity
 
 # Table -> its columns, in the order in which the tables are copied; the migrations make the same columns.
 # Arrivals come in key order, because SQLite indexes persons up to a key. `waiting` is 0 or 1, and a
@@ -41,8 +42,7 @@ COLUMNS = {
     "prints": "fingerprint, arrival",
     "once_marks": "mark, until",
     "activity": "listener, last_arrival_at, first_visits, retired_arrivals",
-    "destination_activity": "destination, url_digest, has_succeeded, error, status, failed_at, failing_since, failures,"
-    " recovered_at",
+    "destination_activity": ", ".join(["destination", *DestinationActivity.__struct_fields__]),
     "meters": "listener, slot, counter, count",
     "meta": "name, value",
 }

@@ -6,7 +6,6 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import DestinationActivity, ListenerActivity
-from usher_gateway.store.copy import COLUMNS
 from usher_gateway.store.session import Session, columns
 from usher_gateway.store.transaction import Transaction
 
@@ -24,15 +23,14 @@ _WRITE = """
     on conflict (listener) do update set last_arrival_at = excluded.last_arrival_at,
         first_visits = excluded.first_visits, retired_arrivals = excluded.retired_arrivals
 """
-_READ_DESTINATIONS = f"select {COLUMNS['destination_activity']} from destination_activity"  # noqa: S608
+_TRIED = DestinationActivity.__struct_fields__
+_READ_DESTINATIONS = f"select destination, {', '.join(_TRIED)} from destination_activity"  # noqa: S608
 # Save the activity of destinations. Among several gateways, the one with the newest change wins.
 _WRITE_DESTINATIONS = f"""
-    insert into destination_activity as saved ({COLUMNS["destination_activity"]})
+    insert into destination_activity as saved (destination, {", ".join(_TRIED)})
     select * from unnest($1::text[], $2::bytea[], $3::smallint[], $4::text[], $5::smallint[], $6::bigint[],
         $7::bigint[], $8::bigint[], $9::bigint[]) where true
-    on conflict (destination) do update set url_digest = excluded.url_digest, has_succeeded = excluded.has_succeeded,
-        error = excluded.error, status = excluded.status, failed_at = excluded.failed_at,
-        failing_since = excluded.failing_since, failures = excluded.failures, recovered_at = excluded.recovered_at
+    on conflict (destination) do update set {", ".join([f"{name} = excluded.{name}" for name in _TRIED])}
     where excluded.url_digest <> saved.url_digest
         or greatest(excluded.failed_at, excluded.recovered_at) >= greatest(saved.failed_at, saved.recovered_at)
 """  # noqa: S608 - names of columns
@@ -67,7 +65,7 @@ async def save(
         await _save_listeners(transaction, listeners)
     if destinations:  # unless another gateway has saved something newer
         rows = [(key, *msgspec.structs.astuple(tried)) for key, tried in sorted(destinations.items())]
-        await transaction.session.execute(_WRITE_DESTINATIONS, *columns(rows, 9))
+        await transaction.session.execute(_WRITE_DESTINATIONS, *columns(rows, 1 + len(_TRIED)))
 
 
 async def _save_listeners(transaction: Transaction, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
