@@ -36,7 +36,7 @@ def test_page_names_the_time_after_which_a_retry_is_a_redelivery() -> None:
     sentence = re.search(r"less than ([0-9,]+) s", PAGE)
     assert sentence is not None
     seconds = int(sentence[1].replace(",", ""))
-    assert seconds == model.REDELIVERY_NOT_BEFORE_SECONDS
+    assert seconds * model.MICROSECONDS == model.REDELIVERY_NOT_BEFORE
     assert counted_as(seconds, time_trusted=False) is model.CountedAs.Redelivery
 
 

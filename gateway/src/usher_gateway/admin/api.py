@@ -24,6 +24,8 @@ from usher_gateway.resources import conditions
 from usher_gateway.store.base import LONGEST_PAGE, Filter
 from usher_gateway.words import listings
 
+Row = dict[str, object]  # A part of an answer, before it becomes JSON
+
 _log = structlog.get_logger(__name__)
 
 _DEFAULT_PAGE_ROWS = 100

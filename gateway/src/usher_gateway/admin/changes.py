@@ -26,8 +26,6 @@ _LEFT_OUT: Mapping[Change, str] = {
 _LOOKED_AT = 100  # The newest deliveries that explain why a change concerns none
 _SUPPRESSED = "Suppressed"  # Why an arrival of a suppressed person stays in quarantine
 
-Row = dict[str, object]
-
 
 class _Released(msgspec.Struct):
     reasons: collections.Counter[str] = msgspec.field(default_factory=collections.Counter)
@@ -78,7 +76,7 @@ async def _change(
         selection, audited, where = await _read_selection(parts, request, api.REASONS["/api/deliveries"])
         if selection.dry_run:
             preview = await parts.store.preview(change, where, parts.clock.now())
-            more: Row = {
+            more: api.Row = {
                 "destinations": preview.destinations,
                 "tenants": preview.tenants,
                 "leftOut": preview.left_out,
@@ -178,7 +176,7 @@ async def _why_none(parts: Parts, where: Filter, change: Change, left_out: int) 
     return f"the newest deliveries of the selection are: {', '.join(results)}"
 
 
-def _preview_response(nothing: Row, reasons: Mapping[str, int], why_none: str) -> web.StreamResponse:
+def _preview_response(nothing: api.Row, reasons: Mapping[str, int], why_none: str) -> web.StreamResponse:
     """Answer a request with ``dryRun``: what it would change, in all and by reason, or why it would change nothing."""
     return api.json_response(
         {**nothing, "selected": sum(reasons.values()), "reasons": reasons, "whyNone": why_none or None}

@@ -17,9 +17,6 @@ from usher_gateway.ingest.registry import LiveListener
 from usher_gateway.store.base import LONGEST_PAGE, AuditEntry, AuditFilter, Filter
 from usher_gateway.words import listings, next_step, story
 
-Row = dict[str, object]
-
-
 _INITIALS = 20  # Visits that are shown with initials
 
 # Selection parts that lead to a person's request, a replay or a row, and so come first.
@@ -124,7 +121,7 @@ async def count_delivered(parts: Parts, request: web.Request) -> web.StreamRespo
     return api.json_response({"rows": rows, "areMore": page.next_cursor is not None})
 
 
-async def _initials(parts: Parts, row: Row) -> str:
+async def _initials(parts: Parts, row: api.Row) -> str:
     listener = parts.registry.listeners.get(f"{row['namespace']}/{row['listener']}")
     if listener is None or listener.name.tenant != row["tenant"]:
         return ""
@@ -252,7 +249,7 @@ def _missing(parts: Parts, delivery: listings.Row) -> str:
     )
 
 
-def _audited(row: listings.Row) -> Row:
+def _audited(row: listings.Row) -> api.Row:
     """Return what the audit log records when a caller looks at a row."""
     return {name: row[name] for name in ("id", "namespace", "tenant")}
 

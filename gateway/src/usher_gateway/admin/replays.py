@@ -32,8 +32,6 @@ _FILTER_NOTES = {
     "while it failed.",
 }
 
-Row = dict[str, object]
-
 
 class ReplaySelection(api.Selection, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The ``POST /api/replays`` body. ``reason`` and ``state`` may have several values, with commas between."""
@@ -210,7 +208,7 @@ def _not_cancelled(replay: Replay) -> ProblemError:
     return ProblemError(409, "NotCancelled", f"only a cancelled replay can be resumed, and this one {state}", hint)
 
 
-def _preview_row(preview: ReplayPreview) -> Row:
+def _preview_row(preview: ReplayPreview) -> api.Row:
     return {
         "selected": preview.report.created,
         "reasons": preview.report.results,
@@ -222,7 +220,7 @@ def _preview_row(preview: ReplayPreview) -> Row:
     }
 
 
-def _sample_row(sample: ReplaySample) -> Row:
+def _sample_row(sample: ReplaySample) -> api.Row:
     listener = sample.route.listener
     return {
         "visit": model.format_id(sample.visit),
@@ -247,7 +245,7 @@ def _left_out(report: ReplayReport) -> dict[str, int]:
     }
 
 
-def _row(replay: Replay) -> Row:
+def _row(replay: Replay) -> api.Row:
     return {
         "id": model.format_id(replay.id),
         "state": replay.state.name.lower(),
@@ -273,10 +271,10 @@ def _row(replay: Replay) -> Row:
     }
 
 
-def _selection_row(request: ReplayRequest) -> Row:
+def _selection_row(request: ReplayRequest) -> api.Row:
     """Return what a replay selects; many ids as their number."""
     where = request.where
-    row: Row = {
+    row: api.Row = {
         name: getattr(where, name)
         for name in ("namespace", "tenant", "listener", "route", "destination")
         if getattr(where, name) is not None

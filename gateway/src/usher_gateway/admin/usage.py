@@ -45,8 +45,6 @@ _USAGE_COUNTERS = (
 # `by` -> the period for the rows that are read. For `tenant` they are added up to one row per tenant.
 _PERIODS: Mapping[str, Period] = {"slot": "slot", "day": "day", "month": "month", "tenant": "month", "venue": "month"}
 
-Row = dict[str, object]
-
 
 class UsageRange(msgspec.Struct, frozen=True):
     """The time for which a caller wants usage; microseconds at slot borders."""
@@ -132,7 +130,7 @@ async def show_usage(parts: Parts, request: web.Request) -> web.StreamResponse:
     return api.json_response({**times, "rows": rows, "total": total})
 
 
-async def _read_together(parts: Parts, where: Filter, span: UsageRange, by: str) -> list[Row]:
+async def _read_together(parts: Parts, where: Filter, span: UsageRange, by: str) -> list[api.Row]:
     """Return a row for each period, or for each tenant, with the counts for all selected listeners."""
     if by == "tenant":
         usage = await parts.store.usage(span.since, span.until, where, span.period, span.zone)
@@ -146,7 +144,7 @@ async def _read_together(parts: Parts, where: Filter, span: UsageRange, by: str)
     return [{"period": period} | _counts(counts) for period, counts in by_period.items()]
 
 
-async def _venues(parts: Parts, where: Filter, span: UsageRange) -> Row:
+async def _venues(parts: Parts, where: Filter, span: UsageRange) -> api.Row:
     """Count visits and repeats by the venue in their bodies, while these are stored.
 
     ``withoutBody`` says how many more the meters counted, whose bodies retention has deleted. A venue is read by
@@ -166,7 +164,7 @@ async def _venues(parts: Parts, where: Filter, span: UsageRange) -> Row:
                 counts.setdefault(key, collections.Counter())[visit.counted_as] += 1
         if time.monotonic() > deadline:
             raise ProblemError(400, "TooMuch", "there are too many visits", "ask for one tenant or a shorter time")
-    rows: list[Row] = [
+    rows: list[api.Row] = [
         {"period": name_range(span), "namespace": namespace, "tenant": tenant, "venue": venue}
         | {"visits": count[model.CountedAs.Visit], "repeats": count[model.CountedAs.Repeat]}
         for (namespace, tenant, venue), count in sorted(counts.items())
@@ -184,10 +182,10 @@ def _venue(visit: VisitBody, body: bytes, document: documents.ListenerDocument |
     return body_reading.read_venue(document, body, visit.content_type.decode("latin-1"))
 
 
-def _tenant_rows(parts: Parts, rows: Iterable[Row], where: Filter, span: UsageRange) -> list[Row]:
+def _tenant_rows(parts: Parts, rows: Iterable[api.Row], where: Filter, span: UsageRange) -> list[api.Row]:
     """Return one row per tenant, also for those in force that nothing was counted for. ``listener`` is empty."""
     listeners = parts.state.snapshot.listeners.values()
-    rows_by_tenant: dict[tuple[str, str], list[Row]] = {
+    rows_by_tenant: dict[tuple[str, str], list[api.Row]] = {
         (document.namespace, document.tenant.name): []
         for document in listeners
         if where.selects(document.namespace, document.tenant.name) and where.listener in {None, document.name}
@@ -201,19 +199,19 @@ def _tenant_rows(parts: Parts, rows: Iterable[Row], where: Filter, span: UsageRa
     ]
 
 
-async def _read_by_zone(parts: Parts, where: Filter, query: Mapping[str, str]) -> list[Row]:
+async def _read_by_zone(parts: Parts, where: Filter, query: Mapping[str, str]) -> list[api.Row]:
     """Read each tenant's usage in its time zone; a tenant that is gone counts in UTC."""
     listeners = parts.state.snapshot.listeners.values()
     tenants = {(listener.namespace, listener.tenant.name): listener.tenant for listener in listeners}
     zones = {name: tenant.time_zone for name, tenant in tenants.items() if where.selects(*name)}
-    rows: list[Row] = []
+    rows: list[api.Row] = []
     for name in sorted({"UTC", *zones.values()}):
         zone_rows = await _read(parts, where, parse_range(query, parts.clock.now(), zoneinfo.ZoneInfo(name)))
         rows += [row for row in zone_rows if zones.get((str(row["namespace"]), str(row["tenant"])), "UTC") == name]
     return rows
 
 
-async def _read(parts: Parts, where: Filter, span: UsageRange) -> list[Row]:
+async def _read(parts: Parts, where: Filter, span: UsageRange) -> list[api.Row]:
     usage = await parts.store.usage(span.since, span.until, where, span.period, span.zone)
     if len(usage) > _MAX_USAGE_ROWS:
         detail = f"{len(usage)} rows are too many"
@@ -250,10 +248,10 @@ def usage_rows(
     open_before: Mapping[model.ListenerName, int],
     period: Period,
     zone: datetime.tzinfo = datetime.UTC,
-) -> list[Row]:
+) -> list[api.Row]:
     """Return rows for JSON in the given order, and carry the number of open deliveries from row to row."""
     running = dict(open_before)
-    rows: list[Row] = []
+    rows: list[api.Row] = []
     for row in usage:
         at_start = running.get(row.listener, 0)
         running[row.listener] = at_end = at_start + books.opened(row.counts)
@@ -265,7 +263,7 @@ def usage_rows(
     return rows
 
 
-def total_of(usage: Iterable[UsageRow]) -> Row:
+def total_of(usage: Iterable[UsageRow]) -> api.Row:
     """Return the sum of listeners' meters."""
     total: model.Counts = {}
     for row in usage:
@@ -274,7 +272,7 @@ def total_of(usage: Iterable[UsageRow]) -> Row:
     return _counts(total)
 
 
-def _sum_rows(rows: Iterable[Row]) -> Row:
+def _sum_rows(rows: Iterable[api.Row]) -> api.Row:
     """Return the sum of rows from usage_rows()."""
     total = _counts({})
     for row in rows:
@@ -287,7 +285,7 @@ def _sum_rows(rows: Iterable[Row]) -> Row:
     return total
 
 
-def _open_deliveries(rows: Iterable[Row]) -> Row:
+def _open_deliveries(rows: Iterable[api.Row]) -> api.Row:
     """Return each listener's open deliveries before its first row and after its last one."""
     first_open: dict[tuple[object, ...], int] = {}
     last_open: dict[tuple[object, ...], int] = {}
@@ -298,8 +296,8 @@ def _open_deliveries(rows: Iterable[Row]) -> Row:
     return {"openBefore": sum(first_open.values()), "openAfter": sum(last_open.values())}
 
 
-def _counts(counts: model.Counts) -> Row:
-    row: Row = {"arrivals": books.arrivals(counts)}
+def _counts(counts: model.Counts) -> api.Row:
+    row: api.Row = {"arrivals": books.arrivals(counts)}
     row |= {counter.name: counts.get(counter, 0) for counter in _USAGE_COUNTERS}
     row["skipped"] = {reason.name: counts.get(counter, 0) for reason, counter in books.SKIPPED.items()}
     return row
@@ -320,7 +318,7 @@ def name_range(span: UsageRange) -> str:
     return "/".join([end.date().isoformat() if are_days else end.isoformat(timespec="minutes") for end in ends])
 
 
-def _violation_row(violation: books.Violation) -> Row:
+def _violation_row(violation: books.Violation) -> api.Row:
     name = violation.listener
     return {
         "namespace": name.namespace,

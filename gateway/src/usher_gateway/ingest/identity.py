@@ -18,8 +18,6 @@ import msgspec
 from usher_gateway import documents, model
 from usher_gateway.ingest.body import WIDE_KEYS
 
-_AHEAD = model.TRUSTED_AHEAD_SECONDS * model.MICROSECONDS
-
 _OLDEST = 946_684_800  # The start of the year 2000. A visitor cannot have authenticated before it.
 _MILLISECONDS_FROM = 100_000_000_000
 
@@ -76,7 +74,7 @@ class Identifier:
         """Identify a valid body. ``fields``: from `extract`; ``plain``, ``is_wide``: as in `ParsedBody`."""
         fingerprint = _digest(self._fingerprint, canonical(_descending(body) if is_wide else body, plain))
         claimed_time = self._time_in(fields.get("occurredAt"))
-        is_trusted = 0 < claimed_time <= received_at + _AHEAD
+        is_trusted = 0 < claimed_time <= received_at + model.TRUSTED_AHEAD
         return Identity(
             fingerprint=fingerprint,
             visitor_key=self._visitor_key(fields) or fingerprint,
@@ -113,7 +111,7 @@ class Identifier:
     def occurred_at(self, value: object, received_at: int) -> int | None:
         """Return when the authentication was, in microseconds; None if the time cannot be trusted."""
         claimed_time = self._time_in(value)
-        return claimed_time if 0 < claimed_time <= received_at + _AHEAD else None
+        return claimed_time if 0 < claimed_time <= received_at + model.TRUSTED_AHEAD else None
 
     def _time_in(self, value: object) -> int:
         """Parse the time in the body; 0 if there is none."""

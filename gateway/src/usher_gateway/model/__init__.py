@@ -6,9 +6,9 @@ Depends on the standard library and msgspec only.
 
 from usher_gateway.model.arrival import (
     PERSON_KEY_START,
-    REDELIVERY_KEEP_SECONDS,
-    REDELIVERY_NOT_BEFORE_SECONDS,
-    TRUSTED_AHEAD_SECONDS,
+    REDELIVERY_KEEP,
+    REDELIVERY_NOT_BEFORE,
+    TRUSTED_AHEAD,
     UNREADABLE,
     Accepted,
     Arrival,

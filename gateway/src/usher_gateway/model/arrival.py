@@ -6,15 +6,18 @@ import msgspec
 
 from usher_gateway.model.delivery import Delivery, Hold, RoutePlan, SkipReason
 from usher_gateway.model.identifiers import ListenerName
+from usher_gateway.model.instants import DAY, MICROSECONDS
 
 # Identical content is a redelivery for this long if a trusted time or a lost answer proves it.
-REDELIVERY_KEEP_SECONDS = 7 * 86400
+REDELIVERY_KEEP = 7 * DAY
 
 # Identical content without a trusted time is a redelivery from this age on, because Purple retries after 3 h.
-REDELIVERY_NOT_BEFORE_SECONDS = 10_000
+REDELIVERY_NOT_BEFORE = 10_000 * MICROSECONDS
 
 PERSON_KEY_START = 2  # Bytes at the start of a person key that are the same for all tenants
-TRUSTED_AHEAD_SECONDS = 120  # The gateway does not trust a time in a body that is further in the future than this
+TRUSTED_AHEAD = (
+    120 * MICROSECONDS
+)  # The gateway does not trust a time in a body that is further in the future than this
 
 
 class CountedAs(enum.IntEnum):

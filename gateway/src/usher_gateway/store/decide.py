@@ -8,10 +8,6 @@ import msgspec
 
 from usher_gateway import model
 
-_KEEP = model.REDELIVERY_KEEP_SECONDS * model.MICROSECONDS
-_AHEAD = model.TRUSTED_AHEAD_SECONDS * model.MICROSECONDS
-_NOT_BEFORE = model.REDELIVERY_NOT_BEFORE_SECONDS * model.MICROSECONDS
-
 
 class KnownContent(msgspec.Struct, gc=False):
     """Content that was accepted before."""
@@ -61,8 +57,8 @@ def decide(arrival: model.Arrival, facts: DedupeFacts) -> ArrivalDecision:
 def _is_redelivery(arrival: model.Arrival, content: KnownContent) -> bool:
     age = arrival.received_at - content.received_at
     if content.unacknowledged or arrival.time_trusted or _was_trusted(arrival, content):
-        return age < _KEEP
-    return _NOT_BEFORE <= age < arrival.redelivery
+        return age < model.REDELIVERY_KEEP
+    return model.REDELIVERY_NOT_BEFORE <= age < arrival.redelivery
 
 
 def _was_trusted(arrival: model.Arrival, content: KnownContent) -> bool:
@@ -70,7 +66,7 @@ def _was_trusted(arrival: model.Arrival, content: KnownContent) -> bool:
 
     The clock was set back since then.
     """
-    return 0 < arrival.future_time <= content.received_at + _AHEAD
+    return 0 < arrival.future_time <= content.received_at + model.TRUSTED_AHEAD
 
 
 def _is_repeat(arrival: model.Arrival, facts: DedupeFacts) -> bool:

@@ -16,8 +16,6 @@ from usher_gateway.store.sqlite.writer import fold_bucket, note_folded, recover
 _SLICE = 1_000
 _BODIES = 16  # A slice of bodies is smaller, because they are held in memory together
 
-_CHECKPOINT_BYTES = 16 * 1024 * 1024
-
 # Tables that are not copied as they are.
 _DUMPED = {
     "prints": "select fingerprint, arrival from prints join arrivals on arrivals.key = prints.arrival",
@@ -90,7 +88,7 @@ class SqliteCopy:
             if table == "arrivals":
                 self._add_lookups(rows)
         with database.explained_errors(self._folder):
-            if self._owned.log_file.stat().st_size > _CHECKPOINT_BYTES:
+            if self._owned.log_file.stat().st_size > database.CHECKPOINT_BYTES:
                 self._connection.execute("pragma wal_checkpoint(truncate)")
 
     def _add_lookups(self, arrivals: list[Row]) -> None:

@@ -22,6 +22,7 @@ from usher_gateway.store.sqlite.scrubber import MOST_PAGES, Scrubber
 FILE_NAME = "usher.sqlite3"  # The store's file inside `--data`
 APPLICATION_ID = 0x55736872  # `Ushr`: distinguishes Usher's files from other SQLite files
 SET_META = "insert or replace into meta (name, value) values (?, ?)"
+CHECKPOINT_BYTES = 16 * 1024 * 1024  # Size of the write-ahead log from which on it is copied into the file
 BUSY_MILLISECONDS = 5_000  # How long a statement waits for a lock that another process holds
 
 # A reader's time limit, because the write-ahead log cannot restart while a reader has a snapshot.

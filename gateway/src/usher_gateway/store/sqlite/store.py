@@ -35,7 +35,6 @@ from usher_gateway.store.transaction import Query
 _log = structlog.get_logger(__name__)
 
 _QUERY_THREADS = 4
-_CHECKPOINT_BYTES = 16 * 1024 * 1024  # Size of the write-ahead log from which on it is copied into the file
 _SWEEP_PAUSE_SECONDS = 0.05  # Pause after each piece of the file that is swept: at most 80 MB are read in a second
 
 _SWEEP_RETRY_SECONDS = 5.0
@@ -220,7 +219,7 @@ class SqliteStore(Store):
         size = log_file.stat().st_size if log_file.exists() else 0
         loop = asyncio.get_running_loop()
         truncate = size > 0 and loop.time() >= self._next_truncate
-        if size < _CHECKPOINT_BYTES and not truncate:
+        if size < database.CHECKPOINT_BYTES and not truncate:
             return
         await self._copy_log("truncate" if truncate else "passive")
         if truncate and self.writer.is_purged:
