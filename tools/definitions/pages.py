@@ -5,6 +5,7 @@ from pathlib import Path
 
 from definitions import definition, schema
 from usher_gateway.resources import types
+from usher_operator.state.view import ConditionType
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,25 +19,7 @@ _DEFAULTS = (
     "what it means. Defaults are not written into objects."
 )
 
-_EVERY = ("ListenerClass", "Tenant", "Listener", "Destination")
-
-# Condition -> the kinds that have it, if not every kind has it, and docs/conditions.md names no kind in its rows.
-_CONDITIONS = {
-    "ResolvedRefs": ("Listener", "Destination"),
-    "CertificateReady": ("ListenerClass", "Listener"),
-    "Exposed": ("ListenerClass", "Listener"),
-    "Programmed": ("Listener", "Destination"),
-    "Reachable": ("ListenerClass", "Listener"),
-    "Verified": ("Listener",),
-    "Receiving": ("Listener",),
-    "Quarantining": ("Listener",),
-    "RoutesDegraded": ("Listener",),
-    "DeliveriesHeld": ("Listener",),
-    "TimesUntrusted": ("Listener",),
-    "AddressRetired": ("Listener",),
-}
-
-# Reason -> the kinds that it applies to, if not every kind with the condition; see above.
+# Reason -> the kinds that it applies to, if not every kind with the condition, and docs/conditions.md names no kind.
 _REASONS = {
     "ClassNotFound": ("Listener",),
     "ClassNotPermitted": ("Listener", "Destination"),
@@ -153,7 +136,7 @@ def _conditions(name: str) -> Iterator[str]:
         if meaning.startswith("("):
             is_about = meaning.startswith(f"({name}) ")
         else:
-            is_about = name in _CONDITIONS.get(condition, _EVERY) and name in _REASONS.get(reason, _EVERY)
+            is_about = name in ConditionType[condition].kinds and name in _REASONS.get(reason, (name,))
         if is_about:
             yield line.replace(f"({name}) ", "")
 

@@ -3,7 +3,7 @@
 import datetime
 import enum
 from collections.abc import Mapping
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 import msgspec
 
@@ -74,48 +74,45 @@ class DesiredChild(msgspec.Struct, frozen=True):
     """SHA-256 of the manifest. If the existing child has the same value, there is nothing to write."""
 
 
-class ConditionType(enum.StrEnum):
-    """Every condition that the operator writes."""
+_ANY_KIND = ("ListenerClass", "Tenant", "Listener", "Destination")
+_WITH_HOSTNAME, _WITH_DOCUMENT = ("ListenerClass", "Listener"), ("Listener", "Destination")
 
-    Accepted = "Accepted"
-    ResolvedRefs = "ResolvedRefs"
-    CertificateReady = "CertificateReady"
-    Exposed = "Exposed"
-    Programmed = "Programmed"
-    Ready = "Ready"
-    Reachable = "Reachable"
-    Verified = "Verified"
-    Receiving = "Receiving"
-    Quarantining = "Quarantining"
-    RoutesDegraded = "RoutesDegraded"
-    DeliveriesHeld = "DeliveriesHeld"
-    TimesUntrusted = "TimesUntrusted"
-    AddressRetired = "AddressRetired"
-    CompanyShared = "CompanyShared"
-    HostnamesShared = "HostnamesShared"
-    Healthy = "Healthy"
+
+class ConditionType(enum.StrEnum):
+    """Every condition that the operator writes, with the kinds that have it."""
+
+    kinds: tuple[str, ...]
+    group: Literal["", "Informational", "Abnormal"]
+    Accepted = "Accepted", _ANY_KIND
+    ResolvedRefs = "ResolvedRefs", _WITH_DOCUMENT
+    CertificateReady = "CertificateReady", _WITH_HOSTNAME
+    Exposed = "Exposed", _WITH_HOSTNAME
+    Programmed = "Programmed", _WITH_DOCUMENT
+    Ready = "Ready", _ANY_KIND
+    Reachable = "Reachable", _WITH_HOSTNAME, "Informational"
+    Verified = "Verified", ("Listener",), "Informational"
+    Receiving = "Receiving", ("Listener",), "Informational"
+    Quarantining = "Quarantining", ("Listener",), "Abnormal"
+    RoutesDegraded = "RoutesDegraded", ("Listener",), "Abnormal"
+    DeliveriesHeld = "DeliveriesHeld", ("Listener",), "Abnormal"
+    TimesUntrusted = "TimesUntrusted", ("Listener",), "Abnormal"
+    AddressRetired = "AddressRetired", ("Listener",), "Abnormal"
+    CompanyShared = "CompanyShared", ("Tenant",), "Abnormal"
+    HostnamesShared = "HostnamesShared", ("ListenerClass",), "Abnormal"
+    Healthy = "Healthy", ("Destination",), "Informational"
+
+    def __new__(cls, name: str, kinds: tuple[str, ...], group: Literal["", "Informational", "Abnormal"] = "") -> Self:
+        """Make a condition whose value is its name."""
+        condition = str.__new__(cls, name)
+        condition._value_, condition.kinds, condition.group = name, kinds, group
+        return condition
 
 
 # Conditions that exist only while something is wrong.
-ABNORMAL_CONDITIONS = frozenset(
-    {
-        ConditionType.Quarantining,
-        ConditionType.RoutesDegraded,
-        ConditionType.DeliveriesHeld,
-        ConditionType.TimesUntrusted,
-        ConditionType.AddressRetired,
-        ConditionType.CompanyShared,
-        ConditionType.HostnamesShared,
-    }
-)
+ABNORMAL_CONDITIONS = frozenset(condition for condition in ConditionType if condition.group == "Abnormal")
 
 # Conditions that Ready does not depend on; their writes share a small rate limit.
-INFORMATIONAL_CONDITIONS = ABNORMAL_CONDITIONS | {
-    ConditionType.Reachable,
-    ConditionType.Verified,
-    ConditionType.Receiving,
-    ConditionType.Healthy,
-}
+INFORMATIONAL_CONDITIONS = frozenset(condition for condition in ConditionType if condition.group)
 
 
 class OperatorReason(enum.StrEnum):
