@@ -86,7 +86,7 @@ def certificate(host: str, counts_for: str = "agency", since: str = "", **meta: 
 
 def tombstone(host: str, owner_uid: str = "uid-lobby") -> dict[str, Any]:
     owner = config_secret.Owner("agency", "lobby", owner_uid)
-    held = config_secret.HeldHostnames("acme", (host,))
+    held = config_secret.TenantHostnames("acme", (host,))
     removed_at = "2026-11-25T12:00:00Z"
     return config_secret_of(config_secret.tombstone_of("Listener", owner, 1, removed_at, KEYS.document, held=held))
 

@@ -288,7 +288,7 @@ class Cluster:
             child.owner_generation,
             "2026-01-01T00:00:00Z",
             KEYS.document,
-            held=child.held,
+            held=child.tenant_hostnames if child.tenant_hostnames.tenant else None,
         )
         return children.build_config_secret(envelope, settings, child.state.ref.name)
 

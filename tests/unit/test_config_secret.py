@@ -40,7 +40,7 @@ def test_document_is_read_as_it_was_written(document: config_secret.Document) ->
 
 
 def test_tombstone_keeps_hostnames_that_nobody_can_change() -> None:
-    held = config_secret.HeldHostnames("hotels", ("a.example.org", "b.example.org"))
+    held = config_secret.TenantHostnames("hotels", ("a.example.org", "b.example.org"))
     envelope = config_secret.tombstone_of("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY, held=held)
     decoded = config_secret.decode_data(config_secret.secret_data(envelope), KEY)
     assert decoded == envelope

@@ -68,7 +68,7 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.namespace}/{self.name}"
 
 
-class HeldHostnames(msgspec.Struct, frozen=True):
+class TenantHostnames(msgspec.Struct, frozen=True):
     """Hostnames that belong to a tenant. After a removal no other tenant gets them before the tombstone is deleted."""
 
     tenant: str
@@ -88,7 +88,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
     hash: str  # content_hash() of the document, or of the tombstone: keyed, 32 hex digits
     document: Document | None = None
     tombstone: str = ""  # Time at which the operator removed the document (RFC 3339); `""` for a document
-    held: HeldHostnames | None = None  # Only in a listener's tombstone
+    held: TenantHostnames | None = None  # Only in a listener's tombstone
 
     @property
     def identity(self) -> Identity:
@@ -96,11 +96,11 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
         return self.kind, self.owner.key
 
     @property
-    def holds(self) -> HeldHostnames | None:
+    def tenant_hostnames(self) -> TenantHostnames | None:
         """The hostnames that belong to a tenant by this document or tombstone; None for a destination."""
         if not isinstance(self.document, documents.ListenerDocument):
             return self.held
-        return HeldHostnames(self.document.tenant.name, tuple(sorted(self.document.own_hostnames)))
+        return TenantHostnames(self.document.tenant.name, tuple(sorted(self.document.own_hostnames)))
 
 
 class _SignedParts(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +111,7 @@ class _SignedParts(msgspec.Struct, frozen=True, kw_only=True):
     hash: str
     document: msgspec.Raw = msgspec.Raw(b"")
     tombstone: str = ""
-    held: HeldHostnames | None = None
+    held: TenantHostnames | None = None
 
 
 class _Version(msgspec.Struct, frozen=True, rename="camel"):
@@ -142,7 +142,7 @@ def envelope_of(
 
 
 def tombstone_of(
-    kind: Kind, owner: Owner, generation: int, removed_at: str, key: bytes, *, held: HeldHostnames | None = None
+    kind: Kind, owner: Owner, generation: int, removed_at: str, key: bytes, *, held: TenantHostnames | None = None
 ) -> Envelope:
     """Return a document's tombstone. ``removed_at``: RFC 3339; ``key``: ``Keys.document``."""
     digest = _tombstone_hash(kind, owner, removed_at, held, key)
@@ -287,7 +287,7 @@ def _known_part(value: Any, described: msgspec.inspect.Type) -> Any:
     return value
 
 
-def _tombstone_hash(kind: Kind, owner: Owner, removed_at: str, hostnames: HeldHostnames | None, key: bytes) -> str:
+def _tombstone_hash(kind: Kind, owner: Owner, removed_at: str, hostnames: TenantHostnames | None, key: bytes) -> str:
     of_tenant = (hostnames.tenant, *hostnames.hostnames) if hostnames else ()
     parts = ["tombstone", kind, owner.key, owner.uid, removed_at, *of_tenant]
     return hashlib.blake2b("\0".join(parts).encode(), key=key, digest_size=16).hexdigest()

@@ -206,8 +206,8 @@ def test_vanished_document_is_reported_with_its_own_hostnames() -> None:
     document = config_samples.listener(addresses=(own, shared))
     put(state, config_samples.secret(document))
     state.remove_secret(config_samples.secret(document).metadata.name, 7)
-    held = state.vanished_documents[WIFI].holds
-    assert held == config_secret.HeldHostnames(document.tenant.name, ("www.example.com",))
+    hostnames = state.vanished_documents[WIFI].tenant_hostnames
+    assert hostnames == config_secret.TenantHostnames(document.tenant.name, ("www.example.com",))
 
 
 def test_vanished_document_may_return_or_end() -> None:

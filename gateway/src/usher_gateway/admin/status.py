@@ -397,15 +397,15 @@ def _problem(problem: conditions.Problem) -> JsonObject:
 
 def _vanished(status: SourceStatus, kind: config_secret.Kind, key: str) -> JsonObject:
     envelope = status.vanished_documents[kind, key]
-    owner, holds = envelope.owner, envelope.holds
+    owner, hostnames = envelope.owner, envelope.tenant_hostnames
     return {
         "kind": kind,
         "key": key,
         "since": model.time_or_none(status.vanished[kind, key]),
         "uid": owner.uid,
         "install": owner.install,
-        "tenant": holds.tenant if holds is not None else None,
-        "hostnames": holds.hostnames if holds is not None else (),
+        "tenant": hostnames.tenant if hostnames is not None else None,
+        "hostnames": hostnames.hostnames if hostnames is not None else (),
     }
 
 

@@ -30,7 +30,7 @@ class CompiledDocument(msgspec.Struct, frozen=True):
     """See ``Plan.unknown_secrets``."""
     is_blocked: bool = False
     """True if an unreadable resource prevents compiling, so that the published document stays."""
-    held: documents.ListenerDocument | None = None
+    interim: documents.ListenerDocument | None = None
     """The document that is in force while a Listener made again cannot have its own."""
     ended: tuple[str, ...] = ()
     """Retired addresses (``Address.id``) whose time is over. The document has it while the view does not allow that
@@ -81,14 +81,14 @@ def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], 
     listener = cached.resource
     namespace = listener.metadata.namespace
     tenant = _tenant(view, namespace, listener.spec.tenant_ref.name)
-    published, held_document = versions.own_version(view, cached), versions.held_version(view, cached)
+    published, interim = versions.own_version(view, cached), versions.interim_version(view, cached)
     own = published.listener if published is not None else None
-    held_document = versions.bind_routes(view, held_document, own) if held_document is not None else None
+    interim = versions.bind_routes(view, interim, own) if interim is not None else None
     if isinstance(tenant, UnreadableResource):
-        return _blocked(listener, listener.spec.tenant_ref.name, held_document)
+        return _blocked(listener, listener.spec.tenant_ref.name, interim)
     own_class = view.our_class(listener.class_name)
     secrets = _SecretLookup(view)
-    previous = held_document or own
+    previous = interim or own
     declared = compiler.Resources(
         classes={listener.class_name: own_class.resource} if own_class else {},
         tenants={tenant.key: tenant} if tenant else {},
@@ -117,14 +117,14 @@ def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], 
         ended = _ended_addresses(view, listener, previous, document, claims)
         waiting = [address for address in ended if not view.may_retire(cached.key, frozenset((address.id,)))]
         document = msgspec.structs.replace(document, addresses=(*document.addresses, *waiting))
-        if held_document is not None and lacks_credential(findings):
+        if interim is not None and lacks_credential(findings):
             document = versions.hold(document)
         document = versions.bind_routes(view, document, own)
     return CompiledDocument(
         document,
         _not_missing(view, findings),
         tuple(secrets.unknown),
-        held=held_document,
+        interim=interim,
         ended=tuple(address.id for address in ended),
     )
 
@@ -223,13 +223,13 @@ def _tenant(view: Lookups, namespace: str, name: str) -> resources.Tenant | Unre
 def _blocked(
     resource: resources.Listener | resources.Destination,
     tenant: str,
-    held_document: documents.ListenerDocument | None = None,
+    interim: documents.ListenerDocument | None = None,
 ) -> CompiledDocument:
     """The result for a tenant that this version cannot read: it is not treated as gone."""
     message = f"Tenant `{tenant}` exists, but this version of Usher cannot read it; its conditions say why"
     reason = conditions.Reason.TenantNotFound
     finding = conditions.Finding(resource.kind_name, resource.key, "spec.tenantRef.name", reason, message)
-    return CompiledDocument(held_document, [finding], (), is_blocked=held_document is None, held=held_document)
+    return CompiledDocument(interim, [finding], (), is_blocked=interim is None, interim=interim)
 
 
 def _not_missing(view: Lookups, findings: list[conditions.Finding]) -> list[conditions.Finding]:

@@ -168,10 +168,10 @@ def _unchanged(
     view: Lookups, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
 ) -> common.Publication:
     """Take no address out of service, because that was not allowed yet."""
-    if compiled.held is None:
+    if compiled.interim is None:
         publication = common.leave(view, cached)
     else:
-        publication = common.publish(view, key, cached, msgspec.structs.replace(compiled, document=compiled.held))
+        publication = common.publish(view, key, cached, msgspec.structs.replace(compiled, document=compiled.interim))
     if publication.wanted is None:
         return publication
     return msgspec.structs.replace(

@@ -113,9 +113,9 @@ def _class_accepted(
     view: Lookups, cached: CachedResource[resources.ListenerClass], builder: ConditionBuilder
 ) -> StatusCondition:
     declared, previous = cached.resource, builder.previous(_Type.Accepted)
-    held_back = common.publishing_state(view)
-    if held_back is not None:
-        return builder.from_state(_Type.Accepted, held_back)
+    blocking_state = common.publishing_state(view)
+    if blocking_state is not None:
+        return builder.from_state(_Type.Accepted, blocking_state)
     if view.halted is None and previous is not None and previous.reason == OperatorReason.RemovalsHalted:
         return previous  # the guard has not decided yet whether they wait
     if view.halted:

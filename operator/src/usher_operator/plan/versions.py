@@ -36,7 +36,7 @@ def own_version(view: Lookups, cached: CachedResource[Any]) -> PublishedDocument
     return published if is_of_present_namespace(view, cached.key) else None
 
 
-def held_version(view: Lookups, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
+def interim_version(view: Lookups, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
     """The document for a Listener that was made again for its tenant, while it is not valid; None for any other one."""
     listener, published = cached.resource, view.published(cached.key)
     document = published.listener if published is not None else None

@@ -18,7 +18,7 @@ import structlog
 import yarl
 
 from usher_gateway import model
-from usher_gateway.config_secret import HeldHostnames
+from usher_gateway.config_secret import TenantHostnames
 from usher_gateway.kube.client import ApiError, Client, JsonObject
 from usher_operator.run.health import OperatorMetrics
 from usher_operator.run.installation import Installation
@@ -113,14 +113,14 @@ class GatewayAnswers:
             for vanished in answer.vanished
             if self._is_stale(vanished, answer.now)
         }
-        held_hostnames = {
-            _key(vanished.kind, vanished.key): HeldHostnames(vanished.tenant, vanished.hostnames)
+        vanished_hostnames = {
+            _key(vanished.kind, vanished.key): TenantHostnames(vanished.tenant, vanished.hostnames)
             for vanished in answer.vanished
             if vanished.tenant and vanished.install == self._install
         }
         self.cursor, self.has_answered = answer.cursor, True
         self.report = msgspec.structs.replace(
-            report, reachable=True, refuses_token=False, stale=stale_documents, held=held_hostnames
+            report, reachable=True, refuses_token=False, stale=stale_documents, vanished=vanished_hostnames
         )
         return {key for key, state in previous_states.items() if self._state(key) != state}
 

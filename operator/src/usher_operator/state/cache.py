@@ -372,7 +372,7 @@ class Cache(Lookups):
         """Note the hostnames that a Listener names and that its stored status has; returns these and former ones."""
         previous_hostnames = self._stored_holders.hostnames_of(key)
         hostnames = _stored_hostnames(cached) if cached is not None else frozenset()
-        self._stored_holders.set(key, (key.namespace, self._tenant_of(key)), hostnames)
+        self._stored_holders.set(key, self._tenant_of(key), hostnames)
         return previous_hostnames | hostnames
 
     def _place_of(self, key: Key) -> Place | None:
@@ -525,9 +525,8 @@ def _subjects_of(claims: Iterable[Claim]) -> set[Subject]:
 def _subjects_of_child(child: kinds.ChildRecord) -> set[Subject]:
     """The subjects in a child that other plans read: a document, its hostnames, or a hostname's route."""
     subjects: set[Subject] = {(child.key.kind, child.key.path)}
-    hostnames = child.held.hostnames if child.held is not None else ()
     subjects |= _subjects_of_document(child.key, _published_document(child))
-    return subjects | {("Hostname", hostname) for hostname in hostnames}
+    return subjects | {("Hostname", hostname) for hostname in child.tenant_hostnames.hostnames}
 
 
 def _subjects_of_document(key: Key, document: documents.ListenerDocument | None) -> set[Subject]:

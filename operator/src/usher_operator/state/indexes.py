@@ -73,12 +73,12 @@ class HolderIndex:
         self._owners: dict[Key, Owner] = {}
         self._counts: dict[str, Counter[Owner]] = {}  # By how many Listeners each tenant holds a hostname
 
-    def set(self, key: Key, owner: Owner, hostnames: Iterable[str]) -> None:
+    def set(self, key: Key, tenant: str, hostnames: Iterable[str]) -> None:
         """Set the hostnames that a tenant holds by a Listener; empty if it holds none any more."""
         self._count(key, -1)
         self._hosts.set(key, hostnames)
         if self._hosts.groups_of(key):
-            self._owners[key] = owner
+            self._owners[key] = key.namespace, tenant
         else:
             self._owners.pop(key, None)
         self._count(key, 1)
@@ -126,7 +126,7 @@ class ChildIndex:
         self._addresses: Counter[tuple[RemovalKind, str]] = Counter()
         """Each namespace's number of addresses in force: ``Address`` counts those that are not retired."""
         self.listeners_in_force = 0  # Number of published documents of Listeners
-        self.held = HolderIndex()  # The tenants that hold hostnames by a document or a tombstone
+        self.holders = HolderIndex()  # The tenants that hold hostnames by a document or a tombstone
 
     @property
     def keys(self) -> Iterable[Key]:
@@ -226,12 +226,8 @@ class ChildIndex:
         is_in_force = child is not None and child.published is not None
         self._in_force.set(key, [(key.kind, key.namespace)] if is_in_force else [])
         self.tombstones.set(key, [key.namespace] if child is not None and child.tombstone else [])
-        held_hostnames = child.held if child is not None else None
-        self.held.set(
-            key,
-            (key.namespace, held_hostnames.tenant if held_hostnames else ""),
-            held_hostnames.hostnames if held_hostnames else (),
-        )
+        owned = child.tenant_hostnames if child is not None else kinds.NO_HOSTNAMES
+        self.holders.set(key, owned.tenant, owned.hostnames)
 
 
 def _address_counts(child: kinds.ChildRecord) -> dict[tuple[RemovalKind, str], int]:

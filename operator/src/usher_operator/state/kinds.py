@@ -158,6 +158,9 @@ class ResourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Condition type -> its ``lastTransitionTime``."""
 
 
+NO_HOSTNAMES = config_secret.TenantHostnames("", ())
+
+
 class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One child that exists in the cluster."""
 
@@ -173,7 +176,7 @@ class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Size of its envelope."""
     tombstone: str = ""
     """When the operator published its document's tombstone; `""`: it has none."""
-    held: config_secret.HeldHostnames | None = None
+    tenant_hostnames: config_secret.TenantHostnames = NO_HOSTNAMES
     """Hostnames that belong to a Listener's tenant by its document or its tombstone."""
     is_config: bool = False
     owner_uid: str = ""
@@ -276,7 +279,7 @@ def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) 
         else None,
         document_bytes=config_secret.envelope_bytes(raw["data"]) if document is not None else 0,
         tombstone=envelope.tombstone if envelope is not None else "",
-        held=envelope.holds if envelope is not None else None,
+        tenant_hostnames=(envelope and envelope.tenant_hostnames) or NO_HOSTNAMES,
         is_config=is_config,
         owner_uid=labels.get(config_secret.OWNER_UID_LABEL, ""),
         owner_generation=envelope.generation if envelope is not None else 0,

@@ -301,7 +301,7 @@ class Lookups:
     def has_lost_listeners_at(self, hostname: str) -> bool:
         """True if neither a document nor a tombstone has a hostname, but a Listener's status or a gateway has it."""
         lost = self._stored_holders.keys_of(hostname) or self.reports.holders.keys_of(hostname)
-        return bool(lost) and not self.child_index.held.keys_of(hostname)
+        return bool(lost) and not self.child_index.holders.keys_of(hostname)
 
     @lookup("Hostname")
     def holders(self, hostname: str) -> Collection[Owner]:
@@ -479,7 +479,7 @@ class Lookups:
     @property
     def _evidence(self) -> tuple[HolderIndex, ...]:
         """The evidence of who holds hostnames, best first. A later index counts where no earlier one has a Listener."""
-        return self.child_index.held, self._stored_holders, self.reports.holders
+        return self.child_index.holders, self._stored_holders, self.reports.holders
 
     def _evidence_of(self, hostname: str) -> HolderIndex | None:
         return next((index for index in self._evidence if index.keys_of(hostname)), None)

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 import msgspec
 
 from usher_gateway import documents, resources
-from usher_gateway.config_secret import HeldHostnames
 from usher_gateway.config_secret import Owner as DocumentOwner
+from usher_gateway.config_secret import TenantHostnames
 from usher_gateway.resources.removal_limit import Removal
 
 ADDRESSES_FIELD = "addresses"  # Status field of a Listener: its addresses with shortened URLs
@@ -440,7 +440,7 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
     stale: Mapping[Key, str] = {}
     """This install's documents that the gateway runs although their config Secrets are gone for a while, with their
     owners' uids."""
-    held: Mapping[Key, HeldHostnames] = {}
+    vanished: Mapping[Key, TenantHostnames] = {}
     """This install's Listeners whose documents the gateway runs although their config Secrets are gone."""
 
 

@@ -355,7 +355,7 @@ class ChildRemover:
 
     def _frees_served_hostname(self, child: kinds.ChildRecord) -> bool:
         """Return whether a tombstone holds a hostname at which a gateway may still serve the former owner."""
-        return child.held is not None and bool(child.held.hostnames) and self._cache.reports.may_run(child.key)
+        return bool(child.tenant_hostnames.hostnames) and self._cache.reports.may_run(child.key)
 
     async def _remove_certificate(self, child: kinds.ChildRecord) -> None:
         """Mark a Certificate as unused, or delete it if it has been unused for long enough."""
@@ -404,8 +404,8 @@ class ChildRemover:
         assert kind in {"Listener", "Destination"}
         owner = config_secret.Owner(key.namespace, key.name, owner_uid, settings.install_label)
         existing = self._cache.child_index.config_of(key)
-        held_hostnames = existing.held if existing is not None else None
-        envelope = config_secret.tombstone_of(kind, owner, generation, written_at, keys.document, held=held_hostnames)
+        held = existing.tenant_hostnames if existing is not None and existing.tenant_hostnames.tenant else None
+        envelope = config_secret.tombstone_of(kind, owner, generation, written_at, keys.document, held=held)
         await self._writer.write(key, ref, children.build_config_secret(envelope, settings, ref.name).manifest)
         self._removal_guard.withdraw(key)
         self._queue.add(key)  # its next plan reads that no document is in force, and its removal waits for the age

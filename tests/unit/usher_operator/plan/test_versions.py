@@ -10,7 +10,7 @@ import yaml
 from support import plan_reasons, plan_samples
 from support.planning import Cluster
 from usher_gateway import documents
-from usher_gateway.config_secret import HeldHostnames, secret_name
+from usher_gateway.config_secret import TenantHostnames, secret_name
 from usher_operator.state.view import AppliedDocument, GatewayReport, Key, Kind, Plan
 
 LOBBY = Key("Listener", "default", "lobby")
@@ -306,8 +306,8 @@ def test_destination_stays_while_its_class_cannot_be_read(cluster: Cluster) -> N
 
 def lose_documents(cluster: Cluster, *, tenant: str = "acme") -> None:
     """Delete the config Secret of the Listener, and all of a Tenant; a gateway still runs the document."""
-    held = {LOBBY: HeldHostnames(tenant, ())}
-    cluster.set_gateways(GatewayReport(name="one", stale={LOBBY: "uid-lobby"}, held=held))
+    vanished = {LOBBY: TenantHostnames(tenant, ())}
+    cluster.set_gateways(GatewayReport(name="one", stale={LOBBY: "uid-lobby"}, vanished=vanished))
     cluster.delete("Tenant", "default/acme")
     cluster.delete("Secret", f"{cluster.cache.settings.configuration_namespace}/{secret_name('Listener', LOBBY.path)}")
     assert cluster.cache.published(LOBBY) is None
@@ -377,7 +377,7 @@ def test_listener_that_only_a_gateway_has_keeps_its_hostname_and_its_route(clust
     cluster.edit_metadata("Listener", LOBBY.path, creationTimestamp="2026-02-02T00:00:00Z")
     cluster.settle()
     children = {ref for ref in cluster.objects if ref.kind in {"Ingress", "Certificate"}}
-    running = GatewayReport(name="one", held={LOBBY: HeldHostnames("acme", (WWW,))})
+    running = GatewayReport(name="one", vanished={LOBBY: TenantHostnames("acme", (WWW,))})
     cluster.set_gateways(running)
     cluster.delete("Secret" if missing == "default/purple" else "Tenant", missing)
     cluster.delete("Secret", f"{cluster.cache.settings.configuration_namespace}/{secret_name('Listener', LOBBY.path)}")

@@ -107,9 +107,9 @@ def test_document_of_another_install_is_not_stale(report: gateways.GatewayAnswer
 def test_document_without_a_secret_holds_its_hostnames_at_once(report: gateways.GatewayAnswers) -> None:
     told = {**vanished(), "tenant": "acme", "hostnames": ["www.example.com"]}
     report.take(answer(now="2027-01-31T12:00:00Z", vanished=[told]))
-    assert report.report.held == {LOBBY: config_secret.HeldHostnames("acme", ("www.example.com",))}
+    assert report.report.vanished == {LOBBY: config_secret.TenantHostnames("acme", ("www.example.com",))}
     report.take(answer(now="2027-01-31T12:00:05Z", vanished=[{**told, "install": "usher.dev_other"}]))
-    assert report.report.held == {}
+    assert report.report.vanished == {}
 
 
 def test_answer_is_read_into_listener_and_destination_reports(report: gateways.GatewayAnswers) -> None:

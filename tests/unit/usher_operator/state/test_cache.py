@@ -460,7 +460,7 @@ def served(name: str, *hostnames: str, **meta: Any) -> dict[str, Any]:
 
 def running(host: str, **state: Any) -> GatewayReport:
     """The report of a gateway that runs a document without a config Secret."""
-    return GatewayReport(name="gateway-0", held={LOBBY: config_secret.HeldHostnames("acme", (host,))}, **state)
+    return GatewayReport(name="gateway-0", vanished={LOBBY: config_secret.TenantHostnames("acme", (host,))}, **state)
 
 
 def test_document_and_tombstone_come_before_statuses_and_statuses_before_gateways(cluster: Cluster) -> None:
@@ -481,8 +481,8 @@ def test_document_and_tombstone_come_before_statuses_and_statuses_before_gateway
 
 
 def test_report_of_a_gateway_that_answers_comes_before_that_of_one_that_does_not(cluster: Cluster) -> None:
-    old = config_secret.HeldHostnames("former", ("old.example.com",))
-    cluster.cache.set_gateways((running(WWW), GatewayReport(name="gateway-1", reachable=False, held={LOBBY: old})))
+    old = config_secret.TenantHostnames("former", ("old.example.com",))
+    cluster.cache.set_gateways((running(WWW), GatewayReport(name="gateway-1", reachable=False, vanished={LOBBY: old})))
     assert (cluster.cache.reports.vanished_tenant(LOBBY), cluster.cache.holders(WWW)) == ("acme", {("agency", "acme")})
 
 

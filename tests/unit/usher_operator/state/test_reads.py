@@ -9,7 +9,7 @@ import pytest
 
 from support import plan_samples
 from support.planning import Cluster
-from usher_gateway.config_secret import HeldHostnames
+from usher_gateway.config_secret import TenantHostnames
 from usher_operator import plan
 from usher_operator.state.child_labels import COUNTS_FOR_ANNOTATION
 from usher_operator.state.view import ClusterFeatures, GatewayReport, Key, ObjectRef, Plan, WriteFailure
@@ -175,8 +175,8 @@ class History:
 
     def change_gateways(self) -> None:
         holder = Key("Listener", self.random.choice(NAMESPACES), "lost")
-        held = {holder: HeldHostnames("t1", (self.random.choice(HOSTS),))} if self.chance(0.5) else {}
-        self.cluster.set_gateways(GatewayReport(name="gateway-0", held=held))
+        vanished = {holder: TenantHostnames("t1", (self.random.choice(HOSTS),))} if self.chance(0.5) else {}
+        self.cluster.set_gateways(GatewayReport(name="gateway-0", vanished=vanished))
 
     def change_write_failure(self) -> None:
         failure = WriteFailure("apply: 403", cause="Forbidden") if self.chance(0.5) else None

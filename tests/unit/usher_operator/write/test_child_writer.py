@@ -245,13 +245,13 @@ SILENT = GatewayReport(name="one", reachable=False)
 async def test_hostname_is_not_free_while_a_gateway_may_serve_its_former_owner(
     reports: dict[str, Any] | None, stays: bool
 ) -> None:
-    held = config_secret.HeldHostnames("acme", ("shop.example.org",))
+    held = config_secret.TenantHostnames("acme", ("shop.example.org",))
     server = await remove_tombstone("2026-11-25T11:50:00Z", held, reports)
     assert (NAME in server.stored) is stays
 
 
 async def remove_tombstone(
-    removed_at: str, held: config_secret.HeldHostnames | None = None, reports: dict[str, Any] | None = None
+    removed_at: str, held: config_secret.TenantHostnames | None = None, reports: dict[str, Any] | None = None
 ) -> Server:
     """Let the remover see, on 2026-11-25 at 12:00, a tombstone that nobody wants; ``reports``: what gateways run."""
     cache = with_keys(confirmed_clock=lambda: NOON)
