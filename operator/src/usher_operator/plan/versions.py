@@ -22,7 +22,7 @@ import msgspec
 from usher_gateway import documents, resources
 from usher_gateway.resources.listener_document import routes_of
 from usher_operator.state.lookups import Lookups
-from usher_operator.state.view import CachedResource, Key, PublishedDocument
+from usher_operator.state.view import CachedResource, Key, PublishedDocument, path_key
 
 _NOT_VALID_YET = 0  # Generation in the document of a Listener that was made again, until it is valid
 
@@ -82,6 +82,5 @@ def _destinations(document: documents.ListenerDocument) -> dict[str, None]:
 
 def _uid_of(view: Lookups, path: str) -> str:
     """A Destination's uid, also if this version cannot read it; ``""`` if it is absent."""
-    namespace, _, name = path.partition("/")
-    destination = view.destination(path) or view.unreadable(Key("Destination", namespace, name))
+    destination = view.destination(path) or view.unreadable(path_key("Destination", path))
     return destination.uid if destination is not None else ""

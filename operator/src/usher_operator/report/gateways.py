@@ -10,22 +10,29 @@ import contextlib
 import datetime
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 import msgspec
 import structlog
 import yarl
 
-from usher_gateway import model
-from usher_gateway.config_secret import TenantHostnames
+from usher_gateway import config_secret, model
 from usher_gateway.kube.client import ApiError, Client, JsonObject
 from usher_operator.run.health import OperatorMetrics
 from usher_operator.run.installation import Installation
 from usher_operator.run.workqueue import Workqueue
 from usher_operator.settings import OperatorSettings
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import AppliedDocument, DestinationReport, GatewayReport, Key, ListenerReport, Moment
+from usher_operator.state.view import (
+    AppliedDocument,
+    DestinationReport,
+    GatewayReport,
+    Key,
+    ListenerReport,
+    Moment,
+    path_key,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -42,7 +49,7 @@ _SLICES = "/apis/discovery.k8s.io/v1"
 
 
 class _Removed(msgspec.Struct):
-    kind: Literal["Listener", "Destination"]
+    kind: config_secret.Kind
     key: str
 
 
@@ -86,7 +93,7 @@ class GatewayAnswers:
 
     def take(self, answer: ConfigReport, now: int = 0) -> set[Key]:
         """Take an answer; returns the keys whose state changed. ``now``: the operator's confirmed time."""
-        keys = {_key(entry.kind, entry.key) for entry in (*answer.documents, *answer.removed, *answer.vanished)}
+        keys = {path_key(entry.kind, entry.key) for entry in (*answer.documents, *answer.removed, *answer.vanished)}
         report = self.report
         keys |= {*report.stale, *_reported_keys(answer)}
         if answer.complete:
@@ -97,10 +104,10 @@ class GatewayAnswers:
             report.listeners.clear()
             report.destinations.clear()
         for gone in answer.removed:
-            report.applied.pop(_key(gone.kind, gone.key), None)
+            report.applied.pop(path_key(gone.kind, gone.key), None)
             (report.listeners if gone.kind == "Listener" else report.destinations).pop(gone.key, None)
         for document in answer.documents:
-            report.applied[_key(document.kind, document.key)] = AppliedDocument(
+            report.applied[path_key(document.kind, document.key)] = AppliedDocument(
                 document.hash or "", document.rejected or ""
             )
         ahead = _hours_ahead(answer.now, now)
@@ -109,12 +116,12 @@ class GatewayAnswers:
             report.listeners[path] = msgspec.structs.replace(listener, retired_arrivals=arrivals)
         report.destinations.update(answer.destinations)
         stale_documents = {
-            _key(vanished.kind, vanished.key): vanished.uid
+            path_key(vanished.kind, vanished.key): vanished.uid
             for vanished in answer.vanished
             if self._is_stale(vanished, answer.now)
         }
         vanished_hostnames = {
-            _key(vanished.kind, vanished.key): TenantHostnames(vanished.tenant, vanished.hostnames)
+            path_key(vanished.kind, vanished.key): config_secret.TenantHostnames(vanished.tenant, vanished.hostnames)
             for vanished in answer.vanished
             if vanished.tenant and vanished.install == self._install
         }
@@ -153,14 +160,9 @@ def _hours_ahead(gateway_time: datetime.datetime | None, now: int) -> datetime.t
     return datetime.timedelta(hours=max(0, hours))
 
 
-def _key(kind: Literal["Listener", "Destination"], path: str) -> Key:
-    namespace, _, name = path.partition("/")
-    return Key(kind, namespace, name)
-
-
 def _reported_keys(report: ConfigReport | GatewayReport) -> set[Key]:
-    listeners = {_key("Listener", path) for path in report.listeners}
-    return listeners | {_key("Destination", path) for path in report.destinations}
+    listeners = {path_key("Listener", path) for path in report.listeners}
+    return listeners | {path_key("Destination", path) for path in report.destinations}
 
 
 class GatewayObserver:

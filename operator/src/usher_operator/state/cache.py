@@ -155,13 +155,10 @@ class Cache(Lookups):
 
     def set_reachability(self, hostname: str, reachability: Reachability | None) -> KeySet:
         """Set whether requests to a hostname lead to a gateway; None: forget it."""
-        previous = self.reachabilities.get(hostname)
         if reachability is None:
             self.reachabilities.pop(hostname, None)
         else:
             self.reachabilities[hostname] = reachability
-        if previous == reachability:
-            return _NO_KEYS
         return self._readers_of_hostnames([hostname])
 
     def take_changed_routes(self) -> set[str]:
@@ -196,12 +193,7 @@ class Cache(Lookups):
             key = Key(kind.name, namespace, name)  # type: ignore[arg-type]
             record = self._parse_own(key, raw)
             self._ending.pop(key, None)
-            if (
-                raw is not None
-                and record
-                and kind is not kinds.LISTENER_CLASS
-                and "deletionTimestamp" in raw["metadata"]
-            ):
+            if raw and record and kind is not kinds.LISTENER_CLASS and "deletionTimestamp" in raw["metadata"]:
                 self._ending[key], record = record, None
             return self._set_own(key, record)
         if kind in kinds.CHILDREN:
@@ -241,9 +233,7 @@ class Cache(Lookups):
             self.records[key] = record
             if previous is not None and previous.uid == record.uid and previous.generation < record.generation:
                 self._edited[key] = record.generation
-        if previous is record or (
-            previous and record and (previous.uid, previous.parsed) == (record.uid, record.parsed)
-        ):
+        if (previous and (previous.uid, previous.parsed)) == (record and (record.uid, record.parsed)):
             return _NO_KEYS
         change = _Change(keys={key})
         if key.kind == "ListenerClass":
@@ -289,20 +279,20 @@ class Cache(Lookups):
 
     def _index(self, key: Key, change: "_Change") -> None:
         """Index what a Tenant, Listener or Destination names. One that cannot be read needs what it needed before."""
-        record = self.records.get(key)
-        cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
+        cached = self._readable(key)
         resource = cached.resource if cached is not None else None
+        is_read_or_gone = resource is not None or key not in self.records
         if key.kind == "Tenant":
             company_id = resource.spec.company_id if resource is not None else None
             companies = {f"{key.namespace}/{company_id}"} if company_id else set()
             change.subjects |= {("Company", company) for company in self._companies.groups_of(key) | companies}
             self._companies.set(key, dict.fromkeys(companies, ()))
             return
-        if resource is not None or record is None:
+        if is_read_or_gone:
             change.subjects |= {("Secret", path) for path in self.secrets.set_needed(key, _needed_secrets(resource))}
         if key.kind == "Listener":
-            if resource is not None or record is None:
-                self._index_uses(key, resource, change)
+            if is_read_or_gone:
+                self._set_uses(key, _uses(resource) if resource is not None else set(), change)
             change.subjects |= _subjects_of(self._claims.of(key))
             change.siblings |= _hostname_places(key.namespace, self._claims.hostnames_of(key))
             self._index_claims(key)
@@ -313,12 +303,11 @@ class Cache(Lookups):
         cached = self._parsed(key, resources.Listener)
         self._claims.set(key, cached, self._class_for_claims(cached.resource) if cached is not None else "")
 
-    def _index_uses(self, key: Key, listener: resources.Listener | None, change: "_Change") -> None:
-        """Index a Listener's Tenant and Destinations, and note those whose classes change by that."""
-        self._set_uses(key, _uses(listener) if listener is not None else set(), change)
-
     def _set_uses(self, key: Key, uses: set[tuple[Key, str]], change: "_Change") -> None:
-        """Set what a Listener uses, with its class name, and with ``""`` too while that does not exist."""
+        """Set what a Listener uses, with its class name, and with ``""`` too while that does not exist.
+
+        Notes the Tenant and the Destinations whose classes change by that.
+        """
         absent = {
             (used, "") for used, name in uses if name not in self.classes and name not in self._unreadable_classes
         }
@@ -383,8 +372,7 @@ class Cache(Lookups):
         """
         if key.kind == "Hostname":
             return self._place_of_hostname(key.namespace, key.name)
-        record = self.records.get(key)
-        cached = record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
+        cached = self._readable(key)
         if cached is not None and self.is_foreign_class(getattr(cached.resource, "class_name", "")):
             cached = None
         is_published, created = self.child_index.published(key) is not None, cached.created if cached else ""
@@ -422,8 +410,8 @@ class Cache(Lookups):
     def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
         previous = self.child_index.by_ref.get(ref)
         current = self.child_index.put(ref, raw, self.keys)
-        change = _Change()
-        for child in {id(record): record for record in (previous, current) if record is not None}.values():
+        change, children = _Change(), [child for child in (previous, current) if child is not None]
+        for child in children:
             change.subjects |= _subjects_of_child(child)
             document = _published_document(child)
             change.siblings |= _hostname_places(child.key.namespace, document.own_hostnames if document else ())
@@ -439,7 +427,7 @@ class Cache(Lookups):
             if is_checked and _desired(previous) != _desired(current):
                 self._changed_routes.add(child.key.name)
         if _as_planned(previous) != _as_planned(current):
-            change.keys |= {child.key for child in (previous, current) if child is not None}
+            change.keys |= {child.key for child in children}
         if _routed(previous) != _routed(current):
             change.keys |= {hostname_key(host) for host in _published_hosts(previous) | _published_hosts(current)}
         return self._concerned(change)

@@ -8,7 +8,7 @@ import collections
 import itertools
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources.hostnames import Owner
@@ -27,7 +27,6 @@ from usher_operator.state.view import (
     ClusterFeatures,
     ConditionStatus,
     Key,
-    Kind,
     ListenerReadiness,
     ObjectRef,
     PublishedDocument,
@@ -37,6 +36,7 @@ from usher_operator.state.view import (
     UnreadableResource,
     WriteFailure,
     hostname_key,
+    path_key,
 )
 
 KeySet = frozenset[Key]
@@ -144,17 +144,17 @@ class Lookups:
     @lookup("Tenant")
     def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
         """By ``namespace/name``."""
-        return self._cached("Tenant", path, resources.Tenant)
+        return self._parsed(path_key("Tenant", path), resources.Tenant)
 
     @lookup("Listener")
     def listener(self, path: str) -> CachedResource[resources.Listener] | None:
         """By ``namespace/name``."""
-        return self._cached("Listener", path, resources.Listener)
+        return self._parsed(path_key("Listener", path), resources.Listener)
 
     @lookup("Destination")
     def destination(self, path: str) -> CachedResource[resources.Destination] | None:
         """By ``namespace/name``."""
-        return self._cached("Destination", path, resources.Destination)
+        return self._parsed(path_key("Destination", path), resources.Destination)
 
     @lookup()
     def unreadable(self, key: Key) -> UnreadableResource | None:
@@ -168,14 +168,11 @@ class Lookups:
         record = self._ending.get(key)
         if record is None:
             return None
-        class_name = getattr(record.parsed, "class_name", "") or getattr(
-            getattr(record.parsed, "resource", None), "class_name", ""
-        )
         return UnreadableResource(
             uid=record.uid,
             generation=record.generation,
             message="",
-            class_name=class_name,
+            class_name=getattr(getattr(record.parsed, "resource", record.parsed), "class_name", ""),
             conditions=record.parsed.conditions,
             fields=record.parsed.fields,
         )
@@ -233,13 +230,13 @@ class Lookups:
     def claimants_in(self, hostname: str, namespace: str) -> Sequence[Key]:
         """As `claimants`, for one namespace, with each class's oldest Listener under a second Tenant."""
         firsts = self._claims.firsts(hostname)
-        return _in_order(firsts.get((namespace, class_name), ())[:2] for class_name in self._our_class_names())
+        return _in_order(firsts.get((namespace, class_name), ())[:2] for class_name in self.our_class_names())
 
     @lookup("Hostname")
     def claimants_of(self, hostname: str, namespace: str, tenant: str) -> Sequence[Key]:
         """As `claimants`, for one Tenant."""
         return _in_order(
-            self._claims.first_of(hostname, namespace, class_name, tenant) for class_name in self._our_class_names()
+            self._claims.first_of(hostname, namespace, class_name, tenant) for class_name in self.our_class_names()
         )
 
     @lookup("Address")
@@ -421,6 +418,10 @@ class Lookups:
         """The ListenerClasses that this install serves."""
         return [listener_class for listener_class in self.classes.values() if self.is_ours(listener_class)]
 
+    def our_class_names(self) -> list[str]:
+        """Their names."""
+        return [listener_class.resource.metadata.name for listener_class in self.our_classes()]
+
     def our_class(self, name: str) -> CachedResource[resources.ListenerClass] | None:
         """A ListenerClass that this install serves."""
         listener_class = self.classes.get(name)
@@ -490,16 +491,14 @@ class Lookups:
             return frozenset({granted[1]})
         return evidence.holders(hostname) if evidence is not None else frozenset()
 
-    def _cached(self, kind: Kind, path: str, resource_type: type[ResourceT]) -> CachedResource[ResourceT] | None:
-        namespace, _, name = path.partition("/")
-        return self._parsed(Key(kind, namespace, name), resource_type)
+    def _readable(self, key: Key) -> CachedResource[Any] | None:
+        record = self.records.get(key)
+        return record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
 
     def _parsed(self, key: Key, resource_type: type[ResourceT]) -> CachedResource[ResourceT] | None:
-        record = self.records.get(key)
-        if record is None or not isinstance(record.parsed, CachedResource):
-            return None
-        assert isinstance(record.parsed.resource, resource_type)
-        return record.parsed
+        cached = self._readable(key)
+        assert cached is None or isinstance(cached.resource, resource_type)
+        return cached
 
     def _tenant_of(self, key: Key) -> str:
         """A Listener's Tenant name; ``""`` if the Listener cannot be found."""
@@ -508,9 +507,6 @@ class Lookups:
 
     def _every_listener_of(self, tenant_path: str) -> list[Key]:
         return [key for state in _LISTENER_STATES for _, key in self._summaries.members((tenant_path, state))]
-
-    def _our_class_names(self) -> list[str]:
-        return [listener_class.resource.metadata.name for listener_class in self.our_classes()]
 
     def _oldest_claimants(self, claim: Claim) -> list[Key]:
         """For each namespace and class, the oldest Listener with a claim and whose Tenant and class exist."""

@@ -45,6 +45,12 @@ class Key(msgspec.Struct, frozen=True, order=True):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
+def path_key(kind: Kind, path: str) -> Key:
+    """The key for a resource by its ``namespace/name``."""
+    namespace, _, name = path.partition("/")
+    return Key(kind, namespace, name)
+
+
 def hostname_key(hostname: str) -> Key:
     """The key that owns a hostname's children."""
     return Key("Hostname", "", hostname)

@@ -303,9 +303,7 @@ class RemovalGuard:
             "removals_halted", namespace=halt.namespace, count=halt.count, removals=described, digest=halt.digest
         )
         removal = min(halt.removals, key=lambda removal: (removal.kind == "Destination", removal))
-        class_name = min(
-            (listener_class.resource.metadata.name for listener_class in self._cache.our_classes()), default="NAME"
-        )
+        class_name = min(self._cache.our_class_names(), default="NAME")
         waiting = "1 removal waits" if halt.count == 1 else f"{halt.count} removals wait"
         message = (
             f"{waiting} ({described}), because they exceed the removal limit, and gateways still "
