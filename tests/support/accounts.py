@@ -8,7 +8,7 @@ from typing import Any
 
 from local_cluster import kubeconfigs
 from support import api, audit
-from usher_operator.state.view import AGENCY_ROLE
+from usher_operator.state.values import AGENCY_ROLE
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from usher_gateway.resources import listener_class
 from usher_operator.plan import children
 from usher_operator.settings import OperatorSettings
 from usher_operator.state import child_labels
-from usher_operator.state.view import Key
+from usher_operator.state.values import Key
 
 LOBBY = Key("Listener", "agency", "lobby")
 BAR = Key("Listener", "agency", "bar")

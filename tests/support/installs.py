@@ -22,7 +22,7 @@ import yaml
 from local_cluster import ports
 from support import accounts, api, clusters, leaks, waiting, wire
 from usher_gateway import config_secret
-from usher_operator.state.view import AGENCY_ROLE
+from usher_operator.state.values import AGENCY_ROLE
 
 ACCESS = Path(__file__).parents[2] / "operator" / "rbac"
 ALTERED = Path(__file__).with_name("altered_operator.py")

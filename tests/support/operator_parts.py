@@ -8,7 +8,7 @@ from usher_operator.run.workqueue import PauseGate, Workqueue
 from usher_operator.settings import OperatorSettings, OperatorTiming
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import Key, ResourceStatus, StatusCondition, UnreadableResource
+from usher_operator.state.values import Key, ResourceStatus, StatusCondition, UnreadableResource
 from usher_operator.write.child_writer import ChildRemover, ChildWriter
 from usher_operator.write.reconcile import Reconciler
 from usher_operator.write.removals import RemovalGuard

@@ -10,7 +10,7 @@ from support import plan_samples, planning
 from support.planning import Cluster
 from usher_gateway import documents, model
 from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     AppliedDocument,
     ConditionStatus,
     DegradedRoute,

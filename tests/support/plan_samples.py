@@ -3,7 +3,7 @@
 import functools
 
 from support.planning import Cluster
-from usher_operator.state.view import ClusterFeatures
+from usher_operator.state.values import ClusterFeatures
 
 OBJECTS = """
 apiVersion: usher.dev/v1alpha1

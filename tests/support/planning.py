@@ -14,7 +14,7 @@ from usher_operator.settings import BackendService, OperatorSettings
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
 from usher_operator.state.memory import NamespaceMemory
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     AppliedDocument,
     ClusterFeatures,
     DesiredChild,

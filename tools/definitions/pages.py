@@ -5,7 +5,7 @@ from pathlib import Path
 
 from definitions import definition, schema
 from usher_gateway.resources import types
-from usher_operator.state.view import ConditionType
+from usher_operator.state.values import ConditionType
 
 ROOT = Path(__file__).parents[2]
 

@@ -32,7 +32,7 @@ from usher_operator.settings import OperatorSettings
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
 from usher_operator.state.confirmed_clock import ConfirmedClock
-from usher_operator.state.view import Key
+from usher_operator.state.values import Key
 from usher_operator.watch import resync, watches
 from usher_operator.watch.agency_secrets import AgencySecrets
 from usher_operator.write.child_writer import ChildRemover, ChildWriter

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import msgspec
 
 from usher_operator.plan import hostname, listener, ownership, simple_kinds
-from usher_operator.state.lookups import Lookups
-from usher_operator.state.view import ConditionType, Key, Kind, OperatorReason, Plan
+from usher_operator.state.values import ConditionType, Key, Kind, OperatorReason, Plan
+from usher_operator.state.view import View
 
-_PLANS: dict[Kind, Callable[[Lookups, Key], Plan]] = {
+_PLANS: dict[Kind, Callable[[View, Key], Plan]] = {
     "ListenerClass": simple_kinds.plan_listener_class,
     "Tenant": simple_kinds.plan_tenant,
     "Listener": listener.plan,
@@ -21,7 +21,7 @@ _PLANS: dict[Kind, Callable[[Lookups, Key], Plan]] = {
 }
 
 
-def plan(view: Lookups, key: Key) -> Plan:
+def plan(view: View, key: Key) -> Plan:
     """The plan for one key, without a status if another install owns the resource. It takes at most about 1 ms.
 
     A resource may be seen before its Namespace. Until then nobody knows which labels the namespace has, and whether
@@ -38,7 +38,7 @@ def plan(view: Lookups, key: Key) -> Plan:
     return msgspec.structs.replace(planned, status=None)
 
 
-def plan_and_note(view: Lookups, key: Key) -> Plan:
+def plan_and_note(view: View, key: Key) -> Plan:
     """Plan a key, and note in the view what the plan reads, so that a change to it plans the key again."""
     with view.reads.of_plan(key):
         planned = plan(view, key)

@@ -19,7 +19,7 @@ from usher_gateway.resources import listener_class, types
 from usher_gateway.resources.listener_document import CLASS_ADDRESS, token_addresses
 from usher_operator.settings import OperatorSettings
 from usher_operator.state import child_labels
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     ADDRESSES_FIELD,
     CachedResource,
     ClusterFeatures,

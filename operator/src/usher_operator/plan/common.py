@@ -14,9 +14,8 @@ from usher_gateway import config_secret, model
 from usher_gateway.config_secret import MAX_BYTES, envelope_of
 from usher_gateway.resources import conditions
 from usher_operator.plan import children, compiling, versions
-from usher_operator.state.lookups import Lookups
 from usher_operator.state.memory import MOST_BYTES
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     AGENCY_ROLE,
     FINGERPRINT_FIELD,
     INFORMATIONAL_CONDITIONS,
@@ -33,6 +32,7 @@ from usher_operator.state.view import (
     StatusCondition,
     WriteFailure,
 )
+from usher_operator.state.view import View
 
 PENDING = "Pending"  # The reason of every condition that is Unknown
 _MAX_MESSAGE = 2048  # Longest message in characters
@@ -165,7 +165,7 @@ class ConditionBuilder:
         return StatusCondition(condition_type, status, str(reason), message[:_MAX_MESSAGE], self._generation)
 
 
-def plan_absent(view: Lookups, key: Key, needed: Iterable[str]) -> Plan:
+def plan_absent(view: View, key: Key, needed: Iterable[str]) -> Plan:
     """The plan for a resource that no lookup finds.
 
     If the resource is gone, its children go too. The garbage collector deletes those in the resource's namespace,
@@ -192,7 +192,7 @@ def plan_absent(view: Lookups, key: Key, needed: Iterable[str]) -> Plan:
     return Plan(key, None, builder.status([accepted, *builder.all_kept(needed)], fields=dict(unreadable.fields)))
 
 
-def _ending_status(view: Lookups, key: Key) -> ResourceStatus | None:
+def _ending_status(view: View, key: Key) -> ResourceStatus | None:
     """The status for a resource that was deleted and still exists; None if it is gone."""
     ending = view.ending(key)
     if ending is None:
@@ -207,7 +207,7 @@ def _ending_status(view: Lookups, key: Key) -> ResourceStatus | None:
 
 
 def plan_unpublished(
-    view: Lookups, key: Key, cached: CachedResource[Any], needed: Iterable[str], *, needs_secrets: bool = True
+    view: View, key: Key, cached: CachedResource[Any], needed: Iterable[str], *, needs_secrets: bool = True
 ) -> Plan | None:
     """The plan while nothing is published: children and conditions except Accepted stay as they are.
 
@@ -232,7 +232,7 @@ def plan_unpublished(
     return Plan(key, None, builder.status(parts, fields=dict(cached.fields)))
 
 
-def publishing_state(view: Lookups) -> ConditionState | None:
+def publishing_state(view: View) -> ConditionState | None:
     """Why nothing is published now: the install key is absent or another one. None if documents are published."""
     if view.keys is None:
         message = f"waiting for the install key in Secret `{_key_secret(view)}`"
@@ -256,7 +256,7 @@ def _fingerprint(install_key: bytes) -> str:
     return model.key_fingerprint(install_key)
 
 
-def _key_secret(view: Lookups) -> str:
+def _key_secret(view: View) -> str:
     return f"{view.settings.namespace}/{INSTALL_KEY_SECRET}"
 
 
@@ -285,7 +285,7 @@ class Publication(msgspec.Struct, frozen=True):
 
 
 def publish(
-    view: Lookups, key: Key, cached: compiling.DocumentResource, compiled: compiling.CompiledDocument
+    view: View, key: Key, cached: compiling.DocumentResource, compiled: compiling.CompiledDocument
 ) -> Publication:
     """Put a compiled document into its config Secret. A blocked or too large one leaves the last good one in force.
 
@@ -313,7 +313,7 @@ def publish(
     return Publication(child, WantedDocument(envelope.hash, is_last_good), compiled.document)
 
 
-def leave(view: Lookups, cached: compiling.DocumentResource) -> Publication:
+def leave(view: View, cached: compiling.DocumentResource) -> Publication:
     """Leave in force what is published. A former object's document counts for nothing."""
     published = versions.own_version(view, cached)
     if published is None:

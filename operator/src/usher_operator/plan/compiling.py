@@ -1,6 +1,6 @@
 """Compiles one listener or destination, with just the other resources that it needs. Pure.
 
-A hostname belongs to the tenant that holds it (``Lookups.holders``), else to the oldest listener that claims it.
+A hostname belongs to the tenant that holds it (``View.holders``), else to the oldest listener that claims it.
 If a tenant's listeners want the same address, or a namespace has more than its limit, the ones that are
 already published come first, then the oldest (creationTimestamp, then uid).
 """
@@ -14,8 +14,8 @@ from usher_gateway import documents, model, resources
 from usher_gateway.resources import compiler, conditions, hostnames, types
 from usher_gateway.resources.listener_document import declared_addresses, fixed_addresses
 from usher_operator.plan import versions
-from usher_operator.state.lookups import Lookups
-from usher_operator.state.view import CachedResource, Key, Kind, UnreadableResource, address_path
+from usher_operator.state.values import CachedResource, Key, Kind, UnreadableResource, address_path
+from usher_operator.state.view import View
 
 # A resource that is compiled to a document.
 DocumentResource = CachedResource[resources.Listener] | CachedResource[resources.Destination]
@@ -40,7 +40,7 @@ class CompiledDocument(msgspec.Struct, frozen=True):
 class _SecretLookup(Mapping[str, resources.Secret]):
     """Looks Secrets up one by one, and notes those that have to be looked up at the API server."""
 
-    def __init__(self, view: Lookups) -> None:
+    def __init__(self, view: View) -> None:
         self._view = view
         self.unknown: list[str] = []
 
@@ -68,7 +68,7 @@ class _SecretLookup(Mapping[str, resources.Secret]):
 class _ReservedHostnames(Container[str]):
     """The hostnames that no listener may name."""
 
-    def __init__(self, view: Lookups) -> None:
+    def __init__(self, view: View) -> None:
         self._view = view
 
     def __contains__(self, hostname: object) -> bool:
@@ -76,7 +76,7 @@ class _ReservedHostnames(Container[str]):
         return isinstance(hostname, str) and self._view.is_reserved(hostname)
 
 
-def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], keys: model.Keys) -> CompiledDocument:
+def compile_listener(view: View, cached: CachedResource[resources.Listener], keys: model.Keys) -> CompiledDocument:
     """Compile a listener, with just the resources that it refers to."""
     listener = cached.resource
     namespace = listener.metadata.namespace
@@ -130,7 +130,7 @@ def compile_listener(view: Lookups, cached: CachedResource[resources.Listener], 
 
 
 def _ended_addresses(
-    view: Lookups,
+    view: View,
     listener: resources.Listener,
     previous: documents.ListenerDocument | None,
     document: documents.ListenerDocument,
@@ -151,7 +151,7 @@ def lacks_credential(findings: Iterable[conditions.Finding]) -> bool:
     return any(finding.severity == "error" and finding.path.startswith("spec.authentication") for finding in findings)
 
 
-def _retired_arrivals(view: Lookups, path: str) -> dict[str, int]:
+def _retired_arrivals(view: View, path: str) -> dict[str, int]:
     """The last arrival at each retired address that any gateway reports."""
     last_arrivals: dict[str, int] = {}
     for gateway in view.reports.ready or ():
@@ -163,7 +163,7 @@ def _retired_arrivals(view: Lookups, path: str) -> dict[str, int]:
 
 
 def compile_destination(
-    view: Lookups, cached: CachedResource[resources.Destination], keys: model.Keys
+    view: View, cached: CachedResource[resources.Destination], keys: model.Keys
 ) -> CompiledDocument:
     """Compile a destination, with just the resources that it refers to."""
     destination = cached.resource
@@ -208,13 +208,13 @@ def compile_destination(
     return CompiledDocument(document, findings, tuple(secrets.unknown))
 
 
-def _unreadable_class(view: Lookups, destination: Key) -> str | None:
+def _unreadable_class(view: View, destination: Key) -> str | None:
     """Name of a ListenerClass that this version cannot read, among those of the listeners with a route to it."""
     names = view.classes_using(destination)
     return next((name for name in sorted(names) if view.unreadable(Key("ListenerClass", "", name)) is not None), None)
 
 
-def _tenant(view: Lookups, namespace: str, name: str) -> resources.Tenant | UnreadableResource | None:
+def _tenant(view: View, namespace: str, name: str) -> resources.Tenant | UnreadableResource | None:
     key = Key("Tenant", namespace, name)
     cached = view.tenant(key.path)
     return cached.resource if cached else view.unreadable(key)
@@ -232,12 +232,12 @@ def _blocked(
     return CompiledDocument(interim, [finding], (), is_blocked=interim is None, interim=interim)
 
 
-def _not_missing(view: Lookups, findings: list[conditions.Finding]) -> list[conditions.Finding]:
+def _not_missing(view: View, findings: list[conditions.Finding]) -> list[conditions.Finding]:
     """The findings; one about a missing resource says so if the resource exists but cannot be read."""
     return [_is_there(finding) if _is_unreadable(view, finding.missing) else finding for finding in findings]
 
 
-def _is_unreadable(view: Lookups, missing: tuple[str, str] | None) -> bool:
+def _is_unreadable(view: View, missing: tuple[str, str] | None) -> bool:
     if missing is None:
         return False
     kind, path = missing
@@ -255,7 +255,7 @@ def _is_there(finding: conditions.Finding) -> conditions.Finding:
     return msgspec.structs.replace(finding, message=f"{message} conditions say why")
 
 
-def _destinations(view: Lookups, listener: resources.Listener) -> dict[str, resources.Destination]:
+def _destinations(view: View, listener: resources.Listener) -> dict[str, resources.Destination]:
     destinations = {}
     for route in listener.spec.routes:
         path = f"{listener.metadata.namespace}/{route.destination_ref.name}"
@@ -265,13 +265,13 @@ def _destinations(view: Lookups, listener: resources.Listener) -> dict[str, reso
     return destinations
 
 
-def _listeners(view: Lookups, keys: Iterable[Key]) -> Iterator[CachedResource[resources.Listener]]:
+def _listeners(view: View, keys: Iterable[Key]) -> Iterator[CachedResource[resources.Listener]]:
     listeners = (view.listener(key.path) for key in keys)
     return (listener for listener in listeners if listener is not None)
 
 
 def _claims(
-    view: Lookups,
+    view: View,
     cached: CachedResource[resources.Listener],
     previous: documents.ListenerDocument | None,
     keys: model.Keys,
@@ -297,13 +297,13 @@ def _claims(
     return claims
 
 
-def _is_alone_at(view: Lookups, key: Key, host: str) -> bool:
+def _is_alone_at(view: View, key: Key, host: str) -> bool:
     """True if only this listener has a hostname, perhaps by its former tenant. Then the hostname stays with it."""
     is_holder = view.holds(key, host) and view.only_holder(host) == key
     return is_holder and versions.is_of_present_namespace(view, key)
 
 
-def _owner_of(view: Lookups, host: str) -> hostnames.Owner | None:
+def _owner_of(view: View, host: str) -> hostnames.Owner | None:
     """The tenant to which a hostname belongs; None if no listener may claim it.
 
     It belongs to the tenant that holds it, whatever others claim, so the claims are read only if that is not clear.
@@ -319,7 +319,7 @@ def _owner_of(view: Lookups, host: str) -> hostnames.Owner | None:
     return confirmed[0] if len(confirmed) == 1 else _oldest_of(view, holders, host) or min(holders)
 
 
-def _oldest_of(view: Lookups, holders: Collection[hostnames.Owner], host: str) -> hostnames.Owner | None:
+def _oldest_of(view: View, holders: Collection[hostnames.Owner], host: str) -> hostnames.Owner | None:
     """The holder with the oldest claim; None if no holder may claim the hostname."""
     claims = itertools.chain.from_iterable(_listeners(view, view.claimants_of(host, *holder)) for holder in holders)
     oldest = min(
@@ -330,7 +330,7 @@ def _oldest_of(view: Lookups, holders: Collection[hostnames.Owner], host: str) -
     return oldest.resource.owner if oldest is not None else None
 
 
-def contested_hostname(view: Lookups, listener: resources.Listener) -> str:
+def contested_hostname(view: View, listener: resources.Listener) -> str:
     """A hostname for which tenants compete, and that a gateway may still serve for one of them; ``""`` if none.
 
     That is possible after a loss of config Secrets and statuses, until every gateway has said what it runs.
@@ -341,7 +341,7 @@ def contested_hostname(view: Lookups, listener: resources.Listener) -> str:
     return next((host for host in hosts if not view.holders(host) and _is_contested(view, listener, host)), "")
 
 
-def _is_contested(view: Lookups, listener: resources.Listener, host: str) -> bool:
+def _is_contested(view: View, listener: resources.Listener, host: str) -> bool:
     """True if a listener may claim a hostname, and another tenant's listener too."""
     if not _can_claim(view, listener, host):
         return False
@@ -351,7 +351,7 @@ def _is_contested(view: Lookups, listener: resources.Listener, host: str) -> boo
     return any(_can_claim(view, other, host) for other in others)
 
 
-def _can_claim(view: Lookups, listener: resources.Listener, host: str) -> bool:
+def _can_claim(view: View, listener: resources.Listener, host: str) -> bool:
     """True if a listener is in an admitted namespace, with a tenant and a class that permits the hostname."""
     namespace, own_class = listener.metadata.namespace, view.our_class(listener.class_name)
     if own_class is None or _tenant(view, namespace, listener.spec.tenant_ref.name) is None:
@@ -371,7 +371,7 @@ def _declared_addresses(listener: resources.Listener, keys: model.Keys) -> Itera
 
 
 def _take_before(
-    view: Lookups,
+    view: View,
     cached: CachedResource[resources.Listener],
     address: documents.Address,
     claims: hostnames.AddressClaims,
@@ -396,14 +396,14 @@ def _take_before(
             return
 
 
-def _serves(view: Lookups, cached: CachedResource[resources.Listener], place: documents.Place) -> bool:
+def _serves(view: View, cached: CachedResource[resources.Listener], place: documents.Place) -> bool:
     """True if a listener's published document has an address that is not retired."""
     document = _published(view, cached)
     return document is not None and any(address.place == place for address in document.live_addresses)
 
 
 def _take_for_absent(
-    view: Lookups, listener: resources.Listener, address: documents.Address, claims: hostnames.AddressClaims
+    view: View, listener: resources.Listener, address: documents.Address, claims: hostnames.AddressClaims
 ) -> None:
     """Leave an address to the tenant's listener that does not exist now and whose document is in force."""
     namespace, tenant = listener.owner
@@ -411,14 +411,14 @@ def _take_for_absent(
         claims.take(address, absent.path)
 
 
-def _published(view: Lookups, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
+def _published(view: View, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
     """The document that is published under a listener's name, also if it is a former listener's."""
     published = view.published(cached.key)
     return published.listener if published is not None else None
 
 
 def _precedence(
-    view: Lookups, cached: CachedResource[resources.Listener], place: documents.Place
+    view: View, cached: CachedResource[resources.Listener], place: documents.Place
 ) -> tuple[bool, tuple[str, str]]:
     """Lower comes first: a listener that is published with an address, else the oldest."""
     document = _published(view, cached)

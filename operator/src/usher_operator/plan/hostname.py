@@ -14,8 +14,8 @@ from usher_gateway.resources import conditions, listener_class
 from usher_operator.plan import children, common
 from usher_operator.plan.children import RoutePart
 from usher_operator.plan.common import PENDING, ConditionState
-from usher_operator.state.lookups import Lookups
-from usher_operator.state.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, OperatorReason, Plan
+from usher_operator.state.values import CachedResource, ChildState, DesiredChild, Key, ObjectRef, OperatorReason, Plan
+from usher_operator.state.view import View
 
 
 class CertificateSource(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ def worst(states: Iterable[ConditionState]) -> ConditionState | None:
     return ranked[0] if ranked else None
 
 
-def class_of(view: Lookups, hostname: str) -> CachedResource[resources.ListenerClass] | None:
+def class_of(view: View, hostname: str) -> CachedResource[resources.ListenerClass] | None:
     """The class that decides how a hostname is exposed: the class that owns it, else its oldest listener's class.
 
     None if no class in this install decides.
@@ -77,7 +77,7 @@ def _not_covered(hostname: str) -> ConditionState:
     return ConditionState("False", OperatorReason.Failed, message)
 
 
-def certificate_state(view: Lookups, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
+def certificate_state(view: View, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
     """CertificateReady for a hostname."""
     tls = tls_of(spec, hostname)
     if tls.problem is not None:
@@ -93,7 +93,7 @@ def certificate_state(view: Lookups, spec: listener_class.ListenerClassSpec, hos
     return missing or _issued(view, hostname)
 
 
-def _provided(view: Lookups, name: str) -> ConditionState:
+def _provided(view: View, name: str) -> ConditionState:
     namespace = view.settings.data_plane_namespace
     match view.secret_state(f"{namespace}/{name}"):
         case None:
@@ -112,7 +112,7 @@ def _provided(view: Lookups, name: str) -> ConditionState:
             return ConditionState("True", OperatorReason.Provided)
 
 
-def _missing_issuer(view: Lookups, issuer: listener_class.IssuerRef) -> ConditionState | None:
+def _missing_issuer(view: View, issuer: listener_class.IssuerRef) -> ConditionState | None:
     usable = view.features.issuers
     if usable is None or issuer.group != listener_class.CERT_MANAGER_GROUP or (issuer.kind, issuer.name) in usable:
         return None
@@ -121,7 +121,7 @@ def _missing_issuer(view: Lookups, issuer: listener_class.IssuerRef) -> Conditio
     return ConditionState("False", OperatorReason.IssuerNotFound, message)
 
 
-def _issued(view: Lookups, hostname: str) -> ConditionState:
+def _issued(view: View, hostname: str) -> ConditionState:
     certificates = [child for child in _children_of_kind(view, hostname, "Certificate") if child.status]
     reported = _conditions(certificates[0].status) if certificates else {}
     ready, issuing = reported.get("Ready", {}), reported.get("Issuing", {})
@@ -135,7 +135,7 @@ def _issued(view: Lookups, hostname: str) -> ConditionState:
     return ConditionState("Unknown", PENDING, f"cert-manager has not reported the certificate of `{hostname}` yet")
 
 
-def exposed_state(view: Lookups, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
+def exposed_state(view: View, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
     """Exposed for a hostname."""
     match spec.exposure:
         case listener_class.Exposure(type="Ingress", ingress=ingress):
@@ -149,7 +149,7 @@ def exposed_state(view: Lookups, spec: listener_class.ListenerClassSpec, hostnam
             return ConditionState("True", OperatorReason.NotExposed)
 
 
-def _missing_ingress_class(view: Lookups, spec: listener_class.ListenerClassSpec) -> ConditionState | None:
+def _missing_ingress_class(view: View, spec: listener_class.ListenerClassSpec) -> ConditionState | None:
     name = spec.exposure.ingress.class_name if spec.exposure.ingress else None
     if name is None and view.features.default_ingress_class:
         return None
@@ -168,7 +168,7 @@ def _create_ingress_class(name: str | None) -> str:
     return message if name is not None else f"{message}, and name it in `exposure.ingress.className`"
 
 
-def _name_ingress_class(view: Lookups, name: str | None) -> str:
+def _name_ingress_class(view: View, name: str | None) -> str:
     existing = "the cluster has " + ", ".join(f"`{class_name}`" for class_name in sorted(view.features.ingress_classes))
     if name is None:
         return f"there is no default IngressClass: the class must have `exposure.ingress.className`; {existing}"
@@ -178,7 +178,7 @@ def _name_ingress_class(view: Lookups, name: str | None) -> str:
     )
 
 
-def _present_ingress(view: Lookups, hostname: str) -> str:
+def _present_ingress(view: View, hostname: str) -> str:
     """Say that an Ingress stays although the class names no IngressClass that exists; ``""``: there is none."""
     ingresses = _children_of_kind(view, hostname, "Ingress")
     if not ingresses:
@@ -191,7 +191,7 @@ def _balancer_addresses(ingress: ChildState) -> list[dict[str, Any]]:
     return ingress.status.get("loadBalancer", {}).get("ingress") or []
 
 
-def _has_address(view: Lookups, hostname: str, ingress: listener_class.Ingress | None) -> ConditionState:
+def _has_address(view: View, hostname: str, ingress: listener_class.Ingress | None) -> ConditionState:
     ingresses = _children_of_kind(view, hostname, "Ingress")
     if not ingresses:
         return ConditionState("Unknown", PENDING, f"`{hostname}` has no Ingress yet")
@@ -208,7 +208,7 @@ def _has_address(view: Lookups, hostname: str, ingress: listener_class.Ingress |
     return ConditionState("True", OperatorReason.Exposed)
 
 
-def _attached(view: Lookups, hostname: str, parent: listener_class.ParentRef) -> ConditionState:
+def _attached(view: View, hostname: str, parent: listener_class.ParentRef) -> ConditionState:
     if not view.features.gateway_api:
         message = "the Gateway API (HTTPRoute) must be installed, or the class must have another `exposure.type`"
         return ConditionState("False", OperatorReason.GatewayAPIMissing, message)
@@ -260,7 +260,7 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(condition.get("type")): condition for condition in status.get("conditions") or ()}
 
 
-def checked_addresses(view: Lookups, hostname: str) -> frozenset[str] | None:
+def checked_addresses(view: View, hostname: str) -> frozenset[str] | None:
     """IP addresses from a hostname's Ingresses, if requests to the hostname should lead to a gateway.
 
     None without a check: Usher made no route, the route has no address or certificate yet, or no URL at the hostname
@@ -283,19 +283,19 @@ def checked_addresses(view: Lookups, hostname: str) -> frozenset[str] | None:
     return frozenset(entry["ip"] for addresses in ingresses for entry in addresses if entry.get("ip"))
 
 
-def ingress_class(view: Lookups, hostname: str) -> str:
+def ingress_class(view: View, hostname: str) -> str:
     """The IngressClass name in a hostname's Ingresses; ``""`` without one."""
     return next((child.ingress_class for child in _children_of_kind(view, hostname, "Ingress")), "")
 
 
-def provided_secret(view: Lookups, hostname: str) -> str:
+def provided_secret(view: View, hostname: str) -> str:
     """The Secret with a hostname's certificate that somebody else than cert-manager made; ``""`` without one."""
     cached_class = class_of(view, hostname)
     tls = tls_of(cached_class.resource.spec, hostname) if cached_class is not None else CertificateSource()
     return tls.secret_name if tls.issuer is None and tls.problem is None else ""
 
 
-def _children_of_kind(view: Lookups, hostname: str, kind: str) -> list[ChildState]:
+def _children_of_kind(view: View, hostname: str, kind: str) -> list[ChildState]:
     of_hostname = view.children(Key("Hostname", "", hostname))
     return sorted((child for child in of_hostname if child.ref.kind == kind), key=lambda child: child.ref)
 
@@ -326,7 +326,7 @@ def unroutable(
 _ROUTES = frozenset({"Ingress", "HTTPRoute"})
 
 
-def plan(view: Lookups, key: Key) -> Plan:
+def plan(view: View, key: Key) -> Plan:
     """The plan for a hostname. It has no status."""
     if common.publishing_state(view):
         return Plan(key, None)
@@ -350,7 +350,7 @@ def plan(view: Lookups, key: Key) -> Plan:
     return Plan(key, desired, staying=_old_routes(view, key, desired, spec))
 
 
-def _is_left(view: Lookups, hostname: str) -> bool:
+def _is_left(view: View, hostname: str) -> bool:
     """True if documents have addresses at a hostname without a class, and all these addresses will end.
 
     These are retired addresses, and addresses from a class that had the hostname until now.
@@ -367,7 +367,7 @@ def _is_left(view: Lookups, hostname: str) -> bool:
 
 
 def _old_routes(
-    view: Lookups, key: Key, desired: tuple[DesiredChild, ...], spec: listener_class.ListenerClassSpec
+    view: View, key: Key, desired: tuple[DesiredChild, ...], spec: listener_class.ListenerClassSpec
 ) -> tuple[ObjectRef, ...]:
     """Children for the other route kind, with their certificate; they stay until the new route works."""
     kinds = {child.ref.kind for child in desired} & _ROUTES
@@ -379,7 +379,7 @@ def _old_routes(
     return tuple(sorted(ref for ref in others if ref.kind not in kinds))
 
 
-def _children(view: Lookups, hostname: str, spec: listener_class.ListenerClassSpec) -> list[DesiredChild]:
+def _children(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[DesiredChild]:
     is_wanted = hostname == spec.hostname or view.has_listeners_at(hostname)
     if not is_wanted:
         return []
@@ -394,7 +394,7 @@ def _children(view: Lookups, hostname: str, spec: listener_class.ListenerClassSp
     return desired
 
 
-def _namespace_of(view: Lookups, hostname: str, spec: listener_class.ListenerClassSpec) -> str:
+def _namespace_of(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> str:
     """The namespace whose hostname limit a hostname counts against.
 
     ``""`` if the class has no such limit, and for a class hostname.
@@ -405,7 +405,7 @@ def _namespace_of(view: Lookups, hostname: str, spec: listener_class.ListenerCla
     return min(holding, default="")
 
 
-def _parts(view: Lookups, hostname: str, spec: listener_class.ListenerClassSpec) -> list[RoutePart]:
+def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[RoutePart]:
     if spec.exposure.type == "None" or not children.is_host_routable(hostname):
         return []
     if spec.exposure.scope == "Hostname":
@@ -417,7 +417,7 @@ def _parts(view: Lookups, hostname: str, spec: listener_class.ListenerClassSpec)
     return children.split_by_path(hostname, paths)
 
 
-def _route(view: Lookups, part: RoutePart, spec: listener_class.ListenerClassSpec, secret_name: str) -> DesiredChild:
+def _route(view: View, part: RoutePart, spec: listener_class.ListenerClassSpec, secret_name: str) -> DesiredChild:
     match spec.exposure:
         case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
             return children.build_http_route(part, parent, view.settings)

@@ -9,8 +9,7 @@ from usher_gateway.resources.removal_limit import Removal
 from usher_operator.plan import children, common, compiling, hostname, ownership, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState
 from usher_operator.state import child_labels
-from usher_operator.state.lookups import Lookups
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     ADDRESSES_FIELD,
     CachedResource,
     ConditionType,
@@ -20,6 +19,7 @@ from usher_operator.state.view import (
     ResourceStatus,
     StatusCondition,
 )
+from usher_operator.state.view import View
 
 _WAITS = (
     "the previous configuration stays in force while Usher checks whether it may take addresses out of service; if "
@@ -34,7 +34,7 @@ _CURABLE = {Reason.TenantNotFound, Reason.ClassNotFound, Reason.UnsupportedValue
 _NEEDED = (_Type.ResolvedRefs, _Type.CertificateReady, _Type.Exposed, _Type.Programmed)
 
 
-def plan(view: Lookups, key: Key) -> Plan:
+def plan(view: View, key: Key) -> Plan:
     """The plan for a Listener."""
     cached = view.listener(key.path)
     if cached is None:
@@ -44,7 +44,7 @@ def plan(view: Lookups, key: Key) -> Plan:
     return common.plan_unpublished(view, key, cached, _NEEDED) or _plan(view, key, cached)
 
 
-def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -> Plan:
+def _plan(view: View, key: Key, cached: CachedResource[resources.Listener]) -> Plan:
     assert view.keys is not None  # without them nothing is published
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     contested = compiling.contested_hostname(view, cached.resource)
@@ -102,14 +102,14 @@ def _plan(view: Lookups, key: Key, cached: CachedResource[resources.Listener]) -
     )
 
 
-def _may_have_vanished(view: Lookups, compiled: compiling.CompiledDocument, key: Key) -> bool:
+def _may_have_vanished(view: View, compiled: compiling.CompiledDocument, key: Key) -> bool:
     """True if a document without its credential would be published before the gateways said whether they have it."""
     is_unpublished = view.published(key) is None and compiled.document is not None
     return view.reports.unheard != () and is_unpublished and compiling.lacks_credential(compiled.findings)
 
 
 def _awaits_gateways(
-    view: Lookups, hostname: str, builder: ConditionBuilder, cached: CachedResource[resources.Listener]
+    view: View, hostname: str, builder: ConditionBuilder, cached: CachedResource[resources.Listener]
 ) -> ResourceStatus | None:
     """The status while a gateway may still serve a contested hostname; None before they were asked: it stays."""
     if view.reports.unheard is None:
@@ -123,7 +123,7 @@ def _awaits_gateways(
 
 
 def _keeps_vanished(
-    view: Lookups, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
+    view: View, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
 ) -> bool:
     """True if gateways run a document of the same Tenant whose Secret is gone, and the new one is worse for now.
 
@@ -143,7 +143,7 @@ def _is_worse(compiled: compiling.CompiledDocument) -> bool:
     return any(finding.reason in _CURABLE for finding in compiled.findings if finding.severity == "error")
 
 
-def _again_at(view: Lookups, document: documents.ListenerDocument | None, programmed: reports.Programmed) -> int | None:
+def _again_at(view: View, document: documents.ListenerDocument | None, programmed: reports.Programmed) -> int | None:
     """When to plan again: while an address is retired at least once an hour, because it ends without any event."""
     if document is None or not document.retired_addresses:
         return programmed.again_at
@@ -152,7 +152,7 @@ def _again_at(view: Lookups, document: documents.ListenerDocument | None, progra
 
 
 def _retiring(
-    view: Lookups, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
+    view: View, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
 ) -> Removal | None:
     """The addresses that the newest version takes out of service; None if it takes none."""
     published, newest = view.published(key), compiled.document
@@ -165,7 +165,7 @@ def _retiring(
 
 
 def _unchanged(
-    view: Lookups, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
+    view: View, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
 ) -> common.Publication:
     """Take no address out of service, because that was not allowed yet."""
     if compiled.interim is None:
@@ -179,7 +179,7 @@ def _unchanged(
     )
 
 
-def _name_taken(view: Lookups, key: Key, builder: ConditionBuilder) -> StatusCondition | None:
+def _name_taken(view: View, key: Key, builder: ConditionBuilder) -> StatusCondition | None:
     """The condition if a Secret with the URL Secret's name exists that the operator did not write."""
     name = child_labels.url_secret_name(key.name)
     path = f"{key.namespace}/{name}"
@@ -200,7 +200,7 @@ def _granted(listener: resources.Listener, document: documents.ListenerDocument 
 
 
 def _reported_suspension(
-    view: Lookups,
+    view: View,
     cached: CachedResource[resources.Listener],
     programmed: reports.Programmed,
     builder: ConditionBuilder,
@@ -212,7 +212,7 @@ def _reported_suspension(
     return previous_ready.message if previous_ready.reason == OperatorReason.Suspended else ""
 
 
-def suspension(view: Lookups, listener: resources.Listener) -> str:
+def suspension(view: View, listener: resources.Listener) -> str:
     """Why a listener's deliveries are held; ``""`` if they are not."""
     if listener.spec.state == "Suspended":
         return "`state` is Suspended: visits are accepted and their deliveries are held"
@@ -222,7 +222,7 @@ def suspension(view: Lookups, listener: resources.Listener) -> str:
     return ""
 
 
-def _write_state(view: Lookups, host: str) -> ConditionState | None:
+def _write_state(view: View, host: str) -> ConditionState | None:
     """Why a hostname's route and certificate are not as planned; None if they were written."""
     failure = view.write_failure(Key("Hostname", "", host))
     blocked = common.blocked_write(failure)
@@ -248,7 +248,7 @@ class _HostnameStates(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(
-        cls, view: Lookups, listener: resources.Listener, document: documents.ListenerDocument | None
+        cls, view: View, listener: resources.Listener, document: documents.ListenerDocument | None
     ) -> "_HostnameStates":
         """The states for every hostname in a document."""
         own_class = view.our_class(listener.class_name)

@@ -21,13 +21,13 @@ from collections.abc import Iterable
 
 from usher_gateway import resources
 from usher_gateway.resources import hostnames, types
-from usher_operator.state.lookups import Lookups
-from usher_operator.state.view import CachedResource, Key
+from usher_operator.state.values import CachedResource, Key
+from usher_operator.state.view import View
 
 _Class = CachedResource[resources.ListenerClass]
 
 
-def owner_of(view: Lookups, key: Key) -> str:
+def owner_of(view: View, key: Key) -> str:
     """The controllerName for the install that owns a resource."""
     unreadable = view.unreadable(key) or view.ending(key)
     match key.kind:
@@ -54,7 +54,7 @@ def owner_of(view: Lookups, key: Key) -> str:
     return oldest.resource.spec.controller_name if oldest is not None else view.settings.controller_name
 
 
-def is_foreign_namespace(view: Lookups, namespace: str) -> bool:
+def is_foreign_namespace(view: View, namespace: str) -> bool:
     """True if only other installs' classes permit a namespace, so that its tenants belong to those installs."""
     names = {
         listener_class.resource.spec.controller_name
@@ -63,13 +63,13 @@ def is_foreign_namespace(view: Lookups, namespace: str) -> bool:
     return bool(names) and view.settings.controller_name not in names
 
 
-def is_permitted(view: Lookups, listener_class: _Class, namespace: str) -> bool:
+def is_permitted(view: View, listener_class: _Class, namespace: str) -> bool:
     """True if a class permits a namespace."""
     labels = {**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace}
     return hostnames.permits(listener_class.resource.spec.namespaces, labels)
 
 
-def _permitting(view: Lookups, classes: Iterable[_Class], namespace: str) -> list[_Class]:
+def _permitting(view: View, classes: Iterable[_Class], namespace: str) -> list[_Class]:
     return [listener_class for listener_class in classes if is_permitted(view, listener_class, namespace)]
 
 

@@ -11,8 +11,7 @@ import msgspec
 
 from usher_gateway import documents, model
 from usher_operator.plan.common import ConditionBuilder, WantedDocument, blocked_write
-from usher_operator.state.lookups import Lookups
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     AppliedDocument,
     ConditionType,
     DestinationReport,
@@ -22,6 +21,7 @@ from usher_operator.state.view import (
     OperatorReason,
     StatusCondition,
 )
+from usher_operator.state.view import View
 
 _Type = ConditionType
 _Reason = OperatorReason
@@ -114,7 +114,7 @@ class Programmed(msgspec.Struct, frozen=True):
     again_at: int | None = None
 
 
-def programmed(view: Lookups, key: Key, document: WantedDocument | None, builder: ConditionBuilder) -> Programmed:
+def programmed(view: View, key: Key, document: WantedDocument | None, builder: ConditionBuilder) -> Programmed:
     """The condition Programmed for one document. ``document``: None if there is none."""
     if document is None:
         return Programmed(
@@ -181,7 +181,7 @@ def _hash(applied: AppliedDocument | None) -> str:
 
 
 def of_listener(
-    view: Lookups,
+    view: View,
     path: str,
     builder: ConditionBuilder,
     addresses: Sequence[documents.Address],
@@ -212,7 +212,7 @@ def of_listener(
     return parts + _degraded(reports, builder) + _held(reports, builder) + _untrusted(reports, builder)
 
 
-def reachable(view: Lookups, hostnames: Sequence[str], builder: ConditionBuilder) -> list[StatusCondition]:
+def reachable(view: View, hostnames: Sequence[str], builder: ConditionBuilder) -> list[StatusCondition]:
     """The condition Reachable, about hostnames that should lead to a gateway."""
     checks = [view.reachability(hostname) for hostname in hostnames]
     problems = [check.problem for check in checks if check is not None and check.problem]
@@ -225,7 +225,7 @@ def reachable(view: Lookups, hostnames: Sequence[str], builder: ConditionBuilder
     return [builder.true(_Type.Reachable, _Reason.Reachable)]
 
 
-def of_destination(view: Lookups, path: str, builder: ConditionBuilder) -> list[StatusCondition]:
+def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[StatusCondition]:
     """The condition Healthy."""
     reports: list[DestinationReport] = [
         gateway.destinations[path] for gateway in view.reports.ready or () if path in gateway.destinations
@@ -248,7 +248,7 @@ def of_destination(view: Lookups, path: str, builder: ConditionBuilder) -> list[
 
 
 def address_retired(
-    view: Lookups, path: str, document: documents.ListenerDocument, builder: ConditionBuilder
+    view: View, path: str, document: documents.ListenerDocument, builder: ConditionBuilder
 ) -> list[StatusCondition]:
     """AddressRetired, while the document has a retired address."""
     retired, live = document.retired_addresses, document.live_addresses

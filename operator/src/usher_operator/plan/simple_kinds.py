@@ -22,8 +22,7 @@ from usher_gateway.resources.removal_limit import (
 from usher_gateway.resources.tenant import check_tenant
 from usher_operator.plan import common, compiling, hostname, ownership, reports
 from usher_operator.plan.common import ConditionBuilder
-from usher_operator.state.lookups import Lookups
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     FINGERPRINT_FIELD,
     HALTED_FIELD,
     CachedResource,
@@ -35,6 +34,7 @@ from usher_operator.state.view import (
     ResourceStatus,
     StatusCondition,
 )
+from usher_operator.state.view import View
 
 # A Destination's status field: host and port in its document's URL, for a column. The whole URL may contain a
 # secret.
@@ -47,7 +47,7 @@ _UNSERVED_MICROSECONDS = 60 * model.MICROSECONDS  # A class that has no conditio
 _MAX_NAMES = 3  # Listeners that a message names
 
 
-def plan_listener_class(view: Lookups, key: Key) -> Plan:
+def plan_listener_class(view: View, key: Key) -> Plan:
     """The plan for a ListenerClass."""
     cached = view.classes.get(key.name)
     if cached is None:
@@ -70,7 +70,7 @@ def plan_listener_class(view: Lookups, key: Key) -> Plan:
     return Plan(key, (), status, unknown_secrets=unknown)
 
 
-def _plan_foreign_class(view: Lookups, key: Key, cached: CachedResource[resources.ListenerClass]) -> Plan:
+def _plan_foreign_class(view: View, key: Key, cached: CachedResource[resources.ListenerClass]) -> Plan:
     """The plan for another install's class: its status says so if no operator serves it.
 
     That is known if no operator wrote to the class within a minute, or if this install served it before under
@@ -93,7 +93,7 @@ def _plan_foreign_class(view: Lookups, key: Key, cached: CachedResource[resource
     return Plan(key, status=builder.status([accepted], fields=dict(cached.fields)))
 
 
-def _class_fields(view: Lookups, cached: CachedResource[resources.ListenerClass]) -> dict[str, object]:
+def _class_fields(view: View, cached: CachedResource[resources.ListenerClass]) -> dict[str, object]:
     """The install key fingerprint with which the class was first reconciled, and the removals that wait.
 
     The fingerprint never changes. A class that is new while the key is wrong gets none, so that nothing is wrong once
@@ -110,7 +110,7 @@ def _class_fields(view: Lookups, cached: CachedResource[resources.ListenerClass]
 
 
 def _class_accepted(
-    view: Lookups, cached: CachedResource[resources.ListenerClass], builder: ConditionBuilder
+    view: View, cached: CachedResource[resources.ListenerClass], builder: ConditionBuilder
 ) -> StatusCondition:
     declared, previous = cached.resource, builder.previous(_Type.Accepted)
     blocking_state = common.publishing_state(view)
@@ -127,7 +127,7 @@ def _class_accepted(
 
 
 def _hostnames_shared(
-    view: Lookups, declared: resources.ListenerClass, builder: ConditionBuilder
+    view: View, declared: resources.ListenerClass, builder: ConditionBuilder
 ) -> list[StatusCondition]:
     """HostnamesShared, while another install's class allows some hostnames that this class allows."""
     for name, other in sorted(view.classes.items()):
@@ -152,7 +152,7 @@ def _halted(class_name: str, halts: tuple[HaltedRemovals, ...]) -> str:
     )
 
 
-def plan_tenant(view: Lookups, key: Key) -> Plan:
+def plan_tenant(view: View, key: Key) -> Plan:
     """The plan for a Tenant."""
     cached = view.tenant(key.path)
     if cached is None:
@@ -171,9 +171,7 @@ def plan_tenant(view: Lookups, key: Key) -> Plan:
     return Plan(key, (), status)
 
 
-def _company_shared(
-    view: Lookups, key: Key, tenant: resources.Tenant, builder: ConditionBuilder
-) -> list[StatusCondition]:
+def _company_shared(view: View, key: Key, tenant: resources.Tenant, builder: ConditionBuilder) -> list[StatusCondition]:
     """CompanyShared, while another Tenant in the namespace has the same company."""
     company_id = tenant.spec.company_id
     names = view.tenants_of(f"{key.namespace}/{company_id}", 2) if company_id else ()
@@ -188,7 +186,7 @@ def _company_shared(
 
 
 def _with_listeners(
-    view: Lookups, key: Key, builder: ConditionBuilder, status: ResourceStatus, *, is_suspended: bool
+    view: View, key: Key, builder: ConditionBuilder, status: ResourceStatus, *, is_suspended: bool
 ) -> ResourceStatus:
     """The status with a Ready that is True only if every listener is ready."""
     unready: dict[str, list[str]] = {"False": [], "Unknown": []}
@@ -221,7 +219,7 @@ def _named_listeners(names: list[str]) -> str:
     return f"{noun} {first} and others" if len(names) > _MAX_NAMES else f"{noun} {first}"
 
 
-def plan_destination(view: Lookups, key: Key) -> Plan:
+def plan_destination(view: View, key: Key) -> Plan:
     """The plan for a Destination."""
     cached = view.destination(key.path)
     if cached is None:

@@ -21,13 +21,13 @@ import msgspec
 
 from usher_gateway import documents, resources
 from usher_gateway.resources.listener_document import routes_of
-from usher_operator.state.lookups import Lookups
-from usher_operator.state.view import CachedResource, Key, PublishedDocument, path_key
+from usher_operator.state.values import CachedResource, Key, PublishedDocument, path_key
+from usher_operator.state.view import View
 
 _NOT_VALID_YET = 0  # Generation in the document of a Listener that was made again, until it is valid
 
 
-def own_version(view: Lookups, cached: CachedResource[Any]) -> PublishedDocument | None:
+def own_version(view: View, cached: CachedResource[Any]) -> PublishedDocument | None:
     """This very object's published document."""
     published = view.published(cached.key)
     if published is None or published.owner.uid != cached.uid:
@@ -36,7 +36,7 @@ def own_version(view: Lookups, cached: CachedResource[Any]) -> PublishedDocument
     return published if is_of_present_namespace(view, cached.key) else None
 
 
-def interim_version(view: Lookups, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
+def interim_version(view: View, cached: CachedResource[resources.Listener]) -> documents.ListenerDocument | None:
     """The document for a Listener that was made again for its tenant, while it is not valid; None for any other one."""
     listener, published = cached.resource, view.published(cached.key)
     document = published.listener if published is not None else None
@@ -56,14 +56,14 @@ def hold(document: documents.ListenerDocument) -> documents.ListenerDocument:
     return msgspec.structs.replace(document, generation=_NOT_VALID_YET, state="Suspended")
 
 
-def is_of_present_namespace(view: Lookups, key: Key) -> bool:
+def is_of_present_namespace(view: View, key: Key) -> bool:
     """False if a name's published document comes from a namespace that was deleted and made again since."""
     published = view.published(key)
     return published is None or published.owner.namespace_uid in {"", view.namespace_uid(key.namespace)}
 
 
 def bind_routes(
-    view: Lookups, document: documents.ListenerDocument, own: documents.ListenerDocument | None
+    view: View, document: documents.ListenerDocument, own: documents.ListenerDocument | None
 ) -> documents.ListenerDocument:
     """Return a document whose routes have their Destinations' uids.
 
@@ -80,7 +80,7 @@ def _destinations(document: documents.ListenerDocument) -> dict[str, None]:
     return dict.fromkeys(route.destination for route in document.routes)
 
 
-def _uid_of(view: Lookups, path: str) -> str:
+def _uid_of(view: View, path: str) -> str:
     """A Destination's uid, also if this version cannot read it; ``""`` if it is absent."""
     destination = view.destination(path) or view.unreadable(path_key("Destination", path))
     return destination.uid if destination is not None else ""

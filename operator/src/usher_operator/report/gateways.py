@@ -24,7 +24,7 @@ from usher_operator.run.installation import Installation
 from usher_operator.run.workqueue import Workqueue
 from usher_operator.settings import OperatorSettings
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     AppliedDocument,
     DestinationReport,
     GatewayReport,

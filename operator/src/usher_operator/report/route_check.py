@@ -27,7 +27,7 @@ from usher_operator.plan import reports
 from usher_operator.report import route_request
 from usher_operator.run.workqueue import Workqueue
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import Key, Reachability, hostname_key
+from usher_operator.state.values import Key, Reachability, hostname_key
 
 _log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from usher_gateway import model
 from usher_operator.run.workqueue import PauseGate
 from usher_operator.settings import AdminAddress, OperatorSettings
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import CachedResource
+from usher_operator.state.values import CachedResource
 
 _TICK_SECONDS = 0.5
 _HISTOGRAM_BOUNDS_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)

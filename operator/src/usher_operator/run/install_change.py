@@ -19,7 +19,7 @@ from usher_operator.plan import ownership
 from usher_operator.run.leader import SavedInstall
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import ConditionType, Key, OperatorReason, StatusCondition
+from usher_operator.state.values import ConditionType, Key, OperatorReason, StatusCondition
 
 _log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from usher_gateway.kube.client import ApiError, Client, JsonObject
 from usher_operator.run.workqueue import PauseGate, Workqueue
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import FINGERPRINT_FIELD, INSTALL_KEY_SECRET, Key
+from usher_operator.state.values import FINGERPRINT_FIELD, INSTALL_KEY_SECRET, Key
 
 _log = structlog.get_logger(__name__)
 

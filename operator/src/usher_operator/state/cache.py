@@ -1,4 +1,4 @@
-"""The cache: everything that the operator knows about the cluster, as plan() reads it (``Lookups``).
+"""The cache: everything that the operator knows about the cluster, as plan() reads it (``View``).
 
 Each change returns the keys that have to be planned again: those whose own resource or children changed, and those
 whose last plan read something that differs now (`reads`). A change that no plan reads, such as the watch event for the
@@ -18,10 +18,9 @@ from usher_gateway.resources.listener_document import CLASS_ADDRESS
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator.state import kinds
 from usher_operator.state.gateway_reports import ChangedHolders
-from usher_operator.state.lookups import NO_VERSION, KeySet, Lookups, Version
 from usher_operator.state.reads import Subject
 from usher_operator.state.siblings import Claim, Place
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     ADDRESSES_FIELD,
     FINGERPRINT_FIELD,
     CachedResource,
@@ -37,11 +36,12 @@ from usher_operator.state.view import (
     address_path,
     hostname_key,
 )
+from usher_operator.state.view import NO_VERSION, KeySet, Version, View
 
 _NO_KEYS: KeySet = frozenset()
 
 
-class Cache(Lookups):
+class Cache(View):
     """Changes the cluster's present state, and says which keys a change concerns."""
 
     def grant(self, key: Key, hostnames: Collection[str]) -> KeySet:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from usher_gateway import config_secret
-from usher_operator.state.view import Key, Kind
+from usher_operator.state.values import Key, Kind
 
 CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"  # Label selector of every child
 

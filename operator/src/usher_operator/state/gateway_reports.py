@@ -6,7 +6,7 @@ from typing import NamedTuple
 from usher_gateway.config_secret import TenantHostnames
 from usher_operator.state import kinds
 from usher_operator.state.indexes import ChildIndex, HolderIndex
-from usher_operator.state.view import GatewayReport, Key
+from usher_operator.state.values import GatewayReport, Key
 
 
 class ChangedHolders(NamedTuple):

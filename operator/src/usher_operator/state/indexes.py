@@ -14,7 +14,7 @@ from usher_gateway.resources.removal_limit import RemovalKind
 from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator.settings import OperatorSettings
 from usher_operator.state import child_labels, kinds
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     ClusterFeatures,
     Key,
     Kind,

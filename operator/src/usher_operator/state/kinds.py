@@ -14,7 +14,7 @@ from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.listener import DEFAULT_CLASS
 from usher_operator.state import child_labels
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     CachedResource,
     ChildState,
     ConditionType,

@@ -10,7 +10,7 @@ A document repeats a Secret's value as often as its resource refers to it: 700 D
 import sys
 from typing import Any
 
-from usher_operator.state.view import Key, Kind
+from usher_operator.state.values import Key, Kind
 
 # For a namespace's specs and compiled filters, and again for its documents: enough for 2,600 customers with two routes
 # and two Destinations each.

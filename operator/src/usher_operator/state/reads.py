@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from usher_operator.state.indexes import GroupIndex
-from usher_operator.state.view import Key, Kind
+from usher_operator.state.values import Key, Kind
 
 # Limit: a key's place below a limit. Listeners: a Tenant's. Documents: the size of a namespace's documents.
 SubjectKind = Kind | Literal["Namespace", "Secret", "Address", "Company", "Limit", "Listeners", "Documents"]
 
-# Kind, and the key or its path, such as `namespace/name`, the hostname, or `view.address_path`.
+# Kind, and the key or its path, such as `namespace/name`, the hostname, or `values.address_path`.
 Subject = tuple[SubjectKind, str | Key]
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from usher_gateway import resources
 from usher_gateway.resources.listener_document import fixed_addresses
-from usher_operator.state.view import CachedResource, Key, address_path
+from usher_operator.state.values import CachedResource, Key, address_path
 
 Group = TypeVar("Group", bound=Hashable)
 Place = tuple[Any, ...]  # Sorts a key within its group; equal places go by key
@@ -52,7 +52,7 @@ class OrderedGroups(Generic[Group]):
         return self._groups.get(group, ())
 
 
-Claim = str | tuple[str, str]  # A hostname that a Listener names, or an address (`view.address_path`) with its tenant
+Claim = str | tuple[str, str]  # A hostname that a Listener names, or an address (`values.address_path`) with its tenant
 ClaimGroup = tuple[Claim, str, str, str]  # Claim, namespace, class and Tenant
 
 

@@ -1,469 +1,524 @@
-"""The values that plan() reads (with `Lookups`), and its result (``Plan``). No I/O."""
+"""Everything that the operator knows about the cluster, and every question that plans and other parts ask.
 
-import datetime
-import enum
-from collections.abc import Mapping
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+`Cache` adds the changes. A lookup that plans make is marked with `lookup`, so that `Reads` notes its answer. It costs
+no more than the size of its answer, because plan() makes thousands of them, for one key at a time.
+"""
 
-import msgspec
+import collections
+import itertools
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from usher_gateway import documents, resources
-from usher_gateway.config_secret import Owner as DocumentOwner
-from usher_gateway.config_secret import TenantHostnames
-from usher_gateway.resources.removal_limit import Removal
+from usher_gateway import documents, model, resources
+from usher_gateway.resources.hostnames import Owner
+from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
+from usher_operator.settings import OperatorSettings
+from usher_operator.state import kinds
+from usher_operator.state.confirmed_clock import steady_microseconds, wall_microseconds
+from usher_operator.state.gateway_reports import GatewayReports
+from usher_operator.state.indexes import ChildIndex, GroupIndex, HolderIndex, OptionalApis, SecretIndex
+from usher_operator.state.memory import NamespaceMemory
+from usher_operator.state.reads import Reads, lookup
+from usher_operator.state.siblings import Claim, ClaimIndex, Members, OrderedGroups
+from usher_operator.state.values import (
+    CachedResource,
+    ChildState,
+    ClusterFeatures,
+    ConditionStatus,
+    Key,
+    ListenerReadiness,
+    ObjectRef,
+    PublishedDocument,
+    Reachability,
+    SecretAccess,
+    SecretState,
+    UnreadableResource,
+    WriteFailure,
+    hostname_key,
+    path_key,
+)
 
-ADDRESSES_FIELD = "addresses"  # Status field of a Listener: its addresses with shortened URLs
+KeySet = frozenset[Key]
+Version = tuple[str, str]  # (uid, resourceVersion)
+NO_VERSION: Version = ("", "")  # The object is not there
+ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
 
-# A ListenerClass's status field: fingerprint of the install key from which its URLs are derived.
-FINGERPRINT_FIELD = "installKeyFingerprint"
-HALTED_FIELD = "haltedRemovals"
+_DELETED_UIDS = 1000  # More deletions than watches report between a write and its answer
 
-# Secret in the operator's namespace that holds the install key.
-INSTALL_KEY_SECRET = "usher-install-key"  # noqa: S105 - the name of an object
-
-# ClusterRole that the platform binds in agencies' namespaces, and the bindings' name.
-AGENCY_ROLE = "usher-agency"
-
-OPERATOR_ACCOUNT = "usher-operator"  # Service account of the operator, in its own namespace
-
-# Key kinds. `Hostname` is not a resource: it owns one hostname's children.
-Kind = Literal["ListenerClass", "Tenant", "Listener", "Destination", "Hostname"]
-
-
-class Key(msgspec.Struct, frozen=True, order=True):
-    """The queue's unit of work: one resource, or one hostname."""
-
-    kind: Kind
-    namespace: str
-    """``""`` for a ListenerClass and a Hostname."""
-    name: str
-    """The resource's name; for a Hostname the hostname itself."""
-
-    @property
-    def path(self) -> str:
-        """``namespace/name``, or the name alone without a namespace."""
-        return f"{self.namespace}/{self.name}" if self.namespace else self.name
-
-
-def path_key(kind: Kind, path: str) -> Key:
-    """The key for a resource by its ``namespace/name``."""
-    namespace, _, name = path.partition("/")
-    return Key(kind, namespace, name)
-
-
-def hostname_key(hostname: str) -> Key:
-    """The key that owns a hostname's children."""
-    return Key("Hostname", "", hostname)
+_LISTENER_STATES = tuple(
+    ListenerReadiness(ready, is_held=is_held, is_suspended=is_suspended)
+    for ready in typing.get_args(ConditionStatus)
+    for is_held in (False, True)
+    for is_suspended in (False, True)
+)
 
 
-def address_path(namespace: str, address: documents.Address) -> str:
-    """Identify an address that Listeners in one namespace name."""
-    return f"{namespace}/{address.host}{address.path}?{sorted(address.query)}"
+class View:
+    """The cluster's present state.
 
-
-class ObjectRef(msgspec.Struct, frozen=True, order=True):
-    """Identifies an object in the API server."""
-
-    api_version: str
-    kind: str
-    namespace: str
-    name: str
-
-
-class DesiredChild(msgspec.Struct, frozen=True):
-    """A child as the operator applies it (server-side, with force)."""
-
-    ref: ObjectRef
-    manifest: dict[str, Any]
-    """The whole object, with labels and annotations, ``usher.dev/desired`` among them."""
-    desired: str
-    """SHA-256 of the manifest. If the existing child has the same value, there is nothing to write."""
-
-
-_ANY_KIND = ("ListenerClass", "Tenant", "Listener", "Destination")
-_WITH_HOSTNAME, _WITH_DOCUMENT = ("ListenerClass", "Listener"), ("Listener", "Destination")
-
-
-class ConditionType(enum.StrEnum):
-    """Every condition that the operator writes, with the kinds that have it."""
-
-    kinds: tuple[str, ...]
-    group: Literal["", "Informational", "Abnormal"]
-    Accepted = "Accepted", _ANY_KIND
-    ResolvedRefs = "ResolvedRefs", _WITH_DOCUMENT
-    CertificateReady = "CertificateReady", _WITH_HOSTNAME
-    Exposed = "Exposed", _WITH_HOSTNAME
-    Programmed = "Programmed", _WITH_DOCUMENT
-    Ready = "Ready", _ANY_KIND
-    Reachable = "Reachable", _WITH_HOSTNAME, "Informational"
-    Verified = "Verified", ("Listener",), "Informational"
-    Receiving = "Receiving", ("Listener",), "Informational"
-    Quarantining = "Quarantining", ("Listener",), "Abnormal"
-    RoutesDegraded = "RoutesDegraded", ("Listener",), "Abnormal"
-    DeliveriesHeld = "DeliveriesHeld", ("Listener",), "Abnormal"
-    TimesUntrusted = "TimesUntrusted", ("Listener",), "Abnormal"
-    AddressRetired = "AddressRetired", ("Listener",), "Abnormal"
-    CompanyShared = "CompanyShared", ("Tenant",), "Abnormal"
-    HostnamesShared = "HostnamesShared", ("ListenerClass",), "Abnormal"
-    Healthy = "Healthy", ("Destination",), "Informational"
-
-    def __new__(cls, name: str, kinds: tuple[str, ...], group: Literal["", "Informational", "Abnormal"] = "") -> Self:
-        """Make a condition whose value is its name."""
-        condition = str.__new__(cls, name)
-        condition._value_, condition.kinds, condition.group = name, kinds, group
-        return condition
-
-
-# Conditions that exist only while something is wrong.
-ABNORMAL_CONDITIONS = frozenset(condition for condition in ConditionType if condition.group == "Abnormal")
-
-# Conditions that Ready does not depend on; their writes share a small rate limit.
-INFORMATIONAL_CONDITIONS = frozenset(condition for condition in ConditionType if condition.group)
-
-
-class OperatorReason(enum.StrEnum):
-    """Reasons that come from the cluster or from gateways; ``resources.conditions.Reason`` has those of compile()."""
-
-    Accepted = "Accepted"
-    Deleted = "Deleted"
-    NamespaceNotPermitted = "NamespaceNotPermitted"
-    SecretNameTaken = "SecretNameTaken"
-    ConfigTooLarge = "ConfigTooLarge"
-    InstallKeyChanged = "InstallKeyChanged"
-    NotServed = "NotServed"
-    RemovalsHalted = "RemovalsHalted"
-    Issued = "Issued"
-    Provided = "Provided"
-    External = "External"
-    Pending = "Pending"
-    IssuerNotFound = "IssuerNotFound"
-    CertManagerMissing = "CertManagerMissing"
-    SecretNotFound = "SecretNotFound"
-    Failed = "Failed"
-    Exposed = "Exposed"
-    NotExposed = "NotExposed"
-    ObjectNameTaken = "ObjectNameTaken"
-    GatewayAPIMissing = "GatewayAPIMissing"
-    IngressClassNotFound = "IngressClassNotFound"
-    NotAllowedByListeners = "NotAllowedByListeners"
-    NoMatchingParent = "NoMatchingParent"
-    AddressNotAssigned = "AddressNotAssigned"
-    Programmed = "Programmed"
-    GatewayRejected = "GatewayRejected"
-    GatewayUnavailable = "GatewayUnavailable"
-    PartiallyProgrammed = "PartiallyProgrammed"
-    WriteForbidden = "WriteForbidden"
-    WriteConflict = "WriteConflict"
-    WriteFailed = "WriteFailed"
-    Ready = "Ready"
-    Suspended = "Suspended"
-    ListenersNotReady = "ListenersNotReady"
-    Reachable = "Reachable"
-    Unreachable = "Unreachable"
-    Verified = "Verified"
-    Receiving = "Receiving"
-    NoVisitYet = "NoVisitYet"
-    Refusing = "Refusing"
-    Silent = "Silent"
-    Quarantining = "Quarantining"
-    ExpressionTooSlow = "ExpressionTooSlow"
-    CompanyMismatch = "CompanyMismatch"
-    DeliveriesHeld = "DeliveriesHeld"
-    TimesUntrusted = "TimesUntrusted"
-    AddressRetired = "AddressRetired"
-    RetiredAddressUsed = "RetiredAddressUsed"
-    CompanyShared = "CompanyShared"
-    HostnamesShared = "HostnamesShared"
-    Healthy = "Healthy"
-    NotTried = "NotTried"
-    CircuitOpen = "CircuitOpen"
-    Failing = "Failing"
-    AddressForbidden = "AddressForbidden"
-    TokenFailed = "TokenFailed"
-    Gone = "Gone"
-
-
-ConditionStatus = Literal["True", "False", "Unknown"]
-
-
-class StatusCondition(msgspec.Struct, frozen=True):
-    """A metav1.Condition without ``lastTransitionTime``, which the writer keeps or sets."""
-
-    type: str
-    status: ConditionStatus
-    reason: str
-    message: str
-    observed_generation: int
-
-
-class ResourceStatus(msgspec.Struct, frozen=True):
-    """The whole status that the operator writes for one resource."""
-
-    observed_generation: int
-    conditions: Mapping[str, StatusCondition]
-    """By type, because the API server rejects a status that has a type twice. In a fixed order. The writer removes the
-    operator's conditions that are not in it."""
-    fields: dict[str, Any] = {}
-    """Other ``status`` fields: a Listener's ``addresses``, a ListenerClass's ``installKeyFingerprint``."""
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """The children and the status that the operator wants for one key. Equal views give equal plans."""
-
-    key: Key
-    children: tuple[DesiredChild, ...] | None = ()
-    """This key's children. The writer removes existing children that are not in it (a config Secret by way of a
-    tombstone, under the removal limit). None: every child stays as it is."""
-    status: ResourceStatus | None = None
-    """None if no status is to be written: the resource is gone, another install owns it (``plan.ownership``), or the
-    key is a Hostname."""
-    is_behind: bool = False
-    """True if some gateway does not run the wanted document, or if no operator has written a class's status. The
-    cache remembers since when (Lookups.behind_since)."""
-    again_at: int | None = None
-    """When to plan again even if nothing changes, by Lookups.now; None: never."""
-    unknown_secrets: tuple[str, ...] = ()
-    """Secrets (``namespace/name``) that the labelled watch does not report. The reconciler looks each up with one GET
-    and plans again before it writes this status."""
-    unread_namespace: str = ""
-    """Namespace whose Secrets have to be read before the key can be planned. All else in the plan is empty then."""
-    staying: tuple[ObjectRef, ...] = ()
-    """Existing children that are not wanted any more but stay for now."""
-    retiring: Removal | None = None
-    """Addresses that a Listener's newest version takes out of service. If the view does not allow that yet, the
-    published document stays."""
-    ending: Removal | None = None
-    """Retired addresses whose time is over. If the view does not allow that they end, the document still has them."""
-    keeps_vanished: bool = False
-    """True if a document that only gateways have stays in force, because the Listener was declared again."""
-    granted: tuple[str, ...] = ()
-    """Hostnames that the Listener names and that its document has. No other listener gets them while the document is
-    written."""
-
-
-ResourceT = TypeVar("ResourceT", resources.ListenerClass, resources.Tenant, resources.Listener, resources.Destination)
-
-
-class CachedResource(msgspec.Struct, Generic[ResourceT], frozen=True, kw_only=True):
-    """A resource as the API server last sent it."""
-
-    resource: ResourceT
-    uid: str
-    created: str
-    """``metadata.creationTimestamp``."""
-    conditions: tuple[StatusCondition, ...] = ()
-    """The operator's conditions in its status, as last read or written."""
-    fields: Mapping[str, Any] = {}
-    """Its other status fields, such as ``installKeyFingerprint``."""
-
-    @property
-    def halted(self) -> Mapping[str, str]:
-        """The namespaces of ``haltedRemovals`` in a ListenerClass's status, with the hash that confirms each."""
-        return {entry["namespace"]: entry["hash"] for entry in self.fields.get(HALTED_FIELD) or ()}
-
-    @property
-    def key(self) -> Key:
-        """The key for a resource that is in a namespace."""
-        metadata = self.resource.metadata
-        return Key(self.resource.kind_name, metadata.namespace, metadata.name)  # type: ignore[arg-type]
-
-    @property
-    def age(self) -> tuple[str, str]:
-        """Sort key: the oldest resource first. The uid decides between equal times, because no user can choose it."""
-        return self.created, self.uid
-
-    @property
-    def is_unserved(self) -> bool:
-        """True if a class's status says that no operator serves it. One that serves it replaces the status."""
-        return any(condition.reason == OperatorReason.NotServed for condition in self.conditions)
-
-
-class UnreadableResource(msgspec.Struct, frozen=True, kw_only=True):
-    """A resource that exists but that this version cannot parse, because another version's schema accepted it.
-
-    Or one for which its namespace has no memory left (``memory.NamespaceMemory``).
+    Args:
+        clock: monotonic microseconds.
+        confirmed_clock: the time by which addresses end, in microseconds.
+        expect_event: called with an object's kind when a write or a list shows a change that its watch has to
+            report.
+        read_again: called with a kind whose objects have to be read, because their namespace has memory again.
     """
 
-    uid: str
-    generation: int
-    message: str
-    """The field that is wrong, and why; without values. ``""``: the namespace has no memory left for it."""
-    controller_name: str = ""
-    """The install that serves a ListenerClass; ``""``: not readable."""
-    class_name: str = ""
-    """A Listener's ListenerClass; ``""``: not readable."""
-    conditions: tuple[StatusCondition, ...] = ()
-    fields: Mapping[str, Any] = {}
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        *,
+        clock: Callable[[], int] = steady_microseconds,
+        confirmed_clock: Callable[[], int] = wall_microseconds,
+        expect_event: Callable[[str], None] = lambda _: None,
+        read_again: Callable[[kinds.WatchedKind], None] = lambda _: None,
+        memory: NamespaceMemory | None = None,
+    ) -> None:
+        self._expect_event, self._read_again = expect_event, read_again
+        self._memory = memory or NamespaceMemory()
+        self._clock, self._confirmed_clock = clock, confirmed_clock
+        self.settings = settings
+        self.keys: model.Keys | None = None
+        """Derived from the install key; None before the operator has one. Config Secrets are parsed with them when they
+        are put into the cache."""
+        self.optional = OptionalApis()
+        # removals that wait for a confirmation, by namespace; None before the first decision since the start
+        self.halted: tuple[HaltedRemovals, ...] | None = None
+        self.records: dict[Key, kinds.ResourceRecord] = {}  # Every custom resource, by key
+        self._ending: dict[Key, kinds.ResourceRecord] = {}
+        """Resources that somebody deleted and another program's finalizer still keeps. Plans treat them as gone. A
+        deleted ListenerClass counts until it is gone, because its Listeners need it."""
+        self._edited: dict[Key, int] = {}  # Generation of each resource after its last edit while the operator runs
+        self.classes: dict[str, CachedResource[resources.ListenerClass]] = {}
+        """Every ListenerClass that this version can parse, also if another install serves it."""
+        self._unreadable_classes: set[str] = set()
+        self._order: OrderedGroups[tuple[str, str]] = OrderedGroups()
+        """Listeners, Destinations and hostnames by (kind, namespace), in the order in which they count against a
+        limit."""
+        self._companies: OrderedGroups[str] = OrderedGroups()  # Tenants by company (`namespace/companyID`)
+        self._summaries: OrderedGroups[tuple[str, ListenerReadiness]] = OrderedGroups()  # Listeners by Tenant and state
+        self._exposed: OrderedGroups[str] = OrderedGroups()
+        """Listeners by the hostnames in their published document: with addresses of their own, then the oldest."""
+        self._claims = ClaimIndex()
+        self._uses: GroupIndex[tuple[Key, str]] = GroupIndex()
+        """Listeners by the Tenant and the Destinations that they refer to, each with its class name."""
+        self.secrets = SecretIndex(clock)
+        self.reads = Reads()  # The lookups of the last plan of each key
+        self._granted: dict[str, tuple[Key, Owner]] = {}
+        self._stored_holders = HolderIndex()  # The tenants that hold hostnames by the stored status of a Listener
+        self._namespaces: dict[str, dict[str, str]] = {}
+        self._versions: dict[tuple[str, str], dict[str, Version]] = {}
+        """Kind name, and namespace -> name -> (uid, resourceVersion) for each object."""
+        self.child_index = ChildIndex(settings)  # Every existing child of this install
+        self.reports = GatewayReports(self.child_index)
+        self._deleted_uids: collections.deque[str] = collections.deque(maxlen=_DELETED_UIDS)
+        """Uids of the objects that were deleted last."""
+        self._abandoned: set[str] = set()
+        """Classes that this install served under another controllerName, by name, until their status says so."""
+        self._retirements: dict[Key, frozenset[str]] = {}
+        """Addresses that the removal guard allowed to retire, until a document without them is published."""
+        self._behind: dict[Key, int] = {}
+        self._write_failures: dict[Key, WriteFailure] = {}
+        self.reachabilities: dict[str, Reachability] = {}  # The last check of each hostname
+        self._changed_routes: set[str] = set()
+        """Checked hostnames whose Ingress, HTTPRoute or Certificate changed since they were last taken."""
 
-
-class ListenerReadiness(msgspec.Struct, frozen=True):
-    """The Listener fields that its Tenant sums up."""
-
-    ready: ConditionStatus
-    """Its Ready status; Unknown if it has none."""
-    is_held: bool
-    """True if its stored Ready says that its deliveries are held."""
-    is_suspended: bool
-    """True if its own ``state`` is Suspended."""
-
-    @classmethod
-    def of(cls, cached: CachedResource[resources.Listener]) -> "ListenerReadiness":
-        """A Listener's readiness."""
-        ready = next((condition for condition in cached.conditions if condition.type == ConditionType.Ready), None)
-        return cls(
-            ready=ready.status if ready is not None else "Unknown",
-            is_held=ready is not None and ready.reason == "Suspended",
-            is_suspended=cached.resource.spec.state == "Suspended",
-        )
-
-
-class PublishedDocument(msgspec.Struct, frozen=True):
-    """A document in its config Secret. A tombstone is not one."""
-
-    document: documents.ListenerDocument | documents.DestinationDocument
-    hash: str
-    owner: DocumentOwner
-    """The object that it was made for."""
-    version: str = ""
-    """The config Secret's ``resourceVersion``."""
+    # The lookups for plan().
 
     @property
-    def listener(self) -> documents.ListenerDocument | None:
-        """The document, if it is a Listener's."""
-        return self.document if isinstance(self.document, documents.ListenerDocument) else None
+    def now(self) -> int:
+        """Monotonic microseconds, to measure durations."""
+        return self._clock()
+
+    @property
+    def time(self) -> int:
+        """The time by which addresses end, in microseconds: a jump in a wall clock does not change it."""
+        return self._confirmed_clock()
+
+    @property
+    def features(self) -> ClusterFeatures:
+        """The cluster's optional APIs and objects."""
+        return self.optional.features
+
+    @lookup("Tenant")
+    def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
+        """By ``namespace/name``."""
+        return self._parsed(path_key("Tenant", path), resources.Tenant)
+
+    @lookup("Listener")
+    def listener(self, path: str) -> CachedResource[resources.Listener] | None:
+        """By ``namespace/name``."""
+        return self._parsed(path_key("Listener", path), resources.Listener)
+
+    @lookup("Destination")
+    def destination(self, path: str) -> CachedResource[resources.Destination] | None:
+        """By ``namespace/name``."""
+        return self._parsed(path_key("Destination", path), resources.Destination)
+
+    @lookup()
+    def unreadable(self, key: Key) -> UnreadableResource | None:
+        """A resource that exists but that this version cannot parse, so that the lookups above do not find it."""
+        record = self.records.get(key)
+        return record.parsed if record is not None and isinstance(record.parsed, UnreadableResource) else None
+
+    @lookup()
+    def ending(self, key: Key) -> UnreadableResource | None:
+        """A resource that was deleted and still exists, because finalizers keep it. Usher takes it out of service."""
+        record = self._ending.get(key)
+        if record is None:
+            return None
+        return UnreadableResource(
+            uid=record.uid,
+            generation=record.generation,
+            message="",
+            class_name=getattr(getattr(record.parsed, "resource", record.parsed), "class_name", ""),
+            conditions=record.parsed.conditions,
+            fields=record.parsed.fields,
+        )
+
+    def record_of(self, key: Key) -> kinds.ResourceRecord | None:
+        """A resource as it was last read, also one that was deleted and still exists."""
+        return self.records.get(key) or self._ending.get(key)
+
+    @lookup("Limit")
+    def is_over_limit(self, key: Key, limit: int) -> bool:
+        """True if at least this many Listeners, Destinations or hostnames come before one in its namespace.
+
+        Published ones count first, also deleted ones whose documents are in force; then the oldest. Other installs'
+        Listeners do not count. A hostname's key is ``Key("Hostname", namespace, hostname)`` here.
+        """
+        return self.rank(key) >= limit
+
+    def rank(self, key: Key) -> int:
+        """How many Listeners, Destinations or hostnames come before one in its namespace."""
+        return self._order.rank((key.kind, key.namespace), key)
+
+    @lookup("Company")
+    def tenants_of(self, company: str, limit: int) -> Sequence[str]:
+        """The first names among a company's Tenants; ``company``: ``namespace/companyID``."""
+        return [key.name for _, key in self._companies.members(company)[:limit]]
+
+    @lookup("Listeners")
+    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerReadiness, Sequence[str]]:
+        """A Tenant's Listeners in all installs: for each state the first names, at most ``limit``."""
+        members = {state: self._summaries.members((tenant_path, state)) for state in _LISTENER_STATES}
+        return {state: [key.name for _, key in of_state[:limit]] for state, of_state in members.items() if of_state}
+
+    def listeners_using(self, key: Key) -> Iterable[Key]:
+        """The Listeners that refer to a Tenant or a Destination. Not a lookup, as `classes_using`."""
+        names = self.classes_using(key)
+        return itertools.chain.from_iterable(self._uses.keys_of((key, name)) for name in names)
+
+    def classes_using(self, key: Key) -> Collection[str]:
+        """ListenerClass names of the Listeners that refer to a Tenant or a Destination.
+
+        ``""`` stands for those that do not exist. Not a lookup: `Cache` plans the keys again whose classes change.
+        """
+        names = (*self.classes, *self._unreadable_classes, "")
+        return [name for name in names if self._uses.keys_of((key, name))]
+
+    @lookup("Hostname")
+    def claimants(self, hostname: str) -> Sequence[Key]:
+        """For each namespace and class, the oldest Listener that names a hostname and whose Tenant and class exist.
+
+        The oldest comes first. Other installs' Listeners are left out.
+        """
+        return self._oldest_claimants(hostname)
+
+    @lookup("Hostname")
+    def claimants_in(self, hostname: str, namespace: str) -> Sequence[Key]:
+        """As `claimants`, for one namespace, with each class's oldest Listener under a second Tenant."""
+        firsts = self._claims.firsts(hostname)
+        return _in_order(firsts.get((namespace, class_name), ())[:2] for class_name in self.our_class_names())
+
+    @lookup("Hostname")
+    def claimants_of(self, hostname: str, namespace: str, tenant: str) -> Sequence[Key]:
+        """As `claimants`, for one Tenant."""
+        return _in_order(
+            self._claims.first_of(hostname, namespace, class_name, tenant) for class_name in self.our_class_names()
+        )
+
+    @lookup("Address")
+    def namers(self, address: str, tenant: str) -> Sequence[Key]:
+        """The Listeners that name an address (`address_path`) with its path and may come first, in any order.
+
+        These are the namespace's Listeners whose published documents have it, and the tenant's oldest one in each
+        class.
+        """
+        published = [
+            key
+            for key in self.child_index.by_address.keys_of(address)
+            if (self._tenant_of(key), address) in self._claims.of(key)
+        ]
+        return list(dict.fromkeys((*published, *self._oldest_claimants((tenant, address)))))
+
+    @lookup("Hostname")
+    def is_reserved(self, hostname: str) -> bool:
+        """True if no Listener may name a hostname, because a class has it or had it.
+
+        A former one stays reserved while documents have the class's addresses there, unless a tenant holds it: a class
+        edit and its revert take no hostname from a tenant.
+        """
+        if any(listener_class.resource.spec.hostname == hostname for listener_class in self.classes.values()):
+            return True
+        return hostname in self.child_index.by_class_hostname.groups and not self._holders(hostname)
+
+    @lookup("Hostname")
+    def class_at(self, hostname: str) -> str:
+        """This install's ListenerClass that the first Listener with a published document at a hostname has.
+
+        First come the Listeners with an address of their own there that is not retired, then the oldest. ``""``: none.
+        """
+        listeners = (self._parsed(key, resources.Listener) for _, key in self._exposed.members(hostname))
+        names = (cached.resource.class_name for cached in listeners if cached is not None)
+        return next((name for name in names if self.our_class(name) is not None), "")
+
+    def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
+        """The published documents that have an address at a hostname, in any order. Only for a Hostname's plan.
+
+        Not a lookup, because the answer may be long: a changed document always concerns its hostnames.
+        """
+        published = map(self.child_index.listener_document, self.child_index.by_hostname.keys_of(hostname))
+        return [document for document in published if document is not None]
+
+    @lookup("Address")
+    def absent_with(self, address: str, tenant: str) -> Sequence[Key]:
+        """A tenant's Listeners that cannot be found and whose published documents have an address."""
+        absent = [key for key in self.child_index.by_address.keys_of(address) if not self._tenant_of(key)]
+        published = ((key, self.child_index.listener_document(key)) for key in absent)
+        return [key for key, document in published if document is not None and document.tenant.name == tenant]
+
+    @lookup("Hostname")
+    def has_listeners_at(self, hostname: str) -> bool:
+        """True if a published document has an address at a hostname."""
+        return bool(self.child_index.by_hostname.keys_of(hostname))
+
+    @lookup("Hostname")
+    def has_lost_listeners_at(self, hostname: str) -> bool:
+        """True if neither a document nor a tombstone has a hostname, but a Listener's status or a gateway has it."""
+        lost = self._stored_holders.keys_of(hostname) or self.reports.holders.keys_of(hostname)
+        return bool(lost) and not self.child_index.holders.keys_of(hostname)
+
+    @lookup("Hostname")
+    def holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants that have a hostname: by a document that is being written, or else by documents and tombstones.
+
+        If config Secrets are lost, the statuses stored for Listeners that still name the hostname decide, and last
+        the gateways that run documents without a config Secret.
+        """
+        return self._holders(hostname)
+
+    @lookup("Hostname")
+    def only_holder(self, hostname: str) -> Key | None:
+        """The Listener by which a tenant has a hostname; None if there are several or none."""
+        granted, evidence = self._granted.get(hostname), self._evidence_of(hostname)
+        holding = evidence.keys_of(hostname) if evidence is not None else frozenset()
+        if granted is not None:
+            return granted[0] if holding <= {granted[0]} else None
+        return next(iter(holding)) if len(holding) == 1 else None
+
+    @lookup()
+    def holds(self, key: Key, hostname: str) -> bool:
+        """True if a Listener has a hostname by its document, its tombstone or its status, or as a gateway reports."""
+        granted = self._granted.get(hostname)
+        is_granted = granted is not None and granted[0] == key
+        return is_granted or any(key in index.keys_of(hostname) for index in self._evidence)
+
+    @lookup("Hostname")
+    def shown_holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants whose Listeners name a hostname and have a stored status that shows it as their own."""
+        return self._stored_holders.holders(hostname)
+
+    @lookup()
+    def published(self, key: Key) -> PublishedDocument | None:
+        """The document in a Listener's or Destination's config Secret."""
+        return self.child_index.published(key)
+
+    @lookup("Documents")
+    def has_room_for_document(self, _namespace: str, key: Key, size: int) -> bool:
+        """True if a key's namespace has memory for a document of this size in bytes."""
+        return self._memory.has_room_for_document(key, size)
+
+    @lookup("Namespace")
+    def namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        """A namespace's labels; empty if the namespace is not known."""
+        return self._namespaces.get(namespace, {})
+
+    @lookup("Namespace")
+    def namespace_uid(self, namespace: str) -> str:
+        """A namespace's ``metadata.uid``; ``""`` if the namespace is not known."""
+        return self.version_of(kinds.NAMESPACE, "", namespace)[0]
+
+    @lookup("Namespace")
+    def secret_access(self, namespace: str) -> SecretAccess:
+        """The operator's access to a namespace's Secrets, or to all namespaces at once if the name is empty."""
+        return self.secrets.access(namespace)
+
+    def kind_of(self, child: ObjectRef) -> kinds.WatchedKind:
+        """The kind whose watch reports a child."""
+        is_agencys = child.kind == kinds.SECRET.name and child.namespace != self.settings.configuration_namespace
+        return kinds.AGENCY_SECRET if is_agencys else kinds.BY_NAME[child.kind]
+
+    @lookup("Secret")
+    def secret(self, path: str) -> resources.Secret | None:
+        """A labelled Secret by ``namespace/name``."""
+        return self.secrets.get(path)
+
+    @lookup("Secret")
+    def secret_state(self, path: str) -> SecretState | None:
+        """A Secret's state; None if it has to be looked up."""
+        return self.secrets.state(path)
+
+    def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
+        """True if a Listener's new document may take these addresses (``Address.id``) out of service."""
+        return addresses <= self._retirements.get(key, frozenset())
+
+    def is_abandoned(self, class_name: str) -> bool:
+        """True if this install served a class under another controllerName, and the class does not say so yet."""
+        return class_name in self._abandoned
+
+    def is_edited(self, key: Key) -> bool:
+        """True if a resource was edited while the operator runs, and its document was compiled before the edit."""
+        child, edited = self.child_index.config_of(key), self._edited.get(key, 0)
+        return child is not None and edited > child.owner_generation
+
+    @lookup()
+    def children(self, key: Key) -> Collection[ChildState]:
+        """A key's existing children that this install made, in any order."""
+        return tuple(child.state for child in self.child_index.of(key))
+
+    def behind_since(self, key: Key) -> int | None:
+        """Since when (microseconds) a key's plans say ``is_behind``; None if the last plan did not."""
+        return self._behind.get(key)
+
+    def lane_of(self, key: Key) -> str:
+        """The namespace whose changes cause the work for a key; `""` for classes and their hostnames."""
+        if key.kind != "Hostname" or any(
+            listener_class.resource.spec.hostname == key.name for listener_class in self.classes.values()
+        ):
+            return key.namespace
+        namespaces = {namespace for namespace, _ in self._holders(key.name)}
+        return namespaces.pop() if len(namespaces) == 1 else ""
+
+    def exists(self, key: Key) -> bool:
+        """True if a key has a resource or a child, or something has or had an address at its hostname."""
+        if key in self.records or self.child_index.of(key):
+            return True
+        has_documents = self.child_index.by_hostname.keys_of(key.name) or self._stored_holders.keys_of(key.name)
+        return key.kind == "Hostname" and bool(has_documents)
+
+    def all_keys(self) -> KeySet:
+        """Every key with a resource, perhaps a deleted one, or a child, and every hostname in a published document."""
+        of_classes = (listener_class.resource.spec.hostname for listener_class in self.classes.values())
+        hostnames = map(hostname_key, (*self.child_index.by_hostname.groups, *of_classes))
+        return frozenset((*self.records, *self._ending, *self.child_index.keys, *hostnames))
+
+    def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
+        """The ListenerClasses that this install serves."""
+        return [listener_class for listener_class in self.classes.values() if self.is_ours(listener_class)]
+
+    def our_class_names(self) -> list[str]:
+        """Their names."""
+        return [listener_class.resource.metadata.name for listener_class in self.our_classes()]
+
+    def our_class(self, name: str) -> CachedResource[resources.ListenerClass] | None:
+        """A ListenerClass that this install serves."""
+        listener_class = self.classes.get(name)
+        return listener_class if listener_class is not None and self.is_ours(listener_class) else None
+
+    def is_ours(self, listener_class: CachedResource[resources.ListenerClass]) -> bool:
+        """True if this install serves a class."""
+        return listener_class.resource.spec.controller_name == self.settings.controller_name
+
+    def is_foreign_class(self, name: str) -> bool:
+        """True if another install serves a class. A class that does not exist belongs to every install."""
+        return name in self.classes and self.our_class(name) is None
+
+    def confirmations(self) -> frozenset[str]:
+        """Digests of removals that users confirmed on this install's classes."""
+        digests = [
+            confirmations_of(listener_class.resource.metadata.annotations) for listener_class in self.our_classes()
+        ]
+        return frozenset().union(*digests)
+
+    @property
+    def removal_limit(self) -> int | None:
+        """The install's removal limit; None means the usual one."""
+        return smallest_limit(listener_class.resource.spec.removal_limit for listener_class in self.our_classes())
+
+    def version_of(self, kind: kinds.WatchedKind, namespace: str, name: str) -> Version:
+        """An object's (uid, resourceVersion) in the cache; empty if it is not there."""
+        return self._versions.get((kind.name, namespace), {}).get(name, NO_VERSION)
+
+    def versions(self, kind: kinds.WatchedKind, namespace: str = "") -> dict[tuple[str, str], Version]:
+        """(namespace, name) -> (uid, resourceVersion) for a kind's objects; ``namespace``: only in this one."""
+        return {
+            (place, name): version
+            for (kind_name, place), versions in self._versions.items()
+            if kind_name == kind.name and namespace in {"", place}
+            for name, version in versions.items()
+        }
+
+    @lookup()
+    def write_failure(self, key: Key) -> WriteFailure | None:
+        """Why a key's children are not as planned; None if all were written."""
+        return self._write_failures.get(key)
+
+    @lookup("Hostname")
+    def reachability(self, hostname: str) -> Reachability | None:
+        """A hostname's last check; None: not checked since the operator's start."""
+        return self.reachabilities.get(hostname)
+
+    @property
+    def behind(self) -> Collection[Key]:
+        """The keys whose document is not in force on every gateway."""
+        return self._behind.keys()
+
+    # Parts of the lookups above.
+
+    @property
+    def _evidence(self) -> tuple[HolderIndex, ...]:
+        """The evidence of who holds hostnames, best first. A later index counts where no earlier one has a Listener."""
+        return self.child_index.holders, self._stored_holders, self.reports.holders
+
+    def _evidence_of(self, hostname: str) -> HolderIndex | None:
+        return next((index for index in self._evidence if index.keys_of(hostname)), None)
+
+    def _holders(self, hostname: str) -> frozenset[Owner]:
+        granted, evidence = self._granted.get(hostname), self._evidence_of(hostname)
+        if granted is not None:
+            return frozenset({granted[1]})
+        return evidence.holders(hostname) if evidence is not None else frozenset()
+
+    def _readable(self, key: Key) -> CachedResource[Any] | None:
+        record = self.records.get(key)
+        return record.parsed if record is not None and isinstance(record.parsed, CachedResource) else None
+
+    def _parsed(self, key: Key, resource_type: type[ResourceT]) -> CachedResource[ResourceT] | None:
+        cached = self._readable(key)
+        assert cached is None or isinstance(cached.resource, resource_type)
+        return cached
+
+    def _tenant_of(self, key: Key) -> str:
+        """A Listener's Tenant name; ``""`` if the Listener cannot be found."""
+        cached = self._parsed(key, resources.Listener)
+        return cached.resource.spec.tenant_ref.name if cached is not None else ""
+
+    def _every_listener_of(self, tenant_path: str) -> list[Key]:
+        return [key for state in _LISTENER_STATES for _, key in self._summaries.members((tenant_path, state))]
+
+    def _oldest_claimants(self, claim: Claim) -> list[Key]:
+        """For each namespace and class, the oldest Listener with a claim and whose Tenant and class exist."""
+        firsts = self._claims.firsts(claim).items()
+        return _in_order(members[:1] for (_, name), members in firsts if self.our_class(name) is not None)
+
+    def _class_for_claims(self, listener: resources.Listener) -> str:
+        """The class by which a Listener may have what it names; ``""`` if its class or its Tenant does not exist."""
+        name, tenant = listener.class_name, Key("Tenant", listener.metadata.namespace, listener.spec.tenant_ref.name)
+        return name if self.is_foreign_class(name) or (name in self.classes and tenant in self.records) else ""
 
 
-class ChildState(msgspec.Struct, frozen=True):
-    """An existing child, with the status that its controller wrote."""
-
-    ref: ObjectRef
-    generation: int
-    desired: str
-    """Annotation ``usher.dev/desired``; ``""`` if it is missing."""
-    status: Mapping[str, Any] = {}
-    ingress_class: str = ""
-    """An Ingress's ``spec.ingressClassName``; ``""``: it has none."""
-
-
-# Found: the Secret has the label `usher.dev/watch`. The other states come from one GET. Forbidden: the operator may not
-# read it; beside the gateways, it may read only the Secrets that the platform named.
-SecretState = Literal["Found", "NotLabelled", "NotFound", "Forbidden"]
-
-
-# The operator's access to a namespace's Secrets. Unknown: nothing has requested it yet.
-SecretAccess = Literal["Unknown", "Permitted", "Denied"]
-
-
-class ClusterFeatures(msgspec.Struct, frozen=True, kw_only=True):
-    """The cluster's optional APIs and objects."""
-
-    gateway_api: bool = False
-    """HTTPRoute (gateway.networking.k8s.io/v1) is served."""
-    cert_manager: bool = False
-    """Certificate (cert-manager.io/v1) is served."""
-    ingress_classes: Mapping[str, str] = {}
-    """Name -> ``spec.controller``."""
-    default_ingress_class: str = ""
-    """The IngressClass that is annotated as default; ``""`` if there is none."""
-    issuers: frozenset[tuple[str, str]] | None = None
-    """(kind, name) for cert-manager's ClusterIssuers and the Issuers in the data plane's namespace; None if the
-    operator cannot list them."""
-
-
-class DegradedRoute(msgspec.Struct, frozen=True, order=True):
-    """A route that works only in part."""
-
-    route: str
-    reason: str = ""
-
-
-class HeldRoute(DegradedRoute, frozen=True, order=True):
-    """A route whose deliveries are held."""
-
-    missing: str = ""
-    """The object that must exist, such as a Secret."""
-
-
-Moment = Annotated[datetime.datetime, msgspec.Meta(tz=True)]  # A time that a gateway reports
-
-
-class ListenerReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One gateway's report about a listener, as ``GET /api/config`` has it."""
-
-    receiving: str = "NoVisitYet"
-    """``Receiving``, ``NoVisitYet`` or ``Silent``, since the gateway's start."""
-    verified_addresses: tuple[str, ...] = ()
-    """Present addresses (``Address.id``) that ever accepted a visit."""
-    probed_addresses: tuple[str, ...] = ()
-    """Present addresses (``Address.id``) that were probed since the gateway's start."""
-    refusing: bool = False
-    """True if the gateway refuses requests and accepted none in between."""
-    refused_reason: str | None = None
-    """Why it refused the last one."""
-    quarantining: bool = False
-    """True if over 5 % of the last 15 minutes' arrivals were quarantined, until half of that."""
-    degraded_routes: tuple[DegradedRoute, ...] = ()
-    company_mismatch: bool = False
-    held_deliveries: tuple[HeldRoute, ...] = ()
-    times_untrusted: bool = False
-    """True if many bodies had a time that is not trusted."""
-    retired_arrivals: dict[str, Moment] = {}
-    """Retired address (``Address.id``) -> when the hour of its last arrival ended."""
-
-
-class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One gateway's report about a destination, as ``GET /api/config`` has it."""
-
-    health: str = "NotTried"
-    """A reason for the condition Healthy."""
-    error: str | None = None
-    """Last error code while it is failing, such as ``ServerError``."""
-    status: int | None = None
-    """Last answer's HTTP status while it is failing."""
-
-
-class AppliedDocument(msgspec.Struct, frozen=True):
-    """The document version that one gateway runs."""
-
-    hash: str
-    """``""`` if it runs none."""
-    rejected: str = ""
-    """Why it does not run the newest version; ``""`` if it does not reject it."""
-
-
-class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One ready gateway, and what it reports."""
-
-    name: str
-    reachable: bool = True
-    """True if its admin port answers. If not, the other fields are its last report."""
-    refuses_token: bool = False
-    """True if its admin port answers that the operator's token is wrong. It is not reachable then."""
-    applied: dict[Key, AppliedDocument] = {}
-    listeners: dict[str, ListenerReport] = {}
-    """By ``namespace/name``."""
-    destinations: dict[str, DestinationReport] = {}
-    stale: Mapping[Key, str] = {}
-    """This install's documents that the gateway runs although their config Secrets are gone for a while, with their
-    owners' uids."""
-    vanished: Mapping[Key, TenantHostnames] = {}
-    """This install's Listeners whose documents the gateway runs although their config Secrets are gone."""
-
-
-class WriteFailure(msgspec.Struct, frozen=True):
-    """Why the last attempt could not write a key's children."""
-
-    error: str
-    """Request, status and reason."""
-    cause: Literal["Forbidden", "NameTaken", "Contested"] | None = None
-    """Forbidden: the API server refused it, so that another attempt does not help. NameTaken: another owner's object
-    has a child's name. Contested: another program changes a child again and again; ``error`` names both."""
-
-
-class Reachability(msgspec.Struct, frozen=True):
-    """A hostname's last check result (`route_check`)."""
-
-    problem: str = ""
-    """Why requests do not lead to a gateway, and what must be done; ``""`` if they do."""
-    is_checked: bool = True
-    """False while the hostname has no Usher route with an address and a certificate, or no URL with a token."""
+def _in_order(groups: Iterable[Members]) -> list[Key]:
+    """The groups' keys, the oldest first."""
+    return [key for _, key in sorted(itertools.chain.from_iterable(groups))]

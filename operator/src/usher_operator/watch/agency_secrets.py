@@ -20,7 +20,7 @@ from usher_gateway.kube.reflector import Reflector
 from usher_operator.run.workqueue import Workqueue
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import AGENCY_ROLE, Key, SecretAccess
+from usher_operator.state.values import AGENCY_ROLE, Key, SecretAccess
 from usher_operator.watch.resync import jittered
 from usher_operator.watch.watches import EventHandler, log_failure
 

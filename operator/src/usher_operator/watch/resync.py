@@ -28,8 +28,8 @@ from usher_operator.run.health import Health, OperatorMetrics
 from usher_operator.run.workqueue import PauseGate, Workqueue
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.lookups import NO_VERSION, Version
-from usher_operator.state.view import Key
+from usher_operator.state.values import Key
+from usher_operator.state.view import NO_VERSION, Version
 
 _log = structlog.get_logger(__name__)
 

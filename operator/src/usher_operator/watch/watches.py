@@ -34,7 +34,7 @@ from usher_operator.run.health import Health, OperatorMetrics
 from usher_operator.run.workqueue import PauseGate, Workqueue
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import Key, Kind
+from usher_operator.state.values import Key, Kind
 from usher_operator.watch import resync
 
 _log = structlog.get_logger(__name__)

@@ -28,7 +28,7 @@ from usher_operator.run.health import OperatorMetrics
 from usher_operator.run.workqueue import Workqueue
 from usher_operator.state import child_labels, kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import DesiredChild, Key, ObjectRef, Plan
+from usher_operator.state.values import DesiredChild, Key, ObjectRef, Plan
 from usher_operator.write.removals import RemovalGuard
 from usher_operator.write.rewrites import RewriteBackoff
 

@@ -10,7 +10,7 @@ import msgspec
 
 from usher_gateway.resources import types
 from usher_operator.state import kinds
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     ABNORMAL_CONDITIONS,
     INFORMATIONAL_CONDITIONS,
     ConditionType,

@@ -19,7 +19,7 @@ from usher_gateway.kube.client import ApiError, Client
 from usher_operator.plan import children
 from usher_operator.settings import OperatorSettings
 from usher_operator.state import kinds
-from usher_operator.state.view import Key
+from usher_operator.state.values import Key
 
 _log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from usher_operator.run.health import OperatorMetrics
 from usher_operator.run.workqueue import PauseGate, Workqueue
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import Key, Plan, WriteFailure
+from usher_operator.state.values import Key, Plan, WriteFailure
 from usher_operator.write.child_writer import NAME_TAKEN, ChildRemover, ChildWriter
 from usher_operator.write.removals import RemovalGuard
 from usher_operator.write.status_writer import StatusWriter

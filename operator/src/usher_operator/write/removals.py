@@ -27,7 +27,7 @@ from usher_operator.run.health import OperatorMetrics
 from usher_operator.run.workqueue import Workqueue
 from usher_operator.settings import OperatorTiming
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import Key, OperatorReason, Plan, StatusCondition
+from usher_operator.state.values import Key, OperatorReason, Plan, StatusCondition
 
 _log = structlog.get_logger(__name__)
 

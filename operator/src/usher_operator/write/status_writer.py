@@ -21,7 +21,7 @@ from usher_operator.run.health import OperatorMetrics
 from usher_operator.run.workqueue import Lanes, Workqueue
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     INFORMATIONAL_CONDITIONS,
     ConditionType,
     Key,

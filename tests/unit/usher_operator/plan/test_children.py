@@ -12,7 +12,7 @@ from support.planning import Cluster
 from usher_gateway import documents
 from usher_operator.plan import children
 from usher_operator.state import child_labels
-from usher_operator.state.view import ClusterFeatures, Key
+from usher_operator.state.values import ClusterFeatures, Key
 
 HOSTS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?){0,4}", fullmatch=True)
 PATHS = st.integers(0, 2_000).map(lambda number: f"/hooks/{number}") | st.sampled_from(["/a//b", "/a%2Fb", "/x.php"])

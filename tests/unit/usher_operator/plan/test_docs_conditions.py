@@ -3,7 +3,7 @@
 import re
 
 from support import plan_reasons, source
-from usher_operator.state.view import ABNORMAL_CONDITIONS
+from usher_operator.state.values import ABNORMAL_CONDITIONS
 
 PAGE = (source.DOCS / "conditions.md").read_text("utf-8")
 OF_READY = {"Ready", "Suspended", "ListenersNotReady", "Pending"}

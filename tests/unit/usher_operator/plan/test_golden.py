@@ -18,7 +18,7 @@ import yaml
 from support.planning import Cluster
 from usher_gateway import config_secret, documents
 from usher_operator.state import child_labels
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     ClusterFeatures,
     DesiredChild,
     DestinationReport,

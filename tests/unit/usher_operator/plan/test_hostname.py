@@ -9,7 +9,7 @@ from support import plan_reasons, plan_samples
 from support.planning import Cluster, addresses
 from usher_gateway import model
 from usher_operator.state import child_labels
-from usher_operator.state.view import Key
+from usher_operator.state.values import Key
 
 HOSTNAME = Key("Hostname", "", "hooks.example.com")
 

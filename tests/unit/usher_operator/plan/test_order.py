@@ -10,7 +10,7 @@ from support import planning
 from support.planning import Cluster
 from usher_gateway import documents
 from usher_gateway.resources import compiler
-from usher_operator.state.view import CachedResource, Key, Plan
+from usher_operator.state.values import CachedResource, Key, Plan
 
 HOSTS = ["a.example.org", "b.example.org", "hooks.example.com", "elsewhere.example"]
 CLASS: dict[str, Any] = {

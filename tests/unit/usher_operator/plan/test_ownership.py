@@ -3,7 +3,7 @@
 from support import plan_samples
 from support.planning import Cluster
 from usher_operator.plan.ownership import owner_of
-from usher_operator.state.view import Key, Kind
+from usher_operator.state.values import Key, Kind
 
 OURS, OTHER = "usher.dev/usher", "example.com/other"
 TENANT = Key("Tenant", "default", "acme")

@@ -16,7 +16,7 @@ from support.planning import Cluster, addresses, document, listener_document
 from usher_gateway import config_secret, documents, model
 from usher_operator.plan import plan_and_note
 from usher_operator.state import child_labels
-from usher_operator.state.view import Key, Kind, ListenerReport, Plan
+from usher_operator.state.values import Key, Kind, ListenerReport, Plan
 
 DESTINATION = Key("Destination", "default", "crm")
 HOSTNAME = Key("Hostname", "", "hooks.example.com")

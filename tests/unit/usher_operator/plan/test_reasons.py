@@ -7,7 +7,7 @@ from support import plan_reasons, plan_samples, planning
 from support.planning import Cluster
 from usher_gateway import model
 from usher_gateway.resources.conditions import Reason
-from usher_operator.state.view import INFORMATIONAL_CONDITIONS, ConditionType, OperatorReason, ResourceStatus
+from usher_operator.state.values import INFORMATIONAL_CONDITIONS, ConditionType, OperatorReason, ResourceStatus
 
 TOKEN = model.url_token(planning.INSTALL_KEY, "default", "acme", "lobby", 0)
 

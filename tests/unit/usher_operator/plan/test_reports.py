@@ -6,7 +6,7 @@ from support import plan_samples, planning
 from support.planning import Cluster
 from usher_gateway import documents, model
 from usher_operator.plan import reports
-from usher_operator.state.view import DegradedRoute, DestinationReport, HeldRoute, Key, ListenerReport, WriteFailure
+from usher_operator.state.values import DegradedRoute, DestinationReport, HeldRoute, Key, ListenerReport, WriteFailure
 
 KEY = Key("Listener", "default", "lobby")
 

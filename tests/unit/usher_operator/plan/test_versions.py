@@ -11,7 +11,7 @@ from support import plan_reasons, plan_samples
 from support.planning import Cluster
 from usher_gateway import documents
 from usher_gateway.config_secret import TenantHostnames, secret_name
-from usher_operator.state.view import AppliedDocument, GatewayReport, Key, Kind, Plan
+from usher_operator.state.values import AppliedDocument, GatewayReport, Key, Kind, Plan
 
 LOBBY = Key("Listener", "default", "lobby")
 CRM = Key("Destination", "default", "crm")

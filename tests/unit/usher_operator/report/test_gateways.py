@@ -16,7 +16,14 @@ from usher_gateway import config_secret, model
 from usher_operator.report import gateways
 from usher_operator.run.health import OperatorMetrics
 from usher_operator.settings import GatewayService, OperatorSettings
-from usher_operator.state.view import AppliedDocument, DegradedRoute, DestinationReport, HeldRoute, Key, ListenerReport
+from usher_operator.state.values import (
+    AppliedDocument,
+    DegradedRoute,
+    DestinationReport,
+    HeldRoute,
+    Key,
+    ListenerReport,
+)
 
 LOBBY = Key("Listener", "agency", "lobby")
 CRM = Key("Destination", "agency", "crm")

@@ -14,7 +14,7 @@ from usher_operator.run.leader import SavedInstall
 from usher_operator.settings import OperatorSettings
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import Key
+from usher_operator.state.values import Key
 
 PREVIOUS = SavedInstall("usher.dev/usher", "usher-config")
 

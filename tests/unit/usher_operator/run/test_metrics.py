@@ -5,7 +5,7 @@ from usher_operator.run.health import OperatorMetrics
 from usher_operator.settings import OperatorSettings
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import Reachability
+from usher_operator.state.values import Reachability
 
 
 def shown(metrics: OperatorMetrics, name: str) -> dict[tuple[str, ...], float]:

@@ -32,7 +32,7 @@ from usher_gateway import config_secret
 from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator.plan import plan_and_note
 from usher_operator.state import child_labels, kinds
-from usher_operator.state.view import GatewayReport, Key, Plan, hostname_key
+from usher_operator.state.values import GatewayReport, Key, Plan, hostname_key
 
 CONFIG = f"usher-config/{config_secret.secret_name('Listener', LOBBY.path)}"
 OTHER = raw("ListenerClass", "other", {"controllerName": "usher.dev/other", "hostname": "other.example"}, namespace="")

@@ -27,7 +27,7 @@ from support.cache_samples import (
 )
 from support.planning import Cluster
 from usher_operator.plan import plan_and_note
-from usher_operator.state.view import Key, hostname_key
+from usher_operator.state.values import Key, hostname_key
 
 pytestmark = pytest.mark.long
 

@@ -11,7 +11,7 @@ from usher_operator.settings import OperatorSettings
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
 from usher_operator.state.memory import NamespaceMemory
-from usher_operator.state.view import Key
+from usher_operator.state.values import Key
 
 
 def long_listener(name: str, namespace: str = "agency") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from support.planning import Cluster
 from usher_gateway.config_secret import TenantHostnames
 from usher_operator import plan
 from usher_operator.state.child_labels import COUNTS_FOR_ANNOTATION
-from usher_operator.state.view import ClusterFeatures, GatewayReport, Key, ObjectRef, Plan, WriteFailure
+from usher_operator.state.values import ClusterFeatures, GatewayReport, Key, ObjectRef, Plan, WriteFailure
 
 NAMESPACES = ["red", "blue"]
 HOSTS = ["x.example.org", "y.example.org", "hooks.example.com"]

@@ -15,7 +15,7 @@ from usher_operator.plan import children
 from usher_operator.settings import OperatorSettings
 from usher_operator.state import child_labels, kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import AppliedDocument, DesiredChild, GatewayReport, Key, ObjectRef, Plan, hostname_key
+from usher_operator.state.values import AppliedDocument, DesiredChild, GatewayReport, Key, ObjectRef, Plan, hostname_key
 from usher_operator.write import child_writer
 from usher_operator.write.removals import RemovalGuard
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from support.operator_parts import record_of, status_of
-from usher_operator.state.view import ConditionStatus, Key, StatusCondition
+from usher_operator.state.values import ConditionStatus, Key, StatusCondition
 from usher_operator.write import events
 
 KEY = Key("Listener", "agency", "lobby")

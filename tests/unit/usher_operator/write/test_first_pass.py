@@ -9,7 +9,7 @@ import pytest
 from support import waiting
 from usher_gateway.kube.client import ApiError
 from usher_operator.settings import OperatorSettings
-from usher_operator.state.view import Key
+from usher_operator.state.values import Key
 from usher_operator.write import first_pass as first_pass_module
 from usher_operator.write.first_pass import FirstPass
 

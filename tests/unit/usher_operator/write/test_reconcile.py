@@ -11,7 +11,7 @@ from support.cache_samples import ACME, CRM, LOBBY, destination, klass, listener
 from support.operator_parts import OperatorParts
 from support.planning import Cluster
 from usher_gateway.kube.client import ApiError
-from usher_operator.state.view import Key
+from usher_operator.state.values import Key
 
 OTHER = Key("Destination", "agency", "other")
 

@@ -15,7 +15,7 @@ from usher_operator.run.workqueue import Workqueue
 from usher_operator.settings import OperatorSettings, OperatorTiming
 from usher_operator.state import kinds
 from usher_operator.state.cache import Cache
-from usher_operator.state.view import Key, ObjectRef, Plan, StatusCondition
+from usher_operator.state.values import Key, ObjectRef, Plan, StatusCondition
 from usher_operator.write import removals
 
 KEYS = model.derive_keys(bytes(range(32)))

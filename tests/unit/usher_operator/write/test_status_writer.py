@@ -10,7 +10,7 @@ import pytest
 from support import cache_samples
 from support.operator_parts import OperatorParts, record_of, status_of
 from usher_operator.state import kinds
-from usher_operator.state.view import (
+from usher_operator.state.values import (
     ConditionStatus,
     Key,
     Plan,
