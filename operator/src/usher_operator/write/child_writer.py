@@ -43,10 +43,10 @@ NAME_TAKEN = "NameTaken"
 # hostname cause one write.
 _HOSTNAME_DELAY_SECONDS = 0.1
 
+_GATEWAYS_SECONDS = 5.0  # Interval at which gateways' reports are read again for an old tombstone
 
 # How long a Certificate counts after its hostname was given up. Source: Let's Encrypt limits the certificates of a
 # registered domain in 7 days.
-_GATEWAYS_SECONDS = 5.0  # Interval at which gateways' reports are read again for an old tombstone
 _UNUSED_CERTIFICATE_SECONDS = 7 * 86400.0
 
 _SMALL_BYTES = 64 * 1024  # A document of this size, in base64, is written without a pause
