@@ -1,40 +1,55 @@
 """Finds free ports for programs that start later."""
 
 import contextlib
+import fcntl
 import functools
 import itertools
 import os
 import random
-import re
 import socket
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
 
 # Linux gives ports from 32768 on to outgoing connections, which could take a port before the program listens.
 _BELOW_EPHEMERAL = range(20_000, 32_000)
+_BLOCK = 500  # Each test process has a block of ports, so that none takes a port that another has found
 
 
-_WORKERS = 8  # How many test workers get separate ports, so that one does not take a port that another has found
+class _Block:
+    """A block of ports that belongs to this process until it ends: it holds a lock on one byte of a file."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = (Path(tempfile.gettempdir()) / f"usher-ports-{os.getuid()}").open("ab")
+        numbers = list(range(len(_BELOW_EPHEMERAL) // _BLOCK))
+        random.SystemRandom().shuffle(numbers)
+        own = next(filter(self._lock, numbers), None)
+        if own is None:
+            raise OSError(f"{len(numbers)} other processes have all ports between 20000 and 32000")
+        self.ports: Iterator[int] = itertools.cycle(_BELOW_EPHEMERAL[own * _BLOCK :][:_BLOCK])
+
+    def _lock(self, number: int) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except OSError:
+            return False
+        return True
 
 
-@functools.cache
-def _own() -> Iterator[int]:
-    """Return an endless iterator over this worker's ports that starts at a random one."""
-    worker = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0) % _WORKERS
-    own = _BELOW_EPHEMERAL[worker::_WORKERS]
-    first = random.SystemRandom().randrange(len(own))
-    return itertools.cycle([*own[first:], *own[:first]])
+_own_block = functools.cache(_Block)
 
 
 def free() -> int:
     """Return a port of 127.0.0.1 without a listener.
 
     Raises:
-        OSError: 100 ports in a row were taken.
+        OSError: 100 ports in a row were taken, or other processes have all ports.
     """
-    for port in itertools.islice(_own(), 100):
+    for port in itertools.islice(_own_block().ports, 100):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
-    raise OSError("no port is free between 20000 and 32000")
+    raise OSError("100 ports in a row are taken")
 
 
 def several(count: int) -> list[int]:

@@ -1,0 +1,28 @@
+"""Test processes that run side by side, also of several checkouts, take no port from each other."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from local_cluster import ports
+
+TOOLS = Path(ports.__file__).parent.parent
+PROGRAM = "from local_cluster import ports; print(*ports.several(400), flush=True); input()"
+
+
+def test_processes_that_run_at_once_get_different_ports() -> None:
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            cwd=TOOLS,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    answers = [process.stdout.readline().split() for process in running if process.stdout is not None]
+    for process in running:
+        process.communicate("\n")
+    taken = [port for answer in answers for port in answer]
+    assert len({*taken, *map(str, ports.several(20))}) == 3 * 400 + 20
