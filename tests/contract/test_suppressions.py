@@ -146,6 +146,16 @@ async def test_release_leaves_suppressed_persons_in_quarantine(bench: engines.Be
     assert await release() == 1
 
 
+async def test_release_leaves_out_a_person_whom_the_first_reading_found(bench: engines.Bench) -> None:
+    await bench.accept(samples.quarantined("ada", person_keys=(ADA,)))
+    await suppress(bench)
+    (arrival,) = await bench.store.quarantined(Filter(), 10)
+    arrival.person_keys, arrival.if_visit = (BOB,), (samples.plan(),)
+    assert await bench.store.release([arrival], NOW) == 0
+    await bench.store.unsuppress([ADA])
+    assert await bench.store.release([arrival], NOW) == 1
+
+
 async def test_visit_that_another_gateway_is_accepting_is_not_sent(tmp_path: Path) -> None:
     engine = engines.Postgresql()
     first, second = [engines.Bench(engine, tmp_path / "data") for _ in range(2)]

@@ -575,6 +575,13 @@ async def test_release_counts_a_suppressed_person_as_unfit(empty: admin_port.Ser
     assert (answer["released"], answer["unfit"]) == (1, {"Suppressed": 1})
 
 
+async def test_release_leaves_out_a_person_whom_the_first_reading_found(empty: admin_port.Served) -> None:
+    await empty.bench.accept(samples.quarantined(person_keys=(admin_port.person_of(samples.LOBBY),)))
+    await empty.post("/api/persons/suppress", value=admin_port.EMAIL, field="email")
+    answer = await empty.post("/api/quarantine/release", all=True)
+    assert answer == {"released": 0, "deliveries": 0, "unfit": {"Suppressed": 1}}
+
+
 async def test_release_reads_each_quarantined_arrival_once(empty: admin_port.Served) -> None:
     await empty.bench.accept(*[samples.quarantined(f"{number}") for number in range(50)])
     answer = await empty.post("/api/quarantine/release", all=True)

@@ -125,13 +125,13 @@ async def _release_slice(parts: Parts, where: Filter, after: int, result: _Relea
     """Release the arrivals behind a row key; return the key of the last one, or None if there was none."""
     quarantined = await parts.store.quarantined(where, _RELEASE_SLICE, after)
     parsed = [(arrival, _parse_again(parts, arrival)) for arrival in quarantined]
-    visits = [visit for _, visit in parsed if isinstance(visit, model.Arrival)]
-    suppressed = await parts.store.suppressed({person for visit in visits for person in visit.person_keys})
+    readings = [*quarantined, *[visit for _, visit in parsed if isinstance(visit, model.Arrival)]]
+    suppressed = await parts.store.suppressed({person for reading in readings for person in reading.person_keys})
     fit = []
     for arrival, visit in parsed:
         if not isinstance(visit, model.Arrival):
             result.unfit[visit] += 1
-        elif not suppressed.isdisjoint(visit.person_keys):
+        elif not suppressed.isdisjoint((*arrival.person_keys, *visit.person_keys)):
             result.unfit[_SUPPRESSED] += 1
         else:
             fit.append(visit)

@@ -193,11 +193,15 @@ async def quarantined(session: Session, where: Filter, limit: int, after: int = 
 async def release(transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> int:
     """Create the ``if_visit`` deliveries of quarantined arrivals, once per arrival; return how many.
 
-    Retention may have deleted a body since the arrival was read. Suppressed persons' arrivals stay in quarantine.
+    Retention may have deleted a body since the arrival was read. The arrival of a suppressed person stays in
+    quarantine, whether its first reading found the person or this one.
     """
     session = transaction.session
     suppressed = await suppressions.among(session, [person for released in arrivals for person in released.person_keys])
-    arrivals = [arrival for arrival in arrivals if suppressed.isdisjoint(arrival.person_keys)]
+    left_out = await suppressions.suppressed_arrivals(session, [arrival.key for arrival in arrivals])
+    arrivals = [
+        arrival for arrival in arrivals if arrival.key not in left_out and suppressed.isdisjoint(arrival.person_keys)
+    ]
     deliveries: list[tuple[Any, ...]] = []
     await session.fetch(creation.LOCK_ARRIVALS, sorted([arrival.key for arrival in arrivals]))
     plans = [plan for arrival in arrivals for plan in arrival.if_visit]
