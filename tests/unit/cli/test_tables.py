@@ -140,14 +140,18 @@ def test_control_characters_of_a_body_command_no_terminal(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    "value", ["=1", "@1", "=1+1", "+44 20", "-1+1", "@SUM(A1)", "--1", "-", "=", '=HYPERLINK("https://a.example")']
+    "value",
+    [
+        *("=1", "@1", "=1+1", "+44 20", "-1+1", "@SUM(A1)", "--1", "-", "=", '=HYPERLINK("https://a.example")'),
+        *("\uff1d1+1", "\uff20SUM(A1)", "\uff0b44 20", "\uff0d1+1", " =1", "  @1", "\u3000-1+1", "\xa0\uff1d1"),
+    ],
 )
 def test_formula_in_csv_is_a_text(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     tables.print_csv([{"venue": value}])
     assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [["venue"], [f"'{value}"]]
 
 
-@pytest.mark.parametrize("value", ["-1", "+1", "-1.5", "Leeds", "a=1", "", "'", "\ufffd=1"])
+@pytest.mark.parametrize("value", ["-1", "+1", "-1.5", " -1", "Leeds", " a=1", "", "'", "\ufffd=1"])
 def test_number_or_word_in_csv_stays_as_it_is(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     tables.print_csv([{"venue": value}])
     assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [["venue"], [value]]

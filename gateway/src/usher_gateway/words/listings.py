@@ -51,8 +51,9 @@ def printable(text: str) -> str:
 # JSON fields whose own fields are CSV columns. Other maps have keys that differ from row to row.
 _OBJECTS = frozenset({"today", "quota", "retention", "lastError", "skipped"})
 
-# How a cell begins that a spreadsheet takes for a formula; a number with a sign is none.
-_FORMULA = re.compile(r"[=@]|[+-](?!\d+(\.\d+)?$)")
+# How a cell begins that a spreadsheet takes for a formula, also with blanks before it or in full-width characters; a
+# number with a sign is none.
+_FORMULA = re.compile(r"\s*([=@\uff1d\uff20]|[+\-\uff0b\uff0d](?!\d+(\.\d+)?$))")
 
 
 def csv_text(rows: Sequence[Row]) -> str:
