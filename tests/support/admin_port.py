@@ -264,10 +264,11 @@ async def served(
     folder: Path,
     kubernetes_tokens: KubernetesTokens | None = None,
     brand: Brand | None = None,
+    engine: engines.Engine | None = None,
     **proxies: Any,
 ) -> AsyncIterator[Served]:
-    """Run an admin port with an empty store. ``proxies``: arguments of `Proxies`."""
-    bench = engines.Bench(engines.Sqlite(), folder)
+    """Run an admin port with an empty store, by default on SQLite. ``proxies``: arguments of `Proxies`."""
+    bench = engines.Bench(engine or engines.Sqlite(), folder)
     await bench.open()
     served = Served(bench, folder, brand, **proxies)
     stepping = [asyncio.create_task(runner.run()) for runner in (served.replays, served.erasures)]
@@ -290,6 +291,7 @@ async def served(
             task.cancel()
         await asyncio.gather(*stepping, return_exceptions=True)
         await bench.store.close()
+        bench.engine.forget(folder)
 
 
 def person_of(listener: model.ListenerName, field: identity.PersonField = "email", value: str = EMAIL) -> bytes:

@@ -1,8 +1,10 @@
 import asyncio
 import datetime
 import json
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib import parse
 
@@ -11,7 +13,7 @@ import msgspec
 import pytest
 import structlog.testing
 
-from support import admin_port, leaks, samples, waiting
+from support import admin_port, engines, leaks, samples, waiting
 from usher_gateway import documents, model
 from usher_gateway.access import tokens
 from usher_gateway.admin import name_check, routes, server
@@ -589,3 +591,15 @@ async def test_release_reads_each_quarantined_arrival_once(empty: admin_port.Ser
     await empty.bench.accept(*[samples.quarantined(f"x{number}", body=b"[1]") for number in range(45)])
     answer = await empty.post("/api/quarantine/release", all=True)
     assert answer["unfit"] == {"NotObject": 45}
+
+
+async def test_nul_in_a_path_or_query_is_no_fault_of_postgresql(tmp_path: Path) -> None:
+    """PostgreSQL has no text with a NUL."""
+    statuses = {}
+    async with admin_port.served(tmp_path, engine=engines.Postgresql()) as served:
+        for route in ROUTES:
+            path = re.sub(r"{\w+}", "a%00b", route.path)
+            for odd in [path] * ("%00" in path) + [f"{path}?{name}=a%00b" for name in route.parameters or ()]:
+                statuses[odd], _ = await served.ask(route.method, odd)
+    assert {odd for odd, status in statuses.items() if status >= 500} == set()
+    assert statuses["/api/links/a%00b/revoke"] == 404
