@@ -182,6 +182,11 @@ async def test_changed_credentials_never_get_the_token_that_is_being_obtained_fo
     assert set(tokens) == {"t1", "t2"}
 
 
+async def test_token_of_4_kib_is_used(sender: Sender, peers: Peers) -> None:
+    peers.token_answer = DestinationAnswer(200, {}, b'{"access_token":"%s"}' % (b"a" * 4096))
+    assert await sender.tokens.get(delivery_samples.destination(oauth2=CLIENT), 10.0) == "a" * 4096
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -195,6 +200,7 @@ async def test_changed_credentials_never_get_the_token_that_is_being_obtained_fo
         (DestinationAnswer(200, {}, b'{"access_token":"a b"}'), SendError.TokenRefused),
         (DestinationAnswer(200, {}, b'{"access_token":"a\\r\\nx: y"}'), SendError.TokenRefused),
         (DestinationAnswer(200, {}, b'{"access_token":""}'), SendError.TokenRefused),
+        (DestinationAnswer(200, {}, b'{"access_token":"%s"}' % (b"a" * 4097)), SendError.TokenRefused),
         (DestinationAnswer(200, {}, b'{"access_token":"a","token_type":"mac"}'), SendError.TokenRefused),
         (DestinationAnswer(200, {}, b'{"access_token":"a"}', is_complete=False), SendError.TokenRefused),
     ],

@@ -33,7 +33,7 @@ _ASSERTION_SECONDS = 300  # How long the assertion of a JWT bearer is valid
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 60.0
 
-_TOKEN = re.compile(r"[\x21-\x7e]+")
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")  # Servers answer 400 to longer headers, as if the visit were wrong
 _FORM = "application/x-www-form-urlencoded"
 
 
