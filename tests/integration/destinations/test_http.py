@@ -175,7 +175,8 @@ async def test_proxy_of_the_environment_is_not_used(client: DestinationClient, m
         assert (proxy.connections, peer.connections) == (0, 1)
 
 
-async def test_request_on_a_stale_connection_is_sent_again(client: DestinationClient) -> None:
+@pytest.mark.parametrize("method", ["POST", "PUT"])  # aiohttp itself sends a PUT again
+async def test_request_on_a_stale_connection_is_sent_again(client: DestinationClient, method: str) -> None:
     async def closes_on_the_second(
         peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -184,9 +185,13 @@ async def test_request_on_a_stale_connection_is_sent_again(client: DestinationCl
         await reader.read(1)
 
     async with peers.serving(closes_on_the_second) as peer:
+        request = request_to(peer.url())
+        request.method = method
         for _ in range(2):
-            assert (await client.send(request_to(peer.url()), 5)).status == 200
+            assert (await client.send(request, 5)).status == 200
         assert peer.connections == 2
+        request.may_send = iter([True, False]).__next__
+        assert await client.send(request, 5) == DestinationAnswer(error=SendError.Reset), "the request was written once"
 
 
 async def test_unasked_answer_is_not_used_for_the_next_request(client: DestinationClient) -> None:

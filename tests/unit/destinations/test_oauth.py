@@ -54,6 +54,8 @@ class Peers:
             await self.may_answer.wait()
             told = {"access_token": f"t{len(self.token_requests)}", "token_type": "Bearer", "expires_in": self.life}
             return self.token_answer or DestinationAnswer(200, {}, json.dumps(told).encode())
+        if request.may_send is not None and not request.may_send():
+            return DestinationAnswer(is_withdrawn=True)
         token = dict(request.headers)["authorization"].removeprefix("Bearer ")
         self.visits.append(token)
         is_newest = token == f"t{len(self.token_requests)}" and not self.refuses_all
@@ -180,6 +182,14 @@ async def test_changed_credentials_never_get_the_token_that_is_being_obtained_fo
     former, newer = (delivery_samples.destination(oauth2=oauth2) for oauth2 in (CLIENT, other))
     tokens = await asyncio.gather(sender.tokens.get(former, 10.0), sender.tokens.get(newer, 10.0))
     assert set(tokens) == {"t1", "t2"}
+
+
+async def test_refused_request_counts_if_it_may_not_be_sent_again(sender: Sender, peers: Peers) -> None:
+    peers.refuses_all = True
+    request = visit()
+    request.may_send = lambda: not peers.visits
+    answer = await sender.send(request, delivery_samples.destination(oauth2=CLIENT))
+    assert (answer.status, answer.is_withdrawn, peers.visits) == (401, False, ["t1"])
 
 
 async def test_token_of_4_kib_is_used(sender: Sender, peers: Peers) -> None:

@@ -49,6 +49,15 @@ async def test_redirect_is_followed_without_credentials_and_body(status: int) ->
     assert client.limits[1] <= client.limits[0]
 
 
+async def test_redirect_is_followed_also_if_the_post_may_not_be_sent_again() -> None:
+    """Else the answer would be withdrawn, and the worker would send the POST again."""
+    client = Client(303, ECHO)
+    destination = delivery_samples.destination(url=SCRIPT, redirect_hosts=("script.googleusercontent.com",))
+    request = DestinationRequest("POST", SCRIPT, [], b"{}", may_send=lambda: False)
+    await Sender(cast("Any", client)).send(request, destination)
+    assert [request.may_send is None for request in client.requests] == [False, True]
+
+
 async def test_second_redirect_is_not_followed() -> None:
     class Loop(Client):
         async def send(self, request: DestinationRequest, timeout_seconds: float) -> DestinationAnswer:

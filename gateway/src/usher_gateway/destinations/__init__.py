@@ -90,4 +90,4 @@ class DestinationAnswer(msgspec.Struct):
     is_complete: bool = True
     """False if the body was longer, or its end is missing."""
     is_withdrawn: bool = False
-    """True: nothing was sent, because ``DestinationRequest.may_send`` did not allow it any more."""
+    """True: no request was written, because ``DestinationRequest.may_send`` did not allow it any more."""

@@ -142,7 +142,8 @@ class DestinationClient:
             await asyncio.sleep(0)  # closed transports release their descriptors in the loop's next turn
             again = _Attempt(attempt.url, request, attempt.curve, needs_new_connection=True)
             note_seconds.set(again.note_tls)
-            return await self._send_once(request, again, deadline)
+            second = await self._send_once(request, again, deadline)
+            return answer if is_stale and second.is_withdrawn else second  # a stale connection's request was written
         return answer
 
     async def close(self) -> None:
@@ -289,7 +290,8 @@ class _Attempt:
         self.has_own_tls = request.tls is not None
         self.needs_new_connection = needs_new_connection
         self.is_waiting = False  # True while it waits for its turn to connect
-        self.is_withdrawn = False  # True if the request may not be sent any more
+        self.is_withdrawn = False  # True if the request was not written, and may not be sent any more
+        self._is_written = False  # aiohttp may write it twice: see the module's docstring
         self._ask_may_send = request.may_send
         self.is_bodiless = not request.body
         self.freed_descriptors = False
@@ -303,8 +305,10 @@ class _Attempt:
 
     def may_send(self) -> bool:
         """Return whether the request may be written now."""
-        self.is_withdrawn = self._ask_may_send is not None and not self._ask_may_send()
-        return not self.is_withdrawn
+        is_allowed = self._ask_may_send is None or self._ask_may_send()
+        self.is_withdrawn = not is_allowed and not self._is_written
+        self._is_written |= is_allowed
+        return is_allowed
 
     async def wait_for(self, turns: asyncio.Semaphore) -> None:
         """Wait for a turn to connect. If the time ends before, that is not the destination's failure."""

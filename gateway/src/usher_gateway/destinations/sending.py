@@ -49,7 +49,9 @@ class Sender:
             if isinstance(token, SendError):
                 return DestinationAnswer(error=token)
             headers = [*request.headers, ("authorization", f"Bearer {token}")]
-            answer = await self._send_by(msgspec.structs.replace(request, headers=headers), deadline)
+            refused, answer = answer, await self._send_by(msgspec.structs.replace(request, headers=headers), deadline)
+            if answer.is_withdrawn and refused.status == 401:
+                return refused  # because that request was written
             if answer.status != 401:
                 break
             self.tokens.forget(destination.key, token)
@@ -76,8 +78,11 @@ def _target(url: str, location: str, hosts: tuple[str, ...]) -> str | None:
 
 
 def _redirected(request: DestinationRequest, url: str) -> DestinationRequest:
-    """Return the request for the answer: without body and credentials. Source: RFC 9110 §15.4.4."""
+    """Return the request for the answer: without body and credentials. Source: RFC 9110 §15.4.4.
+
+    It is never withdrawn, because the request before it was written.
+    """
     headers = [(name, value) for name, value in request.headers if name in {"webhook-id", "user-agent"}]
     return msgspec.structs.replace(
-        request, method="GET", url=url, headers=headers, body=b"", tls=None, is_url_secret=True
+        request, method="GET", url=url, headers=headers, body=b"", tls=None, is_url_secret=True, may_send=None
     )
