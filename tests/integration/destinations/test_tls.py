@@ -1,6 +1,7 @@
 """TLS to destinations: an authority of its own, a client certificate, and another name."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from aiohttp import test_utils, web
 
 from support import certificates, peers, waiting
 from usher_gateway import documents, metered_tls
-from usher_gateway.destinations import DestinationRequest, SendError, address_guard, http
+from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError, address_guard, http
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.destinations.tls import TlsContexts
 from usher_gateway.metered_tls import CURVES
@@ -140,20 +141,51 @@ async def test_handshake_that_takes_too_long_is_not_repeated_with_another_curve(
     await client.close()
 
 
-async def test_waiting_for_a_turn_to_connect_is_no_failure(client: DestinationClient, url: str) -> None:
-    """Four connections of a namespace that never end their handshakes keep further ones waiting, but not others'."""
+@contextlib.asynccontextmanager
+async def handshakes_that_never_end(
+    client: DestinationClient, *owners: tuple[str, str], connections: int
+) -> AsyncIterator[str]:
+    """Send a request for each (destination, tenant), until there are as many connections; yield the requests' URL."""
     async with peers.serving(peers.hanging) as peer:
-        request = request_to(peer.url(scheme="https"))
-        hanging = [asyncio.create_task(client.send(request, 60)) for _ in range(4)]
-        await waiting.wait_until(lambda: peer.connections == 4)
-        returned = await client.send(request_to(url, may_send=lambda: True), 0.3)
-        assert (returned.is_withdrawn, returned.error) == (True, None)
-        assert (await client.send(request_to(url), 0.3)).error is SendError.Timeout, "without an attempt to return to"
-        assert (await client.send(request_to(url, destination="other/crm"), 10)).status == 200
-        for task in hanging:
+        url = peer.url(scheme="https")
+        tasks = [
+            asyncio.create_task(client.send(request_to(url, destination=destination, tenant=tenant), 60))
+            for destination, tenant in owners
+        ]
+        await waiting.wait_until(lambda: peer.connections == connections)
+        yield url
+        assert peer.connections == connections
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*hanging, return_exceptions=True)
-        assert (await client.send(request_to(url), 10)).status == 200
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("destination", "tenant"), [("agency/crm", "acme"), ("agency/crm", "globex"), ("other/", "")])
+async def test_slow_handshakes_of_a_destination_leave_turns_to_others(
+    client: DestinationClient, url: str, destination: str, tenant: str
+) -> None:
+    async with handshakes_that_never_end(client, *[("agency/slow", "acme")] * 8, connections=2):
+        assert (await client.send(request_to(url, destination=destination, tenant=tenant), 10)).status == 200
+
+
+async def test_slow_handshakes_of_a_tenant_leave_turns_to_others(client: DestinationClient, url: str) -> None:
+    slow = [(f"agency/slow-{number}", "acme") for number in range(8)]
+    async with handshakes_that_never_end(client, *slow, connections=3):
+        assert (await client.send(request_to(url, destination="agency/crm", tenant="globex"), 10)).status == 200
+
+
+async def test_kept_connection_needs_no_turn(client: DestinationClient, url: str) -> None:
+    slow = [(f"agency/slow-{number}", f"tenant-{number}") for number in range(6)]
+    crm = request_to(url, destination="agency/crm", tenant="acme")
+    assert (await client.send(crm, 10)).status == 200
+    async with handshakes_that_never_end(client, *slow, connections=6):
+        assert (await client.send(crm, 10)).status == 200
+
+
+async def test_attempt_without_a_turn_to_connect_fails(client: DestinationClient) -> None:
+    async with handshakes_that_never_end(client, *[("agency/slow", "acme")] * 2, connections=2) as url:
+        request = request_to(url, destination="agency/slow", tenant="acme", may_send=lambda: True)
+        assert await client.send(request, 0.1) == DestinationAnswer(error=SendError.Timeout)
 
 
 async def test_handshake_is_charged_also_if_it_fails(

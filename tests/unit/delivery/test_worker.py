@@ -113,6 +113,11 @@ async def test_route_without_a_transform_uses_its_destinations(
     assert msgspec.json.decode(surroundings.sent[-1].body) == {"u": "7"}
 
 
+async def test_request_names_the_tenant_of_its_visit(worker: DeliveryWorker, surroundings: Surroundings) -> None:
+    await worker.attempt(delivery_samples.delivery())
+    assert surroundings.sent[-1].tenant == "acme"
+
+
 async def test_slow_transform_of_a_destination_holds_its_routes_until_it_changes(
     worker: DeliveryWorker, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:

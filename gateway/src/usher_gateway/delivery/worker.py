@@ -140,6 +140,7 @@ class DeliveryWorker:
 
         # Send it, and classify the answer.
         request.charge, request.may_send = functools.partial(self._budgets.spend, *owner), may_send
+        request.tenant = definition.listener.tenant
         started = time.monotonic()
         answer = await self._sender.send(request, prepared.destination)
         milliseconds = int((time.monotonic() - started) * 1000)

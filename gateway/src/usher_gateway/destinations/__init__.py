@@ -72,6 +72,8 @@ class DestinationRequest(msgspec.Struct):
     destination: str = ""
     """``namespace/name``. The request uses no other destination's connection, and resolves the URL's host in its
     namespace's share."""
+    tenant: str = ""
+    """Whose visit is sent; the tenants of a namespace share its handshakes."""
     charge: Callable[[float], None] | None = None
     """Called with the CPU seconds that the handshake and the answer took beyond those for an ordinary answer."""
     may_send: Callable[[], bool] | None = None

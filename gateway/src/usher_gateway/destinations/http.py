@@ -16,6 +16,7 @@ context variable of the task that sends.
 
 import asyncio
 import collections
+import contextlib
 import contextvars
 import errno
 import functools
@@ -35,6 +36,7 @@ from aiohttp.connector import Connection
 from usher_gateway import destinations
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.address_guard import AddressGuard
+from usher_gateway.destinations.fair_slots import FairSlots
 from usher_gateway.destinations.receive_limiter import ReceiveLimiter
 from usher_gateway.destinations.resolver import Resolver
 from usher_gateway.destinations.tls import TlsContexts, note_seconds
@@ -49,8 +51,8 @@ MAX_IDLE_PER_DESTINATION = 64  # Idle connections kept for one destination
 ORDINARY_SECONDS = 0.00025  # CPU time of an answer that is charged to nobody. An ordinary answer takes 0.05 to 0.1 ms.
 
 # Connections that a namespace may open at the same time with TLS settings of its own, because its own authority decides
-# how long a handshake takes.
-_OWN_HANDSHAKES = 4
+# how long a handshake takes. A destination or a tenant gets at most half of them.
+_OWN_HANDSHAKES = 6
 
 _MAX_CURVES = 4096  # Peers that are remembered because they lack the most common curve
 
@@ -81,12 +83,20 @@ class DestinationClient:
         self._contexts = TlsContexts(tls)
         self._curves: dict[_Peer, str] = {}  # The curves of peers that lack the first one
         self._connector = _GuardedConnector(guard=guard, resolver=self._resolver, max_idle=max_idle)
-        self._session = aiohttp.ClientSession(
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_start.append(_check_turn)
+        self._session = self._new_session()
+        self._session_with_turns = self._new_session(trace)  # apart, because a trace costs 16 us for each request
+
+    def _new_session(self, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
             connector=self._connector,
+            connector_owner=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
             request_class=_PlainRequest,
+            trace_configs=list(traces),
         )
 
     def literal_refusal(self, url: str) -> str | None:
@@ -149,6 +159,8 @@ class DestinationClient:
     async def close(self) -> None:
         """Close all connections. Idempotent."""
         await self._session.close()
+        await self._session_with_turns.close()
+        await self._connector.close()
         await self._resolver.close()
 
     async def _send_once(self, request: DestinationRequest, attempt: "_Attempt", deadline: float) -> DestinationAnswer:
@@ -168,7 +180,8 @@ class DestinationClient:
             return DestinationAnswer(error=SendError.TLSError)
         try:
             async with asyncio.timeout_at(deadline):
-                response = await self._session.request(
+                session = self._session_with_turns if attempt.needs_turn else self._session
+                response = await session.request(
                     request.method,
                     attempt.url,
                     headers=request.headers,
@@ -287,9 +300,9 @@ class _Attempt:
         self.url, self.curve = url, curve
         self.destination = request.destination
         self.namespace = request.destination.partition("/")[0]
-        self.has_own_tls = request.tls is not None
+        self.tenant = request.tenant
+        self.needs_turn = request.tls is not None  # True until it has a turn to open a connection
         self.needs_new_connection = needs_new_connection
-        self.is_waiting = False  # True while it waits for its turn to connect
         self.is_withdrawn = False  # True if the request was not written, and may not be sent any more
         self._is_written = False  # aiohttp may write it twice: see the module's docstring
         self._ask_may_send = request.may_send
@@ -309,13 +322,6 @@ class _Attempt:
         self.is_withdrawn = not is_allowed and not self._is_written
         self._is_written |= is_allowed
         return is_allowed
-
-    async def wait_for(self, turns: asyncio.Semaphore) -> None:
-        """Wait for a turn to connect. If the time ends before, that is not the destination's failure."""
-        self.is_waiting = True
-        self.is_withdrawn = self._ask_may_send is not None
-        await turns.acquire()
-        self.is_waiting = self.is_withdrawn = False
 
     def note_connection(self, limiter: ReceiveLimiter, *, is_kept: bool) -> None:
         """Record the request's connection. ``is_kept``: an earlier request has used it."""
@@ -364,7 +370,7 @@ class _Attempt:
         return SendError.Reset
 
     def _timeout_code(self) -> SendError:
-        if self.is_waiting:
+        if self.needs_turn:
             return SendError.Timeout
         if not self.made_socket and self._limiter is None:
             return SendError.NameNotResolved
@@ -389,6 +395,16 @@ _CERTIFICATE_CODES = {
 
 
 _current_attempt: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("the attempt that the current task makes")
+
+
+class _TurnNeededError(Exception):
+    """There is no kept connection, and the attempt has no turn to open one."""
+
+
+async def _check_turn(*_: object) -> None:
+    """Part of a trace: aiohttp calls it before it opens a connection."""
+    if _current_attempt.get().needs_turn:
+        raise _TurnNeededError
 
 
 class _AttemptResolver(AbstractResolver):
@@ -420,7 +436,7 @@ class _GuardedConnector(aiohttp.TCPConnector):
         )
         self._guard = guard
         self._max_idle = max_idle
-        self._turns: dict[str, asyncio.Semaphore] = collections.defaultdict(lambda: asyncio.Semaphore(_OWN_HANDSHAKES))
+        self._turns: dict[str, FairSlots] = collections.defaultdict(lambda: FairSlots(_OWN_HANDSHAKES))
         """Namespace -> turns for the attempts that connect with their own TLS settings."""
         self.idle: dict[ReceiveLimiter, None] = {}  # The connections that wait for a request
         self._idle_per_destination: dict[str, int] = {}
@@ -433,14 +449,12 @@ class _GuardedConnector(aiohttp.TCPConnector):
     ) -> Connection:
         """Return a connection for the current attempt: a kept one that is clean, or a new one."""
         attempt = _current_attempt.get()
-        if not attempt.has_own_tls:
+        with contextlib.suppress(_TurnNeededError):
             return await self._connect(attempt, req, traces, timeout)
-        turns = self._turns[attempt.namespace]
-        await attempt.wait_for(turns)
-        try:
+        owners = (attempt.destination, attempt.tenant)
+        async with self._turns[attempt.namespace].hold(*owners, queue=owners):
+            attempt.needs_turn = False
             return await self._connect(attempt, req, traces, timeout)
-        finally:
-            turns.release()
 
     async def _connect(
         self,

@@ -4,25 +4,22 @@ The system's resolver blocks a thread until the name server answers or the looku
 it finds, and keeps addresses for some time if later lookups for the name fail. Lookups take turns:
 
 - Half the threads are for names whose last lookup failed or was slow, the other half for all others.
-- The namespaces share each half fairly (``fair_pool.py``), because tenants choose the names and their name servers.
+- The namespaces share each half fairly (``fair_slots.py``), because tenants choose the names and their name servers.
 - In a namespace, the names with the fewest failures in a row are first. After a name server outage, names that
   never resolve are therefore behind those that do.
 """
 
 import asyncio
-import collections
 import concurrent.futures
 import contextlib
-import heapq
-import itertools
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import msgspec
 from aiohttp.abc import ResolveResult
 
-from usher_gateway.fair_pool import FairPool
+from usher_gateway.destinations.fair_slots import FairSlots
 
 FRESH_SECONDS = 30.0  # How long the resolver uses addresses again without a new lookup
 
@@ -68,8 +65,8 @@ class Resolver:
         self._lookup = lookup
         self._clock = clock
         self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "resolve")
-        self._slots = _LookupSlots(_THREADS - _THREADS // 2)
-        self._slots_after_failures = _LookupSlots(_THREADS // 2)
+        self._slots = FairSlots(_THREADS - _THREADS // 2)
+        self._slots_after_failures = FairSlots(_THREADS // 2)
         self._known: dict[_Name, _KnownName] = {}
         self._running: dict[tuple[str, _Name], asyncio.Task[list[SocketAddress]]] = {}
         """Namespace and name -> its lookup, running or waiting for a thread."""
@@ -126,7 +123,7 @@ class Resolver:
         known_name = self._known.get(name)
         failures = known_name.failures if known_name is not None else 0
         slots = self._slots_after_failures if failures else self._slots
-        async with slots.hold(namespace, name[0], failures):
+        async with slots.hold(namespace, name[0], queue=namespace, priority=failures):
             started = self._clock()
             try:
                 addresses = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, *name)
@@ -147,54 +144,3 @@ class Resolver:
             return addresses
         known_name.next_lookup_at = now + FAILURE_SECONDS
         return known_name.addresses if now < known_name.kept_until else []
-
-
-class _LookupSlots:
-    """Slots for lookups. Namespaces take turns and have a fair share; see the module's docstring for the order."""
-
-    def __init__(self, size: int) -> None:
-        self._pool = FairPool(size)
-        self._waiting: collections.OrderedDict[str, list[tuple[int, int, str, asyncio.Future[None]]]] = (
-            collections.OrderedDict()
-        )
-        """Namespace -> heap of (failures in a row, order of arrival, host, future)."""
-        self._numbers = itertools.count()
-
-    @contextlib.asynccontextmanager
-    async def hold(self, namespace: str, host: str, failures: int) -> AsyncIterator[None]:
-        """Wait for a slot and hold it."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting.setdefault(namespace, []), (failures, next(self._numbers), host, turn))
-        self._give_turns()
-        try:
-            await turn
-            yield
-        finally:
-            if not turn.cancelled():  # it is cancelled if the task was cancelled while it waited
-                self._pool.give_back(namespace, host)
-                self._give_turns()
-
-    def _give_turns(self) -> None:
-        """Give every slot that may be used to the lookups that wait."""
-        is_given = True
-        while is_given:
-            is_given = False
-            for namespace in list(self._waiting):
-                is_given = self._give_turn(namespace) or is_given
-
-    def _give_turn(self, namespace: str) -> bool:
-        """Give a namespace's first lookup a slot, if it may have one."""
-        heap = self._waiting[namespace]
-        while heap and heap[0][-1].cancelled():
-            heapq.heappop(heap)
-        if not heap:
-            del self._waiting[namespace]
-            return False
-        host = heap[0][2]
-        if not self._pool.admits(namespace, host):
-            return False
-        turn = heapq.heappop(heap)[-1]
-        self._pool.take(namespace, host)
-        turn.set_result(None)
-        self._waiting.move_to_end(namespace)
-        return True
