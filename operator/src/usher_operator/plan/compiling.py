@@ -298,8 +298,10 @@ def _claims(
 
 
 def _is_alone_at(view: View, key: Key, host: str) -> bool:
-    """True if only this listener has a hostname, perhaps by its former tenant. Then the hostname stays with it."""
-    is_holder = view.holds(key, host) and view.only_holder(host) == key
+    """True if only this listener's document has a hostname, perhaps for its former tenant. Then the hostname stays."""
+    published = view.published(key)
+    document = published.listener if published is not None else None
+    is_holder = document is not None and host in document.own_hostnames and view.only_holder(host) == key
     return is_holder and versions.is_of_present_namespace(view, key)
 
 

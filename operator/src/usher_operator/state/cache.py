@@ -361,7 +361,7 @@ class Cache(View):
         """Note the hostnames that a Listener names and that its stored status has; returns these and former ones."""
         previous_hostnames = self._stored_holders.hostnames_of(key)
         hostnames = _stored_hostnames(cached) if cached is not None else frozenset()
-        self._stored_holders.set(key, self._tenant_of(key), hostnames)
+        self._stored_holders.set(key, dict.fromkeys(hostnames, self._tenant_of(key)))
         return previous_hostnames | hostnames
 
     def _place_of(self, key: Key) -> Place | None:

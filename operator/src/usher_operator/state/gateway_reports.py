@@ -13,7 +13,7 @@ class ChangedHolders(NamedTuple):
     """What differs after a change."""
 
     keys: frozenset[Key] = frozenset()
-    """The Listeners that hold other hostnames by ``GatewayReports.unpublished``."""
+    """The Listeners by which tenants hold other hostnames in ``GatewayReports.holders``."""
     hostnames: frozenset[str] = frozenset()
     """The hostnames that they hold now or held before."""
 
@@ -28,12 +28,13 @@ class GatewayReports:
         self.unheard: tuple[str, ...] | None = None
         """The gateways, ready or not, that never said which documents they run. If there is no gateway, the Service
         stands for it. None before the operator first asked them."""
-        self.unpublished: dict[Key, TenantHostnames] = {}
-        """The hostnames in documents that gateways may run although no config Secret has them any more."""
-        self.holders = HolderIndex()  # The tenants that hold hostnames by `unpublished`
+        self.holders = HolderIndex()
+        """The tenants of the hostnames in documents that gateways may run although no config Secret has them."""
         self._newest_last: tuple[GatewayReport, ...] = ()  # Also those of gateways that are not ready
-        self._left: dict[Key, TenantHostnames] = {}
-        """Hostnames that a document had and its config Secret has no more, until every gateway runs the present one."""
+        self._vanished: dict[Key, TenantHostnames] = {}  # As the gateways report
+        self._left: dict[Key, dict[str, str]] = {}
+        """Hostname -> tenant, of those that a config Secret had and has no more, until every gateway runs the present
+        document."""
 
     def take(
         self, ready: tuple[GatewayReport, ...], unready: Sequence[GatewayReport], unheard: tuple[str, ...]
@@ -41,24 +42,33 @@ class GatewayReports:
         """Take what the gateways report. Of gateways that are not ready only the hostnames count."""
         self.ready, self.unheard = ready, unheard
         self._newest_last = (*unready, *sorted(ready, key=lambda gateway: gateway.reachable))
-        self._left = {key: left for key, left in self._left.items() if self._may_run_another(key)}
-        return self._set_unpublished()
+        vanished = {key: owned for report in self._newest_last for key, owned in report.vanished.items()}
+        changed = {key for key in self._vanished | vanished if self._vanished.get(key) != vanished.get(key)}
+        not_left = {key for key in self._left if not self._may_run_another(key)}
+        self._vanished = vanished
+        for key in not_left:
+            del self._left[key]
+        return self._set_holders(changed | not_left)
 
     def note_document(self, key: Key, previous: kinds.ChildRecord | None) -> ChangedHolders:
-        """Note that a key's config Secret changed. Gateways still serve the hostnames that it has no more.
+        """Note that a key's config Secret changed. Gateways may still serve the hostnames that it has no more.
 
-        The Listener dropped them, or somebody deleted or changed the Secret. A tombstone has the hostnames itself.
+        The Listener dropped them or came again after its tombstone, or somebody deleted or changed the Secret.
         """
-        left_before, config = self._left.pop(key, None), self._child_index.config_of(key)
-        parts = [left_before] if left_before is not None else []
-        if previous is not None and previous.key == key and not previous.tombstone and previous.tenant_hostnames.tenant:
-            parts.append(previous.tenant_hostnames)
-        left = {hostname for part in parts for hostname in part.hostnames}
-        if config is not None:
-            left.difference_update(config.tenant_hostnames.hostnames)
-        if left:
-            self._left[key] = TenantHostnames(parts[-1].tenant, tuple(sorted(left)))
-        return self._set_unpublished() if self._left.get(key) != left_before else ChangedHolders()
+        config, left_before = self._child_index.config_of(key), self._left.get(key, {})
+        had = previous.tenant_hostnames if previous is not None and previous.key == key else kinds.NO_HOSTNAMES
+        present = config.tenant_hostnames.hostnames if config is not None else ()
+        left = {
+            hostname: tenant
+            for hostname, tenant in (dict.fromkeys(had.hostnames, had.tenant) | left_before).items()
+            if hostname not in present
+        }
+        if left == left_before:
+            return ChangedHolders()
+        self._left[key] = left
+        if not left:
+            del self._left[key]
+        return self._set_holders({key})
 
     def may_run(self, key: Key) -> bool:
         """Return whether a gateway may run a key's document: its last report says so, or it never reported."""
@@ -75,17 +85,13 @@ class GatewayReports:
         )
         return is_run or self.unheard != ()
 
-    def _set_unpublished(self) -> ChangedHolders:
-        previous, self.unpublished = self.unpublished, dict(self._left)
-        for report in self._newest_last:
-            self.unpublished.update(report.vanished)
-        present = self.unpublished
-        keys = {key for key in previous.keys() | present.keys() if previous.get(key) != present.get(key)}
+    def _set_holders(self, keys: set[Key]) -> ChangedHolders:
         hostnames: set[str] = set()
         for key in keys:
-            owned = present.get(key, kinds.NO_HOSTNAMES)
-            hostnames |= {*self.holders.hostnames_of(key), *owned.hostnames}
-            self.holders.set(key, owned.tenant, owned.hostnames)
+            vanished = self._vanished.get(key, kinds.NO_HOSTNAMES)
+            tenants = self._left.get(key, {}) | dict.fromkeys(vanished.hostnames, vanished.tenant)
+            hostnames |= {*self.holders.hostnames_of(key), *tenants}
+            self.holders.set(key, tenants)
         return ChangedHolders(frozenset(keys), frozenset(hostnames))
 
     def stale_uid(self, key: Key) -> str:
@@ -95,4 +101,8 @@ class GatewayReports:
 
     def vanished_tenant(self, key: Key) -> str:
         """The Tenant in a Listener's document that gateways run although its Secret is gone; ``""``: they run none."""
-        return self.unpublished.get(key, kinds.NO_HOSTNAMES).tenant if self._child_index.published(key) is None else ""
+        if self._child_index.published(key) is not None:
+            return ""
+        return (
+            self._vanished[key].tenant if key in self._vanished else min(self._left.get(key, {}).values(), default="")
+        )

@@ -70,22 +70,22 @@ class HolderIndex:
 
     def __init__(self) -> None:
         self._hosts: GroupIndex[str] = GroupIndex()
-        self._owners: dict[Key, Owner] = {}
+        self._tenants: dict[Key, Mapping[str, str]] = {}  # Hostname -> name of the tenant
         self._counts: dict[str, Counter[Owner]] = {}  # By how many Listeners each tenant holds a hostname
 
-    def set(self, key: Key, tenant: str, hostnames: Iterable[str]) -> None:
-        """Set the hostnames that a tenant holds by a Listener; empty if it holds none any more."""
+    def set(self, key: Key, tenants: Mapping[str, str]) -> None:
+        """Set the hostnames that tenants hold by a Listener: hostname -> name of the tenant."""
         self._count(key, -1)
-        self._hosts.set(key, hostnames)
-        if self._hosts.groups_of(key):
-            self._owners[key] = key.namespace, tenant
+        self._hosts.set(key, tenants)
+        if tenants:
+            self._tenants[key] = tenants
         else:
-            self._owners.pop(key, None)
+            self._tenants.pop(key, None)
         self._count(key, 1)
 
     def _count(self, key: Key, change: int) -> None:
-        for hostname in self._hosts.groups_of(key):
-            counts, owner = self._counts.setdefault(hostname, Counter()), self._owners[key]
+        for hostname, tenant in self._tenants.get(key, {}).items():
+            counts, owner = self._counts.setdefault(hostname, Counter()), (key.namespace, tenant)
             counts[owner] += change
             if not counts[owner]:
                 del counts[owner]
@@ -93,7 +93,7 @@ class HolderIndex:
                 del self._counts[hostname]
 
     def hostnames_of(self, key: Key) -> frozenset[str]:
-        """The hostnames that a tenant holds by a Listener."""
+        """The hostnames that tenants hold by a Listener."""
         return self._hosts.groups_of(key)
 
     def keys_of(self, hostname: str) -> AbstractSet[Key]:
@@ -227,7 +227,7 @@ class ChildIndex:
         self._in_force.set(key, [(key.kind, key.namespace)] if is_in_force else [])
         self.tombstones.set(key, [key.namespace] if child is not None and child.tombstone else [])
         owned = child.tenant_hostnames if child is not None else kinds.NO_HOSTNAMES
-        self.holders.set(key, owned.tenant, owned.hostnames)
+        self.holders.set(key, dict.fromkeys(owned.hostnames, owned.tenant))
 
 
 def _address_counts(child: kinds.ChildRecord) -> dict[tuple[RemovalKind, str], int]:

@@ -318,13 +318,6 @@ class View:
             return granted[0] if holding <= {granted[0]} else None
         return next(iter(holding)) if len(holding) == 1 else None
 
-    @lookup()
-    def holds(self, key: Key, hostname: str) -> bool:
-        """True if a Listener has a hostname by its document, its tombstone or its status, or as a gateway reports."""
-        granted = self._granted.get(hostname)
-        is_granted = granted is not None and granted[0] == key
-        return is_granted or any(key in index.keys_of(hostname) for index in self._evidence)
-
     @lookup("Hostname")
     def shown_holders(self, hostname: str) -> Collection[Owner]:
         """The tenants whose Listeners name a hostname and have a stored status that shows it as their own."""

@@ -8,13 +8,15 @@ import pytest
 import yaml
 
 from support import plan_reasons, plan_samples
-from support.planning import Cluster
-from usher_gateway import documents
+from support.planning import KEYS, Cluster
+from usher_gateway import config_secret, documents
 from usher_gateway.config_secret import TenantHostnames, secret_name
+from usher_operator.plan import children
 from usher_operator.state.values import AppliedDocument, GatewayReport, Key, Kind, Plan
 
 LOBBY = Key("Listener", "default", "lobby")
 CRM = Key("Destination", "default", "crm")
+RIVAL = Key("Listener", "other", "rival")
 BEARER = {"type": "Bearer", "bearer": {"secretRef": {"name": "purple", "key": "token"}}}
 GLOBEX = {"tenantRef": {"name": "globex"}}
 ROUTE = {"name": "crm", "destinationRef": {"name": "crm"}}
@@ -412,16 +414,68 @@ def test_hostname_of_a_document_that_somebody_deleted_stays_until_gateways_drop_
     assert cluster.cache.holders(WWW) == set()
 
 
-def test_hostname_that_a_listener_drops_is_not_free_while_a_gateway_runs_its_former_document(cluster: Cluster) -> None:
-    own, rival = ([{"name": "a", "hostname": WWW}], Key("Listener", "other", "rival"))
+def served_at_www(cluster: Cluster) -> GatewayReport:
+    """Let the Listener have a hostname, and a rival claim it too; returns the report of a gateway that serves it."""
     cluster.edit("ListenerClass", "public", retiredAddressDays=0)
-    cluster.edit("Listener", LOBBY.path, addresses=own)
+    cluster.edit("Listener", LOBBY.path, addresses=[{"name": "a", "hostname": WWW}])
     cluster.settle()
     cluster.gateways_run_it()
     (served,) = cluster.cache.reports.ready or ()
     cluster.add(plan_samples.tenant("globex", "other"))
     claim = f"addresses: [{{name: a, hostname: {WWW}}}]"
     cluster.add(plan_samples.listener("rival", claim, namespace="other", tenant="globex", created="01"))
+    return served
+
+
+def put_tombstone(cluster: Cluster, key: Key) -> None:
+    """Delete a Listener, and leave the tombstone of its document."""
+    document = listener(cluster, key)
+    held = TenantHostnames(document.tenant.name, tuple(sorted(document.own_hostnames)))
+    owner = config_secret.Owner(key.namespace, key.name, cluster.raw("Listener", key.path)["metadata"]["uid"])
+    envelope = config_secret.tombstone_of("Listener", owner, 1, "2026-12-07T12:00:00Z", KEYS.document, held=held)
+    cluster.delete("Listener", key.path)
+    cluster.put(children.build_config_secret(envelope, cluster.cache.settings).manifest)
+
+
+@pytest.mark.parametrize("tenant", ["acme", "globex"])
+@pytest.mark.parametrize("drops_first", [False, True])
+def test_listener_made_again_elsewhere_frees_no_hostname_of_its_tombstone(
+    cluster: Cluster, tenant: str, drops_first: bool
+) -> None:
+    served = served_at_www(cluster)
+    if drops_first:
+        cluster.edit("Listener", LOBBY.path, addresses=None)
+        cluster.settle()
+    raw = cluster.raw("Listener", LOBBY.path)
+    put_tombstone(cluster, LOBBY)
+    raw["metadata"] |= {"uid": "present", "generation": 1}
+    cluster.put({**raw, "spec": {**raw["spec"], "addresses": [], "tenantRef": {"name": tenant}}, "status": {}})
+    cluster.set_gateways(served)
+    cluster.settle()
+    rivals = (RIVAL, Key("Listener", "default", "second"))
+    claim = f"addresses: [{{name: a, hostname: {WWW}}}]"
+    cluster.add(plan_samples.listener("second", claim, tenant="globex", created="02"))
+    assert [cluster.condition("Listener", rival.path, "Accepted").reason for rival in rivals] == 2 * [
+        "HostnameConflict"
+    ]
+
+
+def test_listener_of_another_tenant_gets_no_hostname_from_a_tombstone(cluster: Cluster) -> None:
+    served = served_at_www(cluster)
+    raw = cluster.raw("Listener", LOBBY.path)
+    put_tombstone(cluster, LOBBY)
+    raw["metadata"] |= {"uid": "present", "generation": 1}
+    cluster.put({**raw, "spec": {**raw["spec"], "tenantRef": {"name": "globex"}}, "status": {}})
+    cluster.set_gateways(served)
+    cluster.settle()
+    assert cluster.condition("Listener", LOBBY.path, "Accepted").reason == "HostnameConflict"
+    cluster.gateways_run_it()
+    cluster.settle()
+    assert cluster.condition("Listener", LOBBY.path, "Accepted").status == "True", "the oldest claim"
+
+
+def test_hostname_that_a_listener_drops_is_not_free_while_a_gateway_runs_its_former_document(cluster: Cluster) -> None:
+    served = served_at_www(cluster)
     cluster.edit("Listener", LOBBY.path, addresses=None)
     cluster.settle()
     for reports, unheard in (
@@ -431,11 +485,11 @@ def test_hostname_that_a_listener_drops_is_not_free_while_a_gateway_runs_its_for
     ):
         cluster.set_gateways(*reports, unheard=unheard)
         cluster.settle()
-        assert cluster.condition("Listener", rival.path, "Accepted").reason == "HostnameConflict"
+        assert cluster.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameConflict"
     cluster.queue.clear()
     cluster.gateways_run_it()
-    assert rival in cluster.queue
-    assert cluster.condition("Listener", rival.path, "Accepted").status == "True"
+    assert RIVAL in cluster.queue
+    assert cluster.condition("Listener", RIVAL.path, "Accepted").status == "True"
 
 
 def test_document_without_its_credential_waits_for_what_gateways_say(cluster: Cluster) -> None:
