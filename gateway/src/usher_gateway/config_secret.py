@@ -85,7 +85,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
     kind: Kind
     owner: Owner
     generation: int  # The owner's `metadata.generation`
-    hash: str  # content_hash() of the document, or of the tombstone: keyed, 32 hex digits
+    hash: str  # Keyed hash of kind, owner and document, or of the tombstone: 32 hex digits
     document: Document | None = None
     tombstone: str = ""  # Time at which the operator removed the document (RFC 3339); `""` for a document
     held: TenantHostnames | None = None  # Only in a listener's tombstone
@@ -131,12 +131,13 @@ def envelope_of(
     document: Document, owner_uid: str, key: bytes, *, install: str = "", namespace_uid: str = ""
 ) -> Envelope:
     """Return a document's envelope. ``key``: ``Keys.document``; ``install``, ``namespace_uid``: see Owner."""
+    kind, owner = _kind_of(document), Owner(document.namespace, document.name, owner_uid, install, namespace_uid)
     return Envelope(
         schema_version=SCHEMA_VERSION,
-        kind=_kind_of(document),
-        owner=Owner(document.namespace, document.name, owner_uid, install, namespace_uid),
+        kind=kind,
+        owner=owner,
         generation=document.generation,
-        hash=documents.content_hash(document, key),
+        hash=_hash(kind, owner, msgspec.json.encode(document, order="sorted"), key),
         document=document,
     )
 
@@ -145,13 +146,12 @@ def tombstone_of(
     kind: Kind, owner: Owner, generation: int, removed_at: str, key: bytes, *, held: TenantHostnames | None = None
 ) -> Envelope:
     """Return a document's tombstone. ``removed_at``: RFC 3339; ``key``: ``Keys.document``."""
-    digest = _tombstone_hash(kind, owner, removed_at, held, key)
     return Envelope(
         schema_version=SCHEMA_VERSION,
         kind=kind,
         owner=owner,
         generation=generation,
-        hash=digest,
+        hash=_hash(kind, owner, _tombstone_content(removed_at, held), key),
         tombstone=removed_at,
         held=held,
     )
@@ -222,10 +222,7 @@ def decode(content: bytes, key: bytes, *, known_part: bool = False) -> Envelope:
     document, tombstone = bytes(parts.document), parts.tombstone
     if bool(document) == bool(tombstone):
         raise model.DocumentUnreadableError("there must be either a `document` or a `tombstone`", _READ_HINT)
-    if tombstone:
-        digest = _tombstone_hash(parts.kind, parts.owner, tombstone, parts.held, key)
-    else:
-        digest = hashlib.blake2b(document, key=key, digest_size=16).hexdigest()
+    digest = _hash(parts.kind, parts.owner, document or _tombstone_content(tombstone, parts.held), key)
     if not hmac.compare_digest(digest.encode(), parts.hash.encode()):
         raise model.DocumentHashError("the content does not match its hash", _KEY_HINT)
     try:
@@ -238,8 +235,6 @@ def decode(content: bytes, key: bytes, *, known_part: bool = False) -> Envelope:
         envelope = _decoded(_decode_known_part, content)
     if envelope.document is None:
         return envelope
-    if (_kind_of(envelope.document), envelope.document.key) != envelope.identity:
-        raise model.DocumentUnreadableError("the document belongs to another resource than its owner", _READ_HINT)
     return msgspec.structs.replace(envelope, held=None)  # the hash of a document does not cover it
 
 
@@ -287,13 +282,18 @@ def _known_part(value: Any, described: msgspec.inspect.Type) -> Any:
     return value
 
 
-def _tombstone_hash(kind: Kind, owner: Owner, removed_at: str, hostnames: TenantHostnames | None, key: bytes) -> str:
+def _hash(kind: Kind, owner: Owner, content: bytes, key: bytes) -> str:
+    parts = (kind, owner.namespace, owner.name, owner.uid, owner.install, owner.namespace_uid, "")
+    return hashlib.blake2b("\0".join(parts).encode() + content, key=key, digest_size=16).hexdigest()
+
+
+def _tombstone_content(removed_at: str, hostnames: TenantHostnames | None) -> bytes:
+    """The content of a tombstone for its hash. That of a document begins with a brace."""
     of_tenant = (hostnames.tenant, *hostnames.hostnames) if hostnames else ()
-    parts = ["tombstone", kind, owner.key, owner.uid, removed_at, *of_tenant]
-    return hashlib.blake2b("\0".join(parts).encode(), key=key, digest_size=16).hexdigest()
+    return "\0".join(("tombstone", removed_at, *of_tenant)).encode()
 
 
-def secret_name(kind: Kind, owner_key: str) -> str:
+def secret_name(kind: str, owner_key: str) -> str:
     """Return the name of the config Secret for a ``namespace/name``, which is always the same."""
     return f"{kind.lower()}-{hashlib.sha256(owner_key.encode()).hexdigest()[:32]}"
 

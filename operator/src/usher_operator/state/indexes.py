@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from usher_gateway import documents, model, resources
+from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import RemovalKind
@@ -192,11 +192,12 @@ class ChildIndex:
         Any tenant can set labels and annotations, and an annotation may be 256 KiB long. The cache keeps nothing from
         such a Secret.
         """
-        ref = child.state.ref
+        ref, key = child.state.ref, child.key
         if ref.kind != "Secret":
             return True
         if child.is_config:
-            return ref.namespace == self._settings.configuration_namespace
+            name = config_secret.secret_name(key.kind, key.path)
+            return (ref.namespace, ref.name) == (self._settings.configuration_namespace, name)
         return (ref.namespace, ref.name) == (child.key.namespace, child_labels.url_secret_name(child.key.name))
 
     def _drop(self, ref: ObjectRef) -> None:

@@ -259,6 +259,8 @@ def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) 
     ref = ObjectRef(raw["apiVersion"], raw["kind"], metadata.get("namespace", ""), metadata["name"])
     is_config = config_secret.CONFIG_LABEL in labels
     envelope = _envelope(raw, keys) if is_config and keys is not None else None
+    if envelope is not None and envelope.identity != (key.kind, key.path):
+        envelope = None
     document = envelope.document if envelope is not None else None
     return ChildRecord(
         key=key,

@@ -319,7 +319,7 @@ class ChildRemover:
             return
         if not self._removal_guard.request(removal):
             return
-        name = config_secret.secret_name("Destination" if key.kind == "Destination" else "Listener", key.path)
+        name = config_secret.secret_name(key.kind, key.path)
         ref = kinds.ref_of(kinds.SECRET, self._cache.settings.configuration_namespace, name)
         if child is None and await self._api.get(kinds.SECRET.path(ref.namespace, name), missing_ok=True) is not None:
             return  # the watch will report it

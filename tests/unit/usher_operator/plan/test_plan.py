@@ -2,7 +2,6 @@
 
 import base64
 import datetime
-import hashlib
 import json
 from collections.abc import Callable
 from typing import Any, cast
@@ -10,7 +9,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from support import certificates, plan_reasons, plan_samples, planning
+from support import certificates, config_samples, plan_reasons, plan_samples, planning
 from support.planning import LISTENER as KEY
 from support.planning import Cluster, addresses, document, listener_document
 from usher_gateway import config_secret, documents, model
@@ -326,10 +325,8 @@ def test_document_of_a_later_release_is_the_last_good_one_after_a_rollback(clust
     raw = cluster.raw("Secret", f"usher-config/{config_secret.secret_name('Listener', KEY.path)}")
     envelope = json.loads(base64.b64decode(raw["data"][config_secret.DATA_KEY]))
     envelope["document"]["later"] = 1
-    content = json.dumps(envelope["document"], separators=(",", ":"))
-    envelope["hash"] = hashlib.blake2b(content.encode(), key=planning.KEYS.document, digest_size=16).hexdigest()
-    signed = json.dumps(envelope, separators=(",", ":"))
-    cluster.put({**raw, "data": {config_secret.DATA_KEY: base64.b64encode(signed.encode()).decode()}})
+    signed = config_samples.signed(envelope, planning.KEYS.document)
+    cluster.put({**raw, "data": {config_secret.DATA_KEY: base64.b64encode(signed).decode()}})
     assert listener_document(cluster) == former
     cluster.edit("Listener", KEY.path, later="a field that this release does not know")
     assert listener_document(cluster) == former

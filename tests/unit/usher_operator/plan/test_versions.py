@@ -449,9 +449,11 @@ def test_listener_made_again_elsewhere_frees_no_hostname_of_its_tombstone(
     raw = cluster.raw("Listener", LOBBY.path)
     put_tombstone(cluster, LOBBY)
     raw["metadata"] |= {"uid": "present", "generation": 1}
-    cluster.put({**raw, "spec": {**raw["spec"], "addresses": [], "tenantRef": {"name": tenant}}, "status": {}})
+    addresses = [{"name": "a", "hostname": "elsewhere.example.org"}]
+    cluster.put({**raw, "spec": {**raw["spec"], "addresses": addresses, "tenantRef": {"name": tenant}}, "status": {}})
     cluster.set_gateways(served)
     cluster.settle()
+    assert listener(cluster).tenant.name == tenant
     rivals = (RIVAL, Key("Listener", "default", "second"))
     claim = f"addresses: [{{name: a, hostname: {WWW}}}]"
     cluster.add(plan_samples.listener("second", claim, tenant="globex", created="02"))

@@ -35,6 +35,7 @@ from usher_operator.state import child_labels, kinds
 from usher_operator.state.values import GatewayReport, Key, Plan, hostname_key
 
 CONFIG = f"usher-config/{config_secret.secret_name('Listener', LOBBY.path)}"
+CONFIG_OF_BAR = f"usher-config/{config_secret.secret_name('Listener', BAR.path)}"
 OTHER = raw("ListenerClass", "other", {"controllerName": "usher.dev/other", "hostname": "other.example"}, namespace="")
 
 
@@ -331,6 +332,19 @@ def test_edited_document_is_not_published(full: Cluster) -> None:
     assert full.put({**full.raw("Secret", CONFIG), "data": {"config.json": "e30="}}) >= {LOBBY}
     assert full.cache.published(LOBBY) is None
     assert full.cache.child_index.config_of(LOBBY) is not None
+
+
+@pytest.mark.parametrize("name", [None, "aaa"])
+def test_document_of_another_listener_counts_for_nothing(full: Cluster, name: str | None) -> None:
+    """Somebody who can write config Secrets moves one: under the other's name, or with the other's annotation."""
+    full.put(listener("bar"))
+    full.settle()
+    own, stranger = full.cache.published(LOBBY), full.raw("Secret", CONFIG_OF_BAR)
+    annotations = full.raw("Secret", CONFIG)["metadata"]["annotations"]
+    place = name or full.raw("Secret", CONFIG)["metadata"]["name"]
+    full.put({**stranger, "metadata": {**stranger["metadata"], "name": place, "annotations": annotations}})
+    assert full.cache.published(LOBBY) == (own if name else None)
+    assert "aaa" not in {child.state.ref.name for child in full.cache.child_index.of(LOBBY)}
 
 
 def test_child_of_another_install_is_not_indexed(cluster: Cluster) -> None:
