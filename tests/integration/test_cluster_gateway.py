@@ -106,7 +106,7 @@ async def test_unknown_url_is_not_found_only_after_the_first_publication(server:
         await waiting.wait_until(gateway.state.configured.is_set)
         assert [await running_gateway.status(name) for name in ("a", "b")] == [200, 503]
         server.put(followers.wrap(config_samples.listener("b", routes=slow)))
-        server.put_mark()
+        server.put_mark(listeners=2)
         await waiting.wait_until(lambda: gateway.registry.is_complete)
         assert [await running_gateway.status(name) for name in ("a", "b", "none")] == [200, 200, 404]
     async with configured(server, tmp_path) as running_gateway:

@@ -79,6 +79,7 @@ async def following(
     limits: client.ClientLimits = LIMITS,
     cache_after_seconds: float = 10.0,
     check_seconds: float = 60.0,
+    silence_seconds: float = 180.0,
 ) -> AsyncIterator[Follower[cluster.ClusterSource]]:
     options = cluster.ClusterOptions(
         keys=config_samples.KEYS,
@@ -88,6 +89,7 @@ async def following(
         cache_after_seconds=cache_after_seconds,
         cache_pause_seconds=0.05,
         check_seconds=check_seconds,
+        silence_seconds=silence_seconds,
         grace_seconds=0.05,
     )
     connection = access.ApiConnection(

@@ -298,11 +298,6 @@ def secret_name(kind: str, owner_key: str) -> str:
     return f"{kind.lower()}-{hashlib.sha256(owner_key.encode()).hexdigest()[:32]}"
 
 
-def is_of_listener(name: str) -> bool:
-    """Return whether a config Secret holds a Listener's document or tombstone."""
-    return name.startswith("listener-")
-
-
 _MARK_PREFIX = "published-"
 
 

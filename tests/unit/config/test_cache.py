@@ -15,7 +15,7 @@ ENVELOPES = [
         config_samples.destination(headers=(("X-Key", "s3cret-value"),)), "uid-2", config_samples.KEYS.document
     ),
 ]
-KEPT, FIRST = cache.CachedSet(ENVELOPES, True), cache.CachedSet(ENVELOPES[:1], False)
+KEPT, FIRST = ENVELOPES, ENVELOPES[:1]
 KEY = config_samples.KEYS.cache
 NONCE = bytes(range(12))
 
@@ -48,7 +48,7 @@ def test_every_truncated_file_is_an_error() -> None:
 
 
 def test_file_is_replaced_atomically_and_private(tmp_path: pathlib.Path) -> None:
-    assert cache.read(tmp_path / "none", KEY) is None
+    assert cache.read(tmp_path / "none", KEY) == []
     data = tmp_path / "data"
     cache.write(data, FIRST, KEY)
     cache.write(data, KEPT, KEY)

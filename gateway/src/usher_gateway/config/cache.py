@@ -18,30 +18,24 @@ from usher_gateway.config import install_key
 
 FILE_NAME = "config.cache"  # Inside `--data`; readable by the owner only
 
-_HEAD = b"usher-config-cache 2\n"
+_HEAD = b"usher-config-cache 3\n"
 _NONCE_BYTES = 12
 _MOST_BYTES = 1 << 30  # Largest content after decompression
 
 _HINT = "the gateway writes it again once the API server answers; delete it if this is logged at every start"
 
 
-class CachedSet(msgspec.Struct, frozen=True):
-    """The documents that were in force."""
-
-    envelopes: list[config_secret.Envelope]
-    is_complete: bool  # False while some were missing; then an unknown address may be one of theirs
+Envelopes = list[config_secret.Envelope]
+_decoder = msgspec.json.Decoder(Envelopes)
 
 
-_decoder = msgspec.json.Decoder(CachedSet)
-
-
-def seal(cached: CachedSet, key: bytes, nonce: bytes) -> bytes:
+def seal(cached: Envelopes, key: bytes, nonce: bytes) -> bytes:
     """Encrypt the file's content. `key`: `Keys.cache`; `nonce`: 12 bytes never used with this key before."""
     packed = zlib.compress(msgspec.json.encode(cached), 1)
     return _HEAD + nonce + aead.AESGCM(key).encrypt(nonce, packed, _HEAD)
 
 
-def unseal(content: bytes, key: bytes) -> CachedSet:
+def unseal(content: bytes, key: bytes) -> Envelopes:
     """Decrypt the file's content. `key`: `Keys.cache`.
 
     Raises:
@@ -61,8 +55,8 @@ def unseal(content: bytes, key: bytes) -> CachedSet:
         raise model.ConfigurationError("another release wrote the configuration cache", _HINT) from error
 
 
-def read(folder: pathlib.Path, key: bytes) -> CachedSet | None:
-    """Read the cached documents, or return None if the file is missing. This blocks.
+def read(folder: pathlib.Path, key: bytes) -> Envelopes:
+    """Read the cached documents; none if the file is missing. This blocks.
 
     Raises:
         ConfigurationError: the file cannot be read, has another key or format, or is damaged.
@@ -70,13 +64,13 @@ def read(folder: pathlib.Path, key: bytes) -> CachedSet | None:
     try:
         content = (folder / FILE_NAME).read_bytes()
     except FileNotFoundError:
-        return None
+        return []
     except OSError as error:
         raise model.ConfigurationError(f"the configuration cache cannot be read: {error.strerror}", _HINT) from error
     return unseal(content, key)
 
 
-def write(folder: pathlib.Path, cached: CachedSet, key: bytes) -> None:
+def write(folder: pathlib.Path, cached: Envelopes, key: bytes) -> None:
     """Replace the file, completely and durably, or not at all. Blocks.
 
     Raises:

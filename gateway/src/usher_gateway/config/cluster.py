@@ -60,6 +60,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     gather_seconds: float = 0.02  # From a change to its snapshot: changes that arrive together are applied together
     pause_seconds: float = 0.1  # Least time between two snapshots
     cache_pause_seconds: float = 5.0  # Least time between two writes of the cache
+    silence_seconds: float = 180.0
+    """While the API server was silent for this long, an unknown address may be one that was published meanwhile."""
     check_seconds: float = 60.0  # From one comparison with the API server to the next, up to a tenth more or less
     grace_seconds: float = 1.0  # The event of a change may arrive this long after a list that has the change
 
@@ -103,11 +105,9 @@ class ClusterSource:
         """Secrets (names) that are absent from a list, or newer in it, while the list is applied."""
         self._compiling: dict[str, asyncio.Task[None]] = {}  # Namespace -> the task that compiles its waiting documents
         self._has_mark = False
-        """True once the operator had published everything once, or if the cache in use was complete."""
+        """True once everything was read that the operator had published at a time when it had published everything."""
         self._marked_listeners: dict[str, int] = {}  # Mark (name of its Secret) -> ``marked_listeners``
-        self._has_cache = self._is_cache_complete = False
-        self._due: set[str] = set()
-        """Secrets (names) that came before the mark and whose expressions are not compiled yet."""
+        self._has_cache = False
         self._was_complete = False
         self._origin: Origin | None = None
         self._heard_at = 0
@@ -217,7 +217,6 @@ class ClusterSource:
         if not self._listed.is_set() and self._has_cache:
             _log.warning("configuration_loaded_from_cache", namespace=self._options.namespace)
             self._origin = "cache"
-            self._has_mark = self._is_cache_complete
             return
         await self._listed.wait()
 
@@ -242,7 +241,6 @@ class ClusterSource:
         turns = EventLoopTurns()
         self._unread = {secret.metadata.name for secret in fresh} | (self._published.versions.keys() - names)
         self._waiting.clear()  # the list has a version at least as new
-        self._due.clear()
         for secret in fresh:
             decoded = self._published.decode(secret)
             # not the transforms, which are compiled when they are first evaluated, because a start must not take longer
@@ -270,6 +268,7 @@ class ClusterSource:
                     self._reflector.read_again()
             except ApiError as error:
                 self._on_failure(error, 0)
+            self._touched.set()  # an unknown address may be a new one after a long silence, or not any more
 
     async def _has_missed_changes(self) -> bool:
         """Return whether a version differs from a list and has not changed since before that list."""
@@ -303,7 +302,6 @@ class ClusterSource:
             return
         secret = event.item
         self._waiting.pop(secret.metadata.name, None)
-        self._due.discard(secret.metadata.name)
         if event.type == "DELETED":
             identity = self._published.remove_secret(secret.metadata.name, self._now())
             self._log_vanished([identity] if identity is not None else [])
@@ -318,27 +316,25 @@ class ClusterSource:
     def _take(self, decoded: published.DecodedSecret) -> None:
         rejected = self._published.take(decoded, self._now())
         self._log_rejected([rejected] if rejected is not None else [])
-        self._due.discard(decoded.secret.metadata.name)
         self._note_marks([])
         self._touched.set()
 
     def _note_marks(self, marks: Iterable[published.PublishedSecret]) -> None:
-        """Note that everything was published once, if no Secret of a Listener that a mark counted is missing.
-
-        What came before and waits has to come into force first.
-        """
+        """Note that everything was read once, if as many Listeners are in force as a mark counted."""
         self._marked_listeners |= {mark.metadata.name: mark.marked_listeners for mark in marks}
         if self._has_mark or not self._marked_listeners:
             return
-        listeners = sum(config_secret.is_of_listener(name) for name in self._versions())
+        listeners = sum(envelope.kind == "Listener" for envelope in self._published.in_force)
         if listeners >= min(self._marked_listeners.values()):
-            self._has_mark, self._due = True, set(self._waiting)
+            self._has_mark = True
             self._touched.set()
 
     @property
     def _is_complete(self) -> bool:
-        """True if an unknown address is not valid."""
-        return self._has_mark and not self._due and not self._published.lacks_listener
+        """True if an unknown address is not valid: no document of a Listener is missing, and none can be newer."""
+        silence_seconds = (self._now() - self._heard_at) / model.MICROSECONDS
+        is_known = self._has_mark and not self._published.lacks_listener
+        return is_known and silence_seconds < self._options.silence_seconds
 
     def _wait_for_compilation(self, decoded: published.DecodedSecret) -> None:
         namespace = decoded.namespace
@@ -417,19 +413,14 @@ class ClusterSource:
         except model.ConfigurationError as error:
             _log.error("configuration_cache_ignored", error=str(error), hint=error.hint)
             return
-        if cached is None:
-            return
         turns = EventLoopTurns()
-        is_usable = True
-        for envelope in cached.envelopes:
+        for envelope in cached:
             await self._turns.prepare(published.filters_of(envelope.document), has_pauses=False)
             if not self._published.restore(envelope):
-                is_usable = False
                 kind, key = envelope.identity
                 _log.error("cached_document_ignored", kind=kind, document=key)
             await turns.give_way()
         self._has_cache = bool(self._published.in_force)
-        self._is_cache_complete = cached.is_complete and is_usable
 
     async def _update_cache(self) -> None:
         """Write the cache after changes, with a pause between two writes. Runs until cancelled."""
@@ -440,7 +431,7 @@ class ClusterSource:
             await asyncio.sleep(self._options.cache_pause_seconds)
 
     async def _write_cache(self) -> None:
-        options, cached = self._options, cache.CachedSet(list(self._published.in_force), self._was_complete)
+        options, cached = self._options, list(self._published.in_force)
         self._cache_is_old.clear()  # before the write, so that what changes during the write causes another one
         write = asyncio.to_thread(cache.write, options.data, cached, options.keys.cache)
         self._writing = asyncio.create_task(write, name="write configuration cache file")
