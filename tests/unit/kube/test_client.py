@@ -201,6 +201,15 @@ async def test_refusal_has_status_and_reason_but_no_data_of_a_secret(started: Ru
         assert ("s3cret" in str(caught.value)) == is_quoted
 
 
+@pytest.mark.parametrize("plural", ["ingresses", "httproutes"])
+async def test_refusal_of_a_route_shows_no_path_of_a_url(started: Running, plural: str) -> None:
+    message = 'denied: path "/hooks/~Zx81" with /v1/s3cret, at hooks.example.org/v1/s3cret is not allowed'
+    started.server.answers = [(422, json.dumps({"reason": "Invalid", "message": message}).encode())]
+    with pytest.raises(client.ApiError) as caught:
+        await started.client.apply(f"/apis/group/v1/namespaces/a/{plural}/b", {})
+    assert 'denied: path "/…" with /…, at hooks.example.org/… is not allowed' in str(caught.value)
+
+
 async def test_refused_request_is_sent_again_and_counted() -> None:
     counted: list[tuple[str, int]] = []
     async with running(count_request=lambda verb, status: counted.append((verb, status))) as started_client:

@@ -9,6 +9,7 @@ Source: Kubernetes API concepts, Retrieving large results sets in chunks, and Ef
 
 import asyncio
 import random
+import re
 import ssl
 import types
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -24,6 +25,10 @@ from usher_gateway.kube.access import Access, ApiConnection
 _ATTEMPTS = 4
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _FIRST_BACKOFF_SECONDS = 0.4
+# Refusals of these may quote the path of a URL, which is a credential: an admission check names what it refuses.
+_WITH_PATHS = ("/ingresses", "/httproutes")
+_PATH = re.compile(r"/[^\s\"'`,;]+")
+
 _NO_STATUS = 0  # The status of an error that is not a response of the server
 
 _JSON = "application/json"
@@ -399,6 +404,8 @@ class Client:
         except _UNREADABLE:
             status = _Status()
         message = "" if "/secrets" in request.path else status.message[:500]  # it may quote the data of a Secret
+        if any(plural in request.path for plural in _WITH_PATHS):
+            message = _PATH.sub("/…", message)
         text = response.headers.get("Retry-After", "")
         seconds = float(text) if text.isdecimal() and len(text) < 9 else 0.0
         return ApiError(response.status, status.reason, str(request), message, seconds)

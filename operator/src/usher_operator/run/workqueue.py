@@ -20,7 +20,7 @@ import structlog
 _log = structlog.get_logger(__name__)
 
 FIRST_RETRY_SECONDS = 0.2  # Delay between the first failure and the next try; it doubles with each failure
-LAST_RETRY_SECONDS = 300.0  # Longest delay before a retry
+LAST_RETRY_SECONDS = 60.0  # Longest delay before a retry: every gateway runs what it should two minutes after a fault
 
 ItemT = TypeVar("ItemT")
 K = TypeVar("K", bound=Hashable)
