@@ -13,6 +13,7 @@ from usher_gateway.delivery.request_memory import LARGE_REQUEST_BYTES
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneQueue, LaneScheduler, RateLimit
 
 SECOND = 1_000_000
+DELIVERED = outcome.Outcome(model.SettledAs.Delivered)
 FAILED = outcome.Outcome(model.SettledAs.Retry, "Timeout", blames_destination=True)
 REJECTED = outcome.Outcome(model.SettledAs.Dead, "Rejected")
 
@@ -51,6 +52,19 @@ def open_circuit(scheduler: LaneScheduler, destination: str, now: int) -> None:
         offer(scheduler, 1, destination, now=now)
         finish(scheduler, started(scheduler, now), FAILED, now)
     assert scheduler.circuit_of(destination).state is circuit.CircuitState.Open
+
+
+def test_visits_of_one_tenant_open_no_circuit_while_those_of_another_succeed(scheduler: LaneScheduler) -> None:
+    def attempt(tenant: str, result: outcome.Outcome, now: int) -> bool:
+        offer(scheduler, 1, tenant=tenant, now=now)
+        return finish(scheduler, started(scheduler, now), result, now)
+
+    now = 0
+    for _ in range(5):
+        assert not attempt("good", DELIVERED, now)
+        assert not any(attempt("bad", FAILED, now) for _ in range(20))
+        now += circuit.TRIAL_EVERY // 2
+    assert attempt("bad", FAILED, now + circuit.TRIAL_EVERY), "the other tenant's success is long ago"
 
 
 def test_destination_concurrency_limits_running_attempts(scheduler: LaneScheduler) -> None:

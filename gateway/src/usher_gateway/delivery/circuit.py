@@ -3,6 +3,9 @@
 While the destination fails, it gets one trial attempt a minute. After it has recovered, the number of concurrent
 attempts grows 1, 2, 4 … up to its limit, so that the backlog does not overload it.
 
+A circuit does not open while attempts for another tenant succeed, because then the destination fails at what one
+tenant sends.
+
 Gateways do not share circuits, so each gateway sends one trial a minute to a destination that fails.
 
 Pure: each function takes a frozen state and returns the next one. Times are microseconds of a clock that never goes
@@ -66,10 +69,13 @@ def succeeded(circuit: Circuit, concurrency: int) -> Circuit:
     return Circuit(CircuitState.Recovering, limit=circuit.limit * 2)
 
 
-def failed(circuit: Circuit, now: int) -> Circuit:
-    """Return the state after a failure that the destination caused."""
+def failed(circuit: Circuit, now: int, *, takes_others: bool = False) -> Circuit:
+    """Return the state after a failure that the destination caused.
+
+    ``takes_others``: an attempt for another tenant succeeded within ``TRIAL_EVERY``.
+    """
     failures = circuit.failures + 1
-    if circuit.state is CircuitState.Open or failures >= OPENS_AFTER:
+    if circuit.state is CircuitState.Open or (failures >= OPENS_AFTER and not takes_others):
         return Circuit(CircuitState.Open, failures, max(circuit.trial_at, now + TRIAL_EVERY), limit=1)
     if circuit.state is CircuitState.Recovering:
         return Circuit(CircuitState.Recovering, failures=failures, limit=1)

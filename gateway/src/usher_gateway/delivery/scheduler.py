@@ -161,6 +161,7 @@ class _Lane:
         self.namespace = name.partition("/")[0]
         self.limits = LaneLimits()
         self.circuit = circuit.CLOSED
+        self._successes: list[tuple[str, int]] = []  # The last one of each of the two tenants that had the last ones
         self.fresh = _TenantQueues()
         self.backlog = _TenantQueues()
         self.started_at: dict[int, int] = {}
@@ -189,6 +190,15 @@ class _Lane:
         """Record how long an attempt took."""
         average = microseconds if self._attempt_microseconds is None else self._attempt_microseconds
         self._attempt_microseconds = average + (microseconds - average) / _NEWEST_ATTEMPT_SHARE
+
+    def note_success(self, tenant: str, now: int) -> None:
+        """Note that an attempt for a tenant succeeded."""
+        others = [success for success in self._successes if success[0] != tenant]
+        self._successes = [*others[-1:], (tenant, now)]
+
+    def takes_others(self, tenant: str, now: int) -> bool:
+        """Return whether an attempt for another tenant succeeded lately."""
+        return any(other != tenant and now - at < circuit.TRIAL_EVERY for other, at in self._successes)
 
     def reset(self) -> None:
         """Forget what earlier attempts showed, because the destination's document has changed."""
@@ -523,8 +533,9 @@ class LaneScheduler:
         self.bytes -= entry.size
         was_open = lane.circuit.state is circuit.CircuitState.Open
         if result is not None and result.blames_destination:
-            lane.circuit = circuit.failed(lane.circuit, now)
+            lane.circuit = circuit.failed(lane.circuit, now, takes_others=lane.takes_others(entry.tenant, now))
         elif result is not None:
+            lane.note_success(entry.tenant, now)
             lane.circuit = circuit.succeeded(lane.circuit, lane.limits.concurrency)
         self._join_round(lane, now)
         return lane.circuit.state is circuit.CircuitState.Open and not was_open
