@@ -10,18 +10,18 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 # Linux gives ports from 32768 on to outgoing connections, which could take a port before the program listens.
 _BELOW_EPHEMERAL = range(20_000, 32_000)
-_BLOCK = 500  # Each test process has a block of ports, so that none takes a port that another has found
+_BLOCK = 250  # Each test process has a block of ports, so that none takes a port that another has found
 
 
 class _Block:
     """A block of ports that belongs to this process until it ends: it holds a lock on one byte of a file."""
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = (Path(tempfile.gettempdir()) / f"usher-ports-{os.getuid()}").open("ab")
+        path = Path(tempfile.gettempdir()) / f"usher-ports-{os.getuid()}"
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # open until the process ends
         numbers = list(range(len(_BELOW_EPHEMERAL) // _BLOCK))
         random.SystemRandom().shuffle(numbers)
         own = next(filter(self._lock, numbers), None)
@@ -31,7 +31,7 @@ class _Block:
 
     def _lock(self, number: int) -> bool:
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
         except OSError:
             return False
         return True
