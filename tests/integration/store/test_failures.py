@@ -14,7 +14,6 @@ import pytest
 from support import engines, samples, source, waiting
 from usher_gateway import model
 from usher_gateway.store.sqlite import database
-from usher_gateway.store.sqlite import store as sqlite_store
 from usher_gateway.store.sqlite.recent_index import BUCKETS
 
 NOW = samples.NOW
@@ -119,7 +118,7 @@ async def test_failing_job_does_not_make_the_store_available(bench: engines.Benc
 
 async def test_failed_upkeep_is_repeated(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     store: Any = bench.store
-    monkeypatch.setattr(sqlite_store, "_CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr(database, "CHECKPOINT_BYTES", 0)
     connection = failing(bench)
     connection.fails = "commit"
     looks: list[int] = []

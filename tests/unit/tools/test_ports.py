@@ -7,14 +7,16 @@ from pathlib import Path
 from local_cluster import ports
 
 TOOLS = Path(ports.__file__).parent.parent
-PROGRAM = "from local_cluster import ports; print(*ports.several(200), flush=True); input()"
+PROGRAM = f"""
+import sys; sys.path.insert(0, {str(TOOLS)!r})
+from local_cluster import ports; print(*ports.several(200), flush=True); input()
+"""
 
 
 def test_processes_that_run_at_once_get_different_ports() -> None:
     running = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
-            cwd=TOOLS,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
